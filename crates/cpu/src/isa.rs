@@ -1,0 +1,136 @@
+//! Which instruction set the kernels use, decided once at run time.
+//!
+//! `LAPIS_SIMD=avx512|avx2|neon|scalar` forces a lower level; asking for one that this machine lacks is an error
+//! that is reported once, when the backend starts.
+
+use std::sync::OnceLock;
+
+/// The levels kernels are written for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, PartialOrd, Ord)]
+pub enum Isa {
+    /// Plain Rust, any machine.
+    Scalar,
+    /// ARM Advanced SIMD.
+    Neon,
+    /// AVX2 with FMA and F16C.
+    Avx2,
+    /// AVX-512 F, BW, CD, DQ, VL, with VNNI and VBMI.
+    Avx512,
+}
+
+/// Finer abilities beside the level.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Features {
+    /// The level in use.
+    pub isa: Isa,
+    /// `vdpbf16ps` exists and is at least as fast as two FMAs (AMD Zen 4 and later; on Intel cores it runs at half
+    /// the FMA rate, so converting to f32 wins there).
+    pub fast_bf16_dot: bool,
+    /// AVX-VNNI (`vpdpbusd` on 256-bit registers) beside AVX2.
+    pub avx_vnni: bool,
+}
+
+impl Isa {
+    /// The name used in `LAPIS_SIMD`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Isa::Scalar => "scalar",
+            Isa::Neon => "neon",
+            Isa::Avx2 => "avx2",
+            Isa::Avx512 => "avx512",
+        }
+    }
+
+    fn from_name(name: &str) -> Option<Isa> {
+        [Isa::Scalar, Isa::Neon, Isa::Avx2, Isa::Avx512].into_iter().find(|i| i.name() == name)
+    }
+}
+
+/// The instruction set in use.
+#[inline]
+pub fn isa() -> Isa {
+    features().isa
+}
+
+/// Everything the kernels may ask about this machine.
+#[inline]
+pub fn features() -> &'static Features {
+    static FEATURES: OnceLock<Features> = OnceLock::new();
+    FEATURES.get_or_init(detect)
+}
+
+#[cfg(target_arch = "x86_64")]
+fn best() -> Isa {
+    macro_rules! has { ($($f:tt),*) => { $(is_x86_feature_detected!($f))&&* } }
+    if has!(
+        "avx512f",
+        "avx512bw",
+        "avx512cd",
+        "avx512dq",
+        "avx512vl",
+        "avx512vnni",
+        "avx512vbmi",
+        "fma",
+        "f16c",
+        "bmi2"
+    ) {
+        Isa::Avx512
+    } else if has!("avx2", "fma", "f16c", "bmi2") {
+        Isa::Avx2
+    } else {
+        Isa::Scalar
+    }
+}
+
+#[cfg(target_arch = "aarch64")]
+fn best() -> Isa {
+    Isa::Neon
+}
+
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+fn best() -> Isa {
+    Isa::Scalar
+}
+
+/// Levels this machine can run, best first.
+pub fn available() -> Vec<Isa> {
+    let mut all = vec![best()];
+    if all[0] == Isa::Avx512 {
+        all.push(Isa::Avx2);
+    }
+    if all[0] != Isa::Scalar {
+        all.push(Isa::Scalar);
+    }
+    all
+}
+
+fn detect() -> Features {
+    let isa = match std::env::var("LAPIS_SIMD") {
+        Err(_) => best(),
+        Ok(name) => match Isa::from_name(&name) {
+            Some(isa) if available().contains(&isa) => isa,
+            _ => {
+                let names: Vec<_> = available().into_iter().map(Isa::name).collect();
+                panic!("LAPIS_SIMD={name}: this machine runs {}", names.join(", "));
+            }
+        },
+    };
+    #[cfg(target_arch = "x86_64")]
+    {
+        let amd = vendor_is_amd();
+        return Features {
+            isa,
+            fast_bf16_dot: isa == Isa::Avx512 && amd && is_x86_feature_detected!("avx512bf16"),
+            avx_vnni: isa == Isa::Avx2 && is_x86_feature_detected!("avxvnni"),
+        };
+    }
+    #[allow(unreachable_code)]
+    Features { isa, fast_bf16_dot: false, avx_vnni: false }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn vendor_is_amd() -> bool {
+    let leaf = std::arch::x86_64::__cpuid(0);
+    (leaf.ebx, leaf.edx, leaf.ecx)
+        == (u32::from_le_bytes(*b"Auth"), u32::from_le_bytes(*b"enti"), u32::from_le_bytes(*b"cAMD"))
+}

@@ -1,0 +1,7 @@
+//! Kernels for CPUs: thread pool, instruction sets, and one file a family of operations.
+//!
+//! Kernels take raw geometry (pointers, strides, sizes) and know nothing of graphs; the entry file maps lapis's
+//! operations onto them.
+
+pub mod isa;
+pub mod pool;
