@@ -1,0 +1,107 @@
+//! What a device must do to run lapis, and how backends are found.
+//!
+//! Backends are linked in, not registered by hand: a backend crate adds an entry to [`KERNELS`] or [`BACKENDS`],
+//! and whoever links the crate has the device.
+
+use crate::buffer::{Buffer, Tensor};
+use crate::error::{Error, Result};
+use crate::ops::Op;
+use crate::ops::reduce::Reduce;
+use crate::schedule::tape::Tape;
+use crate::stream::Device;
+use linkme::distributed_slice;
+use std::sync::OnceLock;
+
+/// A set of ops somebody can compute.
+pub trait Kernels: Send + Sync {
+    /// Whether [`Kernels::run`] knows `op`.
+    fn supports(&self, op: &Op) -> bool;
+
+    /// Computes `outputs` from `inputs`.
+    ///
+    /// Inputs have any strides. Outputs are row-major and hold no values, with one exception: for ops with
+    /// [`Op::updates_input`] the output starts as a copy of the first input.
+    ///
+    /// # Errors
+    /// Faults in the values (an index out of range, a singular matrix) and memory.
+    fn run(&self, op: &Op, inputs: &[Tensor], outputs: &mut [Tensor]) -> Result<()>;
+}
+
+/// Everything a device must offer.
+pub trait Backend: Kernels {
+    /// The device it serves.
+    fn device(&self) -> Device;
+
+    /// Uninitialised memory of at least `bytes`, aligned to 64.
+    ///
+    /// # Errors
+    /// A memory error when the limit is reached or the system has no more.
+    fn alloc(&self, bytes: usize) -> Result<Buffer>;
+
+    /// Memory with a copy of `bytes`.
+    ///
+    /// # Errors
+    /// As [`Backend::alloc`].
+    fn upload(&self, bytes: &[u8]) -> Result<Buffer>;
+
+    /// Runs a fused group of elementwise ops: every input has the shape of the output. `consts` are the bits of
+    /// the tape's constants. An input may be the same tensor as the output; other overlaps do not occur.
+    ///
+    /// # Errors
+    /// Memory.
+    fn tape(&self, tape: &Tape, inputs: &[Tensor], consts: &[u64], output: &mut Tensor) -> Result<()>;
+
+    /// Reduces the result of a tape: `inputs` have the shape before the reduction.
+    ///
+    /// # Errors
+    /// Memory.
+    fn reduce(
+        &self,
+        tape: &Tape,
+        reduce: &Reduce,
+        inputs: &[Tensor],
+        consts: &[u64],
+        output: &mut Tensor,
+    ) -> Result<()>;
+}
+
+/// Constructors of linked backends.
+#[distributed_slice]
+pub static BACKENDS: [fn() -> Box<dyn Backend>];
+
+/// Constructors of kernel sets that run on the host beside the CPU backend.
+#[distributed_slice]
+pub static KERNELS: [fn() -> Box<dyn Kernels>];
+
+fn backends() -> &'static [Box<dyn Backend>] {
+    static ALL: OnceLock<Vec<Box<dyn Backend>>> = OnceLock::new();
+    ALL.get_or_init(|| BACKENDS.iter().map(|make| make()).collect())
+}
+
+fn host_kernels() -> &'static [Box<dyn Kernels>] {
+    static ALL: OnceLock<Vec<Box<dyn Kernels>>> = OnceLock::new();
+    ALL.get_or_init(|| KERNELS.iter().map(|make| make()).collect())
+}
+
+/// The backend of `device`.
+///
+/// # Errors
+/// A device error when none is linked.
+pub fn find(device: Device) -> Result<&'static dyn Backend> {
+    backends().iter().find(|b| b.device() == device).map(|b| &**b).ok_or_else(|| {
+        Error::device(format!("[eval] no backend for {device} is linked; depend on the crate `lapis` or on a backend"))
+    })
+}
+
+/// Who computes `op` for `device`: its backend, else host kernels.
+///
+/// # Errors
+/// Unsupported, naming the op.
+pub(crate) fn kernels_for(device: Device, op: &Op) -> Result<&'static dyn Kernels> {
+    let backend = find(device)?;
+    if backend.supports(op) {
+        return Ok(backend);
+    }
+    let host = host_kernels().iter().find(|k| k.supports(op)).map(|k| &**k);
+    host.ok_or_else(|| Error::unsupported(format!("[{}] no linked backend computes this op", op.name())))
+}

@@ -1,0 +1,110 @@
+//! Every operation of lapis, one file a family; this file is the registry.
+//!
+//! An op is plain data with its rules beside it. Public functions check arguments and build nodes; they return
+//! `Result`, and their twins that are methods or operators panic with the same text.
+
+use crate::array::Array;
+use crate::error::Result;
+use crate::node::Avals;
+use std::fmt::Debug;
+use std::hash::Hash;
+
+pub mod elementwise;
+pub mod full;
+pub mod operand;
+mod operators;
+pub mod reduce;
+pub mod view;
+
+pub use elementwise::*;
+pub use full::*;
+pub use operand::Operand;
+pub use reduce::*;
+pub use view::*;
+
+/// The rules of an op. There are no default bodies: what an op cannot do is written out.
+pub trait Rule: Clone + Debug + PartialEq + Eq + Hash {
+    /// The name users know.
+    fn name(&self) -> &'static str;
+
+    /// Shapes and dtypes of the outputs.
+    ///
+    /// # Errors
+    /// What is wrong with the inputs, naming shapes and dtypes.
+    fn infer(&self, inputs: &[Array]) -> Result<Avals>;
+}
+
+/// How the scheduler treats an op.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Class {
+    /// A row of the elementwise table: joins fused groups.
+    Elementwise,
+    /// Another look at the same memory; no kernel unless the layout forbids it.
+    View,
+    /// One number repeated: an immediate of a tape, or a single element with stride 0.
+    Full,
+    /// A reduction: takes an elementwise group as its input.
+    Reduce,
+    /// A kernel of its own.
+    Kernel,
+}
+
+macro_rules! registry {
+    ($($class:ident $path:path => $name:ident;)*) => {
+        /// Any op, as data.
+        #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+        pub enum Op {
+            $(#[allow(missing_docs)] $name($path),)*
+        }
+
+        impl Op {
+            /// The name users know.
+            pub fn name(&self) -> &'static str {
+                match self { $(Op::$name(op) => op.name(),)* }
+            }
+
+            /// Shapes and dtypes of the outputs.
+            ///
+            /// # Errors
+            /// What is wrong with the inputs.
+            pub fn infer(&self, inputs: &[Array]) -> Result<Avals> {
+                match self { $(Op::$name(op) => op.infer(inputs),)* }
+            }
+
+            /// How the scheduler treats it.
+            pub fn class(&self) -> Class {
+                match self { $(Op::$name(_) => Class::$class,)* }
+            }
+        }
+
+        $(impl From<$path> for Op {
+            fn from(op: $path) -> Op {
+                Op::$name(op)
+            }
+        })*
+    };
+}
+
+registry! {
+    Elementwise elementwise::Elementwise => Elementwise;
+    Kernel full::Constant => Constant;
+    Full full::Full => Full;
+    Kernel full::Arange => Arange;
+    View view::Broadcast => Broadcast;
+    View view::Reshape => Reshape;
+    View view::Transpose => Transpose;
+    View view::Slice => Slice;
+    View view::AsStrided => AsStrided;
+    View view::BitView => BitView;
+    View view::Contiguous => Contiguous;
+    View view::StopGradient => StopGradient;
+    View view::Depends => Depends;
+    Reduce reduce::Reduce => Reduce;
+}
+
+impl Op {
+    /// Whether the output starts as a copy of the first input (which it takes over when nobody else needs it).
+    pub fn updates_input(&self) -> bool {
+        false
+    }
+}

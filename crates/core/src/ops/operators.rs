@@ -1,0 +1,68 @@
+//! `+ - * / % & | ^ << >> - !` on arrays and numbers. Every combination of value and reference panics with the
+//! error of the function it stands for.
+
+use crate::array::Array;
+use crate::ops;
+use std::ops::{Add, BitAnd, BitOr, BitXor, Div, Mul, Neg, Not, Rem, Shl, Shr, Sub};
+
+macro_rules! binary {
+    ($($trait:ident $method:ident $f:ident;)*) => {$(
+        binary!(@ $trait $method $f, Array, Array);
+        binary!(@ $trait $method $f, Array, &Array);
+        binary!(@ $trait $method $f, &Array, Array);
+        binary!(@ $trait $method $f, &Array, &Array);
+        binary!(@scalar $trait $method $f, bool i32 i64 u32 f32 f64);
+    )*};
+    (@scalar $trait:ident $method:ident $f:ident, $($t:ty)*) => {$(
+        binary!(@ $trait $method $f, Array, $t);
+        binary!(@ $trait $method $f, &Array, $t);
+        binary!(@ $trait $method $f, $t, Array);
+        binary!(@ $trait $method $f, $t, &Array);
+    )*};
+    (@ $trait:ident $method:ident $f:ident, $a:ty, $b:ty) => {
+        impl $trait<$b> for $a {
+            type Output = Array;
+            #[track_caller]
+            fn $method(self, other: $b) -> Array {
+                crate::or_panic(ops::$f(self, other))
+            }
+        }
+    };
+}
+
+binary! {
+    Add add add;
+    Sub sub subtract;
+    Mul mul multiply;
+    Div div divide;
+    Rem rem remainder;
+    BitAnd bitand bitwise_and;
+    BitOr bitor bitwise_or;
+    BitXor bitxor bitwise_xor;
+    Shl shl left_shift;
+    Shr shr right_shift;
+}
+
+macro_rules! unary {
+    ($($trait:ident $method:ident $f:ident;)*) => {$(
+        impl $trait for Array {
+            type Output = Array;
+            #[track_caller]
+            fn $method(self) -> Array {
+                crate::or_panic(ops::$f(&self))
+            }
+        }
+        impl $trait for &Array {
+            type Output = Array;
+            #[track_caller]
+            fn $method(self) -> Array {
+                crate::or_panic(ops::$f(self))
+            }
+        }
+    )*};
+}
+
+unary! {
+    Neg neg negative;
+    Not not bitwise_invert;
+}

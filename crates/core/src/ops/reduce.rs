@@ -1,0 +1,116 @@
+//! Reductions: many elements to one along axes. Elementwise work before a reduction joins its pass.
+
+use crate::array::Array;
+use crate::dtype::Dtype;
+use crate::error::{Error, Result};
+use crate::node::{Aval, Avals};
+use crate::ops::{Rule, astype};
+use crate::shape::{self, Axes, Shape, show};
+use smallvec::{SmallVec, smallvec};
+
+/// What a reduction keeps.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum ReduceKind {
+    /// The sum; half precision adds in f32.
+    Sum,
+    /// The product; half precision multiplies in f32.
+    Prod,
+    /// The largest; NaN when any is NaN.
+    Max,
+    /// The smallest; NaN when any is NaN.
+    Min,
+    /// Whether all are nonzero.
+    All,
+    /// Whether any is nonzero.
+    Any,
+}
+
+/// A reduction over some axes, which stay with size 1.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Reduce {
+    /// What is kept.
+    pub kind: ReduceKind,
+    /// Reduced axes, ascending.
+    pub axes: SmallVec<[usize; 4]>,
+}
+
+impl Rule for Reduce {
+    fn name(&self) -> &'static str {
+        match self.kind {
+            ReduceKind::Sum => "sum",
+            ReduceKind::Prod => "prod",
+            ReduceKind::Max => "max",
+            ReduceKind::Min => "min",
+            ReduceKind::All => "all",
+            ReduceKind::Any => "any",
+        }
+    }
+    fn infer(&self, inputs: &[Array]) -> Result<Avals> {
+        let a = &inputs[0];
+        let mut shape: Shape = a.shape().into();
+        for &axis in &self.axes {
+            shape[axis] = 1;
+        }
+        if matches!(self.kind, ReduceKind::Max | ReduceKind::Min) && a.size() == 0 && !shape.contains(&0) {
+            return Err(Error::value(format!("[{}] the array of shape {} is empty", self.name(), show(a.shape()))));
+        }
+        let dtype = if matches!(self.kind, ReduceKind::All | ReduceKind::Any) { Dtype::Bool } else { a.dtype() };
+        Ok(smallvec![Aval::new(shape, dtype)])
+    }
+}
+
+/// The dtype sums and products are taken in: small integers widen.
+fn accumulates_in(dtype: Dtype) -> Dtype {
+    match dtype {
+        Dtype::Bool | Dtype::Int8 | Dtype::Int16 => Dtype::Int32,
+        Dtype::Uint8 | Dtype::Uint16 => Dtype::Uint32,
+        other => other,
+    }
+}
+
+pub(crate) fn reduce(kind: ReduceKind, a: &Array, axes: Axes, keepdims: bool) -> Result<Array> {
+    let op = Reduce { kind, axes: SmallVec::new() };
+    let axes = shape::axes(op.name(), &axes, a.ndim())?;
+    let a = match kind {
+        ReduceKind::Sum | ReduceKind::Prod => astype(a, accumulates_in(a.dtype()))?,
+        ReduceKind::All | ReduceKind::Any => astype(a, Dtype::Bool)?,
+        _ => a.clone(),
+    };
+    let kept = if axes.is_empty() { a } else { Array::apply1(Reduce { kind, axes: axes.clone() }, smallvec![a])? };
+    if keepdims { Ok(kept) } else { super::view::drop_axes(&kept, &axes) }
+}
+
+macro_rules! reductions {
+    ($($doc:literal $name:ident $kind:ident;)*) => {$(
+        #[doc = $doc]
+        ///
+        /// `axes`: one axis, a list, or `()` for all; reduced axes stay with size 1 under `keepdims`.
+        ///
+        /// # Errors
+        /// Axes out of range or named twice; `max` and `min` of nothing.
+        pub fn $name(a: &Array, axes: impl Into<Axes>, keepdims: bool) -> Result<Array> {
+            reduce(ReduceKind::$kind, a, axes.into(), keepdims)
+        }
+        impl Array {
+            #[doc = $doc]
+            ///
+            /// `axes`: one axis, a list, or `()` for all; see the function of the same name.
+            ///
+            /// # Panics
+            /// On its errors.
+            #[track_caller]
+            pub fn $name(&self, axes: impl Into<Axes>, keepdims: bool) -> Array {
+                crate::or_panic($name(self, axes, keepdims))
+            }
+        }
+    )*};
+}
+
+reductions! {
+    "Sum; bool, int8, int16 give int32, uint8, uint16 uint32. Of nothing: 0." sum Sum;
+    "Product, with the dtypes of the sum. Of nothing: 1." prod Prod;
+    "Largest value; NaN when any is NaN." max Max;
+    "Smallest value; NaN when any is NaN." min Min;
+    "Whether all are nonzero; true of nothing." all All;
+    "Whether any is nonzero; false of nothing." any Any;
+}

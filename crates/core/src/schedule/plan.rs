@@ -1,0 +1,342 @@
+//! Decides how a graph is computed: which elementwise nodes fuse, in which order steps run, when values die.
+//!
+//! A plan depends only on structure (ops, dtypes, shapes, edges, which nodes outsiders hold), not on values,
+//! attributes or addresses, so that equal graphs share it: the second evaluation skips all of this.
+
+use super::collect::{Edge, Graph};
+use super::tape::{Instr, Src, Tape};
+use crate::ops::{Class, Ew, Op};
+use rustc_hash::{FxHashMap, FxHasher};
+use smallvec::SmallVec;
+use std::hash::{Hash, Hasher};
+use std::sync::{Arc, Mutex};
+
+/// A numbered place for a tensor during an evaluation.
+pub(super) type Slot = u32;
+
+/// One call of the backend, or one view.
+pub(super) struct Step {
+    /// The node whose outputs the step makes.
+    pub(super) entry: u32,
+    /// First slot of its outputs.
+    pub(super) out: Slot,
+    /// Where inputs lie. For fused steps: the inputs of the tape.
+    pub(super) inputs: SmallVec<[Slot; 4]>,
+    /// The program of a fused step.
+    pub(super) tape: Option<Tape>,
+    /// Entries (all `Full`) that give the tape's constants.
+    pub(super) consts: SmallVec<[u32; 2]>,
+    /// Leaves needed here for the first time.
+    pub(super) leaves: SmallVec<[u32; 2]>,
+    /// Slots nobody needs after this step.
+    pub(super) release: SmallVec<[Slot; 4]>,
+}
+
+/// How to compute a graph.
+pub(super) struct Plan {
+    pub(super) steps: Vec<Step>,
+    pub(super) slots: usize,
+    /// First slot of each leaf.
+    pub(super) leaf_slots: Vec<Slot>,
+}
+
+/// The most instructions and inputs in a group: its registers and inputs should stay in the first-level cache.
+const MAX_INSTRS: u32 = 64;
+const MAX_INPUTS: u32 = 12;
+
+/// The plan of `graph`, from the cache if an equal graph was planned before.
+pub(super) fn plan(graph: &Graph) -> Arc<Plan> {
+    struct Cache {
+        plans: FxHashMap<Box<[u64]>, Arc<Plan>>,
+        words: usize,
+    }
+    static CACHE: Mutex<Option<Cache>> = Mutex::new(None);
+    const MAX_WORDS: usize = 8 << 20;
+
+    let key = key(graph);
+    {
+        let mut cache = CACHE.lock().unwrap_or_else(|e| e.into_inner());
+        let cache = cache.get_or_insert_with(|| Cache { plans: FxHashMap::default(), words: 0 });
+        if let Some(plan) = cache.plans.get(key.as_slice()) {
+            return plan.clone();
+        }
+    }
+    let plan = Arc::new(build(graph));
+    if key.len() < MAX_WORDS / 8 {
+        let mut cache = CACHE.lock().unwrap_or_else(|e| e.into_inner());
+        if let Some(cache) = cache.as_mut() {
+            if cache.words + key.len() > MAX_WORDS {
+                cache.plans.clear();
+                cache.words = 0;
+            }
+            cache.words += key.len();
+            cache.plans.insert(key.into_boxed_slice(), plan.clone());
+        }
+    }
+    plan
+}
+
+/// Everything a plan depends on.
+fn key(graph: &Graph) -> Vec<u64> {
+    let mut key = Vec::with_capacity(graph.entries.len() * 4 + 1);
+    key.push(graph.leaves.len() as u64);
+    for entry in &graph.entries {
+        let node = &entry.node;
+        let (tag, to) = match &node.op {
+            Op::Elementwise(e) => (e.op as u64 + 8, e.to as u64),
+            op => (op.class() as u64, 0),
+        };
+        let head = tag | to << 8 | u64::from(entry.is_external) << 16 | (node.outs.len() as u64) << 20;
+        key.push(head | (entry.edges.len() as u64) << 40);
+        let mut shape = FxHasher::default();
+        node.outs[0].shape.hash(&mut shape);
+        key.push(shape.finish());
+        for e in &entry.edges {
+            let dtype = edge_dtype(graph, *e) as u64;
+            key.push(u64::from(e.index) | u64::from(e.output) << 32 | dtype << 56 | u64::from(e.leaf) << 63);
+        }
+    }
+    key
+}
+
+fn edge_dtype(graph: &Graph, e: Edge) -> crate::dtype::Dtype {
+    let node = if e.leaf { &graph.leaves[e.index as usize] } else { &graph.entries[e.index as usize].node };
+    node.outs[e.output as usize].dtype
+}
+
+/// What is known about the consumers of a node.
+#[derive(Clone, Copy, PartialEq)]
+enum Consumers {
+    None,
+    /// All are members of this group.
+    Group(u32),
+    Several,
+}
+
+/// Group of each elementwise or reducing node, by the index of the group's last node.
+fn groups(graph: &Graph) -> Vec<u32> {
+    const NONE: u32 = u32::MAX;
+    let n = graph.entries.len();
+    let mut group = vec![NONE; n];
+    let mut consumers = vec![Consumers::None; n];
+    let mut instrs = vec![0u32; n];
+    let mut inputs = vec![0u32; n];
+    for i in (0..n).rev() {
+        let entry = &graph.entries[i];
+        let class = entry.node.op.class();
+        let fusable = matches!(class, Class::Elementwise | Class::Reduce);
+        if fusable {
+            group[i] = i as u32;
+            if let Consumers::Group(g) = consumers[i]
+                && class == Class::Elementwise
+                && !entry.is_external
+                && instrs[g as usize] < MAX_INSTRS
+                && inputs[g as usize] + entry.edges.len() as u32 <= MAX_INPUTS + 1
+            {
+                group[i] = g;
+            }
+            let g = group[i] as usize;
+            instrs[g] += 1;
+            inputs[g] += entry.edges.len() as u32;
+            inputs[g] -= u32::from(g != i);
+        }
+        for e in entry.edges.iter().filter(|e| !e.leaf) {
+            let c = &mut consumers[e.index as usize];
+            *c = match *c {
+                _ if !fusable => Consumers::Several,
+                Consumers::None => Consumers::Group(group[i]),
+                Consumers::Group(g) if g == group[i] => Consumers::Group(g),
+                _ => Consumers::Several,
+            };
+        }
+    }
+    group
+}
+
+fn build(graph: &Graph) -> Plan {
+    let n = graph.entries.len();
+    let group = groups(graph);
+
+    let mut slot = 0;
+    let mut first_slot = Vec::with_capacity(n);
+    for entry in &graph.entries {
+        first_slot.push(slot);
+        slot += entry.node.outs.len() as Slot;
+    }
+    let mut leaf_slots = Vec::with_capacity(graph.leaves.len());
+    for leaf in &graph.leaves {
+        leaf_slots.push(slot);
+        slot += leaf.outs.len() as Slot;
+    }
+    let slot_of = |e: &Edge| (if e.leaf { &leaf_slots } else { &first_slot })[e.index as usize] + e.output;
+
+    // Members of each group in topological order; a fill is only a step when something but a tape wants it.
+    let mut members: Vec<SmallVec<[u32; 2]>> = vec![SmallVec::new(); n];
+    let mut wanted: Vec<bool> = graph.entries.iter().map(|e| e.is_external).collect();
+    for (i, entry) in graph.entries.iter().enumerate() {
+        match entry.node.op.class() {
+            Class::Elementwise | Class::Reduce => members[group[i] as usize].push(i as u32),
+            _ => {}
+        }
+        if entry.node.op.class() != Class::Elementwise {
+            entry.edges.iter().filter(|e| !e.leaf).for_each(|e| wanted[e.index as usize] = true);
+        }
+    }
+
+    let mut builder = TapeBuilder::new(n);
+    let mut steps: Vec<Step> = Vec::with_capacity(n.min(1 << 16));
+    for (i, entry) in graph.entries.iter().enumerate() {
+        let mut step = Step {
+            entry: i as u32,
+            out: first_slot[i],
+            inputs: SmallVec::new(),
+            tape: None,
+            consts: SmallVec::new(),
+            leaves: SmallVec::new(),
+            release: SmallVec::new(),
+        };
+        match entry.node.op.class() {
+            Class::Elementwise | Class::Reduce if group[i] as usize != i => continue,
+            Class::Elementwise | Class::Reduce => builder.build(graph, &members[i], &slot_of, &mut step),
+            Class::Full if !wanted[i] => continue,
+            _ => step.inputs = entry.edges.iter().map(slot_of).collect(),
+        }
+        steps.push(step);
+    }
+    lifetimes(&mut steps, graph, slot as usize, &leaf_slots);
+    Plan { steps, slots: slot as usize, leaf_slots }
+}
+
+/// Fills in when leaves are first needed and slots last.
+fn lifetimes(steps: &mut [Step], graph: &Graph, slots: usize, leaf_slots: &[Slot]) {
+    const NEVER: u32 = u32::MAX;
+    let mut leaf_of = vec![NEVER; slots];
+    for (l, &slot) in leaf_slots.iter().enumerate() {
+        for o in 0..graph.leaves[l].outs.len() {
+            leaf_of[slot as usize + o] = l as u32;
+        }
+    }
+    let mut loaded = vec![false; leaf_slots.len()];
+    let mut last = vec![NEVER; slots];
+    for (s, step) in steps.iter_mut().enumerate() {
+        for &slot in &step.inputs {
+            last[slot as usize] = s as u32;
+            let l = leaf_of[slot as usize];
+            if l != NEVER && !std::mem::replace(&mut loaded[l as usize], true) {
+                step.leaves.push(l);
+            }
+        }
+        for o in 0..graph.entries[step.entry as usize].node.outs.len() {
+            last[step.out as usize + o] = s as u32;
+        }
+        // Outputs of a leaf that nobody reads go as soon as the leaf is loaded.
+        for &l in &step.leaves {
+            for o in 0..graph.leaves[l as usize].outs.len() {
+                let slot = leaf_slots[l as usize] as usize + o;
+                if last[slot] == NEVER {
+                    last[slot] = s as u32;
+                }
+            }
+        }
+    }
+    for (slot, &s) in last.iter().enumerate() {
+        if s != NEVER {
+            steps[s as usize].release.push(slot as Slot);
+        }
+    }
+}
+
+/// Writes groups as tapes, with registers reused as soon as their value is dead.
+struct TapeBuilder {
+    /// Register of each entry of the present group, and the instruction that reads it last.
+    register: Vec<u16>,
+    last_read: Vec<u32>,
+}
+
+impl TapeBuilder {
+    fn new(entries: usize) -> TapeBuilder {
+        TapeBuilder { register: vec![0; entries], last_read: vec![0; entries] }
+    }
+
+    fn build(&mut self, graph: &Graph, members: &[u32], slot_of: &impl Fn(&Edge) -> Slot, step: &mut Step) {
+        let is_member = |e: &Edge| !e.leaf && members.binary_search(&e.index).is_ok();
+        for &m in members {
+            for e in graph.entries[m as usize].edges.iter().filter(|e| is_member(e)) {
+                self.last_read[e.index as usize] = m;
+            }
+        }
+        let mut tape = Tape {
+            instrs: Vec::with_capacity(members.len()),
+            inputs: Vec::new(),
+            consts: Vec::new(),
+            result: Src::Reg(0),
+            registers: 0,
+        };
+        let mut free: SmallVec<[u16; 8]> = SmallVec::new();
+        for &m in members {
+            let entry = &graph.entries[m as usize];
+            let mut args = [Src::Input(0); 3];
+            let mut ended: SmallVec<[u16; 3]> = SmallVec::new();
+            let sources = entry.edges.len().min(3);
+            for (arg, e) in args.iter_mut().zip(&entry.edges) {
+                *arg = if is_member(e) {
+                    let reg = self.register[e.index as usize];
+                    if self.last_read[e.index as usize] == m && !ended.contains(&reg) {
+                        ended.push(reg);
+                    }
+                    Src::Reg(reg)
+                } else {
+                    self.outside(graph, e, slot_of, step, &mut tape)
+                };
+            }
+            let Op::Elementwise(op) = &entry.node.op else {
+                // The reduction at the end of its group reads its input as it comes.
+                tape.result = args[0];
+                continue;
+            };
+            free.extend(ended);
+            let out = free.pop().unwrap_or_else(|| {
+                tape.registers += 1;
+                tape.registers - 1
+            });
+            self.register[m as usize] = out;
+            let from = edge_dtype(graph, entry.edges[sources - 1]);
+            debug_assert!(op.op != Ew::Select || sources == 3);
+            tape.instrs.push(Instr { op: op.op, from, to: op.to, args, out });
+            tape.result = Src::Reg(out);
+        }
+        step.tape = Some(tape);
+    }
+
+    /// An argument from outside the group: a constant, or an input of the tape.
+    fn outside(
+        &self,
+        graph: &Graph,
+        e: &Edge,
+        slot_of: &impl Fn(&Edge) -> Slot,
+        step: &mut Step,
+        tape: &mut Tape,
+    ) -> Src {
+        let dtype = edge_dtype(graph, *e);
+        if !e.leaf && graph.entries[e.index as usize].node.op.class() == Class::Full {
+            // A reduction reads memory, not an immediate.
+            let reduces = graph.entries[step.entry as usize].node.op.class() == Class::Reduce;
+            let direct = graph.entries[step.entry as usize].edges.contains(e);
+            if !(reduces && direct) {
+                let i = step.consts.iter().position(|&c| c == e.index).unwrap_or_else(|| {
+                    step.consts.push(e.index);
+                    tape.consts.push(dtype);
+                    step.consts.len() - 1
+                });
+                return Src::Const(i as u16);
+            }
+        }
+        let slot = slot_of(e);
+        let i = step.inputs.iter().position(|&s| s == slot).unwrap_or_else(|| {
+            step.inputs.push(slot);
+            tape.inputs.push(dtype);
+            step.inputs.len() - 1
+        });
+        Src::Input(i as u16)
+    }
+}

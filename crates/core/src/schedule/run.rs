@@ -1,0 +1,237 @@
+//! Runs a plan: loads leaves, calls the backend step by step, hands memory on, publishes results and errors.
+
+use super::collect::Graph;
+use super::plan::{Plan, Slot, Step};
+use super::tape::Tape;
+use crate::backend::{self, Backend};
+use crate::buffer::Tensor;
+use crate::error::{Error, Result};
+use crate::node::{Node, Tensors};
+use crate::ops::{Class, Op};
+use crate::shape::{self, Strides};
+use smallvec::{SmallVec, smallvec};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+/// Claimed nodes and how to compute them.
+pub(super) struct Job {
+    pub(super) graph: Graph,
+    pub(super) plan: Arc<Plan>,
+}
+
+enum Value {
+    Empty,
+    Tensor(Tensor),
+    Failed(Error),
+}
+
+/// Runs a job to its end. Whatever happens, every node that others hold is published.
+pub(super) fn run(job: Job) {
+    let Job { graph, plan } = job;
+    let Graph { stream, entries, leaves } = graph;
+    let backend = backend::find(stream.device);
+    let mut leaves: Vec<Option<Arc<Node>>> = leaves.into_iter().map(Some).collect();
+    let mut values: Vec<Value> = Vec::with_capacity(plan.slots);
+    values.resize_with(plan.slots, || Value::Empty);
+    for step in &plan.steps {
+        for &l in &step.leaves {
+            load(leaves[l as usize].take(), plan.leaf_slots[l as usize], &mut values);
+        }
+        let node = &entries[step.entry as usize].node;
+        let result = match (&backend, failed_input(step, &values)) {
+            (_, Some(error)) => Err(error),
+            (Err(error), _) => Err(error.clone()),
+            (Ok(backend), None) => {
+                let consts = |i: usize| -> u64 {
+                    match &entries[step.consts[i] as usize].node.op {
+                        Op::Full(full) => full.value.to_bits(full.dtype),
+                        _ => 0,
+                    }
+                };
+                catch_unwind(AssertUnwindSafe(|| execute(*backend, node, step, &mut values, &consts)))
+                    .unwrap_or_else(|panic| Err(bug(node.op.name(), panic.as_ref())))
+            }
+        };
+        for &slot in &step.release {
+            values[slot as usize] = Value::Empty;
+        }
+        store(step, node, result, entries[step.entry as usize].is_external, &mut values);
+    }
+}
+
+/// A panic of a kernel is a bug of lapis: this evaluation fails with it, nothing else does.
+fn bug(op: &str, panic: &(dyn std::any::Any + Send)) -> Error {
+    let text = panic.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message");
+    Error::eval(format!("[{op}] internal error, please report it: {text}"))
+}
+
+/// Puts the tensors of a leaf into their slots; takes them out of the node when nobody else holds it.
+fn load(leaf: Option<Arc<Node>>, first: Slot, values: &mut [Value]) {
+    let Some(leaf) = leaf else { return };
+    let outs = leaf.outs.len();
+    if let Err(error) = leaf.wait() {
+        let error = error.clone();
+        (0..outs).for_each(|o| values[first as usize + o] = Value::Failed(error.clone()));
+        return;
+    }
+    let tensors = match Arc::try_unwrap(leaf) {
+        Ok(node) => node.into_tensors(),
+        Err(shared) => shared.wait().as_ref().ok().cloned(),
+    };
+    for (o, tensor) in tensors.into_iter().flatten().enumerate() {
+        values[first as usize + o] = Value::Tensor(tensor);
+    }
+}
+
+fn failed_input(step: &Step, values: &[Value]) -> Option<Error> {
+    step.inputs.iter().find_map(|&slot| match &values[slot as usize] {
+        Value::Failed(error) => Some(error.clone()),
+        _ => None,
+    })
+}
+
+/// Keeps outputs for later steps and for whoever holds the node.
+fn store(step: &Step, node: &Node, result: Result<Tensors>, external: bool, values: &mut [Value]) {
+    for o in 0..node.outs.len() {
+        let slot = step.out + o as Slot;
+        if !step.release.contains(&slot) {
+            values[slot as usize] = match &result {
+                Ok(tensors) => Value::Tensor(tensors[o].clone()),
+                Err(error) => Value::Failed(error.clone()),
+            };
+        }
+    }
+    if external {
+        node.publish(result);
+    }
+}
+
+/// The inputs of a step. A slot that dies here gives its tensor away, so that sole ownership shows.
+fn take_inputs(step: &Step, values: &mut [Value]) -> SmallVec<[Tensor; 4]> {
+    let mut out = SmallVec::new();
+    for (i, &slot) in step.inputs.iter().enumerate() {
+        let value = &mut values[slot as usize];
+        let last = step.release.contains(&slot) && !step.inputs[i + 1..].contains(&slot);
+        let tensor = match value {
+            Value::Tensor(_) if last => std::mem::replace(value, Value::Empty),
+            Value::Tensor(t) => Value::Tensor(t.clone()),
+            _ => Value::Empty,
+        };
+        if let Value::Tensor(t) = tensor {
+            out.push(t);
+        }
+    }
+    out
+}
+
+fn execute(
+    backend: &dyn Backend,
+    node: &Node,
+    step: &Step,
+    values: &mut [Value],
+    constant: &dyn Fn(usize) -> u64,
+) -> Result<Tensors> {
+    let mut inputs = take_inputs(step, values);
+    let out = &node.outs[0];
+    match node.op.class() {
+        Class::View => match node.op.look(&inputs[0]) {
+            Some(t) => Ok(smallvec![t]),
+            None => {
+                let copy = copy(backend, &inputs[0])?;
+                let seen = node.op.look(&copy);
+                Ok(smallvec![seen.ok_or_else(|| Error::eval(format!("[{}] no view", node.op.name())))?])
+            }
+        },
+        Class::Full => {
+            let Op::Full(full) = &node.op else { return Err(Error::eval("[full] not a fill")) };
+            let bits = full.value.to_bits(full.dtype).to_le_bytes();
+            let buffer = backend.upload(&bits[..full.dtype.size()])?;
+            let strides = SmallVec::from_elem(0, out.shape.len());
+            Ok(smallvec![Tensor { buffer, offset: 0, shape: out.shape.clone(), strides, dtype: full.dtype }])
+        }
+        Class::Elementwise | Class::Reduce => {
+            let Some(tape) = &step.tape else { return Err(Error::eval("[eval] a fused step without a tape")) };
+            let consts: SmallVec<[u64; 8]> = (0..tape.consts.len()).map(constant).collect();
+            if let Op::Reduce(reduce) = &node.op {
+                let buffer = backend.alloc(out_bytes(node, 0)?)?;
+                let mut output = Tensor::row_major(buffer, out.shape.clone(), out.dtype);
+                backend.reduce(tape, reduce, &inputs, &consts, &mut output)?;
+                return Ok(smallvec![output]);
+            }
+            let strides = elementwise_strides(&inputs, &out.shape);
+            let donor = inputs.iter().position(|t| {
+                t.strides == strides
+                    && t.dtype.size() == out.dtype.size()
+                    && can_donate(t, out_bytes(node, 0).unwrap_or(0))
+            });
+            let (buffer, offset) = match donor {
+                Some(i) => (inputs[i].buffer.clone(), inputs[i].offset),
+                None => (backend.alloc(out_bytes(node, 0)?)?, 0),
+            };
+            let mut output = Tensor { buffer, offset, shape: out.shape.clone(), strides, dtype: out.dtype };
+            backend.tape(tape, &inputs, &consts, &mut output)?;
+            Ok(smallvec![output])
+        }
+        Class::Kernel => {
+            let kernels = backend::kernels_for(node.stream.device, &node.op)?;
+            let mut outputs: Tensors = SmallVec::new();
+            for (o, aval) in node.outs.iter().enumerate() {
+                let tensor = if o == 0 && node.op.updates_input() {
+                    updated(backend, &mut inputs[0])?
+                } else {
+                    Tensor::row_major(backend.alloc(out_bytes(node, o)?)?, aval.shape.clone(), aval.dtype)
+                };
+                outputs.push(tensor);
+            }
+            kernels.run(&node.op, &inputs, &mut outputs)?;
+            Ok(outputs)
+        }
+    }
+}
+
+fn out_bytes(node: &Node, o: usize) -> Result<usize> {
+    let aval = &node.outs[o];
+    Ok(shape::elements(node.op.name(), &aval.shape)? * aval.dtype.size())
+}
+
+/// Whether `t` is memory nobody else sees and not much larger than `bytes`.
+fn can_donate(t: &Tensor, bytes: usize) -> bool {
+    t.buffer.is_sole_and_reusable() && t.buffer.len() <= 2 * bytes + 4096 && t.is_dense()
+}
+
+/// The array an update starts from: the input itself when nobody else sees it, else a copy. A taken-over input is
+/// replaced by an equal handle, so that the kernel finds its geometry.
+fn updated(backend: &dyn Backend, input: &mut Tensor) -> Result<Tensor> {
+    if input.buffer.is_sole_and_reusable() && input.is_row_contiguous() {
+        return Ok(input.clone());
+    }
+    copy(backend, input)
+}
+
+/// A row-major copy.
+pub(super) fn copy(backend: &dyn Backend, from: &Tensor) -> Result<Tensor> {
+    let buffer = backend.alloc(from.nbytes())?;
+    let mut to = Tensor::row_major(buffer, from.shape.clone(), from.dtype);
+    backend.tape(&Tape::identity(from.dtype), std::slice::from_ref(from), &[], &mut to)?;
+    Ok(to)
+}
+
+/// Row-major, unless every input that is not repeated lies in one other dense order: then that order is kept.
+fn elementwise_strides(inputs: &[Tensor], shape: &[usize]) -> Strides {
+    let mut order: Option<&Tensor> = None;
+    for t in inputs {
+        if t.strides.contains(&0) && !t.is_row_contiguous() {
+            continue;
+        }
+        match order {
+            None => order = Some(t),
+            Some(o) if o.strides == t.strides => {}
+            Some(_) => return shape::row_strides(shape),
+        }
+    }
+    match order {
+        Some(t) if !t.is_row_contiguous() && t.is_dense() => t.strides.clone(),
+        _ => shape::row_strides(shape),
+    }
+}
