@@ -41,6 +41,14 @@ impl Isa {
         }
     }
 
+    /// Whether this machine can run the level.
+    #[inline]
+    pub fn is_available(self) -> bool {
+        static BEST: OnceLock<Isa> = OnceLock::new();
+        let best = *BEST.get_or_init(best);
+        self == best || self == Isa::Scalar || (best == Isa::Avx512 && self == Isa::Avx2)
+    }
+
     fn from_name(name: &str) -> Option<Isa> {
         [Isa::Scalar, Isa::Neon, Isa::Avx2, Isa::Avx512].into_iter().find(|i| i.name() == name)
     }

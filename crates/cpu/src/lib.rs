@@ -6,3 +6,4 @@
 pub mod isa;
 pub mod pool;
 pub mod quant;
+pub mod simd;
