@@ -1,1 +1,16 @@
-//! placeholder
+//! Array files: safetensors, npy, npz, gguf.
+//!
+//! Every file is hostile until shown otherwise: sizes are checked against the bytes at hand before anything is
+//! allocated, names are keys and never paths, and the answer is an error of kind `Io` that names file, place,
+//! what was expected and what was found, or the right arrays. Files are mapped and used in place where alignment
+//! allows; they are written beside their target and renamed. Knows nothing of models.
+//!
+//! The layers: [`source`] (bytes of a file), one module a format that turns bytes into [`RawTensor`]s and back.
+
+pub mod atomic;
+pub mod raw;
+pub mod safetensors;
+pub mod source;
+
+pub use raw::RawTensor;
+pub use source::{ReadMode, Source};
