@@ -5,12 +5,20 @@
 //! what was expected and what was found, or the right arrays. Files are mapped and used in place where alignment
 //! allows; they are written beside their target and renamed. Knows nothing of models.
 //!
-//! The layers: [`source`] (bytes of a file), one module a format that turns bytes into [`RawTensor`]s and back.
+//! The layers: [`source`] (bytes of a file), one module a format that turns bytes into [`RawTensor`]s and back,
+//! [`arrays`] on top.
 
+pub mod arrays;
 pub mod atomic;
+pub mod bytes;
+pub mod npy;
+pub mod npz;
 pub mod raw;
 pub mod safetensors;
 pub mod source;
 
+pub use arrays::{Arrays, IntoSource, load_npy, load_npz, load_safetensors, save_npy, save_npz, save_safetensors};
+pub use bytes::Bytes;
 pub use raw::RawTensor;
+pub use safetensors::Metadata;
 pub use source::{ReadMode, Source};

@@ -7,6 +7,7 @@
 //! overwritten in place (tools that rename, as lapis does, never do that), [`ReadMode::Copy`] reads with positional
 //! reads instead and has no such window.
 
+use crate::bytes::Bytes;
 use lapis_core::error::{Error, Result};
 use memmap2::Mmap;
 use std::borrow::Cow;
@@ -37,7 +38,7 @@ pub struct Source {
 enum Kind {
     Map { map: Mmap, file: File },
     File(File),
-    Memory(Vec<u8>),
+    Memory(Bytes),
 }
 
 impl Source {
@@ -56,7 +57,7 @@ impl Source {
         let file = File::open(path).map_err(fail)?;
         let len = file.metadata().map_err(fail)?.len();
         let kind = match mode {
-            _ if len == 0 => Kind::Memory(vec![]),
+            _ if len == 0 => Kind::Memory(Bytes::zeroed(0)?),
             ReadMode::Copy => Kind::File(file),
             ReadMode::Map => {
                 usize::try_from(len).map_err(|_| Error::io(format!("[load] {name}: {len} bytes cannot be mapped")))?;
@@ -71,7 +72,7 @@ impl Source {
     }
 
     /// Bytes in memory, called `name` in errors.
-    pub fn from_bytes(name: impl Into<String>, bytes: Vec<u8>) -> Arc<Source> {
+    pub fn from_bytes(name: impl Into<String>, bytes: Bytes) -> Arc<Source> {
         Arc::new(Source { name: name.into(), len: bytes.len() as u64, kind: Kind::Memory(bytes) })
     }
 
@@ -94,21 +95,29 @@ impl Source {
     /// The bytes of `range`, in place where they lie in memory.
     ///
     /// # Errors
-    /// `Io` when the range is beyond the file, when the file has become shorter, or when reading fails.
+    /// `Io` when the range is beyond the file, when the file has become shorter, or when reading fails; `Memory`.
     pub fn bytes(&self, range: Range<u64>) -> Result<Cow<'_, [u8]>> {
-        if let Some(bytes) = self.in_place(range.clone())? {
-            return Ok(Cow::Borrowed(bytes));
+        match self.in_place(range.clone())? {
+            Some(bytes) => Ok(Cow::Borrowed(bytes)),
+            None => Ok(Cow::Owned(self.read(range)?.to_vec())),
         }
-        let Kind::File(file) = &self.kind else { return Ok(Cow::Borrowed(&[])) };
+    }
+
+    /// A copy of the bytes of `range`.
+    ///
+    /// # Errors
+    /// As [`Source::bytes`].
+    pub fn read(&self, range: Range<u64>) -> Result<Bytes> {
+        if let Some(bytes) = self.in_place(range.clone())? {
+            return Bytes::copy(bytes);
+        }
         let len = usize::try_from(range.end - range.start).map_err(|_| self.error("load", "too large to read"))?;
-        let mut bytes = Vec::new();
-        bytes
-            .try_reserve_exact(len)
-            .map_err(|_| Error::memory(format!("[load] {}: no memory for {len} bytes", self.name)))?;
-        bytes.resize(len, 0);
-        read_exact_at(file, &mut bytes, range.start)
-            .map_err(|e| self.error("load", format!("cannot read {len} bytes at {}: {e}", range.start)))?;
-        Ok(Cow::Owned(bytes))
+        let mut bytes = Bytes::zeroed(len)?;
+        if let Kind::File(file) = &self.kind {
+            read_exact_at(file, &mut bytes, range.start)
+                .map_err(|e| self.error("load", format!("cannot read {len} bytes at {}: {e}", range.start)))?;
+        }
+        Ok(bytes)
     }
 
     /// The bytes of `range` where they already lie in memory; `None` when they have to be read.
@@ -134,6 +143,16 @@ impl Source {
             }
             Kind::File(_) => None,
         })
+    }
+
+    /// The bytes of a range that [`Source::in_place`] has given before.
+    pub(crate) fn resident(&self, range: Range<u64>) -> &[u8] {
+        let local = range.start as usize..range.end as usize;
+        match &self.kind {
+            Kind::Memory(bytes) => &bytes[local],
+            Kind::Map { map, .. } => &map[local],
+            Kind::File(_) => &[],
+        }
     }
 }
 
@@ -201,17 +220,13 @@ impl<'a> Cursor<'a> {
             let window = self.window_at..self.window_at + self.window.len() as u64;
             if range.start < window.start || range.end > window.end {
                 let end = range.end.max(range.start + AHEAD).min(self.source.len());
-                self.window = self.source.bytes(range.start..end)?.into_owned();
+                self.window = self.source.read(range.start..end)?.to_vec();
                 self.window_at = range.start;
             }
             let start = (range.start - self.window_at) as usize;
             return Ok(&self.window[start..start + n as usize]);
         }
-        Ok(match &self.source.kind {
-            Kind::Map { map, .. } => &map[range.start as usize..range.end as usize],
-            Kind::Memory(bytes) => &bytes[range.start as usize..range.end as usize],
-            Kind::File(_) => &[],
-        })
+        Ok(self.source.resident(range))
     }
 }
 

@@ -1,0 +1,155 @@
+//! Loading and saving arrays: the functions users call.
+
+use crate::atomic::AtomicFile;
+use crate::raw::RawTensor;
+use crate::safetensors::{self, Metadata, Spec};
+use crate::source::{ReadMode, Source};
+use crate::{npy, npz};
+use indexmap::IndexMap;
+use lapis_core::array::Array;
+use lapis_core::error::Result;
+use lapis_core::{eval, ops};
+use std::borrow::Cow;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Arrays by name, in the order of the file.
+pub type Arrays = IndexMap<String, Array>;
+
+/// Where a file comes from: a path (mapped), or a [`Source`] (read as it was opened, or bytes in memory).
+pub trait IntoSource {
+    /// The bytes.
+    ///
+    /// # Errors
+    /// As [`Source::open`].
+    fn into_source(self) -> Result<Arc<Source>>;
+}
+
+impl IntoSource for Arc<Source> {
+    fn into_source(self) -> Result<Arc<Source>> {
+        Ok(self)
+    }
+}
+
+macro_rules! paths {
+    ($($t:ty),*) => {$(
+        impl IntoSource for $t {
+            fn into_source(self) -> Result<Arc<Source>> {
+                Source::open(self, ReadMode::Map)
+            }
+        }
+    )*};
+}
+paths!(&str, &String, String, &Path, &PathBuf, PathBuf);
+
+fn arrays(tensors: Vec<RawTensor>) -> Result<Arrays> {
+    tensors.iter().map(|t| Ok((t.name.clone(), t.to_array()?))).collect()
+}
+
+/// The arrays of a safetensors file and its metadata (empty when there is none).
+///
+/// # Errors
+/// `Io` for a file that cannot be read or is malformed.
+pub fn load_safetensors(file: impl IntoSource) -> Result<(Arrays, Metadata)> {
+    let (tensors, metadata) = safetensors::read(&file.into_source()?)?;
+    Ok((arrays(tensors)?, metadata))
+}
+
+/// Writes arrays and metadata as safetensors, in the given order. `.safetensors` is added to a path without it.
+///
+/// # Errors
+/// Faults of computing the arrays; `Value` for names that cannot be written; `Io` when writing fails: the old file is
+/// then as it was.
+pub fn save_safetensors<'a, K: AsRef<str> + 'a>(
+    path: impl AsRef<Path>,
+    arrays: impl IntoIterator<Item = (&'a K, &'a Array)>,
+    metadata: &Metadata,
+) -> Result<()> {
+    let arrays: Vec<(&K, &Array)> = arrays.into_iter().collect();
+    eval(arrays.iter().map(|(_, a)| *a))?;
+    let spec = |(k, a): &(&K, &Array)| Spec { name: k.as_ref().into(), dtype: a.dtype(), shape: a.shape().into() };
+    let specs: Vec<Spec> = arrays.iter().map(spec).collect();
+    safetensors::write(with_suffix(path.as_ref(), "safetensors"), &specs, metadata, |i| row_major(arrays[i].1))
+}
+
+/// The array of an npy file. A column-major one is a view with the strides of its file.
+///
+/// # Errors
+/// `Io` for a file that cannot be read or is malformed, or holds an element type that lapis does not have.
+pub fn load_npy(file: impl IntoSource) -> Result<Array> {
+    let source = file.into_source()?;
+    npy::read("load_npy", "", &source, 0..source.len())?.to_array()
+}
+
+/// Writes an array as npy; `.npy` is added to a path without it. bfloat16 is written as `V2`.
+///
+/// # Errors
+/// Faults of computing the array; `Io` when writing fails: the old file is then as it was.
+pub fn save_npy(path: impl AsRef<Path>, array: &Array) -> Result<()> {
+    let (column_major, bytes) = dense(array)?;
+    let header = npy::header(array.dtype(), array.shape(), column_major);
+    let size = (header.len() + bytes.len()) as u64;
+    let mut file = AtomicFile::create(with_suffix(path.as_ref(), "npy"), "save_npy", size)?;
+    file.write(&header)?;
+    file.write(&bytes)?;
+    file.commit()
+}
+
+/// The arrays of an npz file.
+///
+/// # Errors
+/// `Io` for a file that cannot be read or is malformed.
+pub fn load_npz(file: impl IntoSource) -> Result<Arrays> {
+    arrays(npz::read(&file.into_source()?)?)
+}
+
+/// Writes arrays as npz, in the given order, deflated when `compressed`; `.npz` is added to a path without it. What
+/// MLX calls positional arrays are named `arr_0`, `arr_1`, and so on.
+///
+/// # Errors
+/// Faults of computing the arrays; `Value` for a name that is given twice; `Io` when writing fails: the old file is
+/// then as it was.
+pub fn save_npz<'a, K: AsRef<str> + 'a>(
+    path: impl AsRef<Path>,
+    arrays: impl IntoIterator<Item = (&'a K, &'a Array)>,
+    compressed: bool,
+) -> Result<()> {
+    let arrays: Vec<(&K, &Array)> = arrays.into_iter().collect();
+    eval(arrays.iter().map(|(_, a)| *a))?;
+    let needs = arrays.iter().map(|(_, a)| a.nbytes() as u64).sum();
+    let mut file = npz::Writer::create(with_suffix(path.as_ref(), "npz"), compressed, needs)?;
+    for (key, array) in arrays {
+        let (column_major, bytes) = dense(array)?;
+        file.add(key.as_ref(), array.dtype(), array.shape(), column_major, &bytes)?;
+    }
+    file.commit()
+}
+
+/// The bytes of an array in the order they lie in, when that is row-major or column-major (`true`); else row-major.
+fn dense(a: &Array) -> Result<(bool, Cow<'_, [u8]>)> {
+    let t = a.tensor()?;
+    if !t.is_row_contiguous() && t.is_col_contiguous() {
+        return Ok((true, Cow::Borrowed(&t.buffer.bytes()[t.offset..t.offset + t.nbytes()])));
+    }
+    Ok((false, row_major(a)?))
+}
+
+/// The bytes of an array, row-major; copied only when it lies otherwise.
+fn row_major(a: &Array) -> Result<Cow<'_, [u8]>> {
+    let tensor = a.tensor()?;
+    if tensor.is_row_contiguous() {
+        return Ok(Cow::Borrowed(tensor.contiguous_bytes()));
+    }
+    Ok(Cow::Owned(ops::contiguous(a, false)?.to_bytes()?))
+}
+
+/// `path`, with `.suffix` after its name when it ends otherwise.
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    if path.extension().is_some_and(|e| e == suffix) {
+        return path.to_path_buf();
+    }
+    let mut name = path.as_os_str().to_os_string();
+    name.push(".");
+    name.push(suffix);
+    name.into()
+}
