@@ -4,12 +4,10 @@ use half::f16;
 use lapis_core::dtype::Dtype;
 
 versions! {
-    #[cfg(test)]
     /// Reads `out.len()` elements of a floating `dtype` as f32.
     pub(super) fn load(dtype: Dtype, bytes: &[u8], out: &mut [f32]) = load_body;
 }
 versions! {
-    #[cfg(test)]
     /// Writes f32 values as a floating `dtype`.
     pub(super) fn store(dtype: Dtype, values: &[f32], bytes: &mut [u8]) = store_body;
 }

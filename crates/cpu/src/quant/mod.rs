@@ -38,14 +38,28 @@ macro_rules! versions {
     };
 }
 
+mod activations;
 pub mod codes;
+mod decode;
 mod dequantize;
+mod dot;
+mod fma;
 mod format;
 mod halves;
+mod panel;
+#[cfg(target_arch = "x86_64")]
+mod panel_avx512;
+mod qmm;
+#[cfg(test)]
+mod qmm_tests;
 mod quantize;
 #[cfg(test)]
 mod tests;
+mod weights;
 
+pub use activations::Rows;
 pub use dequantize::{dequantize, from_fp8};
 pub use format::{Format, Mode};
+pub use qmm::{Arithmetic, qmm};
 pub use quantize::{quantize, to_fp8};
+pub use weights::Weights;

@@ -134,7 +134,7 @@ fn e4m3_is_nearest_even_and_saturates() {
         assert_eq!(codes::encode_e4m3(middle), code + (code & 1), "tie above {code}");
         assert_eq!(codes::encode_e4m3(middle.next_down()), code);
         assert_eq!(codes::encode_e4m3(middle.next_up()), code + 1);
-        assert_eq!(codes::encode_e4m3(-middle.next_up()), code + 1 | 0x80);
+        assert_eq!(codes::encode_e4m3(-middle.next_up()), (code + 1) | 0x80);
     }
     for x in [448.0, 463.9, 464.0, 500.0, 1e9, f32::INFINITY, f32::NAN] {
         assert_eq!((codes::encode_e4m3(x), codes::encode_e4m3(-x)), (0x7e, 0xfe), "{x}");

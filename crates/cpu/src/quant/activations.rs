@@ -1,0 +1,215 @@
+//! Activations as signed bytes with one f32 scale a group, for integer products with packed weights.
+//!
+//! Each group of a row is scaled by its largest magnitude: `x ~ scale * code`, `|code| <= 127`. A group that holds a NaN
+//! or an infinity gets that as its scale, so the result is NaN. Codes stand in the order of the weights' panels, in slabs
+//! of 256 columns, so that one step of a product reads them front to back.
+
+use super::halves;
+use super::panel::{DEPTH, order};
+use crate::isa::Isa;
+use crate::pool;
+use lapis_core::dtype::Dtype;
+use lapis_core::error::{Error, Result};
+use std::sync::Mutex;
+
+/// Rows of a matrix in f32, f16 or bf16 (little-endian): `rows` rows of `cols` consecutive elements.
+#[derive(Clone, Copy)]
+pub struct Rows<'a> {
+    data: &'a [u8],
+    dtype: Dtype,
+    rows: usize,
+    cols: usize,
+    stride: usize,
+}
+
+impl<'a> Rows<'a> {
+    /// `stride` is the distance of rows in elements.
+    ///
+    /// # Errors
+    /// Data too short for the sizes; a dtype that is not f32, f16 or bf16.
+    pub fn new(op: &str, data: &'a [u8], dtype: Dtype, rows: usize, cols: usize, stride: usize) -> Result<Rows<'a>> {
+        super::format::check_float(op, "x", dtype)?;
+        let elements = if rows == 0 { 0 } else { (rows - 1) * stride + cols };
+        if data.len() < elements * dtype.size() {
+            let have = data.len();
+            return Err(Error::shape(format!("[{op}] x has {have} bytes, its shape calls for {elements} elements")));
+        }
+        Ok(Rows { data, dtype, rows, cols, stride })
+    }
+
+    /// The element type.
+    pub fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    /// Number of rows.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Elements of a row.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// Elements from row to row.
+    pub(super) fn stride(&self) -> usize {
+        self.stride
+    }
+
+    /// All bytes from the first row on.
+    pub(super) fn bytes(&self) -> &'a [u8] {
+        self.data
+    }
+
+    /// The bytes of row `r`.
+    #[inline]
+    pub(super) fn row(&self, r: usize) -> &'a [u8] {
+        &self.data[r * self.stride * self.dtype.size()..][..self.cols * self.dtype.size()]
+    }
+}
+
+/// Quantized rows: for each slab of 256 columns, for each row, its codes; and likewise scales and sums of its groups.
+pub(super) struct Activations {
+    pub(super) codes: Vec<i8>,
+    /// What a code is worth.
+    pub(super) scales: Vec<f32>,
+    /// The sum of a group's codes: as f32 (bits) where weights have biases; otherwise negated, times the offset of the
+    /// weights' bytes, as an integer to start from.
+    pub(super) sums: Vec<i32>,
+    pub(super) rows: usize,
+    /// Groups of a slab.
+    pub(super) groups: usize,
+}
+
+/// What the sum of a group's codes is wanted for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sum {
+    /// To be multiplied by the group's bias.
+    Bias,
+    /// To take back an offset that was added to every weight.
+    Offset(i32),
+}
+
+/// Quantizes the rows for which `wanted(row)` holds, for weights of `bits` bits in groups of `group`.
+pub(super) fn activations(
+    isa: Isa,
+    x: &Rows,
+    bits: usize,
+    group: usize,
+    sum: Sum,
+    wanted: &(dyn Fn(usize) -> bool + Sync),
+) -> Activations {
+    let (slabs, groups) = (x.cols.div_ceil(DEPTH), DEPTH / group);
+    let mut codes = vec![0i8; slabs * x.rows * DEPTH];
+    let mut scales = vec![0f32; slabs * x.rows * groups];
+    let mut sums = vec![0i32; slabs * x.rows * groups];
+    let order = order(bits);
+    // A task is a run of rows of one slab.
+    let step = (1 << 15) / DEPTH;
+    let mut tasks = Vec::new();
+    if x.rows > 0 {
+        let slabs = codes.chunks_mut(x.rows * DEPTH).zip(scales.chunks_mut(x.rows * groups));
+        for (slab, ((codes, scales), sums)) in slabs.zip(sums.chunks_mut(x.rows * groups)).enumerate() {
+            let parts = codes.chunks_mut(step * DEPTH).zip(scales.chunks_mut(step * groups));
+            for (part, ((codes, scales), sums)) in parts.zip(sums.chunks_mut(step * groups)).enumerate() {
+                tasks.push(Mutex::new((slab * DEPTH, part * step, codes, scales, sums)));
+            }
+        }
+    }
+    let work = |i: usize| {
+        let (first, row, codes, scales, sums) = &mut *tasks[i].lock().unwrap_or_else(|e| e.into_inner());
+        let width = (x.cols - *first).min(DEPTH);
+        for (r, codes) in codes.as_chunks_mut::<DEPTH>().0.iter_mut().enumerate() {
+            if !wanted(*row + r) {
+                continue;
+            }
+            let size = x.dtype.size();
+            let bytes = &x.row(*row + r)[*first * size..][..width * size];
+            let at = r * groups;
+            quantize(isa, x.dtype, bytes, group, sum, codes, &mut scales[at..][..groups], &mut sums[at..][..groups]);
+            permute(isa, &order, codes);
+        }
+    };
+    if x.rows * x.cols <= 1 << 15 {
+        (0..tasks.len()).for_each(work);
+    } else {
+        pool::run(tasks.len(), &work);
+    }
+    drop(tasks);
+    Activations { codes, scales, sums, rows: x.rows, groups }
+}
+
+versions! {
+    fn quantize(
+        dtype: Dtype,
+        bytes: &[u8],
+        group: usize,
+        sum: Sum,
+        codes: &mut [i8; DEPTH],
+        scales: &mut [f32],
+        sums: &mut [i32],
+    ) = quantize_body;
+}
+
+#[inline(always)]
+fn quantize_body(
+    dtype: Dtype,
+    bytes: &[u8],
+    group: usize,
+    sum: Sum,
+    codes: &mut [i8; DEPTH],
+    scales: &mut [f32],
+    sums: &mut [i32],
+) {
+    let mut values = [0.0f32; DEPTH];
+    let width = bytes.len() / dtype.size();
+    halves::load_body(dtype, bytes, &mut values[..width]);
+    for (i, (values, codes)) in values[..width].chunks(group).zip(codes.chunks_mut(group)).enumerate() {
+        // As bits, magnitudes order like integers, and NaN is above everything.
+        let largest = f32::from_bits(values.iter().fold(0, |m, x| m.max(x.to_bits() & 0x7fff_ffff)));
+        let scale = largest * (1.0 / 127.0);
+        let inverse = if scale == 0.0 { 0.0 } else { 127.0 / largest };
+        let mut total = 0;
+        for (code, x) in codes.iter_mut().zip(values) {
+            // Adding 1.5 * 2^23 leaves the rounded integer in the low bits.
+            *code = (x * inverse + 12582912.0).to_bits() as i8;
+            total += *code as i32;
+        }
+        scales[i] = scale;
+        sums[i] = match sum {
+            Sum::Bias => (total as f32).to_bits() as i32,
+            Sum::Offset(offset) => -offset * total,
+        };
+    }
+}
+
+/// Puts each run of 32 codes in the order of the panels.
+fn permute(isa: Isa, order: &[u8; 32], codes: &mut [i8; DEPTH]) {
+    if order[1] == 1 {
+        return;
+    }
+    #[cfg(target_arch = "x86_64")]
+    if isa == Isa::Avx512 {
+        // SAFETY: the level is present (it was passed).
+        return unsafe { permute_avx512(order, codes) };
+    }
+    let _ = isa;
+    for run in codes.as_chunks_mut::<32>().0 {
+        *run = order.map(|from| run[from as usize]);
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512vl,avx512vbmi")]
+fn permute_avx512(order: &[u8; 32], codes: &mut [i8; DEPTH]) {
+    use std::arch::x86_64::*;
+    // SAFETY: 32 bytes are read from and written to arrays of 32.
+    unsafe {
+        let order = _mm256_loadu_si256(order.as_ptr().cast());
+        for run in codes.as_chunks_mut::<32>().0 {
+            let natural = _mm256_loadu_si256(run.as_ptr().cast());
+            _mm256_storeu_si256(run.as_mut_ptr().cast(), _mm256_permutexvar_epi8(order, natural));
+        }
+    }
+}

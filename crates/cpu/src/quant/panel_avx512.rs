@@ -1,0 +1,239 @@
+//! Panels with AVX-512: sixteen rows are transposed as 32-bit words, so that shifts and masks of whole registers give
+//! units. Widths that straddle bytes are first spread to bytes with VBMI.
+
+use super::panel::{COLUMNS, Content, FP4_BYTES, PANEL, SCALE_TILE};
+use super::weights::{Block, ScaleKind};
+use std::arch::x86_64::*;
+
+/// Vectors of sixteen lanes in a unit of 64 rows.
+const VECTORS: usize = COLUMNS / 16;
+
+/// As `panel::unpack`.
+///
+/// # Safety
+/// `codes * bits / 8` bytes at `offset` in each of the block's rows are readable.
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
+pub(super) unsafe fn unpack(
+    content: Content,
+    block: &Block,
+    offset: usize,
+    codes: usize,
+    ahead: isize,
+    panel: &mut [u8; PANEL],
+) {
+    for v in 0..VECTORS {
+        let rows = rows(block, v, offset);
+        // SAFETY: as the caller promises.
+        unsafe {
+            match content {
+                Content { fp4: true, .. } => words::<4, true>(rows, codes, ahead, v, panel),
+                Content { bits: 1, .. } => words::<1, false>(rows, codes, ahead, v, panel),
+                Content { bits: 2, .. } => words::<2, false>(rows, codes, ahead, v, panel),
+                Content { bits: 3, .. } => straddling::<3>(rows, codes, ahead, v, panel),
+                Content { bits: 4, .. } => words::<4, false>(rows, codes, ahead, v, panel),
+                Content { bits: 5, .. } => straddling::<5>(rows, codes, ahead, v, panel),
+                Content { bits: 6, .. } => straddling::<6>(rows, codes, ahead, v, panel),
+                _ => words::<8, false>(rows, codes, ahead, v, panel),
+            }
+        }
+    }
+}
+
+/// Sixteen rows' addresses; rows that do not exist repeat the last one.
+fn rows(block: &Block, v: usize, offset: usize) -> [*const u8; 16] {
+    std::array::from_fn(|i| {
+        let row = (16 * v + i).min(block.valid - 1);
+        block.packed[row * block.stride + offset..].as_ptr()
+    })
+}
+
+#[target_feature(enable = "avx512f,avx512bw")]
+#[inline]
+unsafe fn words<const BITS: usize, const FP4: bool>(
+    rows: [*const u8; 16],
+    codes: usize,
+    ahead: isize,
+    v: usize,
+    panel: &mut [u8; PANEL],
+) {
+    let per_word = 8 / BITS;
+    let mask = _mm512_set1_epi8(((1u16 << BITS) - 1) as i8);
+    // SAFETY: a load of constants.
+    let table = _mm512_broadcast_i32x4(unsafe { _mm_loadu_si128(FP4_BYTES.as_ptr().cast()) });
+    let words = codes * BITS / 32;
+    let mut first = 0;
+    while first < words {
+        let lanes = (1u32 << (words - first).min(16)) - 1;
+        let mut r = [_mm512_setzero_si512(); 16];
+        for i in 0..16 {
+            // SAFETY: the mask keeps the load inside the row; a prefetch may name any address.
+            unsafe {
+                let p = rows[i].add(4 * first);
+                _mm_prefetch::<_MM_HINT_T0>(p.wrapping_offset(ahead).cast());
+                r[i] = _mm512_maskz_loadu_epi32(lanes as __mmask16, p.cast());
+            }
+        }
+        let t = transpose(r);
+        for w in 0..16usize.min(8 * BITS) {
+            for h in 0..per_word {
+                let mut unit = t[w];
+                if BITS < 8 {
+                    let shifted =
+                        if h == 0 { unit } else { _mm512_srl_epi32(unit, _mm_cvtsi32_si128((BITS * h) as i32)) };
+                    unit = _mm512_and_si512(shifted, mask);
+                }
+                if FP4 {
+                    unit = _mm512_shuffle_epi8(table, unit);
+                }
+                store(unit, (first + w) * per_word + h, v, panel);
+            }
+        }
+        first += 16;
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
+#[inline]
+unsafe fn straddling<const BITS: usize>(
+    rows: [*const u8; 16],
+    codes: usize,
+    ahead: isize,
+    v: usize,
+    panel: &mut [u8; PANEL],
+) {
+    // Eight codes are `BITS` bytes: bring each such run into a 64-bit lane, then cut it at its bit positions.
+    let runs: [u8; 64] = std::array::from_fn(|i| (i / 8 * BITS + i % 8) as u8);
+    let cuts: [u8; 64] = std::array::from_fn(|i| (i % 8 * BITS) as u8);
+    // SAFETY: loads of the two arrays.
+    let (runs, cuts) = unsafe { (_mm512_loadu_si512(runs.as_ptr().cast()), _mm512_loadu_si512(cuts.as_ptr().cast())) };
+    let mask = _mm512_set1_epi8((1 << BITS) - 1);
+    let mut first = 0;
+    while first < codes {
+        let bytes = (codes - first).min(64) * BITS / 8;
+        let mut r = [_mm512_setzero_si512(); 16];
+        for i in 0..16 {
+            // SAFETY: the mask keeps the load inside the row; a prefetch may name any address.
+            let packed = unsafe {
+                let p = rows[i].add(first * BITS / 8);
+                _mm_prefetch::<_MM_HINT_T0>(p.wrapping_offset(ahead).cast());
+                _mm512_maskz_loadu_epi8((1 << bytes) - 1, p.cast())
+            };
+            let run = _mm512_permutexvar_epi8(runs, packed);
+            r[i] = _mm512_and_si512(_mm512_multishift_epi64_epi8(cuts, run), mask);
+        }
+        let t = transpose(r);
+        for w in 0..16 {
+            store(t[w], first / 4 + w, v, panel);
+        }
+        first += 64;
+    }
+}
+
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn store(unit: __m512i, index: usize, v: usize, panel: &mut [u8; PANEL]) {
+    let at = (index * VECTORS + v) * 64;
+    debug_assert!(at + 64 <= PANEL);
+    // SAFETY: 64 units of four vectors fill a panel, and callers stay below 64 (at most 256 codes).
+    unsafe { _mm512_storeu_si512(panel.as_mut_ptr().add(at).cast(), unit) }
+}
+
+/// Transposes 16 x 16 lanes of 32 bits.
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn transpose(r: [__m512i; 16]) -> [__m512i; 16] {
+    let mut a = r;
+    for i in 0..8 {
+        a[2 * i] = _mm512_unpacklo_epi32(r[2 * i], r[2 * i + 1]);
+        a[2 * i + 1] = _mm512_unpackhi_epi32(r[2 * i], r[2 * i + 1]);
+    }
+    let mut b = a;
+    for i in 0..4 {
+        for h in 0..2 {
+            b[4 * i + 2 * h] = _mm512_unpacklo_epi64(a[4 * i + h], a[4 * i + 2 + h]);
+            b[4 * i + 2 * h + 1] = _mm512_unpackhi_epi64(a[4 * i + h], a[4 * i + 2 + h]);
+        }
+    }
+    // Now 128-bit lane `l` of `b[4 * i + j]` holds column `4 * l + j` of rows `4 * i..4 * i + 4`.
+    let mut c = b;
+    for j in 0..4 {
+        let even = _mm512_shuffle_i32x4::<0x88>(b[j], b[4 + j]);
+        let odd = _mm512_shuffle_i32x4::<0xdd>(b[j], b[4 + j]);
+        let even2 = _mm512_shuffle_i32x4::<0x88>(b[8 + j], b[12 + j]);
+        let odd2 = _mm512_shuffle_i32x4::<0xdd>(b[8 + j], b[12 + j]);
+        c[j] = _mm512_shuffle_i32x4::<0x88>(even, even2);
+        c[4 + j] = _mm512_shuffle_i32x4::<0x88>(odd, odd2);
+        c[8 + j] = _mm512_shuffle_i32x4::<0xdd>(even, even2);
+        c[12 + j] = _mm512_shuffle_i32x4::<0xdd>(odd, odd2);
+    }
+    c
+}
+
+/// As `panel::tile`: sixteen groups of sixteen rows at a time are decoded and transposed.
+///
+/// # Safety
+/// Groups `first..first + count` (at most 16) of each of the block's rows are readable in `from`.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+pub(super) unsafe fn tile(
+    block: &Block,
+    from: &[u8],
+    first: usize,
+    count: usize,
+    factor: f32,
+    out: &mut [f32; SCALE_TILE],
+) {
+    let lanes = ((1u32 << count) - 1) as __mmask16;
+    for v in 0..VECTORS {
+        let mut r = [_mm512_setzero_si512(); 16];
+        for i in 0..16 {
+            let row = (16 * v + i).min(block.valid - 1);
+            let p = from[row * block.scale_stride + first * block.kind.size()..].as_ptr();
+            // SAFETY: the mask keeps the load within `count` groups.
+            r[i] = _mm512_castps_si512(unsafe { decode(block.kind, p, lanes, factor) });
+        }
+        for (group, values) in transpose(r).into_iter().enumerate() {
+            // SAFETY: a tile holds 16 groups of four vectors.
+            unsafe { _mm512_storeu_ps(out.as_mut_ptr().add(group * COLUMNS + 16 * v), _mm512_castsi512_ps(values)) }
+        }
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+#[inline]
+unsafe fn decode(kind: ScaleKind, p: *const u8, lanes: __mmask16, factor: f32) -> __m512 {
+    // SAFETY: the caller vouches for the lanes.
+    unsafe {
+        match kind {
+            ScaleKind::F32 => _mm512_maskz_loadu_ps(lanes, p.cast()),
+            ScaleKind::F16 => _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(lanes, p.cast())),
+            ScaleKind::Bf16 => {
+                let wide = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(lanes, p.cast()));
+                _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
+            }
+            ScaleKind::E8m0 => {
+                let wide = _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(lanes, p.cast()));
+                let bits = _mm512_max_epu32(_mm512_slli_epi32::<23>(wide), _mm512_set1_epi32(0x40_0000));
+                _mm512_mul_ps(_mm512_castsi512_ps(bits), _mm512_set1_ps(factor))
+            }
+            ScaleKind::E4m3 => {
+                let wide = _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(lanes, p.cast()));
+                _mm512_mul_ps(e4m3(wide), _mm512_set1_ps(factor))
+            }
+        }
+    }
+}
+
+/// Values of E4M3 codes, one a lane.
+#[target_feature(enable = "avx512f")]
+#[inline]
+pub(super) fn e4m3(codes: __m512i) -> __m512 {
+    let magnitude = _mm512_and_si512(codes, _mm512_set1_epi32(0x7f));
+    let sign = _mm512_slli_epi32::<24>(_mm512_xor_si512(codes, magnitude));
+    let normal = _mm512_add_epi32(_mm512_slli_epi32::<20>(magnitude), _mm512_set1_epi32((127 - 7) << 23));
+    let subnormal = _mm512_mul_ps(_mm512_cvtepi32_ps(magnitude), _mm512_set1_ps(1.0 / 512.0));
+    let small = _mm512_cmplt_epi32_mask(magnitude, _mm512_set1_epi32(8));
+    let bits = _mm512_mask_blend_epi32(small, normal, _mm512_castps_si512(subnormal));
+    let nan = _mm512_cmpeq_epi32_mask(magnitude, _mm512_set1_epi32(0x7f));
+    let bits = _mm512_mask_blend_epi32(nan, bits, _mm512_set1_epi32(0x7fc0_0000));
+    _mm512_castsi512_ps(_mm512_or_si512(bits, sign))
+}

@@ -1,0 +1,360 @@
+//! Products with packed weights: plain, and gathered (rows paired with matrices of a stack).
+//!
+//! The work is cut into tasks of some rows of `x`, one matrix and a run of 64-column blocks of the result; the reduction
+//! axis is never cut, and the rows of a task do not touch each other's numbers. So a row's result is the same bits
+//! whatever else is computed with it, and however the work is spread over threads.
+//!
+//! A task walks its blocks along the reduction axis 256 codes at a time: unpack a panel into the first-level cache, use
+//! it for all rows. With one row that streams the packed weights once: `bits / 8 + scales` bytes for 2 operations an
+//! element. With many rows the panel's cost vanishes and the products run at the speed of the dot instruction.
+
+use super::activations::{Activations, Rows, Sum, activations};
+use super::decode::{self, Meaning, PANEL_F32};
+use super::format::{Mode, check_float, check_len};
+use super::panel::{self, COLUMNS, Content, DEPTH, FP4_OFFSET, PANEL, SCALE_TILE, TILE_GROUPS};
+use super::weights::Weights;
+use super::{dot, fma, halves};
+use crate::isa::Isa;
+use crate::pool;
+use lapis_core::dtype::Dtype;
+use lapis_core::error::{Error, Result};
+use std::cell::Cell;
+use std::ops::Range;
+
+/// Rows of `x` that use one unpacked panel: their f32 sums (64 KiB) stay in the second-level cache.
+const TASK_ROWS: usize = 256;
+
+/// Weight bytes below which a task is not worth handing out.
+const TASK_BYTES: usize = 1 << 15;
+
+/// How half-precision activations are multiplied.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Arithmetic {
+    /// Half-precision activations are quantized to 8 bits a group and multiplied as integers, where the codes of the
+    /// weights are integers too (all modes but mxfp8) and groups run along the reduction axis.
+    #[default]
+    Fast,
+    /// Everything in f32.
+    Exact,
+}
+
+/// `x @ w.T` (`transpose`, `w` is `[n, k]`) or `x @ w` (`w` is `[k, n]`) into contiguous `out`, `[rows of x, n]`.
+///
+/// f32 accumulation, rounded once to `out_dtype` (f32, f16 or bf16). f32 activations are multiplied in f32 whatever
+/// `arithmetic` says.
+///
+/// # Errors
+/// Sizes or dtypes that do not fit.
+pub fn qmm(
+    isa: Isa,
+    x: &Rows,
+    w: &Weights,
+    transpose: bool,
+    arithmetic: Arithmetic,
+    out_dtype: Dtype,
+    out: &mut [u8],
+) -> Result<()> {
+    let op = "quantized_matmul";
+    if w.stack != 1 {
+        return Err(Error::shape(format!("[{op}] one matrix is taken, not a stack of {}", w.stack)));
+    }
+    let n = check_product(op, x, w, transpose, out_dtype)?;
+    check_len(op, "the result", out.len(), x.rows() * n * out_dtype.size())?;
+    let pairs: Vec<Pair> = (0..x.rows()).map(|r| Pair { x: r, out: r }).collect();
+    products(isa, x, w, transpose, arithmetic, &[Job { matrix: 0, pairs: &pairs }], out_dtype, out);
+    Ok(())
+}
+
+/// Checks what plain and gathered products have in common; returns the columns of the result.
+pub(super) fn check_product(op: &str, x: &Rows, w: &Weights, transpose: bool, out_dtype: Dtype) -> Result<usize> {
+    let (n, k) = if transpose { (w.rows, w.cols) } else { (w.cols, w.rows) };
+    check_float(op, "the result", out_dtype)?;
+    if x.cols() != k {
+        let have = x.cols();
+        return Err(Error::shape(format!("[{op}] x has {have} columns, the weights take {k}")));
+    }
+    Ok(n)
+}
+
+/// Row `x` of the activations gives row `out` of the result.
+#[derive(Clone, Copy)]
+pub(super) struct Pair {
+    pub(super) x: usize,
+    pub(super) out: usize,
+}
+
+/// All rows that meet one matrix.
+pub(super) struct Job<'a> {
+    pub(super) matrix: usize,
+    pub(super) pairs: &'a [Pair],
+}
+
+/// Computes checked jobs; `out` rows named by no pair are left alone.
+pub(super) fn products(
+    isa: Isa,
+    x: &Rows,
+    w: &Weights,
+    transpose: bool,
+    arithmetic: Arithmetic,
+    jobs: &[Job],
+    out_dtype: Dtype,
+    out: &mut [u8],
+) {
+    let n = if transpose { w.rows } else { w.cols };
+    let mut wanted = vec![false; x.rows()];
+    for pair in jobs.iter().flat_map(|job| job.pairs) {
+        wanted[pair.x] = true;
+    }
+    let integers = transpose && arithmetic == Arithmetic::Fast && x.dtype().is_half() && w.format.mode() != Mode::Mxfp8;
+    let x = if integers {
+        let sum = if w.format.has_biases() { Sum::Bias } else { Sum::Offset(FP4_OFFSET) };
+        Left::Bytes(activations(isa, x, w.format.bits(), w.format.group(), sum, &|r| wanted[r]))
+    } else if x.dtype() == Dtype::Float32 {
+        Left::Floats(Floats { start: x.bytes().as_ptr().cast(), stride: x.stride(), _owned: Vec::new() })
+    } else {
+        Left::Floats(Floats::converted(isa, x, &wanted))
+    };
+    let product = Product { isa, w, transpose, x, out_dtype, out: Out(out.as_mut_ptr()), n };
+    let tasks = tasks(jobs, n.div_ceil(COLUMNS), COLUMNS * w.format.row_bytes(w.rows * w.cols) / n.max(1));
+    pool::run(tasks.len(), &|i| {
+        let task = &tasks[i];
+        with_scratch(|scratch| product.run(task, scratch));
+    });
+}
+
+/// The left side as kernels read it.
+enum Left {
+    Bytes(Activations),
+    Floats(Floats),
+}
+
+/// Rows of f32, in place or converted. `start` may be unaligned.
+struct Floats {
+    start: *const f32,
+    /// Elements from row to row.
+    stride: usize,
+    _owned: Vec<f32>,
+}
+
+impl Floats {
+    fn converted(isa: Isa, x: &Rows, wanted: &[bool]) -> Floats {
+        let cols = x.cols();
+        let mut values = vec![0.0; x.rows() * cols];
+        let rows: Vec<_> = values.chunks_mut(cols.max(1)).map(std::sync::Mutex::new).collect();
+        let convert = |r: usize| {
+            if wanted[r] {
+                halves::load(isa, x.dtype(), x.row(r), &mut rows[r].lock().unwrap_or_else(|e| e.into_inner()));
+            }
+        };
+        if rows.len() < 8 {
+            (0..rows.len()).for_each(convert)
+        } else {
+            pool::run(rows.len(), &convert)
+        }
+        drop(rows);
+        Floats { start: values.as_ptr(), stride: cols, _owned: values }
+    }
+}
+
+/// Where tasks write, each its own rows and columns.
+struct Out(*mut u8);
+
+/// Some rows, one matrix, a run of 64-column blocks.
+struct Task<'a> {
+    matrix: usize,
+    pairs: &'a [Pair],
+    blocks: Range<usize>,
+}
+
+/// Cuts jobs into tasks; `bytes` of weights lie behind a block. Rows outermost, so that their activations stay in cache.
+fn tasks<'a>(jobs: &[Job<'a>], blocks: usize, bytes: usize) -> Vec<Task<'a>> {
+    let parts: usize = jobs.iter().map(|job| job.pairs.len().div_ceil(TASK_ROWS)).sum();
+    let even = (parts * blocks).div_ceil(8 * pool::threads());
+    let run = even.max(TASK_BYTES / bytes.max(1)).clamp(1, blocks.max(1));
+    let mut tasks = Vec::new();
+    for job in jobs {
+        for pairs in job.pairs.chunks(TASK_ROWS) {
+            for first in (0..blocks).step_by(run) {
+                tasks.push(Task { matrix: job.matrix, pairs, blocks: first..(first + run).min(blocks) });
+            }
+        }
+    }
+    tasks
+}
+
+/// What a thread needs while it works on a task: panels in the first-level cache, sums in the second.
+#[repr(align(64))]
+struct Scratch {
+    panel: [u8; PANEL],
+    floats: [f32; PANEL_F32],
+    scales: [f32; SCALE_TILE],
+    biases: [f32; SCALE_TILE],
+    sums: [[f32; COLUMNS]; TASK_ROWS],
+}
+
+fn with_scratch(work: impl FnOnce(&mut Scratch)) {
+    thread_local!(static SCRATCH: Cell<Option<Box<Scratch>>> = const { Cell::new(None) });
+    let mut scratch = SCRATCH.take().unwrap_or_else(|| {
+        Box::new(Scratch {
+            panel: [0; PANEL],
+            floats: [0.0; PANEL_F32],
+            scales: [0.0; SCALE_TILE],
+            biases: [0.0; SCALE_TILE],
+            sums: [[0.0; COLUMNS]; TASK_ROWS],
+        })
+    });
+    work(&mut scratch);
+    SCRATCH.set(Some(scratch));
+}
+
+/// One call of [`products`], as its tasks see it.
+struct Product<'a> {
+    isa: Isa,
+    w: &'a Weights<'a>,
+    transpose: bool,
+    x: Left,
+    out_dtype: Dtype,
+    out: Out,
+    n: usize,
+}
+
+// SAFETY: the pointers inside are read by all tasks, and written by each to its own part of the result.
+unsafe impl Sync for Product<'_> {}
+
+impl Product<'_> {
+    fn run(&self, task: &Task, scratch: &mut Scratch) {
+        for block in task.blocks.clone() {
+            scratch.sums[..task.pairs.len()].fill([0.0; COLUMNS]);
+            match &self.x {
+                Left::Bytes(x) => self.integers(task, block, x, scratch),
+                Left::Floats(x) if self.transpose => self.floats(task, block, x, scratch),
+                Left::Floats(x) => self.floats_along_rows(task, block, x, scratch),
+            }
+            self.store(task, block, scratch);
+        }
+    }
+
+    /// Codes of a slab of 256, with scales, into the scratch.
+    fn unpack(&self, task: &Task, index: usize, slab: usize, scratch: &mut Scratch) -> usize {
+        let (w, first) = (self.w, slab * DEPTH);
+        let block = w.block(task.matrix, index * COLUMNS);
+        let content = Content::of(w.format);
+        let (group, codes) = (first / w.format.group(), (w.cols - first).min(DEPTH));
+        if group.is_multiple_of(TILE_GROUPS) {
+            let count = (w.groups() - group).min(TILE_GROUPS);
+            panel::scales(self.isa, &block, content, group, count, &mut scratch.scales, &mut scratch.biases);
+        }
+        let offset = w.format.row_bytes(first);
+        let ahead = if first + DEPTH < w.cols {
+            w.format.row_bytes(DEPTH) as isize
+        } else if index + 1 < task.blocks.end {
+            (COLUMNS * block.stride) as isize - offset as isize
+        } else {
+            0
+        };
+        panel::unpack(self.isa, content, &block, offset, codes, ahead, &mut scratch.panel);
+        codes
+    }
+
+    fn integers(&self, task: &Task, index: usize, x: &Activations, scratch: &mut Scratch) {
+        let format = self.w.format;
+        let content = Content::of(format);
+        for slab in 0..self.w.cols.div_ceil(DEPTH) {
+            let codes = self.unpack(task, index, slab, scratch);
+            let tile = slab * DEPTH / format.group() % TILE_GROUPS * COLUMNS;
+            let step = dot::Step {
+                panel: scratch.panel.as_ptr(),
+                scales: scratch.scales[tile..].as_ptr(),
+                biases: if format.has_biases() { scratch.biases[tile..].as_ptr() } else { std::ptr::null() },
+                groups: codes / format.group(),
+                units: format.group() / 4,
+                largest: if content.fp4 { 24 } else { ((1u16 << format.bits()) - 1) as u8 },
+            };
+            for rows in tiles(task.pairs.len(), dot::ROWS) {
+                let null = dot::Row { codes: std::ptr::null(), scales: std::ptr::null(), sums: std::ptr::null() };
+                let mut left = [null; dot::ROWS];
+                for (left, pair) in left.iter_mut().zip(&task.pairs[rows.clone()]) {
+                    let row = slab * x.rows + pair.x;
+                    *left = dot::Row {
+                        codes: x.codes[row * DEPTH..].as_ptr(),
+                        scales: x.scales[row * x.groups..].as_ptr(),
+                        sums: x.sums[row * x.groups..].as_ptr(),
+                    };
+                }
+                let sums = scratch.sums[rows.start..].as_mut_ptr().cast();
+                // SAFETY: a slab of codes and its groups lie behind every pointer, and `rows` rows of sums.
+                unsafe { dot::tile(self.isa, &step, &left[..rows.len()], sums) }
+            }
+        }
+    }
+
+    fn floats(&self, task: &Task, index: usize, x: &Floats, scratch: &mut Scratch) {
+        let format = self.w.format;
+        let (meaning, order) = (Meaning::of(format.mode()), panel::order(format.bits()));
+        for slab in 0..self.w.cols.div_ceil(DEPTH) {
+            let codes = self.unpack(task, index, slab, scratch);
+            for first in (0..codes).step_by(decode::DEPTH) {
+                let depth = (codes - first).min(decode::DEPTH);
+                decode::from_panel(
+                    self.isa,
+                    meaning,
+                    &order,
+                    &scratch.panel,
+                    first / 4,
+                    depth / 4,
+                    format.group() / 4,
+                    slab * DEPTH / format.group(),
+                    &scratch.scales,
+                    &scratch.biases,
+                    &mut scratch.floats,
+                );
+                self.multiply(task, x, slab * DEPTH + first, depth, scratch);
+            }
+        }
+    }
+
+    /// `x @ w`: groups run along the columns of the result.
+    fn floats_along_rows(&self, task: &Task, index: usize, x: &Floats, scratch: &mut Scratch) {
+        let (w, column) = (self.w, index * COLUMNS);
+        let (meaning, format) = (Meaning::of(w.format.mode()), w.format);
+        for first in (0..w.rows).step_by(decode::DEPTH) {
+            let block = w.block(task.matrix, first);
+            let width = (self.n - column).min(COLUMNS);
+            let floats = &mut scratch.floats;
+            decode::from_rows(self.isa, meaning, format.bits(), format.group(), &block, column, width, floats);
+            self.multiply(task, x, first, block.valid, scratch);
+        }
+    }
+
+    /// Adds `depth` reduction steps from `first` on.
+    fn multiply(&self, task: &Task, x: &Floats, first: usize, depth: usize, scratch: &mut Scratch) {
+        for rows in tiles(task.pairs.len(), fma::ROWS) {
+            let mut left = [std::ptr::null(); fma::ROWS];
+            for (left, pair) in left.iter_mut().zip(&task.pairs[rows.clone()]) {
+                // SAFETY: `Rows` checked that the row's elements are there.
+                *left = unsafe { x.start.byte_add((pair.x * x.stride + first) * size_of::<f32>()) };
+            }
+            let sums = scratch.sums[rows.start..].as_mut_ptr().cast();
+            // SAFETY: `depth` elements lie behind every pointer, and `rows` rows of sums.
+            unsafe { fma::tile(self.isa, scratch.floats.as_ptr(), depth, &left[..rows.len()], sums) }
+        }
+    }
+
+    fn store(&self, task: &Task, index: usize, scratch: &Scratch) {
+        let (column, size) = (index * COLUMNS, self.out_dtype.size());
+        let width = (self.n - column).min(COLUMNS);
+        for (pair, sums) in task.pairs.iter().zip(&scratch.sums) {
+            // SAFETY: within `out` (its length was checked), and this task's alone.
+            let out = unsafe {
+                std::slice::from_raw_parts_mut(self.out.0.add((pair.out * self.n + column) * size), width * size)
+            };
+            halves::store(self.isa, self.out_dtype, &sums[..width], out);
+        }
+    }
+}
+
+/// Cuts `rows` rows into nearly equal tiles of at most `most`.
+fn tiles(rows: usize, most: usize) -> impl Iterator<Item = Range<usize>> {
+    let count = rows.div_ceil(most);
+    (0..count).map(move |i| i * rows / count..(i + 1) * rows / count)
+}
