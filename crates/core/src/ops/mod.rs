@@ -9,17 +9,33 @@ use crate::node::Avals;
 use std::fmt::Debug;
 use std::hash::Hash;
 
+pub mod create;
 pub mod elementwise;
 pub mod full;
+pub mod gather;
+pub mod index;
+pub mod join;
+pub mod layout;
+pub mod lookup;
 pub mod operand;
 mod operators;
 pub mod reduce;
+pub mod scatter;
+pub mod search;
 pub mod view;
 
+pub use create::*;
 pub use elementwise::*;
 pub use full::*;
+pub use gather::*;
+pub use index::*;
+pub use join::*;
+pub use layout::*;
+pub use lookup::*;
 pub use operand::Operand;
 pub use reduce::*;
+pub use scatter::*;
+pub use search::*;
 pub use view::*;
 
 /// The rules of an op. There are no default bodies: what an op cannot do is written out.
@@ -47,6 +63,8 @@ pub enum Class {
     Reduce,
     /// A kernel of its own.
     Kernel,
+    /// A kernel whose output starts as a copy of the first input, or takes it over when nobody else needs it.
+    Update,
 }
 
 macro_rules! registry {
@@ -100,11 +118,21 @@ registry! {
     View view::StopGradient => StopGradient;
     View view::Depends => Depends;
     Reduce reduce::Reduce => Reduce;
+    Kernel join::Concatenate => Concatenate;
+    Kernel join::Pad => Pad;
+    Kernel gather::Gather => Gather;
+    Kernel gather::GatherAxis => GatherAxis;
+    Kernel gather::DynamicSlice => DynamicSlice;
+    Update scatter::SliceUpdate => SliceUpdate;
+    Update scatter::DynamicSliceUpdate => DynamicSliceUpdate;
+    Update scatter::Scatter => Scatter;
+    Update scatter::ScatterAxis => ScatterAxis;
+    Update scatter::MaskedScatter => MaskedScatter;
 }
 
 impl Op {
     /// Whether the output starts as a copy of the first input (which it takes over when nobody else needs it).
     pub fn updates_input(&self) -> bool {
-        false
+        self.class() == Class::Update
     }
 }

@@ -173,7 +173,7 @@ fn execute(
             backend.tape(tape, &inputs, &consts, &mut output)?;
             Ok(smallvec![output])
         }
-        Class::Kernel => {
+        Class::Kernel | Class::Update => {
             let kernels = backend::kernels_for(node.stream.device, &node.op)?;
             let mut outputs: Tensors = SmallVec::new();
             for (o, aval) in node.outs.iter().enumerate() {
