@@ -4,7 +4,7 @@ use crate::atomic::AtomicFile;
 use crate::raw::RawTensor;
 use crate::safetensors::{self, Metadata, Spec};
 use crate::source::{ReadMode, Source};
-use crate::{npy, npz};
+use crate::{Bytes, gguf, npy, npz};
 use indexmap::IndexMap;
 use lapis_core::array::Array;
 use lapis_core::error::Result;
@@ -67,7 +67,6 @@ pub fn save_safetensors<'a, K: AsRef<str> + 'a>(
 ) -> Result<()> {
     let arrays: Vec<(&K, &Array)> = arrays.into_iter().collect();
     eval(arrays.iter().map(|(_, a)| *a))?;
-    let spec = |(k, a): &(&K, &Array)| Spec { name: k.as_ref().into(), dtype: a.dtype(), shape: a.shape().into() };
     let specs: Vec<Spec> = arrays.iter().map(spec).collect();
     safetensors::write(with_suffix(path.as_ref(), "safetensors"), &specs, metadata, |i| row_major(arrays[i].1))
 }
@@ -132,6 +131,86 @@ fn dense(a: &Array) -> Result<(bool, Cow<'_, [u8]>)> {
         return Ok((true, Cow::Borrowed(&t.buffer.bytes()[t.offset..t.offset + t.nbytes()])));
     }
     Ok((false, row_major(a)?))
+}
+
+/// A value of GGUF metadata.
+#[derive(Clone)]
+pub enum GgufValue {
+    /// A number (no axes) or an array of numbers (one axis).
+    Array(Array),
+    /// A text.
+    Text(String),
+    /// An array of texts.
+    Texts(Vec<String>),
+}
+
+/// GGUF metadata, in the order of the file.
+pub type GgufMetadata = IndexMap<String, GgufValue>;
+
+/// The arrays of a GGUF file and its metadata.
+///
+/// F32, F16, BF16, F64 and the integers load as they are; Q4_0, Q4_1 and Q8_0 as affine triples of group 32
+/// (`X.weight`, `X.scales`, `X.biases`), MXFP4 as `X.weight` and `X.scales` of mode mxfp4, other block types as
+/// float16. Names are the file's.
+///
+/// # Errors
+/// `Io` for a file that cannot be read, is malformed, or has a tensor of a type that lapis does not read; nothing is
+/// ever left out.
+pub fn load_gguf(file: impl IntoSource) -> Result<(Arrays, GgufMetadata)> {
+    let file = gguf::File::open(file.into_source()?)?;
+    let mut arrays = Arrays::new();
+    for tensor in &file.tensors {
+        for part in file.arrays(tensor)? {
+            let array = part.to_array()?;
+            if arrays.insert(part.name.clone(), array).is_some() {
+                let what = format!("tensor {:?}: the name {:?} of one of its parts is taken", tensor.name, part.name);
+                return Err(file.error(what));
+            }
+        }
+    }
+    let value = |v: &gguf::Value| {
+        Ok(match v {
+            gguf::Value::Numbers(t) => GgufValue::Array(t.to_array()?),
+            gguf::Value::Text(t) => GgufValue::Text(t.clone()),
+            gguf::Value::Texts(t) => GgufValue::Texts(t.clone()),
+        })
+    };
+    let metadata = file.metadata.iter().map(|(k, v)| Ok((k.clone(), value(v)?))).collect::<Result<_>>()?;
+    Ok((arrays, metadata))
+}
+
+/// Writes arrays and metadata as GGUF version 3, in the given order, not quantized; `.gguf` is added to a path
+/// without it.
+///
+/// # Errors
+/// Faults of computing the arrays; `Value` for what the format cannot hold (see [`gguf::write`]); `Io` when writing
+/// fails: the old file is then as it was.
+pub fn save_gguf<'a, K: AsRef<str> + 'a>(
+    path: impl AsRef<Path>,
+    arrays: impl IntoIterator<Item = (&'a K, &'a Array)>,
+    metadata: &GgufMetadata,
+) -> Result<()> {
+    let arrays: Vec<(&K, &Array)> = arrays.into_iter().collect();
+    let numbers = metadata.values().filter_map(|v| if let GgufValue::Array(a) = v { Some(a) } else { None });
+    eval(arrays.iter().map(|(_, a)| *a).chain(numbers))?;
+    let value = |(k, v): (&String, &GgufValue)| {
+        let v = match v {
+            GgufValue::Text(t) => gguf::Value::Text(t.clone()),
+            GgufValue::Texts(t) => gguf::Value::Texts(t.clone()),
+            GgufValue::Array(a) => {
+                let bytes = Bytes::copy(&row_major(a)?)?;
+                gguf::Value::Numbers(RawTensor::new(k, a.dtype(), a.shape().into(), bytes)?)
+            }
+        };
+        Ok((k.clone(), v))
+    };
+    let metadata = metadata.iter().map(value).collect::<Result<_>>()?;
+    let specs: Vec<Spec> = arrays.iter().map(spec).collect();
+    gguf::write(with_suffix(path.as_ref(), "gguf"), &specs, &metadata, |i| row_major(arrays[i].1))
+}
+
+fn spec<K: AsRef<str>>((name, a): &(&K, &Array)) -> Spec {
+    Spec { name: name.as_ref().into(), dtype: a.dtype(), shape: a.shape().into() }
 }
 
 /// The bytes of an array, row-major; copied only when it lies otherwise.

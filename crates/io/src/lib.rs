@@ -11,13 +11,17 @@
 pub mod arrays;
 pub mod atomic;
 pub mod bytes;
+pub mod gguf;
 pub mod npy;
 pub mod npz;
 pub mod raw;
 pub mod safetensors;
 pub mod source;
 
-pub use arrays::{Arrays, IntoSource, load_npy, load_npz, load_safetensors, save_npy, save_npz, save_safetensors};
+pub use arrays::{
+    Arrays, GgufMetadata, GgufValue, IntoSource, load_gguf, load_npy, load_npz, load_safetensors, save_gguf, save_npy,
+    save_npz, save_safetensors,
+};
 pub use bytes::Bytes;
 pub use raw::RawTensor;
 pub use safetensors::Metadata;

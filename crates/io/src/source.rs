@@ -175,7 +175,6 @@ fn read_exact_at(file: &File, mut bytes: &mut [u8], mut at: u64) -> std::io::Res
     Ok(())
 }
 
-#[allow(dead_code)] // gguf, which follows, reads with it
 /// Reads a source from front to back, every step checked. For headers whose length is not known beforehand.
 #[derive(Debug)]
 pub(crate) struct Cursor<'a> {
@@ -187,7 +186,6 @@ pub(crate) struct Cursor<'a> {
     window_at: u64,
 }
 
-#[allow(dead_code)]
 impl<'a> Cursor<'a> {
     pub(crate) fn new(source: &'a Source, op: &'static str) -> Cursor<'a> {
         Cursor { source, op, at: 0, window: vec![], window_at: 0 }
@@ -208,14 +206,21 @@ impl<'a> Cursor<'a> {
         self.source.error(self.op, format!("byte {}: {what}", self.at))
     }
 
-    /// The next `n` bytes, which hold `what`.
-    pub(crate) fn take(&mut self, n: u64, what: &str) -> Result<&[u8]> {
-        const AHEAD: u64 = 1 << 16;
+    /// Passes over `n` bytes, which hold `what`.
+    pub(crate) fn skip(&mut self, n: u64, what: &str) -> Result<()> {
         if n > self.left() {
             return Err(self.error(format!("{what} needs {n} bytes, {} are left", self.left())));
         }
-        let range = self.at..self.at + n;
-        self.at = range.end;
+        self.at += n;
+        Ok(())
+    }
+
+    /// The next `n` bytes, which hold `what`.
+    pub(crate) fn take(&mut self, n: u64, what: &str) -> Result<&[u8]> {
+        const AHEAD: u64 = 1 << 16;
+        let start = self.at;
+        self.skip(n, what)?;
+        let range = start..self.at;
         if matches!(self.source.kind, Kind::File(_)) {
             let window = self.window_at..self.window_at + self.window.len() as u64;
             if range.start < window.start || range.end > window.end {
