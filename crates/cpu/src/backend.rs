@@ -1,0 +1,57 @@
+//! The entry of the CPU backend: which kernel computes which op.
+
+use crate::{fill, memory, reduce, tape};
+use lapis_core::backend::{BACKENDS, Backend, Kernels};
+use lapis_core::buffer::{Buffer, Tensor};
+use lapis_core::error::{Error, Result};
+use lapis_core::ops::{self, Op};
+use lapis_core::schedule::tape::Tape;
+use lapis_core::stream::Device;
+use linkme::distributed_slice;
+
+#[distributed_slice(BACKENDS)]
+static CPU: fn() -> Box<dyn Backend> = || {
+    lapis_core::memory::on_trim(memory::trim);
+    Box::new(Cpu)
+};
+
+/// The host's processors.
+struct Cpu;
+
+impl Kernels for Cpu {
+    fn supports(&self, op: &Op) -> bool {
+        matches!(op, Op::Arange(_))
+    }
+
+    fn run(&self, op: &Op, _inputs: &[Tensor], outputs: &mut [Tensor]) -> Result<()> {
+        match op {
+            Op::Arange(op) => fill::arange(op, &mut outputs[0]),
+            _ => Err(Error::unsupported(format!("[{}] the CPU backend has no kernel", op.name()))),
+        }
+    }
+}
+
+impl Backend for Cpu {
+    fn device(&self) -> Device {
+        Device::CPU
+    }
+    fn alloc(&self, bytes: usize) -> Result<Buffer> {
+        memory::allocate(bytes)
+    }
+    fn upload(&self, bytes: &[u8]) -> Result<Buffer> {
+        memory::upload(bytes)
+    }
+    fn tape(&self, tape: &Tape, inputs: &[Tensor], consts: &[u64], output: &mut Tensor) -> Result<()> {
+        tape::run(tape, inputs, consts, output)
+    }
+    fn reduce(
+        &self,
+        tape: &Tape,
+        op: &ops::Reduce,
+        inputs: &[Tensor],
+        consts: &[u64],
+        output: &mut Tensor,
+    ) -> Result<()> {
+        reduce::run(tape, op, inputs, consts, output)
+    }
+}

@@ -1,0 +1,100 @@
+//! Loops over several strided operands at once: axes merged where all operands allow, in the order of one of them.
+
+use smallvec::SmallVec;
+
+/// A loop nest: sizes, and the strides of each operand in elements.
+#[derive(Clone, Debug)]
+pub struct Loops {
+    /// Sizes, outermost first; at least one.
+    pub shape: SmallVec<[usize; 6]>,
+    /// For each operand, strides parallel to `shape`.
+    pub strides: SmallVec<[SmallVec<[isize; 6]>; 6]>,
+}
+
+impl Loops {
+    /// The nest over `shape` for operands with these strides, outermost axis first by the strides of the first
+    /// operand, neighbouring axes merged where every operand is evenly spaced across both.
+    pub fn new(shape: &[usize], operands: &[&[isize]]) -> Loops {
+        let mut order: SmallVec<[usize; 6]> = (0..shape.len()).filter(|&i| shape[i] != 1).collect();
+        order.sort_by_key(|&i| std::cmp::Reverse(operands[0][i].unsigned_abs()));
+        let mut out = Loops { shape: SmallVec::new(), strides: SmallVec::new() };
+        out.strides.resize(operands.len(), SmallVec::new());
+        for i in order {
+            let d = shape[i];
+            let merges = !out.shape.is_empty()
+                && operands.iter().zip(&out.strides).all(|(op, s)| s[s.len() - 1] == op[i] * d as isize);
+            let at = out.shape.len();
+            if merges {
+                out.shape[at - 1] *= d;
+            } else {
+                out.shape.push(d);
+            }
+            for (op, s) in operands.iter().zip(&mut out.strides) {
+                if merges {
+                    s[at - 1] = op[i];
+                } else {
+                    s.push(op[i]);
+                }
+            }
+        }
+        if out.shape.is_empty() {
+            out.shape.push(1);
+            out.strides.iter_mut().for_each(|s| s.push(0));
+        }
+        out
+    }
+
+    /// Size of the innermost loop.
+    pub fn inner(&self) -> usize {
+        self.shape[self.shape.len() - 1]
+    }
+
+    /// Whether operand `i` is visited without gaps in loop order.
+    pub fn is_flat(&self, i: usize) -> bool {
+        let mut next = 1;
+        self.shape.iter().zip(&self.strides[i]).rev().all(|(&d, &s)| {
+            let fits = s == next || d == 1;
+            next *= d as isize;
+            fits
+        })
+    }
+
+    /// Whether operand `i` stays on one element.
+    pub fn is_constant(&self, i: usize) -> bool {
+        self.strides[i].iter().all(|&s| s == 0)
+    }
+
+    /// Calls `row(first, offset, len)` for each run of the innermost loop that lies in the flat range
+    /// `start..start + len`: `first` counts from 0, `offset` is the element offset of operand `i` there.
+    #[inline]
+    pub fn rows(&self, i: usize, start: usize, len: usize, mut row: impl FnMut(usize, isize, usize)) {
+        let strides = &self.strides[i];
+        let outer = self.shape.len() - 1;
+        let inner = self.shape[outer];
+        let mut index: SmallVec<[usize; 6]> = SmallVec::from_elem(0, outer);
+        let mut rest = start / inner;
+        let mut column = start % inner;
+        let mut offset = 0isize;
+        for d in (0..outer).rev() {
+            index[d] = rest % self.shape[d];
+            rest /= self.shape[d];
+            offset += index[d] as isize * strides[d];
+        }
+        let mut done = 0;
+        while done < len {
+            let n = (inner - column).min(len - done);
+            row(done, offset + column as isize * strides[outer], n);
+            done += n;
+            column = 0;
+            for d in (0..outer).rev() {
+                index[d] += 1;
+                offset += strides[d];
+                if index[d] < self.shape[d] {
+                    break;
+                }
+                offset -= strides[d] * self.shape[d] as isize;
+                index[d] = 0;
+            }
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! Memory for arrays: 64-byte aligned blocks in size classes, kept for reuse up to a limit.
+//!
+//! Four classes an octave, so at most a quarter of a block is lost. Large blocks ask the system for huge pages.
+
+use lapis_core::buffer::{Buffer, Memory};
+use lapis_core::error::{Error, Result};
+use lapis_core::memory;
+use std::alloc::{Layout, alloc, dealloc};
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+const ALIGN: usize = 64;
+const HUGE: usize = 2 << 20;
+
+/// A block of exactly `size` bytes, one of the classes. Goes back to the cache when dropped.
+struct Block {
+    ptr: *mut u8,
+    /// Bytes asked for.
+    len: usize,
+    /// Bytes of the class.
+    size: usize,
+}
+
+// SAFETY: a block owns its memory; the scheduler orders writes before reads (see `Memory`).
+unsafe impl Send for Block {}
+// SAFETY: as above: shared blocks are only read.
+unsafe impl Sync for Block {}
+
+impl Memory for Block {
+    fn ptr(&self) -> *mut u8 {
+        self.ptr
+    }
+    fn len(&self) -> usize {
+        self.len
+    }
+    fn bytes(&self) -> &[u8] {
+        // SAFETY: the block is `len` bytes long and was zeroed or written; published blocks are not written to.
+        unsafe { std::slice::from_raw_parts(self.ptr, self.len) }
+    }
+    fn reusable(&self) -> bool {
+        true
+    }
+}
+
+impl Drop for Block {
+    fn drop(&mut self) {
+        memory::release(self.size);
+        let mut cache = lock();
+        if self.size + cache.bytes <= memory::cache_limit() {
+            cache.bytes += self.size;
+            memory::cache_changed(self.size as isize);
+            cache.free.entry(self.size).or_default().push(Free(self.ptr));
+            return;
+        }
+        drop(cache);
+        // SAFETY: `ptr` came from `alloc` with this layout.
+        unsafe { dealloc(self.ptr, layout(self.size)) };
+    }
+}
+
+struct Free(*mut u8);
+// SAFETY: a free block belongs to the cache alone.
+unsafe impl Send for Free {}
+
+#[derive(Default)]
+struct Cache {
+    free: BTreeMap<usize, Vec<Free>>,
+    bytes: usize,
+}
+
+static CACHE: Mutex<Cache> = Mutex::new(Cache { free: BTreeMap::new(), bytes: 0 });
+
+fn lock() -> MutexGuard<'static, Cache> {
+    CACHE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The class that holds `bytes`.
+fn class(bytes: usize) -> usize {
+    let bytes = bytes.max(ALIGN);
+    let step = (bytes.next_power_of_two() / 8).max(ALIGN);
+    bytes.next_multiple_of(step)
+}
+
+fn layout(size: usize) -> Layout {
+    let align = if size >= HUGE { HUGE } else { ALIGN };
+    Layout::from_size_align(size, align).unwrap_or(Layout::new::<u64>())
+}
+
+/// Uninitialised memory for `bytes` bytes.
+///
+/// # Errors
+/// A memory error at the limit, or when the system has no more.
+pub fn allocate(bytes: usize) -> Result<Buffer> {
+    if bytes > isize::MAX as usize / 2 {
+        return Err(Error::overflow(format!("[alloc] {bytes} bytes are more than a machine addresses")));
+    }
+    let size = class(bytes);
+    memory::charge(size)?;
+    let mut cache = lock();
+    if let Some(list) = cache.free.get_mut(&size)
+        && let Some(Free(ptr)) = list.pop()
+    {
+        cache.bytes -= size;
+        memory::cache_changed(-(size as isize));
+        return Ok(Buffer::new(Block { ptr, len: bytes, size }));
+    }
+    drop(cache);
+    let ptr = system(size).or_else(|| {
+        trim(0);
+        system(size)
+    });
+    match ptr {
+        Some(ptr) => Ok(Buffer::new(Block { ptr, len: bytes, size })),
+        None => {
+            memory::release(size);
+            Err(Error::memory(format!(
+                "[alloc] the system has no {bytes} bytes; {} are active, the limit is {}",
+                memory::active(),
+                memory::limit()
+            )))
+        }
+    }
+}
+
+fn system(size: usize) -> Option<*mut u8> {
+    // SAFETY: the layout has a size of at least 64.
+    let ptr = unsafe { alloc(layout(size)) };
+    if ptr.is_null() {
+        return None;
+    }
+    #[cfg(target_os = "linux")]
+    if size >= HUGE {
+        // SAFETY: the range is ours; the call is advice and changes no content.
+        unsafe { libc::madvise(ptr.cast(), size, libc::MADV_HUGEPAGE) };
+    }
+    Some(ptr)
+}
+
+/// Memory with a copy of `bytes`.
+///
+/// # Errors
+/// As [`allocate`].
+pub fn upload(bytes: &[u8]) -> Result<Buffer> {
+    let buffer = allocate(bytes.len())?;
+    // SAFETY: the new block is as long as `bytes` and nobody else has it.
+    unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), buffer.ptr(), bytes.len()) };
+    Ok(buffer)
+}
+
+/// Gives cached blocks back to the system until at most `limit` bytes are kept, largest first.
+pub fn trim(limit: usize) {
+    let mut cache = lock();
+    while cache.bytes > limit {
+        let Some((&size, _)) = cache.free.iter().rev().find(|(_, list)| !list.is_empty()) else { break };
+        let Some(Free(ptr)) = cache.free.get_mut(&size).and_then(Vec::pop) else { break };
+        cache.bytes -= size;
+        memory::cache_changed(-(size as isize));
+        // SAFETY: `ptr` came from `alloc` with the layout of its class.
+        unsafe { dealloc(ptr, layout(size)) };
+    }
+}

@@ -1,0 +1,238 @@
+//! Moving elements between layouts: strided copies, gathered tiles, widened and rounded halves, streaming stores.
+
+use crate::geometry::Loops;
+use crate::pool;
+use crate::simd::{self, Float, Kernel, LANES32, Simd, Vector};
+use lapis_core::buffer::Tensor;
+use lapis_core::dtype::{Dtype, bf16, f16};
+
+/// Gathers `n` elements with stride `step` into a tile, halves widened to f32.
+///
+/// # Safety
+/// The elements can be read and the tile holds `n` of the wide dtype.
+pub(super) unsafe fn gather(from: *const u8, dtype: Dtype, step: isize, n: usize, tile: *mut u8) {
+    // SAFETY: the caller vouches for both sides.
+    unsafe {
+        match dtype {
+            Dtype::Float16 | Dtype::Bfloat16 if step == 1 => simd::dispatch(Widen { from, dtype, n, out: tile.cast() }),
+            Dtype::Float16 => strided(from.cast::<f16>(), step, n, tile.cast::<f32>(), |x| x.to_f32()),
+            Dtype::Bfloat16 => strided(from.cast::<bf16>(), step, n, tile.cast::<f32>(), |x| x.to_f32()),
+            _ if step == 1 => std::ptr::copy_nonoverlapping(from, tile, n * dtype.size()),
+            _ => match dtype.size() {
+                1 => strided(from, step, n, tile, |x| x),
+                2 => strided(from.cast::<u16>(), step, n, tile.cast::<u16>(), |x| x),
+                4 => strided(from.cast::<u32>(), step, n, tile.cast::<u32>(), |x| x),
+                _ => strided(from.cast::<u64>(), step, n, tile.cast::<u64>(), |x| x),
+            },
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn strided<T: Copy, U>(from: *const T, step: isize, n: usize, to: *mut U, f: impl Fn(T) -> U) {
+    // SAFETY: the caller vouches for `n` elements on both sides.
+    unsafe {
+        if step == 0 {
+            for i in 0..n {
+                to.add(i).write(f(from.read()));
+            }
+        } else {
+            for i in 0..n {
+                to.add(i).write(f(from.offset(i as isize * step).read()));
+            }
+        }
+    }
+}
+
+struct Widen {
+    from: *const u8,
+    dtype: Dtype,
+    n: usize,
+    out: *mut f32,
+}
+
+impl Kernel for Widen {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let mut i = 0;
+        // SAFETY: whoever made this vouches for `n` elements on both sides.
+        unsafe {
+            while i < self.n {
+                let m = LANES32.min(self.n - i);
+                let v = match (self.dtype, m) {
+                    (Dtype::Float16, LANES32) => s.load_f16(self.from.cast::<f16>().add(i)),
+                    (Dtype::Float16, _) => s.load_f16_n(self.from.cast::<f16>().add(i), m),
+                    (_, LANES32) => s.load_bf16(self.from.cast::<bf16>().add(i)),
+                    _ => s.load_bf16_n(self.from.cast::<bf16>().add(i), m),
+                };
+                if m == LANES32 { v.store(self.out.add(i)) } else { v.store_n(self.out.add(i), m) }
+                i += LANES32;
+            }
+        }
+    }
+}
+
+/// Rounds `n` f32 values to the precision of a half type, in place.
+///
+/// # Safety
+/// The values can be read and written.
+pub(super) unsafe fn round_to(dtype: Dtype, tile: *mut f32, n: usize) {
+    simd::dispatch(Round { dtype, tile, n });
+}
+
+struct Round {
+    dtype: Dtype,
+    tile: *mut f32,
+    n: usize,
+}
+
+impl Kernel for Round {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let mut half = [0u16; LANES32];
+        let mut i = 0;
+        // SAFETY: whoever made this vouches for `n` elements; `half` holds one vector.
+        unsafe {
+            while i < self.n {
+                let m = LANES32.min(self.n - i);
+                let p = self.tile.add(i);
+                let v = if m == LANES32 { S::F32::load(s, p) } else { S::F32::load_n(s, p, m) };
+                let r = if self.dtype == Dtype::Float16 {
+                    s.store_f16(half.as_mut_ptr().cast(), v);
+                    s.load_f16(half.as_ptr().cast())
+                } else {
+                    s.store_bf16(half.as_mut_ptr().cast(), v);
+                    s.load_bf16(half.as_ptr().cast())
+                };
+                if m == LANES32 { r.store(p) } else { r.store_n(p, m) }
+                i += LANES32;
+            }
+        }
+    }
+}
+
+/// Writes `n` values of a tile to memory as `dtype`, past the cache when `streaming`.
+///
+/// # Safety
+/// The tile holds `n` wide values, the memory `n` elements.
+pub(super) unsafe fn store(tile: *const u8, dtype: Dtype, out: *mut u8, n: usize, streaming: bool) {
+    simd::dispatch(Store { tile, dtype, out, n, streaming });
+}
+
+struct Store {
+    tile: *const u8,
+    dtype: Dtype,
+    out: *mut u8,
+    n: usize,
+    streaming: bool,
+}
+
+impl Kernel for Store {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        // SAFETY: whoever made this vouches for `n` elements on both sides; `store_nt` needs 64-byte alignment,
+        // which is tested.
+        unsafe {
+            if self.dtype.is_half() {
+                let from = self.tile.cast::<f32>();
+                let mut i = 0;
+                while i < self.n {
+                    let m = LANES32.min(self.n - i);
+                    let v = if m == LANES32 { S::F32::load(s, from.add(i)) } else { S::F32::load_n(s, from.add(i), m) };
+                    match (self.dtype, m) {
+                        (Dtype::Float16, LANES32) => s.store_f16(self.out.cast::<f16>().add(i), v),
+                        (Dtype::Float16, _) => s.store_f16_n(self.out.cast::<f16>().add(i), m, v),
+                        (_, LANES32) => s.store_bf16(self.out.cast::<bf16>().add(i), v),
+                        _ => s.store_bf16_n(self.out.cast::<bf16>().add(i), m, v),
+                    }
+                    i += LANES32;
+                }
+                return;
+            }
+            let bytes = self.n * self.dtype.size();
+            let mut i = 0;
+            if self.streaming && (self.out as usize).is_multiple_of(64) {
+                while i + 64 <= bytes {
+                    S::F32::load(s, self.tile.add(i).cast()).store_nt(self.out.add(i).cast());
+                    i += 64;
+                }
+                s.fence();
+            }
+            std::ptr::copy_nonoverlapping(self.tile.add(i), self.out.add(i), bytes - i);
+        }
+    }
+}
+
+/// Copies `from` into `to`, which has the same shape and dtype and is dense.
+pub fn copy(from: &Tensor, to: &mut Tensor) {
+    match from.dtype.size() {
+        1 => copy_sized::<u8>(from, to),
+        2 => copy_sized::<u16>(from, to),
+        4 => copy_sized::<u32>(from, to),
+        _ => copy_sized::<u64>(from, to),
+    }
+}
+
+fn copy_sized<T: Copy>(from: &Tensor, to: &mut Tensor) {
+    let loops = Loops::new(&to.shape, &[&to.strides, &from.strides]);
+    let n = to.size();
+    let (src, dst) = (from.ptr() as usize, to.ptr() as usize);
+    let outer = loops.shape.len() - 1;
+    let step = loops.strides[1][outer];
+    // A column-major source read row by row touches a line an element: go in square blocks instead.
+    let column = (0..outer).rev().find(|&d| loops.strides[1][d] == 1 && step.unsigned_abs() > 1);
+    if let (Some(d), true) = (column, n >= 4096) {
+        return transpose::<T>(&loops, d, src, dst);
+    }
+    pool::for_each_chunk(n, 64 << 10, &|range| {
+        loops.rows(1, range.start, range.len(), |first, offset, len| {
+            // SAFETY: the nest stays inside both tensors; chunks of the output do not overlap.
+            unsafe {
+                let s = (src as *const T).offset(offset);
+                let d = (dst as *mut T).add(range.start + first);
+                if step == 1 {
+                    std::ptr::copy_nonoverlapping(s, d, len);
+                } else {
+                    strided(s, step, len, d, |x| x);
+                }
+            }
+        });
+    });
+}
+
+/// Copies in blocks over the innermost axis and axis `d`, along which the source is contiguous.
+fn transpose<T: Copy>(loops: &Loops, d: usize, src: usize, dst: usize) {
+    const B: usize = 32;
+    let outer = loops.shape.len() - 1;
+    let (rows, cols) = (loops.shape[d], loops.shape[outer]);
+    let (to_row, from_col) = (loops.strides[0][d], loops.strides[1][outer]);
+    let others: Vec<usize> = (0..outer).filter(|&i| i != d).collect();
+    let planes: usize = others.iter().map(|&i| loops.shape[i]).product();
+    let bands = rows.div_ceil(B);
+    pool::run(planes * bands, &|task| {
+        let (mut plane, band) = (task / bands, task % bands);
+        let (mut s, mut t) = (0isize, 0isize);
+        for &i in others.iter().rev() {
+            let at = (plane % loops.shape[i]) as isize;
+            plane /= loops.shape[i];
+            s += at * loops.strides[1][i];
+            t += at * loops.strides[0][i];
+        }
+        let (r0, r1) = (band * B, rows.min(band * B + B));
+        for c0 in (0..cols).step_by(B) {
+            let c1 = cols.min(c0 + B);
+            for r in r0..r1 {
+                for c in c0..c1 {
+                    // SAFETY: (r, c) lies in both tensors; tasks write different rows.
+                    unsafe {
+                        let v = (src as *const T).offset(s + r as isize + c as isize * from_col).read();
+                        (dst as *mut T).offset(t + r as isize * to_row + c as isize).write(v);
+                    }
+                }
+            }
+        }
+    });
+}
