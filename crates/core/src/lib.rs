@@ -12,6 +12,7 @@ pub mod error;
 pub mod memory;
 pub mod node;
 pub mod ops;
+pub mod print;
 pub mod scalar;
 pub mod schedule;
 pub mod shape;

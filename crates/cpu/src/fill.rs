@@ -6,7 +6,7 @@ use lapis_core::error::Result;
 use lapis_core::ops::Arange;
 
 /// `start + i * step`: integers in 64-bit arithmetic, floats in f64, cast at the end.
-pub fn arange(op: &Arange, out: &mut Tensor) -> Result<()> {
+pub(crate) fn arange(op: &Arange, out: &mut Tensor) -> Result<()> {
     let (a, s) = (op.start.0, op.step.0);
     let float = |i: usize| a + i as f64 * s;
     let int = |i: usize| (a as i64).wrapping_add((s as i64).wrapping_mul(i as i64));

@@ -4,17 +4,17 @@ use smallvec::SmallVec;
 
 /// A loop nest: sizes, and the strides of each operand in elements.
 #[derive(Clone, Debug)]
-pub struct Loops {
+pub(crate) struct Loops {
     /// Sizes, outermost first; at least one.
-    pub shape: SmallVec<[usize; 6]>,
+    pub(crate) shape: SmallVec<[usize; 6]>,
     /// For each operand, strides parallel to `shape`.
-    pub strides: SmallVec<[SmallVec<[isize; 6]>; 6]>,
+    pub(crate) strides: SmallVec<[SmallVec<[isize; 6]>; 6]>,
 }
 
 impl Loops {
     /// The nest over `shape` for operands with these strides, outermost axis first by the strides of the first
     /// operand, neighbouring axes merged where every operand is evenly spaced across both.
-    pub fn new(shape: &[usize], operands: &[&[isize]]) -> Loops {
+    pub(crate) fn new(shape: &[usize], operands: &[&[isize]]) -> Loops {
         let mut order: SmallVec<[usize; 6]> = (0..shape.len()).filter(|&i| shape[i] != 1).collect();
         order.sort_by_key(|&i| std::cmp::Reverse(operands[0][i].unsigned_abs()));
         let mut out = Loops { shape: SmallVec::new(), strides: SmallVec::new() };
@@ -44,13 +44,8 @@ impl Loops {
         out
     }
 
-    /// Size of the innermost loop.
-    pub fn inner(&self) -> usize {
-        self.shape[self.shape.len() - 1]
-    }
-
     /// Whether operand `i` is visited without gaps in loop order.
-    pub fn is_flat(&self, i: usize) -> bool {
+    pub(crate) fn is_flat(&self, i: usize) -> bool {
         let mut next = 1;
         self.shape.iter().zip(&self.strides[i]).rev().all(|(&d, &s)| {
             let fits = s == next || d == 1;
@@ -60,14 +55,14 @@ impl Loops {
     }
 
     /// Whether operand `i` stays on one element.
-    pub fn is_constant(&self, i: usize) -> bool {
+    pub(crate) fn is_constant(&self, i: usize) -> bool {
         self.strides[i].iter().all(|&s| s == 0)
     }
 
     /// Calls `row(first, offset, len)` for each run of the innermost loop that lies in the flat range
     /// `start..start + len`: `first` counts from 0, `offset` is the element offset of operand `i` there.
     #[inline]
-    pub fn rows(&self, i: usize, start: usize, len: usize, mut row: impl FnMut(usize, isize, usize)) {
+    pub(crate) fn rows(&self, i: usize, start: usize, len: usize, mut row: impl FnMut(usize, isize, usize)) {
         let strides = &self.strides[i];
         let outer = self.shape.len() - 1;
         let inner = self.shape[outer];

@@ -3,8 +3,14 @@
 //! Kernels take raw geometry (pointers, strides, sizes) and know nothing of graphs; the entry file maps lapis's
 //! operations onto them.
 
+mod backend;
+mod fill;
 pub mod gemm;
+mod geometry;
 pub mod isa;
+mod memory;
 pub mod pool;
 pub mod quant;
+mod reduce;
 pub mod simd;
+mod tape;

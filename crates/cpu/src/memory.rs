@@ -90,7 +90,7 @@ fn layout(size: usize) -> Layout {
 ///
 /// # Errors
 /// A memory error at the limit, or when the system has no more.
-pub fn allocate(bytes: usize) -> Result<Buffer> {
+pub(crate) fn allocate(bytes: usize) -> Result<Buffer> {
     if bytes > isize::MAX as usize / 2 {
         return Err(Error::overflow(format!("[alloc] {bytes} bytes are more than a machine addresses")));
     }
@@ -140,7 +140,7 @@ fn system(size: usize) -> Option<*mut u8> {
 ///
 /// # Errors
 /// As [`allocate`].
-pub fn upload(bytes: &[u8]) -> Result<Buffer> {
+pub(crate) fn upload(bytes: &[u8]) -> Result<Buffer> {
     let buffer = allocate(bytes.len())?;
     // SAFETY: the new block is as long as `bytes` and nobody else has it.
     unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), buffer.ptr(), bytes.len()) };
@@ -148,7 +148,7 @@ pub fn upload(bytes: &[u8]) -> Result<Buffer> {
 }
 
 /// Gives cached blocks back to the system until at most `limit` bytes are kept, largest first.
-pub fn trim(limit: usize) {
+pub(crate) fn trim(limit: usize) {
     let mut cache = lock();
     while cache.bytes > limit {
         let Some((&size, _)) = cache.free.iter().rev().find(|(_, list)| !list.is_empty()) else { break };

@@ -34,13 +34,7 @@ impl Rule for Gather {
 }
 
 /// `rest[..at] ++ index shape ++ rest[at..]`: what a gather gives and a scatter takes.
-pub(crate) fn gathered_shape(
-    op: &str,
-    shape: &[usize],
-    axes: &[usize],
-    at: usize,
-    indices: &[Array],
-) -> Result<Shape> {
+pub(crate) fn gathered_shape(op: &str, shape: &[usize], axes: &[usize], at: usize, indices: &[Array]) -> Result<Shape> {
     let by = indices.first().map(|i| i.shape()).unwrap_or_default();
     for i in indices {
         if i.shape() != by {

@@ -140,7 +140,9 @@ pub fn split(a: &Array, sections: impl Into<Sections>, axis: i32) -> Result<Vec<
             (1..parts).map(|i| (i * (n / parts)) as i64).collect()
         }
         Sections::Equal(parts) => {
-            return Err(Error::value(format!("[split] axis {axis} of size {n} does not split into {parts} equal parts")));
+            return Err(Error::value(format!(
+                "[split] axis {axis} of size {n} does not split into {parts} equal parts"
+            )));
         }
     };
     let piece = |i: usize| {
@@ -288,7 +290,10 @@ fn mirror(a: &Array, axis: usize, (lo, hi): (usize, usize), mode: PadMode) -> Re
     }
     let n = a.shape()[axis] as i64;
     if n == 0 {
-        return Err(Error::value(format!("[pad] axis {axis} of shape {} is empty: nothing to repeat", show(a.shape()))));
+        return Err(Error::value(format!(
+            "[pad] axis {axis} of shape {} is empty: nothing to repeat",
+            show(a.shape())
+        )));
     }
     let part = |from: i64, to: i64| {
         let sources: Vec<i64> = (from..to).map(|p| mode.source(p, n)).collect();

@@ -2,22 +2,30 @@
 //! error of the function it stands for.
 
 use crate::array::Array;
-use crate::ops;
+use crate::ops::{self, Operand};
 use std::ops::{Add, BitAnd, BitOr, BitXor, Div, Mul, Neg, Not, Rem, Shl, Shr, Sub};
 
 macro_rules! binary {
     ($($trait:ident $method:ident $f:ident;)*) => {$(
-        binary!(@ $trait $method $f, Array, Array);
-        binary!(@ $trait $method $f, Array, &Array);
-        binary!(@ $trait $method $f, &Array, Array);
-        binary!(@ $trait $method $f, &Array, &Array);
-        binary!(@scalar $trait $method $f, bool i32 i64 u32 f32 f64);
-    )*};
-    (@scalar $trait:ident $method:ident $f:ident, $($t:ty)*) => {$(
-        binary!(@ $trait $method $f, Array, $t);
-        binary!(@ $trait $method $f, &Array, $t);
-        binary!(@ $trait $method $f, $t, Array);
-        binary!(@ $trait $method $f, $t, &Array);
+        // One generic impl a side, so that literals need no suffix and results have a known type.
+        impl<T: Operand> $trait<T> for Array {
+            type Output = Array;
+            #[track_caller]
+            fn $method(self, other: T) -> Array {
+                crate::or_panic(ops::$f(&self, other))
+            }
+        }
+        impl<T: Operand> $trait<T> for &Array {
+            type Output = Array;
+            #[track_caller]
+            fn $method(self, other: T) -> Array {
+                crate::or_panic(ops::$f(self, other))
+            }
+        }
+        binary!(@ $trait $method $f, f64, Array);
+        binary!(@ $trait $method $f, f64, &Array);
+        binary!(@ $trait $method $f, i32, Array);
+        binary!(@ $trait $method $f, i32, &Array);
     )*};
     (@ $trait:ident $method:ident $f:ident, $a:ty, $b:ty) => {
         impl $trait<$b> for $a {

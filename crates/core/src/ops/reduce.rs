@@ -32,6 +32,8 @@ pub struct Reduce {
     pub kind: ReduceKind,
     /// Reduced axes, ascending.
     pub axes: SmallVec<[usize; 4]>,
+    /// Shape before the reduction.
+    pub from: Shape,
 }
 
 impl Rule for Reduce {
@@ -69,14 +71,14 @@ fn accumulates_in(dtype: Dtype) -> Dtype {
 }
 
 pub(crate) fn reduce(kind: ReduceKind, a: &Array, axes: Axes, keepdims: bool) -> Result<Array> {
-    let op = Reduce { kind, axes: SmallVec::new() };
+    let op = Reduce { kind, axes: SmallVec::new(), from: a.shape().into() };
     let axes = shape::axes(op.name(), &axes, a.ndim())?;
     let a = match kind {
         ReduceKind::Sum | ReduceKind::Prod => astype(a, accumulates_in(a.dtype()))?,
         ReduceKind::All | ReduceKind::Any => astype(a, Dtype::Bool)?,
         _ => a.clone(),
     };
-    let kept = if axes.is_empty() { a } else { Array::apply1(Reduce { kind, axes: axes.clone() }, smallvec![a])? };
+    let kept = if axes.is_empty() { a } else { Array::apply1(Reduce { axes: axes.clone(), ..op }, smallvec![a])? };
     if keepdims { Ok(kept) } else { super::view::drop_axes(&kept, &axes) }
 }
 

@@ -182,12 +182,7 @@ impl Rule for ScatterAxis {
 /// # Errors
 /// An axis out of range; different numbers of axes; shapes that do not broadcast; indices that are not integers. When
 /// evaluated: indices out of range.
-pub fn put_along_axis(
-    a: &Array,
-    indices: &Array,
-    values: impl Operand,
-    axis: impl Into<Option<i32>>,
-) -> Result<Array> {
+pub fn put_along_axis(a: &Array, indices: &Array, values: impl Operand, axis: impl Into<Option<i32>>) -> Result<Array> {
     const OP: &str = "put_along_axis";
     expect_integers(OP, indices)?;
     let (flat, axis) = flat_or_axis(OP, a, axis.into())?;

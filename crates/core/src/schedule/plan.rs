@@ -289,6 +289,9 @@ impl TapeBuilder {
                     self.outside(graph, e, slot_of, step, &mut tape)
                 };
             }
+            // Places without an argument repeat the first, so that every place can be looked up.
+            let first = args[0];
+            args[sources..].fill(first);
             let Op::Elementwise(op) = &entry.node.op else {
                 // The reduction at the end of its group reads its input as it comes.
                 tape.result = args[0];

@@ -19,9 +19,9 @@ macro_rules! from_float {
             Dtype::Int8 => map1($n, a, $out, |x: $f| whole(x as f64) as i8),
             Dtype::Int16 => map1($n, a, $out, |x: $f| whole(x as f64) as i16),
             Dtype::Int32 => map1($n, a, $out, |x: $f| whole(x as f64) as i32),
-            Dtype::Int64 => map1($n, a, $out, |x: $f| {
-                if x == -9_223_372_036_854_775_808.0 { i64::MIN } else { whole(x as f64) }
-            }),
+            Dtype::Int64 => {
+                map1($n, a, $out, |x: $f| if x == -9_223_372_036_854_775_808.0 { i64::MIN } else { whole(x as f64) })
+            }
             Dtype::Float32 => map1($n, a, $out, |x: $f| x as f32),
             Dtype::Float64 => map1($n, a, $out, |x: $f| x as f64),
             Dtype::Complex64 => map1($n, a, $out, |x: $f| c64::new(x as f32, 0.0)),

@@ -2,7 +2,7 @@
 
 use crate::geometry::Loops;
 use crate::pool;
-use crate::simd::{self, Float, Kernel, LANES32, Simd, Vector};
+use crate::simd::{self, Kernel, LANES32, Simd, Vector};
 use lapis_core::buffer::Tensor;
 use lapis_core::dtype::{Dtype, bf16, f16};
 
@@ -66,7 +66,11 @@ impl Kernel for Widen {
                     (_, LANES32) => s.load_bf16(self.from.cast::<bf16>().add(i)),
                     _ => s.load_bf16_n(self.from.cast::<bf16>().add(i), m),
                 };
-                if m == LANES32 { v.store(self.out.add(i)) } else { v.store_n(self.out.add(i), m) }
+                if m == LANES32 {
+                    v.store(self.out.add(i))
+                } else {
+                    v.store_n(self.out.add(i), m)
+                }
                 i += LANES32;
             }
         }
@@ -106,7 +110,11 @@ impl Kernel for Round {
                     s.store_bf16(half.as_mut_ptr().cast(), v);
                     s.load_bf16(half.as_ptr().cast())
                 };
-                if m == LANES32 { r.store(p) } else { r.store_n(p, m) }
+                if m == LANES32 {
+                    r.store(p)
+                } else {
+                    r.store_n(p, m)
+                }
                 i += LANES32;
             }
         }
@@ -167,7 +175,7 @@ impl Kernel for Store {
 }
 
 /// Copies `from` into `to`, which has the same shape and dtype and is dense.
-pub fn copy(from: &Tensor, to: &mut Tensor) {
+pub(crate) fn copy(from: &Tensor, to: &mut Tensor) {
     match from.dtype.size() {
         1 => copy_sized::<u8>(from, to),
         2 => copy_sized::<u16>(from, to),

@@ -19,7 +19,7 @@ macro_rules! smaller {
 
 /// What f32 and f64 share, written once: everything the compiler vectorises by itself.
 macro_rules! common {
-    ($t:ident, $op:ident, $n:ident, $a:ident, $b:ident, $out:ident, $other:expr) => {
+    ($t:ident, $op:ident, $n:ident, $a:ident, $b:ident, $out:ident, $($other:tt)*) => {
         match $op {
             Ew::Abs => map1($n, $a, $out, |x: $t| x.abs()),
             Ew::Negative => map1($n, $a, $out, |x: $t| -x),
@@ -52,7 +52,7 @@ macro_rules! common {
             }),
             Ew::Maximum => map2($n, $a, $b, $out, |x: $t, y: $t| larger!(x, y)),
             Ew::Minimum => map2($n, $a, $b, $out, |x: $t, y: $t| smaller!(x, y)),
-            $other
+            $($other)*
         }
     };
 }

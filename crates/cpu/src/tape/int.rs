@@ -5,8 +5,6 @@ use lapis_core::ops::Ew;
 
 /// Integers as the table needs them.
 pub(super) trait Int: Copy + PartialOrd + Default + 'static {
-    const SIGNED: bool;
-    const ONE: Self;
     fn add(self, b: Self) -> Self;
     fn sub(self, b: Self) -> Self;
     fn mul(self, b: Self) -> Self;
@@ -25,11 +23,9 @@ pub(super) trait Int: Copy + PartialOrd + Default + 'static {
 }
 
 macro_rules! int {
-    ($($t:ident $signed:literal $unsigned:ident;)*) => {$(
+    ($($t:ident)*) => {$(
         #[allow(unused_comparisons)]
         impl Int for $t {
-            const SIGNED: bool = $signed;
-            const ONE: $t = 1;
             #[inline(always)]
             fn add(self, b: $t) -> $t {
                 self.wrapping_add(b)
@@ -117,8 +113,7 @@ macro_rules! int {
     )*};
 }
 int! {
-    u8 false u8; u16 false u16; u32 false u32; u64 false u64;
-    i8 true u8; i16 true u16; i32 true u32; i64 true u64;
+    u8 u16 u32 u64 i8 i16 i32 i64
 }
 
 /// Integer instructions.
@@ -165,13 +160,7 @@ pub(super) unsafe fn step<T: Int>(op: Ew, n: usize, args: Args, out: *mut u8) {
 /// # Safety
 /// As `step::step`.
 #[inline(always)]
-pub(super) unsafe fn compare<T: Copy + PartialOrd + Default>(
-    op: Ew,
-    n: usize,
-    a: *const T,
-    b: *const T,
-    out: *mut u8,
-) {
+pub(super) unsafe fn compare<T: Copy + PartialOrd + Default>(op: Ew, n: usize, a: *const T, b: *const T, out: *mut u8) {
     let zero = T::default();
     // SAFETY: passed on from the caller.
     unsafe {
@@ -200,7 +189,14 @@ pub(super) unsafe fn bool_step(op: Ew, n: usize, args: Args, out: *mut u8) {
     // SAFETY: passed on from the caller.
     unsafe {
         match op {
-            Ew::Abs | Ew::Sign | Ew::Square | Ew::Conjugate | Ew::Real | Ew::Floor | Ew::Ceil | Ew::Trunc
+            Ew::Abs
+            | Ew::Sign
+            | Ew::Square
+            | Ew::Conjugate
+            | Ew::Real
+            | Ew::Floor
+            | Ew::Ceil
+            | Ew::Trunc
             | Ew::RoundEven => map1(n, a, out, |x| x),
             Ew::Imag => map1(n, a, out, |_| 0u8),
             Ew::BitwiseInvert | Ew::LogicalNot => map1(n, a, out, |x| x ^ 1),

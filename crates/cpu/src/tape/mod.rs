@@ -12,7 +12,7 @@ mod int;
 mod scratch;
 mod step;
 
-pub use copy::copy;
+pub(crate) use copy::copy;
 pub(crate) use scratch::with_scratch;
 
 use crate::geometry::Loops;
@@ -197,7 +197,7 @@ impl<'a> Program<'a> {
 }
 
 /// Runs `tape` into `output`; see `Backend::tape`.
-pub fn run(tape: &Tape, inputs: &[Tensor], consts: &[u64], output: &mut Tensor) -> Result<()> {
+pub(crate) fn run(tape: &Tape, inputs: &[Tensor], consts: &[u64], output: &mut Tensor) -> Result<()> {
     let len = output.size();
     if len == 0 {
         return Ok(());
