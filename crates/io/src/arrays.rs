@@ -7,7 +7,7 @@ use crate::source::{ReadMode, Source};
 use crate::{Bytes, gguf, npy, npz};
 use indexmap::IndexMap;
 use lapis_core::array::Array;
-use lapis_core::error::Result;
+use lapis_core::error::{Error, Result};
 use lapis_core::{eval, ops};
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
@@ -44,6 +44,69 @@ paths!(&str, &String, String, &Path, &PathBuf, PathBuf);
 
 fn arrays(tensors: Vec<RawTensor>) -> Result<Arrays> {
     tensors.iter().map(|t| Ok((t.name.clone(), t.to_array()?))).collect()
+}
+
+/// The formats.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Format {
+    /// One array.
+    Npy,
+    /// A zip of npy files.
+    Npz,
+    /// safetensors.
+    Safetensors,
+    /// GGUF.
+    Gguf,
+}
+
+impl Format {
+    /// The format called `name`, which is also the suffix of its files.
+    ///
+    /// # Errors
+    /// `Value` for another name.
+    pub fn from_name(name: &str) -> Result<Format> {
+        Ok(match name {
+            "npy" => Format::Npy,
+            "npz" => Format::Npz,
+            "safetensors" => Format::Safetensors,
+            "gguf" => Format::Gguf,
+            _ => {
+                let what = format!("[load] unknown format {name:?}; known are npy, npz, safetensors, gguf");
+                return Err(Error::value(what));
+            }
+        })
+    }
+}
+
+/// What a file held.
+#[derive(Clone)]
+pub enum Loaded {
+    /// An npy file's array.
+    Npy(Array),
+    /// An npz file's arrays.
+    Npz(Arrays),
+    /// Arrays and metadata of a safetensors file.
+    Safetensors(Arrays, Metadata),
+    /// Arrays and metadata of a GGUF file.
+    Gguf(Arrays, GgufMetadata),
+}
+
+/// Loads a file of any format; the suffix decides when `format` is not given.
+///
+/// # Errors
+/// `Value` for an unknown suffix; else as the function of the format.
+pub fn load(file: impl IntoSource, format: Option<Format>) -> Result<Loaded> {
+    let source = file.into_source()?;
+    let format = match format {
+        Some(format) => format,
+        None => Format::from_name(source.name().rsplit_once('.').map_or("", |(_, suffix)| suffix))?,
+    };
+    Ok(match format {
+        Format::Npy => Loaded::Npy(load_npy(source)?),
+        Format::Npz => Loaded::Npz(load_npz(source)?),
+        Format::Safetensors => load_safetensors(source).map(|(a, m)| Loaded::Safetensors(a, m))?,
+        Format::Gguf => load_gguf(source).map(|(a, m)| Loaded::Gguf(a, m))?,
+    })
 }
 
 /// The arrays of a safetensors file and its metadata (empty when there is none).

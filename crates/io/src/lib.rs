@@ -16,13 +16,15 @@ pub mod npy;
 pub mod npz;
 pub mod raw;
 pub mod safetensors;
+pub mod shards;
 pub mod source;
 
 pub use arrays::{
-    Arrays, GgufMetadata, GgufValue, IntoSource, load_gguf, load_npy, load_npz, load_safetensors, save_gguf, save_npy,
-    save_npz, save_safetensors,
+    Arrays, Format, GgufMetadata, GgufValue, IntoSource, Loaded, load, load_gguf, load_npy, load_npz, load_safetensors,
+    save_gguf, save_npy, save_npz, save_safetensors,
 };
 pub use bytes::Bytes;
 pub use raw::RawTensor;
 pub use safetensors::Metadata;
+pub use shards::{load_sharded, save_sharded};
 pub use source::{ReadMode, Source};

@@ -196,8 +196,8 @@ impl<'de> Deserialize<'de> for Header {
     }
 }
 
-/// `__metadata__`: text to text, no name twice.
-struct Texts(Metadata);
+/// Text to text, no name twice.
+pub(crate) struct Texts(pub(crate) Metadata);
 
 impl<'de> Deserialize<'de> for Texts {
     fn deserialize<D: Deserializer<'de>>(d: D) -> std::result::Result<Self, D::Error> {
@@ -205,13 +205,13 @@ impl<'de> Deserialize<'de> for Texts {
         impl<'de> Visitor<'de> for V {
             type Value = Texts;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object of texts for __metadata__")
+                f.write_str("an object of texts")
             }
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Texts, A::Error> {
                 let mut texts = Metadata::new();
                 while let Some((key, value)) = map.next_entry::<String, String>()? {
                     if texts.contains_key(&key) {
-                        return Err(de::Error::custom(format!("duplicate key {key:?} in __metadata__")));
+                        return Err(de::Error::custom(format!("duplicate key {key:?}")));
                     }
                     texts.insert(key, value);
                 }
