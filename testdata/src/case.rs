@@ -39,6 +39,20 @@ pub struct Expected {
     pub bytes: Vec<u8>,
     /// Flat row-major distance between stored elements.
     pub step: usize,
+    /// What the definition leaves open.
+    pub free: Option<Freedom>,
+}
+
+/// What a definition leaves open: such outputs are compared after the best choice is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Freedom {
+    /// The sign (phase) of every column of each matrix.
+    Columns,
+    /// The sign (phase) of every row of each matrix.
+    Rows,
+    /// The order of the elements along the last axis.
+    Order,
 }
 
 /// What a call must do.
@@ -95,6 +109,7 @@ struct RawArray {
     generator: Option<RawGenerator>,
     layout: Option<Layout>,
     step: Option<usize>,
+    free: Option<Freedom>,
 }
 
 #[derive(serde::Deserialize)]
@@ -163,7 +178,8 @@ fn case(family: &str, line: usize, text: &str) -> Result<Case, String> {
         (Some(outputs), None) => {
             let read = |o: &RawArray| {
                 let v = values(o)?;
-                Ok(Expected { dtype: v.dtype, shape: v.shape, bytes: v.bytes, step: o.step.unwrap_or(1) })
+                let step = o.step.unwrap_or(1);
+                Ok(Expected { dtype: v.dtype, shape: v.shape, bytes: v.bytes, step, free: o.free })
             };
             Expect::Outputs(outputs.iter().map(read).collect::<Result<_, String>>()?)
         }
@@ -223,10 +239,28 @@ pub fn load(family: &str) -> Result<Vec<Case>, String> {
     Ok(cases)
 }
 
-/// The table `dtypes` or `printing` as JSON.
+/// The table of result dtypes as JSON (`README.md`).
 ///
 /// # Errors
 /// The file is missing or malformed.
-pub fn load_tables(name: &str) -> Result<Value, String> {
-    serde_json::from_str(&read(name)?).map_err(|e| format!("{name}.json: {e}"))
+pub fn load_tables() -> Result<Value, String> {
+    serde_json::from_str(&read("dtypes")?).map_err(|e| format!("dtypes.json: {e}"))
+}
+
+/// An array, the printing precision (`None`: the default) and the text it prints as.
+pub type Printed = (Input, Option<usize>, String);
+
+/// The arrays of `printing.json` with their texts.
+///
+/// # Errors
+/// The file is missing or malformed.
+pub fn load_printing() -> Result<Vec<Printed>, String> {
+    #[derive(serde::Deserialize)]
+    struct Raw {
+        input: Value,
+        precision: Option<usize>,
+        text: String,
+    }
+    let raw: Vec<Raw> = serde_json::from_str(&read("printing")?).map_err(|e| format!("printing.json: {e}"))?;
+    raw.into_iter().map(|r| Ok((input(&r.input)?, r.precision, r.text))).collect()
 }

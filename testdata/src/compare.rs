@@ -2,9 +2,10 @@
 //!
 //! Without a tolerance every bit counts (the sign of zero too), but any NaN equals any NaN.
 
-use crate::case::Expected;
-use crate::values::Values;
+use crate::case::{Expected, Freedom};
+use crate::values::{Values, round_bf16, round_f16};
 use lapis_core::dtype::{Dtype, bf16, f16};
+use num_complex::Complex;
 use std::fmt::Write;
 
 /// How far a result may be from the expected value. An element passes when one of the bounds holds.
@@ -77,6 +78,62 @@ impl Tolerance {
     }
 }
 
+/// The elements of an output as complex doubles, and back. Only for the inexact outputs of decompositions.
+fn wide(dtype: Dtype, bytes: &[u8]) -> Vec<Complex<f64>> {
+    bytes.chunks_exact(dtype.size()).map(|b| element(dtype, b)).map(|e| Complex::new(e.re, e.im)).collect()
+}
+
+fn narrow(dtype: Dtype, values: &[Complex<f64>]) -> Vec<u8> {
+    let mut out = Vec::new();
+    for v in values {
+        match dtype {
+            Dtype::Float16 => out.extend(round_f16(v.re).to_ne_bytes()),
+            Dtype::Bfloat16 => out.extend(round_bf16(v.re).to_ne_bytes()),
+            Dtype::Float32 => out.extend((v.re as f32).to_ne_bytes()),
+            Dtype::Float64 => out.extend(v.re.to_ne_bytes()),
+            _ => {
+                out.extend((v.re as f32).to_ne_bytes());
+                out.extend((v.im as f32).to_ne_bytes());
+            }
+        }
+    }
+    out
+}
+
+/// The expected bytes after the choice that the definition leaves open: signs (phases) of vectors that bring them
+/// closest to the result, or the order of the result.
+fn settle(want: &Expected, got: &Values, freedom: Freedom) -> Vec<u8> {
+    let (mut expected, result) = (wide(want.dtype, &want.bytes), wide(got.dtype, &got.bytes));
+    let columns = want.shape.last().copied().unwrap_or(1).max(1);
+    let rows = if want.shape.len() > 1 { want.shape[want.shape.len() - 2].max(1) } else { 1 };
+    // Where the elements of vector `v` of a matrix lie.
+    let (vectors, length, between, within) = match freedom {
+        Freedom::Columns => (columns, rows, 1, columns),
+        Freedom::Rows => (rows, columns, columns, 1),
+        Freedom::Order => (rows, columns, columns, 1),
+    };
+    for matrix in (0..expected.len()).step_by(rows * columns) {
+        for v in 0..vectors {
+            let at = |i: usize| matrix + v * between + i * within;
+            if freedom == Freedom::Order {
+                // Each element of the result takes the nearest expected one that is left.
+                let mut left: Vec<_> = (0..length).map(|i| expected[at(i)]).collect();
+                for i in 0..length {
+                    let near = |a: &Complex<f64>| (a - result[at(i)]).norm();
+                    let best = (0..left.len()).min_by(|&a, &b| near(&left[a]).total_cmp(&near(&left[b])));
+                    expected[at(i)] = left.swap_remove(best.unwrap_or(0));
+                }
+                continue;
+            }
+            let dot: Complex<f64> = (0..length).map(|i| expected[at(i)].conj() * result[at(i)]).sum();
+            if dot.norm() > 0.0 {
+                (0..length).for_each(|i| expected[at(i)] *= dot / dot.norm());
+            }
+        }
+    }
+    narrow(want.dtype, &expected)
+}
+
 fn show(dtype: Dtype, e: &Element) -> String {
     match dtype {
         Dtype::Complex64 => format!("{}{:+}j", e.re, e.im),
@@ -100,8 +157,10 @@ pub fn compare(want: &Expected, got: &Values, tolerance: &Tolerance) -> Result<(
         return Err(format!("shape {:?} expected, got {:?}", want.shape, got.shape));
     }
     let size = want.dtype.size();
+    let settled = want.free.map(|freedom| settle(want, got, freedom));
+    let stored = settled.as_ref().unwrap_or(&want.bytes);
     let (mut bad, mut shown, mut checked) = (0, String::new(), 0);
-    for (i, bytes) in want.bytes.chunks_exact(size).enumerate() {
+    for (i, bytes) in stored.chunks_exact(size).enumerate() {
         checked += 1;
         let at = i * want.step;
         let expected = element(want.dtype, bytes);

@@ -1,7 +1,10 @@
 //! The case files can be read, the views hold the values they say, and the comparison tells near from far.
 
 use lapis_core::dtype::{Dtype, f16};
-use lapis_testdata::{Expect, Expected, Input, Layout, Tolerance, Values, View, compare, families, load, round_f16};
+use lapis_testdata::{
+    Expect, Expected, Freedom, Input, Layout, Tolerance, Values, View, compare, families, load, load_printing,
+    load_tables, round_f16,
+};
 
 #[test]
 fn every_file_reads() {
@@ -81,8 +84,33 @@ fn floats(v: &[f32]) -> Vec<u8> {
 }
 
 fn check(want: &[f32], got: &[f32], tolerance: Tolerance) -> Result<(), String> {
-    let expected = Expected { dtype: Dtype::Float32, shape: vec![want.len()], bytes: floats(want), step: 1 };
+    let expected =
+        Expected { dtype: Dtype::Float32, shape: vec![want.len()], bytes: floats(want), step: 1, free: None };
     compare(&expected, &Values { dtype: Dtype::Float32, shape: vec![got.len()], bytes: floats(got) }, &tolerance)
+}
+
+#[test]
+fn vectors_are_compared_up_to_their_sign() {
+    let expected = |free| Expected {
+        dtype: Dtype::Float32,
+        shape: vec![2, 2],
+        bytes: floats(&[1.0, 2.0, 3.0, 4.0]),
+        step: 1,
+        free,
+    };
+    let got = |v: &[f32]| Values { dtype: Dtype::Float32, shape: vec![2, 2], bytes: floats(v) };
+    let exact = Tolerance::default();
+    assert!(compare(&expected(Some(Freedom::Columns)), &got(&[-1.0, 2.0, -3.0, 4.0]), &exact).is_ok());
+    assert!(compare(&expected(Some(Freedom::Rows)), &got(&[-1.0, 2.0, -3.0, 4.0]), &exact).is_err());
+    assert!(compare(&expected(Some(Freedom::Rows)), &got(&[-1.0, -2.0, 3.0, 4.0]), &exact).is_ok());
+    assert!(compare(&expected(Some(Freedom::Order)), &got(&[2.0, 1.0, 3.0, 4.0]), &exact).is_ok());
+    assert!(compare(&expected(None), &got(&[-1.0, -2.0, 3.0, 4.0]), &exact).is_err());
+}
+
+#[test]
+fn the_tables_read() {
+    assert_eq!(load_tables().unwrap()["promotion"].as_array().unwrap().len(), 14);
+    assert!(load_printing().unwrap().iter().any(|(_, _, text)| text == "array([1, 2, 3], dtype=int32)"));
 }
 
 #[test]
