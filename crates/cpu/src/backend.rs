@@ -1,6 +1,6 @@
 //! The entry of the CPU backend: which kernel computes which op.
 
-use crate::{fill, memory, reduce, tape};
+use crate::{fill, memory, reduce, scan, sort, tape};
 use lapis_core::backend::{BACKENDS, Backend, Kernels};
 use lapis_core::buffer::{Buffer, Tensor};
 use lapis_core::error::{Error, Result};
@@ -20,12 +20,16 @@ struct Cpu;
 
 impl Kernels for Cpu {
     fn supports(&self, op: &Op) -> bool {
-        matches!(op, Op::Arange(_))
+        matches!(op, Op::Arange(_) | Op::ArgReduce(_) | Op::Scan(_) | Op::Sort(_) | Op::SearchSorted(_))
     }
 
-    fn run(&self, op: &Op, _inputs: &[Tensor], outputs: &mut [Tensor]) -> Result<()> {
+    fn run(&self, op: &Op, inputs: &[Tensor], outputs: &mut [Tensor]) -> Result<()> {
         match op {
             Op::Arange(op) => fill::arange(op, &mut outputs[0]),
+            Op::ArgReduce(op) => sort::arg_reduce(op, &inputs[0], &mut outputs[0]),
+            Op::Scan(op) => scan::run(op, &inputs[0], &mut outputs[0]),
+            Op::Sort(op) => sort::sort(op, &inputs[0], &mut outputs[0]),
+            Op::SearchSorted(op) => sort::search_sorted(op, &inputs[0], &inputs[1], &mut outputs[0]),
             _ => Err(Error::unsupported(format!("[{}] the CPU backend has no kernel", op.name()))),
         }
     }

@@ -9,6 +9,7 @@ use crate::node::Avals;
 use std::fmt::Debug;
 use std::hash::Hash;
 
+pub mod compose;
 pub mod create;
 pub mod elementwise;
 pub mod full;
@@ -20,10 +21,14 @@ pub mod lookup;
 pub mod operand;
 mod operators;
 pub mod reduce;
+pub mod scan;
 pub mod scatter;
 pub mod search;
+pub mod sort;
+pub mod statistics;
 pub mod view;
 
+pub use compose::*;
 pub use create::*;
 pub use elementwise::*;
 pub use full::*;
@@ -34,8 +39,11 @@ pub use layout::*;
 pub use lookup::*;
 pub use operand::Operand;
 pub use reduce::*;
+pub use scan::*;
 pub use scatter::*;
 pub use search::*;
+pub use sort::*;
+pub use statistics::*;
 pub use view::*;
 
 /// The rules of an op. There are no default bodies: what an op cannot do is written out.
@@ -118,6 +126,10 @@ registry! {
     View view::StopGradient => StopGradient;
     View view::Depends => Depends;
     Reduce reduce::Reduce => Reduce;
+    Kernel statistics::ArgReduce => ArgReduce;
+    Kernel scan::Scan => Scan;
+    Kernel sort::Sort => Sort;
+    Kernel sort::SearchSorted => SearchSorted;
     Kernel join::Concatenate => Concatenate;
     Kernel join::Pad => Pad;
     Kernel gather::Gather => Gather;

@@ -248,6 +248,16 @@ pub(crate) fn permute(a: &Array, order: SmallVec<[usize; 4]>) -> Result<Array> {
     Array::apply1(Transpose { order }, smallvec![a.clone()])
 }
 
+/// `a` with `axes` moved behind the others and joined into one.
+pub(crate) fn layout_last(op: &str, a: &Array, axes: &[usize]) -> Result<Array> {
+    let kept = (0..a.ndim()).filter(|i| !axes.contains(i));
+    let order: SmallVec<[usize; 4]> = kept.clone().chain(axes.iter().copied()).collect();
+    let mut shape: Shape = kept.map(|i| a.shape()[i]).collect();
+    let joined: Shape = axes.iter().map(|&i| a.shape()[i]).collect();
+    shape.push(shape::elements(op, &joined)?);
+    reshape_to(&permute(a, order)?, shape)
+}
+
 // ------------------------------------------------------------------ slice
 
 /// Elements `start`, `start + step`, ... along each axis.
