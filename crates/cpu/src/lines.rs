@@ -2,7 +2,6 @@
 
 use crate::pool;
 use lapis_core::buffer::Tensor;
-use lapis_core::dtype::Dtype;
 use smallvec::SmallVec;
 
 /// All lines of a tensor along an axis.
@@ -71,7 +70,7 @@ impl Lines {
 /// Calls `f` for ranges of `count` lines of `len` elements each, in parallel when that is much work.
 pub(crate) fn for_lines(count: usize, len: usize, f: &(dyn Fn(std::ops::Range<usize>) + Sync)) {
     if len > 0 {
-        pool::for_each_chunk(count, (16 << 10usize).div_ceil(len), f);
+        pool::for_each_chunk(count, (16usize << 10).div_ceil(len), f);
     }
 }
 
@@ -80,7 +79,6 @@ pub(crate) trait Lane: Copy + Send + Sync + 'static {
     /// The type comparisons and sums are made in.
     type Wide: Copy + Default + PartialOrd + Send + Sync + 'static;
     fn wide(self) -> Self::Wide;
-    fn narrow(w: Self::Wide) -> Self;
     fn is_nan(self) -> bool;
     /// Ordered, NaN last and all NaN equal.
     fn before(self, other: Self) -> bool {
@@ -98,10 +96,6 @@ macro_rules! plain {
             #[inline(always)]
             fn wide(self) -> $t {
                 self
-            }
-            #[inline(always)]
-            fn narrow(w: $t) -> $t {
-                w
             }
             #[inline(always)]
             #[allow(clippy::redundant_closure_call)]
@@ -126,10 +120,6 @@ macro_rules! halves {
                 self.to_f32()
             }
             #[inline(always)]
-            fn narrow(w: f32) -> $t {
-                <$t>::from_f32(w)
-            }
-            #[inline(always)]
             fn is_nan(self) -> bool {
                 <$t>::is_nan(self)
             }
@@ -151,9 +141,6 @@ impl Lane for Pair {
     type Wide = Pair;
     fn wide(self) -> Pair {
         self
-    }
-    fn narrow(w: Pair) -> Pair {
-        w
     }
     fn is_nan(self) -> bool {
         self.0.is_nan() || self.1.is_nan()
