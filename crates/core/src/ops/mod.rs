@@ -11,15 +11,20 @@ use std::hash::Hash;
 
 pub mod compose;
 pub mod create;
+pub mod einsum;
 pub mod elementwise;
 pub mod full;
 pub mod gather;
+pub mod gather_mm;
+pub mod hadamard;
 pub mod index;
 pub mod join;
 pub mod layout;
 pub mod lookup;
+pub mod matmul;
 pub mod operand;
 mod operators;
+pub mod products;
 pub mod reduce;
 pub mod scan;
 pub mod scatter;
@@ -30,14 +35,19 @@ pub mod view;
 
 pub use compose::*;
 pub use create::*;
+pub use einsum::{einsum, einsum_path};
 pub use elementwise::*;
 pub use full::*;
 pub use gather::*;
+pub use gather_mm::*;
+pub use hadamard::*;
 pub use index::*;
 pub use join::*;
 pub use layout::*;
 pub use lookup::*;
+pub use matmul::*;
 pub use operand::Operand;
+pub use products::*;
 pub use reduce::*;
 pub use scan::*;
 pub use scatter::*;
@@ -140,6 +150,11 @@ registry! {
     Update scatter::Scatter => Scatter;
     Update scatter::ScatterAxis => ScatterAxis;
     Update scatter::MaskedScatter => MaskedScatter;
+    Kernel matmul::Matmul => Matmul;
+    Kernel matmul::AddMM => AddMM;
+    Kernel gather_mm::GatherMM => GatherMM;
+    Kernel gather_mm::SegmentedMM => SegmentedMM;
+    Kernel hadamard::Hadamard => Hadamard;
 }
 
 impl Op {

@@ -1,0 +1,53 @@
+//! The Walsh-Hadamard transform and its relatives of size m * 2^k.
+
+use crate::array::Array;
+use crate::dtype::Dtype;
+use crate::error::{Error, Result};
+use crate::node::{Aval, Avals};
+use crate::ops::{Rule, astype};
+use crate::scalar::Real;
+use crate::shape::show;
+use smallvec::smallvec;
+
+/// `scale * (H_m ⊗ S) x` along the last axis, with Sylvester's S of size 2^k.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Hadamard {
+    /// Factor of the result.
+    pub scale: Real,
+    /// Size of the first factor: 1, 12, 20 or 28.
+    pub m: usize,
+}
+
+impl Rule for Hadamard {
+    fn name(&self) -> &'static str {
+        "hadamard_transform"
+    }
+    fn infer(&self, inputs: &[Array]) -> Result<Avals> {
+        Ok(smallvec![Aval::new(inputs[0].shape(), inputs[0].dtype())])
+    }
+}
+
+/// Hadamard transform along the last axis, whose size is m * 2^k with m one of 1, 12, 20, 28
+/// (`mx.hadamard_transform`); `scale` is 1/sqrt(size) unless given, which makes the transform orthogonal. Integers
+/// become float32; half precision is computed in f32.
+///
+/// # Errors
+/// Other sizes, empty arrays, complex numbers.
+pub fn hadamard_transform(a: &Array, scale: Option<f64>) -> Result<Array> {
+    let n = a.shape().last().copied().unwrap_or(1);
+    let m = n >> n.trailing_zeros().min(63);
+    let m = match m {
+        1 => 1,
+        3 | 5 | 7 if n.is_multiple_of(4 * m) => 4 * m,
+        _ => {
+            let text = "sizes are m * 2^k with m one of 1, 12, 20, 28";
+            return Err(Error::value(format!("[hadamard_transform] {text}; the shape is {}", show(a.shape()))));
+        }
+    };
+    if a.dtype().is_complex() {
+        return Err(Error::dtype("[hadamard_transform] complex64 is not a type it takes"));
+    }
+    let a = astype(a, if a.dtype().is_floating() { a.dtype() } else { Dtype::Float32 })?;
+    let scale = Real(scale.unwrap_or(1.0 / (n as f64).sqrt()));
+    Array::apply1(Hadamard { scale, m }, smallvec![a])
+}
