@@ -41,7 +41,7 @@ pub fn hadamard_transform(a: &Array, scale: Option<f64>) -> Result<Array> {
         3 | 5 | 7 if n.is_multiple_of(4 * m) => 4 * m,
         _ => {
             let text = "sizes are m * 2^k with m one of 1, 12, 20, 28";
-            return Err(Error::value(format!("[hadamard_transform] {text}; the shape is {}", show(a.shape()))));
+            return Err(Error::shape(format!("[hadamard_transform] {text}; the shape is {}", show(a.shape()))));
         }
     };
     if a.dtype().is_complex() {

@@ -50,7 +50,8 @@ impl Subscripts {
             let named = before.len() + after.as_ref().map_or(0, Labels::len);
             if named > shape.len() || (after.is_none() && named < shape.len()) {
                 let s = show(shape);
-                return Err(fail(format!("{named} letters for operand {i} of shape {s}")));
+                let text = format!("[{op}] {named} letters for operand {i} of shape {s} in the subscripts {text:?}");
+                return Err(Error::shape(text));
             }
             let hidden = shape.len() - named;
             let mut labels = before;
