@@ -1,6 +1,6 @@
 //! The entry of the CPU backend: which kernel computes which op.
 
-use crate::{fill, memory, reduce, scan, sort, tape};
+use crate::{fill, hadamard, matmul, memory, reduce, scan, sort, tape};
 use lapis_core::backend::{BACKENDS, Backend, Kernels};
 use lapis_core::buffer::{Buffer, Tensor};
 use lapis_core::error::{Error, Result};
@@ -21,6 +21,7 @@ struct Cpu;
 impl Kernels for Cpu {
     fn supports(&self, op: &Op) -> bool {
         matches!(op, Op::Arange(_) | Op::ArgReduce(_) | Op::Scan(_) | Op::Sort(_) | Op::SearchSorted(_))
+            || matches!(op, Op::Matmul(_) | Op::AddMM(_) | Op::GatherMM(_) | Op::SegmentedMM(_) | Op::Hadamard(_))
     }
 
     fn run(&self, op: &Op, inputs: &[Tensor], outputs: &mut [Tensor]) -> Result<()> {
@@ -30,6 +31,11 @@ impl Kernels for Cpu {
             Op::Scan(op) => scan::run(op, &inputs[0], &mut outputs[0]),
             Op::Sort(op) => sort::sort(op, &inputs[0], &mut outputs[0]),
             Op::SearchSorted(op) => sort::search_sorted(op, &inputs[0], &inputs[1], &mut outputs[0]),
+            Op::Matmul(_) => matmul::matmul(inputs, &mut outputs[0]),
+            Op::AddMM(op) => matmul::addmm(op, inputs, &mut outputs[0]),
+            Op::GatherMM(_) => matmul::gather_mm(inputs, &mut outputs[0]),
+            Op::SegmentedMM(_) => matmul::segmented_mm(inputs, &mut outputs[0]),
+            Op::Hadamard(op) => hadamard::hadamard(op, &inputs[0], &mut outputs[0]),
             _ => Err(Error::unsupported(format!("[{}] the CPU backend has no kernel", op.name()))),
         }
     }

@@ -128,3 +128,14 @@ fn errors_name_op_and_shapes() {
     memory::set_limit(old);
     assert_eq!(e.kind(), lapis::ErrorKind::Memory);
 }
+
+#[test]
+fn widening_inside_a_fused_group_keeps_its_arguments() {
+    let widened = |a: &Array| ops::sum(&(a * a), -1, false).unwrap();
+    let chosen = |a: &Array| (ops::select(&a.greater(1), a * a, 0).unwrap() + 1).sum(-1, false);
+    for dtype in [Dtype::Int8, Dtype::Uint8, Dtype::Int16] {
+        assert_eq!(widened(&array([1, 2, 3]).astype(dtype)).astype(Dtype::Int32).item::<i32>().unwrap(), 14);
+    }
+    assert_eq!(chosen(&array([1i64, 2, 3])).item::<i64>().unwrap(), 16);
+    assert_eq!(chosen(&array([1.0f64, 2.0, 3.0])).item::<f64>().unwrap(), 16.0);
+}

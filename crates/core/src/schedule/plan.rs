@@ -5,6 +5,7 @@
 
 use super::collect::{Edge, Graph};
 use super::tape::{Instr, Src, Tape};
+use crate::dtype::Dtype;
 use crate::ops::{Class, Ew, Op};
 use rustc_hash::{FxHashMap, FxHasher};
 use smallvec::SmallVec;
@@ -99,7 +100,7 @@ fn key(graph: &Graph) -> Vec<u64> {
     key
 }
 
-fn edge_dtype(graph: &Graph, e: Edge) -> crate::dtype::Dtype {
+fn edge_dtype(graph: &Graph, e: Edge) -> Dtype {
     let node = if e.leaf { &graph.leaves[e.index as usize] } else { &graph.entries[e.index as usize].node };
     node.outs[e.output as usize].dtype
 }
@@ -297,11 +298,19 @@ impl TapeBuilder {
                 tape.result = args[0];
                 continue;
             };
-            free.extend(ended);
+            // A result may stand where an argument ends, unless its elements are wider: they would run over arguments
+            // that are still to be read. Halves are held as f32.
+            let width = |d: Dtype| if d.is_half() { 4 } else { d.size() };
+            let narrowest = entry.edges.iter().map(|e| width(edge_dtype(graph, *e))).min();
+            let in_place = narrowest >= Some(width(op.to));
+            if in_place {
+                free.extend(ended.drain(..));
+            }
             let out = free.pop().unwrap_or_else(|| {
                 tape.registers += 1;
                 tape.registers - 1
             });
+            free.extend(ended);
             self.register[m as usize] = out;
             let from = edge_dtype(graph, entry.edges[sources - 1]);
             debug_assert!(op.op != Ew::Select || sources == 3);
