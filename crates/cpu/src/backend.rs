@@ -1,6 +1,6 @@
 //! The entry of the CPU backend: which kernel computes which op.
 
-use crate::{fill, hadamard, matmul, memory, reduce, scan, sort, tape};
+use crate::{fill, hadamard, matmul, memory, moves, reduce, scan, sort, tape};
 use lapis_core::backend::{BACKENDS, Backend, Kernels};
 use lapis_core::buffer::{Buffer, Tensor};
 use lapis_core::error::{Error, Result};
@@ -22,6 +22,7 @@ impl Kernels for Cpu {
     fn supports(&self, op: &Op) -> bool {
         matches!(op, Op::Arange(_) | Op::ArgReduce(_) | Op::Scan(_) | Op::Sort(_) | Op::SearchSorted(_))
             || matches!(op, Op::Matmul(_) | Op::AddMM(_) | Op::GatherMM(_) | Op::SegmentedMM(_) | Op::Hadamard(_))
+            || moves::supports(op)
     }
 
     fn run(&self, op: &Op, inputs: &[Tensor], outputs: &mut [Tensor]) -> Result<()> {
@@ -36,6 +37,7 @@ impl Kernels for Cpu {
             Op::GatherMM(_) => matmul::gather_mm(inputs, &mut outputs[0]),
             Op::SegmentedMM(_) => matmul::segmented_mm(inputs, &mut outputs[0]),
             Op::Hadamard(op) => hadamard::hadamard(op, &inputs[0], &mut outputs[0]),
+            op if moves::supports(op) => moves::run(op, inputs, &mut outputs[0]),
             _ => Err(Error::unsupported(format!("[{}] the CPU backend has no kernel", op.name()))),
         }
     }

@@ -63,31 +63,51 @@ impl Loops {
     /// `start..start + len`: `first` counts from 0, `offset` is the element offset of operand `i` there.
     #[inline]
     pub(crate) fn rows(&self, i: usize, start: usize, len: usize, mut row: impl FnMut(usize, isize, usize)) {
-        let strides = &self.strides[i];
+        self.rows_of([i], start, len, |first, [offset], n| row(first, offset, n));
+    }
+
+    /// [`Loops::rows`] with the offsets of several operands.
+    #[inline]
+    pub(crate) fn rows_of<const N: usize>(
+        &self,
+        operands: [usize; N],
+        start: usize,
+        len: usize,
+        mut row: impl FnMut(usize, [isize; N], usize),
+    ) {
+        let strides = operands.map(|i| self.strides[i].as_slice());
         let outer = self.shape.len() - 1;
         let inner = self.shape[outer];
         let mut index: SmallVec<[usize; 6]> = SmallVec::from_elem(0, outer);
         let mut rest = start / inner;
         let mut column = start % inner;
-        let mut offset = 0isize;
+        let mut offset = [0isize; N];
         for d in (0..outer).rev() {
             index[d] = rest % self.shape[d];
             rest /= self.shape[d];
-            offset += index[d] as isize * strides[d];
+            for (o, s) in offset.iter_mut().zip(strides) {
+                *o += index[d] as isize * s[d];
+            }
         }
         let mut done = 0;
         while done < len {
             let n = (inner - column).min(len - done);
-            row(done, offset + column as isize * strides[outer], n);
+            let mut at = offset;
+            for (a, s) in at.iter_mut().zip(strides) {
+                *a += column as isize * s[outer];
+            }
+            row(done, at, n);
             done += n;
             column = 0;
             for d in (0..outer).rev() {
                 index[d] += 1;
-                offset += strides[d];
-                if index[d] < self.shape[d] {
+                let back = index[d] == self.shape[d];
+                for (o, s) in offset.iter_mut().zip(strides) {
+                    *o += s[d] - if back { s[d] * self.shape[d] as isize } else { 0 };
+                }
+                if !back {
                     break;
                 }
-                offset -= strides[d] * self.shape[d] as isize;
                 index[d] = 0;
             }
         }

@@ -12,6 +12,7 @@ pub mod isa;
 mod lines;
 mod matmul;
 mod memory;
+mod moves;
 pub mod pool;
 pub mod quant;
 mod reduce;

@@ -22,6 +22,6 @@ use lapis_linalg as _;
 pub mod prelude {
     pub use lapis_core::array::{Array, array};
     pub use lapis_core::dtype::Dtype;
-    pub use lapis_core::ops;
+    pub use lapis_core::ops::{self, Ellipsis, NewAxis, Step as _};
     pub use lapis_core::{Error, Result, eval};
 }

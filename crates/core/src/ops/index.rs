@@ -26,6 +26,13 @@ pub enum Index {
     Array(Array),
 }
 
+impl Index {
+    /// Python's `start:stop:step`, for bounds that Rust's ranges spell badly: `Index::range(1, -1, 1)`.
+    pub fn range(start: impl Into<Option<i64>>, stop: impl Into<Option<i64>>, step: i64) -> Index {
+        Index::Range { start: start.into(), stop: stop.into(), step }
+    }
+}
+
 /// All parts of an index.
 pub type Indices = SmallVec<[Index; 4]>;
 

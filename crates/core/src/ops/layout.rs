@@ -246,9 +246,7 @@ pub fn roll(a: &Array, shift: impl AsRef<[i64]>, axes: impl Into<Axes>) -> Resul
                 let (n, m) = (shift.len(), axes.len());
                 return Err(Error::value(format!("[roll] {n} shifts for {m} axes")));
             }
-            let pairs = axes.iter().zip(shift.iter().cycle());
-            pairs.fold(Ok(a.clone()), |a, (&axis, &by)| {
-                let a = a?;
+            axes.iter().zip(shift.iter().cycle()).try_fold(a.clone(), |a, (&axis, &by)| {
                 let axis = shape::axis("roll", axis, a.ndim())?;
                 roll_axis(&a, by, axis)
             })

@@ -311,8 +311,8 @@ pub struct At<'a> {
 
 impl At<'_> {
     #[track_caller]
-    fn combine(self, value: Result<Array>, combine: Combine) -> Array {
-        crate::or_panic(value.and_then(|v| combine_parts(self.array, self.parts, &v, combine)))
+    fn combine(&self, value: Result<Array>, combine: Combine) -> Array {
+        crate::or_panic(value.and_then(|v| combine_parts(self.array, self.parts.clone(), &v, combine)))
     }
 
     fn cast(&self, value: impl Operand) -> Result<Array> {
@@ -322,51 +322,45 @@ impl At<'_> {
 
     /// The values in place of what is there; see [`index_update`].
     #[track_caller]
-    pub fn set(self, value: impl Operand) -> Array {
-        let value = self.cast(value);
-        self.combine(value, Combine::Set)
+    pub fn set(&self, value: impl Operand) -> Array {
+        self.combine(self.cast(value), Combine::Set)
     }
 
     /// The values added.
     #[track_caller]
-    pub fn add(self, value: impl Operand) -> Array {
-        let value = self.cast(value);
-        self.combine(value, Combine::Sum)
+    pub fn add(&self, value: impl Operand) -> Array {
+        self.combine(self.cast(value), Combine::Sum)
     }
 
     /// The values subtracted.
     #[track_caller]
-    pub fn subtract(self, value: impl Operand) -> Array {
-        let value = self.cast(value).and_then(|v| negative(&v));
-        self.combine(value, Combine::Sum)
+    pub fn subtract(&self, value: impl Operand) -> Array {
+        self.combine(self.cast(value).and_then(|v| negative(&v)), Combine::Sum)
     }
 
     /// Multiplied by the values.
     #[track_caller]
-    pub fn multiply(self, value: impl Operand) -> Array {
-        let value = self.cast(value);
-        self.combine(value, Combine::Prod)
+    pub fn multiply(&self, value: impl Operand) -> Array {
+        self.combine(self.cast(value), Combine::Prod)
     }
 
     /// Multiplied by 1 over the values.
     #[track_caller]
-    pub fn divide(self, value: impl Operand) -> Array {
+    pub fn divide(&self, value: impl Operand) -> Array {
         let value = self.cast(value).and_then(|v| astype(&reciprocal(&v)?, self.array.dtype()));
         self.combine(value, Combine::Prod)
     }
 
     /// The larger of the two.
     #[track_caller]
-    pub fn maximum(self, value: impl Operand) -> Array {
-        let value = self.cast(value);
-        self.combine(value, Combine::Max)
+    pub fn maximum(&self, value: impl Operand) -> Array {
+        self.combine(self.cast(value), Combine::Max)
     }
 
     /// The smaller of the two.
     #[track_caller]
-    pub fn minimum(self, value: impl Operand) -> Array {
-        let value = self.cast(value);
-        self.combine(value, Combine::Min)
+    pub fn minimum(&self, value: impl Operand) -> Array {
+        self.combine(self.cast(value), Combine::Min)
     }
 }
 

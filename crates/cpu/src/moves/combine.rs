@@ -3,7 +3,7 @@
 //! A row is `n` elements at fixed strides on both sides; scattered rows add an offset for each element. The functions
 //! are chosen once a kernel and called through pointers; inside, the loops are compiled for every instruction set.
 
-use crate::simd::{self, Float, Kernel, LANES32, Simd, Vector};
+use crate::simd::{self, Kernel, LANES32, Simd, Vector};
 use lapis_core::dtype::{Dtype, bf16, c64, f16};
 use lapis_core::ops::Combine;
 use std::marker::PhantomData;
@@ -455,10 +455,12 @@ impl WideRow {
     /// For the combinations that accumulate, sum and product.
     pub(super) fn new(combine: Combine, half: Dtype) -> WideRow {
         fn of<H: Half, M: Merge<f32>>() -> WideRow {
-            // SAFETY (of the three): the caller of the pointer vouches for `n` elements.
             WideRow {
+                // SAFETY: the caller of the pointer vouches for `n` elements.
                 open: |src, ss, n, wide| unsafe { widen::<H, Set>(src.cast(), ss, n, wide) },
+                // SAFETY: as above.
                 merge: |src, ss, n, wide| unsafe { widen::<H, M>(src.cast(), ss, n, wide) },
+                // SAFETY: as above.
                 close: |wide, dst, ds, n| unsafe { narrow::<H>(wide, dst.cast(), ds, n) },
             }
         }

@@ -26,7 +26,10 @@ impl Rest {
     pub(super) fn new(t: &Tensor, axes: &[usize], at: usize) -> Rest {
         let rest: Vec<usize> = (0..t.shape.len()).filter(|i| !axes.contains(i)).collect();
         let of = |list: &[usize]| {
-            (list.iter().map(|&i| t.shape[i]).collect::<Shape>(), list.iter().map(|&i| t.strides[i]).collect::<Strides>())
+            (
+                list.iter().map(|&i| t.shape[i]).collect::<Shape>(),
+                list.iter().map(|&i| t.strides[i]).collect::<Strides>(),
+            )
         };
         Rest { outer: of(&rest[..at]), inner: of(&rest[at..]) }
     }
@@ -139,21 +142,24 @@ impl Slices<'_> {
     fn slices(&self, base: isize, offsets: &[isize], row: usize, start: usize, len: usize) {
         let at = |offset: isize| self.from.get().wrapping_offset(offset * self.size as isize);
         let to = |row: usize, column: usize| self.to.get().wrapping_add((row * self.width + column) * self.size);
-        // SAFETY (of all blocks): checked indices and the nests of the other axes stay inside the source; rows of the
-        // output are as long as a slice.
+        // In all of the following checked indices and the nests of the other axes stay inside the source, and rows of
+        // the output are as long as a slice.
         if self.width == 1 {
+            // SAFETY: as said above.
             unsafe { pick_fn(self.size)(to(row, 0), offsets.as_ptr(), at(base), 0, offsets.len()) };
         } else if self.inner.is_flat(1) {
             for (i, &offset) in offsets.iter().enumerate() {
                 let from = at(base + offset + start as isize);
+                // SAFETY: as said above.
                 unsafe { std::ptr::copy_nonoverlapping(from, to(row + i, start), len * self.size) };
             }
         } else {
             let copy = copy_fn(self.size);
             let step = self.inner.strides[1][self.inner.shape.len() - 1];
             for (i, &offset) in offsets.iter().enumerate() {
-                self.inner.rows_of([1], start, len, |first, [inner], n| unsafe {
-                    copy(to(row + i, start + first), 1, at(base + offset + inner), step, n);
+                self.inner.rows_of([1], start, len, |first, [inner], n| {
+                    // SAFETY: as said above.
+                    unsafe { copy(to(row + i, start + first), 1, at(base + offset + inner), step, n) };
                 });
             }
         }

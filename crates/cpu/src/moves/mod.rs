@@ -27,6 +27,7 @@ pub(crate) fn supports(op: &Op) -> bool {
 /// # Errors
 /// Indices and starts out of range; fewer rows than a mask selects.
 pub(crate) fn run(op: &Op, inputs: &[Tensor], out: &mut Tensor) -> Result<()> {
+    let out = &*out;
     match op {
         Op::Concatenate(op) => window::concatenate(op.axis, inputs, out),
         Op::Pad(op) => window::pad(op, inputs, out),

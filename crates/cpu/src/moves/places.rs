@@ -51,7 +51,8 @@ impl<'a> Places<'a> {
                 if result.is_ok() {
                     let from = index.ptr().wrapping_offset(at * index.dtype.size() as isize);
                     // SAFETY: the nest stays inside the index array.
-                    result = unsafe { add_offsets(self.op, index.dtype, from, step, axis, &mut out[first..first + len]) };
+                    result =
+                        unsafe { add_offsets(self.op, index.dtype, from, step, axis, &mut out[first..first + len]) };
                 }
             });
             result?;
@@ -88,8 +89,8 @@ pub(super) unsafe fn add_offsets(
         ($t:ty) => {{
             let from = from.cast::<$t>();
             // SAFETY: the caller vouches for every element.
-            let bad = add(|i| unsafe { from.offset(i as isize * step).read() as i64 }, axis, out);
-            bad.map(|i| unsafe { from.offset(i as isize * step).read() as i128 })
+            let read = |i: usize| unsafe { from.offset(i as isize * step).read() };
+            add(|i| read(i) as i64, axis, out).map(|i| read(i) as i128)
         }};
     }
     let bad = match dtype {
@@ -102,14 +103,10 @@ pub(super) unsafe fn add_offsets(
         Dtype::Uint32 => read!(u32),
         _ => {
             let from = from.cast::<u64>();
+            // SAFETY: the caller vouches for every element.
+            let read = |i: usize| unsafe { from.offset(i as isize * step).read() };
             // Values beyond 63 bits lie below every axis when read as signed: none wraps into range.
-            let read = |i: usize| {
-                // SAFETY: the caller vouches for every element.
-                let v = unsafe { from.offset(i as isize * step).read() };
-                i64::try_from(v).unwrap_or(i64::MIN)
-            };
-            // SAFETY: as above.
-            add(read, axis, out).map(|i| unsafe { from.offset(i as isize * step).read() as i128 })
+            add(|i| i64::try_from(read(i)).unwrap_or(i64::MIN), axis, out).map(|i| read(i) as i128)
         }
     };
     match bad {

@@ -64,7 +64,17 @@ pub(super) fn pad(op: &Pad, inputs: &[Tensor], out: &Tensor) {
     // The slabs of an axis span the padded sizes of the axes before it and the bare sizes of those after.
     let mut shape = a.shape.clone();
     for axis in 0..shape.len() {
-        let start = |at| (0..op.lo.len()).map(move |i| if i == axis { at } else if i < axis { 0 } else { op.lo[i] });
+        let start = |at| {
+            (0..op.lo.len()).map(move |i| {
+                if i == axis {
+                    at
+                } else if i < axis {
+                    0
+                } else {
+                    op.lo[i]
+                }
+            })
+        };
         for (at, len) in [(0, op.lo[axis]), (op.lo[axis] + a.shape[axis], op.hi[axis])] {
             shape[axis] = len;
             fill(part(out, start(at), &shape));
