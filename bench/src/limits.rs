@@ -4,12 +4,12 @@
 //! counts what it reads and what it writes, not what a cache fetches on its own to complete a line.
 
 use crate::args::Args;
+use crate::clock::seconds;
 use crate::loops;
 use crate::measure::median;
 use crate::report::{Report, Row};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
 
 /// Names of the limits, in the order of [`rows`].
 pub(crate) const NAMES: &[&str] = &[
@@ -60,7 +60,6 @@ pub(crate) fn rows(args: &Args, report: &mut Report) {
 pub(crate) enum Peak {
     /// f32 operands: fused multiply-add.
     F32,
-    #[expect(dead_code, reason = "as above")]
     /// bf16 operands: the dot instruction, or conversion and FMA where that is faster (Intel runs `vdpbf16ps` at a
     /// quarter of the rate that its name suggests).
     Bf16,
@@ -156,28 +155,27 @@ pub(crate) fn stream(reads: usize, bytes: usize, threads: usize) -> f64 {
 /// Seconds from the moment all threads are there to the moment the last is done.
 fn on_threads(threads: usize, work: impl Fn(usize) + Sync) -> f64 {
     if threads == 1 {
-        let start = Instant::now();
+        let start = seconds();
         work(0);
-        return start.elapsed().as_secs_f64();
+        return seconds() - start;
     }
     // Spinning, because waking a sleeper takes as long as a percent of these loops.
     let arrived = AtomicUsize::new(0);
-    let spans: Vec<(Instant, Instant)> = std::thread::scope(|scope| {
+    let spans: Vec<(f64, f64)> = std::thread::scope(|scope| {
         let run = |t| {
             arrived.fetch_add(1, Ordering::SeqCst);
             while arrived.load(Ordering::SeqCst) < threads {
                 std::hint::spin_loop();
             }
-            let start = Instant::now();
+            let start = seconds();
             work(t);
-            (start, Instant::now())
+            (start, seconds())
         };
         let handles: Vec<_> = (0..threads).map(|t| scope.spawn(move || run(t))).collect();
         handles.into_iter().map(|h| h.join().expect("limit loops do not panic")).collect()
     });
-    let start = spans.iter().map(|s| s.0).min().expect("at least one thread");
-    let end = spans.iter().map(|s| s.1).max().expect("at least one thread");
-    (end - start).as_secs_f64()
+    let start = spans.iter().map(|s| s.0).fold(f64::INFINITY, f64::min);
+    spans.iter().map(|s| s.1).fold(0.0, f64::max) - start
 }
 
 /// Start and length of part `t` of `n`, in whole pages.

@@ -5,9 +5,9 @@
 //! Knows lapis by its public interface only.
 
 mod args;
+mod clock;
 mod limits;
 mod loops;
-#[expect(dead_code, reason = "the benchmarks that use it follow with the array interface")]
 mod measure;
 mod peers;
 mod report;
@@ -37,6 +37,9 @@ fn run(args: &Args) -> ExitCode {
     // Before the first use of lapis: its pool and the peers read the number of threads when they start.
     // SAFETY: no other thread runs yet.
     unsafe { std::env::set_var("LAPIS_THREADS", args.threads.to_string()) };
+    if args.cpu_time {
+        clock::use_cpu_time();
+    }
     let mut report = Report::new(args.json, &args.peers);
     let mut failed = false;
 

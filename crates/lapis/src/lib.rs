@@ -13,6 +13,7 @@
 //! ```
 
 pub use lapis_core::*;
+pub use lapis_io as io;
 
 // Linked for their backends.
 use lapis_cpu as _;

@@ -1,0 +1,31 @@
+//! Elementwise work, alone and fused. All of it should run at the speed of memory: the limit is a loop that moves the
+//! same bytes (each input once, the output once) on a working set of the same size and does nothing else.
+
+use super::{Case, uniform};
+use crate::measure::{Bench, Limit, Measured, Result};
+use lapis::prelude::*;
+
+pub(super) const CASES: &[Case] = &[
+    Case { name: "fused_silu_mul_add_4m", run: silu_mul_add },
+    Case { name: "exp_f32_16m", run: |b| unary(b, ops::exp) },
+    Case { name: "tanh_f32_16m", run: |b| unary(b, ops::tanh) },
+    Case { name: "erf_f32_16m", run: |b| unary(b, ops::erf) },
+];
+
+/// silu(x) * y + z on 2^22 values: three arrays in, one out.
+fn silu_mul_add(bench: &Bench) -> Result<Measured> {
+    let n = 1 << 22;
+    let (x, y, z) = (uniform(&[n], 1), uniform(&[n], 2), uniform(&[n], 3));
+    bench.time(Limit::Stream { reads: 3, bytes: 4 * n }, || {
+        let silu = &x * &ops::sigmoid(&x)?;
+        (&(&silu * &y) + &z).eval()?;
+        Ok(())
+    })
+}
+
+/// One function of 2^24 values: one array in, one out.
+fn unary(bench: &Bench, f: fn(&Array) -> lapis::Result<Array>) -> Result<Measured> {
+    let n = 1 << 24;
+    let x = uniform(&[n], 1);
+    bench.time(Limit::Stream { reads: 1, bytes: 4 * n }, || Ok(f(&x)?.eval()?))
+}
