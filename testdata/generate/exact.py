@@ -5,7 +5,7 @@ import math
 import mpmath as mp
 import numpy as np
 
-mp.mp.prec = 200
+mp.mp.prec = 300
 
 
 def _erfinv_special(x):

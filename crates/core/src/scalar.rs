@@ -37,13 +37,13 @@ impl Scalar {
     pub fn dtype_beside(self, op: &str, dtype: Dtype) -> Result<Dtype> {
         let out = match (self, dtype.kind()) {
             (Scalar::Bool(_), _) => dtype,
-            (Scalar::Int(_), Kind::Bool) => self.dtype(),
-            (Scalar::Int(v), Kind::Signed | Kind::Unsigned) => {
-                let (lo, hi) = crate::dtype::iinfo(dtype)?;
+            (Scalar::Int(v), Kind::Bool | Kind::Signed | Kind::Unsigned) => {
+                let held = if dtype == Dtype::Bool { Dtype::Int32 } else { dtype };
+                let (lo, hi) = crate::dtype::iinfo(held)?;
                 if v < lo || v > hi {
-                    return Err(Error::value(format!("[{op}] the integer {v} does not fit {dtype} ({lo} to {hi})")));
+                    return Err(Error::value(format!("[{op}] the integer {v} does not fit {held} ({lo} to {hi})")));
                 }
-                dtype
+                held
             }
             (Scalar::Int(_), _) => dtype,
             (Scalar::Float(_), Kind::Bool | Kind::Signed | Kind::Unsigned) => Dtype::Float32,

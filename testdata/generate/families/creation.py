@@ -10,7 +10,8 @@ def build(f):
     for dtype in DTYPES:
         f.wheel("zeros", shape=[2, 3], dtype=dtype)
         f.wheel("ones", shape=[3], dtype=dtype)
-        f.wheel("full", Scalar(1), shape=[2, 2], dtype=dtype)
+        # The wheel gives int32 for bool and for integer arrays.
+        f.spec("full", [Scalar(1)], [arr(dtype, np.ones((2, 2)))], shape=[2, 2], dtype=dtype)
         f.wheel("eye", n=2, m=3, k=1, dtype=dtype)
         f.wheel("zeros_like", arr(dtype, [[1, 0]]))
         f.wheel("ones_like", arr(dtype, [[1, 0]]))
@@ -21,7 +22,7 @@ def build(f):
         f.wheel("ones", shape=shape)
         f.wheel("full", Scalar(2.5), shape=shape)
     f.wheel("full", arr("float32", [1.0, 2.0, 3.0]), shape=[2, 3])
-    f.wheel("full", arr("int32", [[1], [2]]), shape=[2, 3], dtype="float32")
+    f.spec("full", [arr("int32", [[1], [2]])], [arr("float32", [[1] * 3, [2] * 3])], shape=[2, 3], dtype="float32")
     f.wheel("full", Scalar(True), shape=[2])
     f.wheel("full", Scalar(3), shape=[2])
     f.wheel("full_like", arr("float16", [1.0, 2.0]), Scalar(3.5))

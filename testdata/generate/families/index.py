@@ -156,8 +156,8 @@ def masks(f):
     put(f, [x, columns, Scalar(9)], s(None), m(1), wheel=False)
     put(f, [x, rows, Scalar(9)], m(1), s(0, 2), wheel=False)
     refuse(f, "Shape", [x, full, arr("int32", [1, 2])], m(1), op="setitem")
-    refuse(f, "Shape", [x, arr("bool", [True, False])], m(1))
-    refuse(f, "Shape", [x, arr("bool", [True, False]), Scalar(1)], m(1), op="setitem")
+    refuse(f, "Index", [x, arr("bool", [True, False])], m(1))
+    refuse(f, "Index", [x, arr("bool", [True, False]), Scalar(1)], m(1), op="setitem")
 
 
 def updates(f):

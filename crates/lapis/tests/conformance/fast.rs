@@ -1,0 +1,7 @@
+//! fast
+
+use crate::call::{Call, Outcome};
+
+pub(crate) fn run(_: &Call) -> Option<Outcome> {
+    None
+}

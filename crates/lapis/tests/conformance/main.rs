@@ -1,0 +1,216 @@
+//! Every conformance case (testdata/) through the public API, on the linked backends.
+//!
+//! A family file names the operations it can call; the cases say what must come out. An operation that no file names
+//! is a failure unless [`MISSING`] names it.
+//! `LAPIS_SIMD` forces the level of the CPU kernels; [`every_level`] runs all cases at each.
+
+mod binary;
+mod call;
+mod conv;
+mod creation;
+mod fast;
+mod fft;
+mod index;
+mod linalg;
+mod products;
+mod quantize;
+mod reduce;
+mod rng;
+mod scan;
+mod shape;
+mod sort;
+mod tables;
+mod unary;
+
+use call::{Call, Outcome};
+use lapis_testdata::{Case, families, load};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Operations of the cases that lapis does not have yet.
+const MISSING: &[&str] = &[
+    // f64 functions on their way: no loop yet, or not accurate to 2 ulp.
+    "arccosh",
+    "arctanh",
+    "erf",
+    "erfinv",
+    // Kernels on their way.
+    "at.add",
+    "at.divide",
+    "at.maximum",
+    "at.minimum",
+    "at.multiply",
+    "at.subtract",
+    "concatenate",
+    "diag",
+    "getitem",
+    "pad",
+    "put_along_axis",
+    "roll",
+    "setitem",
+    "slice",
+    "slice_update",
+    "stack",
+    "take",
+    "take_along_axis",
+    "logsumexp",
+    "softmax",
+    "trace",
+    "unique",
+    "conv1d",
+    "conv2d",
+    "conv3d",
+    "conv_general",
+    "conv_transpose1d",
+    "conv_transpose2d",
+    "conv_transpose3d",
+    "convolve",
+    "fast.cross_entropy",
+    "fast.gated_delta_update",
+    "fast.layer_norm",
+    "fast.rms_norm",
+    "fast.rope",
+    "fast.scaled_dot_product_attention",
+    "fft.fft",
+    "fft.fft2",
+    "fft.fftfreq",
+    "fft.fftn",
+    "fft.fftshift",
+    "fft.ifft",
+    "fft.ifft2",
+    "fft.ifftn",
+    "fft.ifftshift",
+    "fft.irfft",
+    "fft.irfft2",
+    "fft.irfftn",
+    "fft.istft",
+    "fft.rfft",
+    "fft.rfft2",
+    "fft.rfftfreq",
+    "fft.rfftn",
+    "fft.stft",
+    "linalg.cholesky",
+    "linalg.cholesky_inv",
+    "linalg.cross",
+    "linalg.det",
+    "linalg.eigh",
+    "linalg.eigvals",
+    "linalg.eigvalsh",
+    "linalg.inv",
+    "linalg.lu",
+    "linalg.lu_factor",
+    "linalg.norm",
+    "linalg.pinv",
+    "linalg.qr",
+    "linalg.slogdet",
+    "linalg.solve",
+    "linalg.solve_triangular",
+    "linalg.svd",
+    "linalg.tri_inv",
+    "dequantize",
+    "from_fp8",
+    "gather_qmm",
+    "qqmm",
+    "quantize",
+    "quantized_matmul",
+    "to_fp8",
+    "random.bernoulli",
+    "random.categorical",
+    "random.gumbel",
+    "random.key",
+    "random.laplace",
+    "random.multivariate_normal",
+    "random.normal",
+    "random.permutation",
+    "random.randint",
+    "random.seed",
+    "random.split",
+    "random.truncated_normal",
+    "random.uniform",
+];
+
+/// Calls the operation, if the family has it.
+type Runner = fn(&Call) -> Option<Outcome>;
+
+/// The families in the order of their files: each knows its operations.
+const RUNNERS: &[(&str, Runner)] = &[
+    ("binary", binary::run),
+    ("conv", conv::run),
+    ("creation", creation::run),
+    ("fast", fast::run),
+    ("fft", fft::run),
+    ("index", index::run),
+    ("linalg", linalg::run),
+    ("products", products::run),
+    ("quantize", quantize::run),
+    ("reduce", reduce::run),
+    ("rng", rng::run),
+    ("scan", scan::run),
+    ("shape", shape::run),
+    ("sort", sort::run),
+    ("unary", unary::run),
+];
+
+/// Runs a family; its number of cases and the messages of the failed ones.
+fn failures(family: &str) -> (usize, Vec<String>) {
+    let cases: Vec<Case> = load(family).unwrap();
+    let mut failed = Vec::new();
+    for case in cases.iter().filter(|c| !MISSING.contains(&c.op.as_str())) {
+        let result = call::check(case, |c| RUNNERS.iter().find_map(|(_, run)| run(c)));
+        if let Err(why) = result.unwrap_or(Err("no family file names it, or no backend has it".into())) {
+            failed.push(format!("{family}.json:{} {} {}: {why}", case.line, case.op, call::describe(case)));
+        }
+    }
+    (cases.len(), failed)
+}
+
+/// Fails with the first failures of every operation, so that one broken op does not hide the others.
+fn check(family: &str) {
+    let (total, failed) = failures(family);
+    let mut shown = String::new();
+    let mut per_op = BTreeMap::<&str, usize>::new();
+    for why in &failed {
+        let op = why.split(' ').nth(1).unwrap_or_default();
+        let n = per_op.entry(op).or_default();
+        *n += 1;
+        if *n <= 3 {
+            shown.push_str(&format!("\n  {why}"));
+        }
+    }
+    assert!(failed.is_empty(), "{} of {total} cases fail {per_op:?}:{shown}", failed.len());
+}
+
+macro_rules! tests {
+    ($($family:ident)*) => {$(
+        #[test]
+        fn $family() {
+            super::check(stringify!($family));
+        }
+    )*};
+}
+
+mod family {
+    tests!(binary conv creation fast fft index linalg products quantize reduce rng scan shape sort unary);
+}
+
+#[test]
+fn every_family_of_the_data_is_run() {
+    let named: BTreeSet<String> = RUNNERS.iter().map(|(name, _)| (*name).to_string()).collect();
+    assert_eq!(families().unwrap().into_iter().collect::<BTreeSet<_>>(), named);
+}
+
+/// All families again with each level of the CPU kernels forced, in processes of their own.
+#[test]
+fn every_level() {
+    if std::env::var_os("LAPIS_SIMD").is_some() {
+        return;
+    }
+    for level in ["avx512", "avx2", "scalar"] {
+        let run = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["family::", "--test-threads=1"])
+            .env("LAPIS_SIMD", level)
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&run.stdout);
+        assert!(run.status.success(), "LAPIS_SIMD={level}\n{text}");
+    }
+}
