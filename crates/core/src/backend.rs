@@ -14,17 +14,14 @@ use std::sync::OnceLock;
 
 /// A set of ops somebody can compute.
 pub trait Kernels: Send + Sync {
-    /// Whether [`Kernels::run`] knows `op`.
-    fn supports(&self, op: &Op) -> bool;
-
-    /// Computes `outputs` from `inputs`.
+    /// Computes `outputs` from `inputs`; `None`, with nothing touched, for an op it does not know.
     ///
-    /// Inputs have any strides. Outputs are row-major and hold no values, with one exception: for ops with
-    /// [`Op::updates_input`] the output starts as a copy of the first input.
+    /// Inputs have any strides. Outputs are row-major and hold no values, with one exception: for ops of
+    /// [`Class::Update`](crate::ops::Class) the output starts as a copy of the first input.
     ///
     /// # Errors
     /// Faults in the values (an index out of range, a singular matrix) and memory.
-    fn run(&self, op: &Op, inputs: &[Tensor], outputs: &mut [Tensor]) -> Result<()>;
+    fn run(&self, op: &Op, inputs: &[Tensor], outputs: &mut [Tensor]) -> Option<Result<()>>;
 }
 
 /// Everything a device must offer.
@@ -93,15 +90,12 @@ pub fn find(device: Device) -> Result<&'static dyn Backend> {
     })
 }
 
-/// Who computes `op` for `device`: its backend, else host kernels.
+/// Computes `op` with whoever knows it: the device's backend, else host kernels.
 ///
 /// # Errors
-/// Unsupported, naming the op.
-pub(crate) fn kernels_for(device: Device, op: &Op) -> Result<&'static dyn Kernels> {
-    let backend = find(device)?;
-    if backend.supports(op) {
-        return Ok(backend);
-    }
-    let host = host_kernels().iter().find(|k| k.supports(op)).map(|k| &**k);
-    host.ok_or_else(|| Error::unsupported(format!("[{}] no linked backend computes this op", op.name())))
+/// What the kernel finds; unsupported, naming the op.
+pub(crate) fn run(backend: &dyn Backend, op: &Op, inputs: &[Tensor], outputs: &mut [Tensor]) -> Result<()> {
+    let found = backend.run(op, inputs, outputs);
+    let found = found.or_else(|| host_kernels().iter().find_map(|k| k.run(op, inputs, outputs)));
+    found.unwrap_or_else(|| Err(Error::unsupported(format!("[{}] no linked backend computes this op", op.name()))))
 }

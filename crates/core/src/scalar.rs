@@ -4,6 +4,8 @@ use crate::dtype::{Dtype, Kind, c64};
 use crate::error::{Error, Result};
 use std::hash::{Hash, Hasher};
 
+const TWO_63: f64 = 9_223_372_036_854_775_808.0;
+
 /// A number from the host program.
 #[derive(Clone, Copy, Debug)]
 pub enum Scalar {
@@ -85,7 +87,9 @@ impl Scalar {
                 let v = match self {
                     Scalar::Int(v) => v as u64,
                     Scalar::Bool(b) => u64::from(b),
-                    _ if f.is_finite() && f.abs() < 9.223_372_036_854_775_8e18 => f as i64 as u64,
+                    // 2^63 in magnitude is where the rule of casts ends, but for what a uint64 holds.
+                    _ if dtype == Dtype::Uint64 && (TWO_63..2.0 * TWO_63).contains(&f) => f as u64,
+                    _ if f.abs() < TWO_63 || (dtype == Dtype::Int64 && f == -TWO_63) => f as i64 as u64,
                     _ => 0,
                 };
                 let bits = dtype.size() * 8;

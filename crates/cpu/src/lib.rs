@@ -15,6 +15,7 @@ mod memory;
 mod moves;
 pub mod pool;
 pub mod quant;
+mod quantized;
 mod reduce;
 mod scan;
 pub mod simd;

@@ -139,7 +139,7 @@ impl Job<'_> {
     fn contiguous_kept_axis(&self, kept: &[usize], reduced: &[usize]) -> Option<usize> {
         let lead = self.inputs.iter().max_by_key(|t| t.strides.iter().filter(|&&s| s != 0).count())?;
         let stride = |i: usize| lead.strides[i].unsigned_abs();
-        let best = kept.iter().copied().filter(|&i| self.op.from[i] >= 16 && stride(i) == 1).last()?;
+        let best = kept.iter().copied().rev().find(|&i| self.op.from[i] >= 16 && stride(i) == 1)?;
         reduced.iter().all(|&i| self.op.from[i] == 1 || stride(i) > 1).then_some(best)
     }
 

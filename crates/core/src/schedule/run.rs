@@ -174,7 +174,6 @@ fn execute(
             Ok(smallvec![output])
         }
         Class::Kernel | Class::Update => {
-            let kernels = backend::kernels_for(node.stream.device, &node.op)?;
             let mut outputs: Tensors = SmallVec::new();
             for (o, aval) in node.outs.iter().enumerate() {
                 let tensor = if o == 0 && node.op.updates_input() {
@@ -184,7 +183,7 @@ fn execute(
                 };
                 outputs.push(tensor);
             }
-            kernels.run(&node.op, &inputs, &mut outputs)?;
+            backend::run(backend, &node.op, &inputs, &mut outputs)?;
             Ok(outputs)
         }
     }

@@ -3,7 +3,7 @@
 //! Reads `bits / 8` bytes an element and writes the dtype's; bound by the writes.
 
 use super::codes::*;
-use super::format::{Format, Mode, check_float, check_global, check_len};
+use super::format::{Format, Mode, check_axis, check_float, check_global, check_len};
 use super::halves;
 use crate::isa::Isa;
 use crate::pool;
@@ -39,7 +39,7 @@ pub fn dequantize(
         check_float(op, "scales", scale_dtype)?;
     }
     check_global(op, format, global_scale)?;
-    format.check_axis(op, k)?;
+    check_axis(op, format, k)?;
     let rows = packed.len().checked_div(format.row_bytes(k)).unwrap_or(0);
     let groups = rows * k / format.group();
     check_len(op, "packed codes", packed.len(), format.row_bytes(rows * k))?;

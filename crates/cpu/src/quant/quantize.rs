@@ -5,7 +5,7 @@
 //! Reads the weights once and writes `bits / 8` bytes an element; offline work, bound by the divisions.
 
 use super::codes::*;
-use super::format::{Format, Mode, check_float, check_global, check_len};
+use super::format::{Format, Mode, check_axis, check_float, check_global, check_len};
 use super::halves;
 use crate::isa::Isa;
 use crate::pool;
@@ -41,7 +41,7 @@ pub fn quantize(
     let op = "quantize";
     check_float(op, "w", dtype)?;
     check_global(op, format, global_scale)?;
-    format.check_axis(op, k)?;
+    check_axis(op, format, k)?;
     let count = weights.len() / dtype.size();
     let rows = count.checked_div(k).unwrap_or(0);
     let groups = rows * k / format.group();

@@ -1,7 +1,7 @@
 //! Packed matrices as kernels see them: sizes checked once, then plain pointers into blocks of 64 rows.
 
 use super::codes::{decode_e4m3, decode_e8m0};
-use super::format::{Format, Mode, check_float, check_global, check_len};
+use super::format::{Format, Mode, check_axis, check_float, check_global, check_len};
 use super::halves;
 use lapis_core::dtype::Dtype;
 use lapis_core::error::Result;
@@ -44,7 +44,7 @@ impl<'a> Weights<'a> {
             check_float(op, "scales", scale_dtype)?;
         }
         check_global(op, format, global_scale)?;
-        format.check_axis(op, cols)?;
+        check_axis(op, format, cols)?;
         let groups = stack * rows * (cols / format.group());
         check_len(op, "packed codes", packed.len(), format.row_bytes(stack * rows * cols))?;
         check_len(op, "scales", scales.len(), groups * format.scale_bytes(scale_dtype))?;

@@ -13,7 +13,7 @@ macro_rules! from_float {
             Dtype::Uint16 => map1($n, a, $out, |x: $f| whole(x as f64) as u16),
             Dtype::Uint32 => map1($n, a, $out, |x: $f| whole(x as f64) as u32),
             Dtype::Uint64 => map1($n, a, $out, |x: $f| {
-                let high = x >= 9_223_372_036_854_775_808.0 && x < 18_446_744_073_709_551_616.0;
+                let high = (9_223_372_036_854_775_808.0..18_446_744_073_709_551_616.0).contains(&x);
                 if high { x as u64 } else { whole(x as f64) as u64 }
             }),
             Dtype::Int8 => map1($n, a, $out, |x: $f| whole(x as f64) as i8),

@@ -196,6 +196,18 @@ impl<'a> Program<'a> {
     }
 }
 
+/// `t` itself when it is row-major, else a row-major copy.
+pub(crate) fn contiguous(t: &Tensor) -> Result<Tensor> {
+    if t.is_row_contiguous() {
+        return Ok(t.clone());
+    }
+    let mut out = Tensor::row_major(crate::memory::allocate(t.nbytes())?, t.shape.clone(), t.dtype);
+    if t.size() > 0 {
+        copy(t, &mut out);
+    }
+    Ok(out)
+}
+
 /// Runs `tape` into `output`; see `Backend::tape`.
 pub(crate) fn run(tape: &Tape, inputs: &[Tensor], consts: &[u64], output: &mut Tensor) -> Result<()> {
     let len = output.size();

@@ -1,0 +1,539 @@
+//! Quantized weights: codes with a scale a group, packed as MLX packs them, and products with them.
+//!
+//! A matrix of codes travels as [`Quantized`]: packed words, scales, and what the mode adds. Groups run along the last
+//! axis. Formats and roundings are MLX's, bit for bit.
+
+use crate::array::Array;
+use crate::dtype::Dtype;
+use crate::error::{Error, Result};
+use crate::node::{Aval, Avals, Inputs};
+use crate::ops::{Rule, astype, broadcast_to, reshape_to};
+use crate::shape::{self, Shape, show};
+use smallvec::smallvec;
+
+/// How a group of weights becomes codes.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Mode {
+    /// `value = code * scale + bias`, scale and bias in the dtype of the weights.
+    Affine,
+    /// E2M1 codes, groups of 32, E8M0 scales.
+    Mxfp4,
+    /// E4M3 codes, groups of 32, E8M0 scales.
+    Mxfp8,
+    /// E2M1 codes, groups of 16, E4M3 scales, optionally one f32 scale for the tensor.
+    Nvfp4,
+}
+
+impl Mode {
+    /// Every mode.
+    pub const ALL: [Mode; 4] = [Mode::Affine, Mode::Mxfp4, Mode::Mxfp8, Mode::Nvfp4];
+
+    /// MLX's name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Mode::Affine => "affine",
+            Mode::Mxfp4 => "mxfp4",
+            Mode::Mxfp8 => "mxfp8",
+            Mode::Nvfp4 => "nvfp4",
+        }
+    }
+
+    /// The mode called `name`.
+    ///
+    /// # Errors
+    /// A value error that lists the modes.
+    pub fn from_name(name: &str) -> Result<Mode> {
+        Mode::ALL.into_iter().find(|m| m.name() == name).ok_or_else(|| {
+            Error::value(format!("[quantize] unknown mode {name:?}; known are affine, mxfp4, mxfp8, nvfp4"))
+        })
+    }
+}
+
+/// A mode with its width and group, checked.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Format {
+    mode: Mode,
+    bits: usize,
+    group: usize,
+}
+
+impl Format {
+    /// `bits` and `group` default to those of the mode (affine: 4 and 64).
+    ///
+    /// # Errors
+    /// A value error that names the offending number and the allowed ones.
+    pub fn new(mode: Mode, bits: Option<usize>, group: Option<usize>) -> Result<Format> {
+        let (widths, groups): (&[usize], &[usize]) = match mode {
+            Mode::Affine => (&[4, 1, 2, 3, 5, 6, 8], &[64, 32, 128]),
+            Mode::Mxfp4 => (&[4], &[32]),
+            Mode::Mxfp8 => (&[8], &[32]),
+            Mode::Nvfp4 => (&[4], &[16]),
+        };
+        let pick = |what: &str, value: Option<usize>, allowed: &[usize]| {
+            let value = value.unwrap_or(allowed[0]);
+            if allowed.contains(&value) {
+                return Ok(value);
+            }
+            let mut sorted = allowed.to_vec();
+            sorted.sort_unstable();
+            let sorted: Vec<_> = sorted.iter().map(usize::to_string).collect();
+            let name = mode.name();
+            Err(Error::value(format!("[quantize] {what} {value} with mode {name}; allowed: {}", sorted.join(", "))))
+        };
+        Ok(Format { mode, bits: pick("bits", bits, widths)?, group: pick("group_size", group, groups)? })
+    }
+
+    /// Affine codes of `bits` (1, 2, 3, 4, 5, 6 or 8) in groups of `group` (32, 64 or 128).
+    ///
+    /// # Errors
+    /// A value error for other numbers.
+    pub fn affine(bits: usize, group: usize) -> Result<Format> {
+        Format::new(Mode::Affine, Some(bits), Some(group))
+    }
+
+    /// The mode.
+    pub const fn mode(self) -> Mode {
+        self.mode
+    }
+
+    /// Bits of a code.
+    pub const fn bits(self) -> usize {
+        self.bits
+    }
+
+    /// Consecutive elements that share a scale.
+    pub const fn group(self) -> usize {
+        self.group
+    }
+
+    /// Bytes of `k` packed codes.
+    pub const fn row_bytes(self, k: usize) -> usize {
+        k * self.bits / 8
+    }
+
+    /// Whether groups carry a bias.
+    pub const fn has_biases(self) -> bool {
+        matches!(self.mode, Mode::Affine)
+    }
+
+    /// Bytes of one scale; `dtype` is that of affine scales.
+    pub const fn scale_bytes(self, dtype: Dtype) -> usize {
+        if self.has_biases() { dtype.size() } else { 1 }
+    }
+
+    fn check_axis(self, op: &str, shape: &[usize]) -> Result<()> {
+        match shape {
+            [_, .., k] if k.is_multiple_of(self.group.max(32 / self.bits)) && *k > 0 => Ok(()),
+            _ => Err(Error::shape(format!(
+                "[{op}] shape {}: at least two axes are needed, the last a multiple of the group size {}",
+                show(shape),
+                self.group
+            ))),
+        }
+    }
+}
+
+/// A packed matrix, or a stack of them along leading axes: what [`quantize`] gives and products take.
+#[derive(Clone, Debug)]
+pub struct Quantized {
+    /// Codes: uint32, last axis `K * bits / 32`.
+    pub packed: Array,
+    /// Scales: last axis `K / group`; the weights' dtype (affine) or uint8.
+    pub scales: Array,
+    /// Affine biases, like the scales.
+    pub biases: Option<Array>,
+    /// nvfp4's scale of the whole tensor: float32, one element.
+    pub global_scale: Option<Array>,
+    /// Mode, width and group.
+    pub format: Format,
+}
+
+impl Quantized {
+    /// Parts that came from a file or another library, checked against each other.
+    ///
+    /// # Errors
+    /// Dtypes and shapes that do not fit the format; missing or superfluous biases or global scale.
+    pub fn new(
+        packed: Array,
+        scales: Array,
+        biases: Option<Array>,
+        global_scale: Option<Array>,
+        format: Format,
+    ) -> Result<Quantized> {
+        let q = Quantized { packed, scales, biases, global_scale, format };
+        q.check("quantized")?;
+        Ok(q)
+    }
+
+    /// Elements of an unpacked row.
+    pub fn columns(&self) -> usize {
+        self.packed.shape().last().map_or(0, |n| n * 32 / self.format.bits)
+    }
+
+    /// The shape of the unpacked weights.
+    pub fn shape(&self) -> Shape {
+        let mut shape: Shape = self.packed.shape().into();
+        if let Some(last) = shape.last_mut() {
+            *last = self.columns();
+        }
+        shape
+    }
+
+    fn check(&self, op: &str) -> Result<()> {
+        let Format { mode, bits, group } = self.format;
+        let name = mode.name();
+        if self.packed.dtype() != Dtype::Uint32 {
+            return Err(Error::dtype(format!("[{op}] packed weights are uint32, not {}", self.packed.dtype())));
+        }
+        let words = self.packed.shape().last().copied().unwrap_or(0);
+        if self.packed.ndim() < 2 || !(words * 32).is_multiple_of(bits) {
+            let s = show(self.packed.shape());
+            return Err(Error::shape(format!("[{op}] packed weights of shape {s} with {bits} bits")));
+        }
+        let shape = self.shape();
+        self.format.check_axis(op, &shape)?;
+        let mut want = shape.clone();
+        if let Some(last) = want.last_mut() {
+            *last /= group;
+        }
+        let fits = |what: &str, a: &Array| -> Result<()> {
+            if a.shape() != want.as_slice() {
+                let (have, want) = (show(a.shape()), show(&want));
+                return Err(Error::shape(format!(
+                    "[{op}] {what} have shape {have}, the packed weights call for {want}"
+                )));
+            }
+            let right = if mode == Mode::Affine {
+                a.dtype().is_floating() && a.dtype() != Dtype::Float64
+            } else {
+                a.dtype() == Dtype::Uint8
+            };
+            if !right {
+                return Err(Error::dtype(format!("[{op}] {what} of mode {name} cannot be {}", a.dtype())));
+            }
+            Ok(())
+        };
+        fits("scales", &self.scales)?;
+        match (&self.biases, self.format.has_biases()) {
+            (Some(b), true) => fits("biases", b)?,
+            (None, false) => {}
+            (None, true) => return Err(Error::value(format!("[{op}] mode {name} needs biases"))),
+            (Some(_), false) => return Err(Error::value(format!("[{op}] mode {name} has no biases"))),
+        }
+        if let Some(g) = &self.global_scale
+            && (mode != Mode::Nvfp4 || g.size() != 1)
+        {
+            return Err(Error::value(format!(
+                "[{op}] a global_scale is one number and goes with nvfp4 only, not {name}"
+            )));
+        }
+        Ok(())
+    }
+
+    /// Packed words, scales, biases, global scale: as inputs of an op.
+    fn push_to(&self, inputs: &mut Inputs) -> Result<()> {
+        inputs.extend([self.packed.clone(), self.scales.clone()]);
+        inputs.extend(self.biases.clone());
+        if let Some(g) = &self.global_scale {
+            inputs.push(astype(g, Dtype::Float32)?);
+        }
+        Ok(())
+    }
+
+    fn scale_dtype(&self) -> Dtype {
+        match &self.biases {
+            Some(b) => self.scales.dtype().promote(b.dtype()),
+            None => Dtype::Bfloat16,
+        }
+    }
+}
+
+// ------------------------------------------------------------------ quantize, dequantize
+
+/// Weights to codes.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Quantize {
+    /// Mode, width and group.
+    pub format: Format,
+}
+
+impl Rule for Quantize {
+    fn name(&self) -> &'static str {
+        "quantize"
+    }
+    fn infer(&self, inputs: &[Array]) -> Result<Avals> {
+        let w = &inputs[0];
+        self.format.check_axis("quantize", w.shape())?;
+        let lead: Shape = w.shape()[..w.ndim() - 1].into();
+        let k = w.shape()[w.ndim() - 1];
+        let with = |n: usize, dtype| {
+            let mut shape = lead.clone();
+            shape.push(n);
+            Aval::new(shape, dtype)
+        };
+        let scale = if self.format.has_biases() { w.dtype() } else { Dtype::Uint8 };
+        let mut outs: Avals =
+            smallvec![with(k * self.format.bits / 32, Dtype::Uint32), with(k / self.format.group, scale)];
+        if self.format.has_biases() {
+            outs.push(with(k / self.format.group, scale));
+        }
+        Ok(outs)
+    }
+}
+
+fn check_floating(op: &str, a: &Array) -> Result<()> {
+    if a.dtype().is_floating() && a.dtype() != Dtype::Float64 {
+        return Ok(());
+    }
+    Err(Error::dtype(format!("[{op}] {} is not float32, float16 or bfloat16", a.dtype())))
+}
+
+/// Quantizes `w` (at least 2-D, floating; the last axis a multiple of the group) (`mx.quantize`). `global_scale` is
+/// nvfp4's: the largest magnitude of the tensor.
+///
+/// # Errors
+/// A dtype that is not floating; an axis that does not divide; a global scale outside nvfp4.
+pub fn quantize(w: &Array, format: Format, global_scale: Option<&Array>) -> Result<Quantized> {
+    check_floating("quantize", w)?;
+    let mut inputs: Inputs = smallvec![w.clone()];
+    if let Some(g) = global_scale {
+        if format.mode != Mode::Nvfp4 || g.size() != 1 {
+            let name = format.mode.name();
+            return Err(Error::value(format!(
+                "[quantize] a global_scale is one number and goes with nvfp4 only, not {name}"
+            )));
+        }
+        inputs.push(astype(g, Dtype::Float32)?);
+    }
+    let outs = Array::apply(Quantize { format }, inputs)?;
+    let global_scale = global_scale.cloned();
+    Ok(Quantized {
+        packed: outs[0].clone(),
+        scales: outs[1].clone(),
+        biases: outs.get(2).cloned(),
+        global_scale,
+        format,
+    })
+}
+
+/// Codes to weights.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Dequantize {
+    /// Mode, width and group.
+    pub format: Format,
+    /// Element type of the result.
+    pub dtype: Dtype,
+}
+
+impl Rule for Dequantize {
+    fn name(&self) -> &'static str {
+        "dequantize"
+    }
+    fn infer(&self, inputs: &[Array]) -> Result<Avals> {
+        let mut shape: Shape = inputs[0].shape().into();
+        if let Some(last) = shape.last_mut() {
+            *last = *last * 32 / self.format.bits;
+        }
+        Ok(smallvec![Aval::new(shape, self.dtype)])
+    }
+}
+
+/// The weights that the codes stand for (`mx.dequantize`): in `dtype`, by default that of the affine scales, bfloat16
+/// for the block modes.
+///
+/// # Errors
+/// Parts that do not fit together; a dtype that is not floating.
+pub fn dequantize(q: &Quantized, dtype: Option<Dtype>) -> Result<Array> {
+    q.check("dequantize")?;
+    let natural = q.scale_dtype();
+    let dtype = dtype.unwrap_or(natural);
+    if !dtype.is_floating() {
+        return Err(Error::dtype(format!("[dequantize] {dtype} is not a floating type")));
+    }
+    // Affine codes are decoded in the dtype of the scales and then cast; block codes directly.
+    let direct = if q.format.has_biases() || dtype == Dtype::Float64 { natural } else { dtype };
+    let mut q = q.clone();
+    if let Some(b) = &q.biases {
+        q.biases = Some(astype(b, natural)?);
+        q.scales = astype(&q.scales, natural)?;
+    }
+    let direct = if dtype == Dtype::Float64 && !q.format.has_biases() { Dtype::Float32 } else { direct };
+    let mut inputs = Inputs::new();
+    q.push_to(&mut inputs)?;
+    astype(&Array::apply1(Dequantize { format: q.format, dtype: direct }, inputs)?, dtype)
+}
+
+// ------------------------------------------------------------------ products
+
+/// Rows times a packed matrix, or gathered pairs of them.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct QuantizedMatmul {
+    /// Mode, width and group.
+    pub format: Format,
+    /// `x @ w.T` (w is `[N, K]`) or `x @ w` (w is `[K, N]`).
+    pub transpose: bool,
+    /// The last two inputs are the flat positions (uint32) of the matrices of x and w to pair.
+    pub gathered: bool,
+}
+
+impl Rule for QuantizedMatmul {
+    fn name(&self) -> &'static str {
+        if self.gathered { "gather_qmm" } else { "quantized_matmul" }
+    }
+    fn infer(&self, inputs: &[Array]) -> Result<Avals> {
+        let (x, w) = (&inputs[0], &inputs[1]);
+        let n = output_columns(self.name(), self.format, x, w, self.transpose)?;
+        let mut shape: Shape = if self.gathered {
+            let mut shape: Shape = inputs[inputs.len() - 1].shape().into();
+            shape.push(x.shape()[x.ndim() - 2]);
+            shape
+        } else {
+            x.shape()[..x.ndim() - 1].into()
+        };
+        shape.push(n);
+        Ok(smallvec![Aval::new(shape, x.dtype())])
+    }
+}
+
+fn output_columns(op: &str, format: Format, x: &Array, packed: &Array, transpose: bool) -> Result<usize> {
+    let s = packed.shape();
+    let (rows, cols) = (s[s.len() - 2], s[s.len() - 1] * 32 / format.bits);
+    let (k, n) = if transpose { (cols, rows) } else { (rows, cols) };
+    if x.shape().last() != Some(&k) {
+        let (x, w) = (show(x.shape()), format!("({rows},{cols})"));
+        let t = if transpose { " transposed" } else { "" };
+        return Err(Error::shape(format!("[{op}] x of shape {x} does not fit weights of shape {w}{t}")));
+    }
+    Ok(n)
+}
+
+/// The dtype of a product, and x in it.
+fn in_product_dtype(op: &str, x: &Array, w: &Quantized) -> Result<Array> {
+    check_floating(op, x)?;
+    let dtype = if w.format.has_biases() { x.dtype().promote(w.scale_dtype()) } else { x.dtype() };
+    astype(x, dtype)
+}
+
+/// `x @ w.T` (`transpose`, w is `[N, K]`) or `x @ w` (w is `[K, N]`) with packed weights (`mx.quantized_matmul`). All
+/// axes but the last two broadcast. The result has the dtype of x promoted with affine scales.
+///
+/// Half-precision x may be rounded to 8 bits a group on the way; float32 x is multiplied exactly.
+///
+/// # Errors
+/// Shapes that do not fit; dtypes that are not floating; parts of `w` that do not fit together.
+pub fn quantized_matmul(x: &Array, w: &Quantized, transpose: bool) -> Result<Array> {
+    let op = "quantized_matmul";
+    w.check(op)?;
+    let x = in_product_dtype(op, x, w)?;
+    if x.ndim() == 0 {
+        return Err(Error::shape(format!("[{op}] x is 0-d")));
+    }
+    if w.packed.ndim() == 2 {
+        let mut inputs: Inputs = smallvec![x];
+        w.push_to(&mut inputs)?;
+        return Array::apply1(QuantizedMatmul { format: w.format, transpose, gathered: false }, inputs);
+    }
+    // A stack of matrices: pair each matrix of x with its own.
+    let vector = x.ndim() == 1;
+    let x = if vector { super::expand_dims(&x, [0])? } else { x };
+    let batch = shape::broadcast(op, &x.shape()[..x.ndim() - 2], &w.packed.shape()[..w.packed.ndim() - 2])?;
+    let positions = |shape: &[usize]| -> Result<Array> {
+        let n = shape::elements(op, shape)?;
+        broadcast_to(&reshape_to(&super::arange(0, n, 1, Some(Dtype::Uint32))?, shape.into())?, &batch)
+    };
+    let lhs = positions(&x.shape()[..x.ndim() - 2])?;
+    let rhs = positions(&w.packed.shape()[..w.packed.ndim() - 2])?;
+    let out = gather_qmm(&x, w, Some(&lhs), Some(&rhs), transpose)?;
+    if vector { super::squeeze(&out, [-2]) } else { Ok(out) }
+}
+
+/// Pairs of matrices of `x` and of the stack `w`, picked by flat positions along their leading axes
+/// (`mx.gather_qmm`). A missing list means every matrix in order. The result has the shape of the broadcast indices
+/// followed by `(M, N)`.
+///
+/// # Errors
+/// As [`quantized_matmul`]; indices that are not integers; at evaluation, positions out of range.
+pub fn gather_qmm(
+    x: &Array,
+    w: &Quantized,
+    lhs_indices: Option<&Array>,
+    rhs_indices: Option<&Array>,
+    transpose: bool,
+) -> Result<Array> {
+    let op = "gather_qmm";
+    w.check(op)?;
+    let x = in_product_dtype(op, x, w)?;
+    let (lhs, rhs) = index_pair(op, &x, &w.packed, lhs_indices, rhs_indices)?;
+    let mut inputs: Inputs = smallvec![x];
+    w.push_to(&mut inputs)?;
+    inputs.extend([lhs, rhs]);
+    Array::apply1(QuantizedMatmul { format: w.format, transpose, gathered: true }, inputs)
+}
+
+/// Index lists of a gathered product, broadcast together, as uint32.
+pub(crate) fn index_pair(
+    op: &str,
+    x: &Array,
+    w: &Array,
+    lhs: Option<&Array>,
+    rhs: Option<&Array>,
+) -> Result<(Array, Array)> {
+    for (what, a) in [("x", x), ("w", w)] {
+        if a.ndim() < 2 {
+            let s = show(a.shape());
+            return Err(Error::shape(format!("[{op}] {what} of shape {s} is not a matrix or a stack of matrices")));
+        }
+    }
+    let list = |a: &Array, given: Option<&Array>| -> Result<Array> {
+        let lead: Shape = a.shape()[..a.ndim() - 2].into();
+        let count = shape::elements(op, &lead)?;
+        match given {
+            Some(i) if i.dtype().is_integer() => Ok(i.clone()),
+            Some(i) => Err(Error::dtype(format!("[{op}] indices are integers, not {}", i.dtype()))),
+            None => reshape_to(&super::arange(0, count, 1, Some(Dtype::Uint32))?, lead),
+        }
+    };
+    let (lhs, rhs) = (list(x, lhs)?, list(w, rhs)?);
+    let shape = shape::broadcast(op, lhs.shape(), rhs.shape())?;
+    // Signed positions stay signed, so that a negative one is an error at evaluation and not a huge number.
+    let index = |a: &Array| broadcast_to(&astype(a, Dtype::Int64)?, &shape);
+    Ok((index(&lhs)?, index(&rhs)?))
+}
+
+/// fp8 (E4M3) codes of `x`, uint8 (`mx.to_fp8`): nearest, ties to even; 448 and beyond, infinities and NaN saturate.
+///
+/// # Errors
+/// A dtype that is not floating.
+pub fn to_fp8(x: &Array) -> Result<Array> {
+    check_floating("to_fp8", x)?;
+    Array::apply1(ConvertFp8 { to: Dtype::Uint8 }, smallvec![x.clone()])
+}
+
+/// The numbers that fp8 (E4M3) codes stand for (`mx.from_fp8`).
+///
+/// # Errors
+/// Codes that are not uint8; a dtype that is not floating.
+pub fn from_fp8(codes: &Array, dtype: Dtype) -> Result<Array> {
+    if codes.dtype() != Dtype::Uint8 || !dtype.is_floating() {
+        let d = codes.dtype();
+        return Err(Error::dtype(format!("[from_fp8] takes uint8 and gives a floating type, not {d} and {dtype}")));
+    }
+    let near = if dtype == Dtype::Float64 { Dtype::Float32 } else { dtype };
+    astype(&Array::apply1(ConvertFp8 { to: near }, smallvec![codes.clone()])?, dtype)
+}
+
+/// Between fp8 codes and numbers.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ConvertFp8 {
+    /// uint8: encode; else decode to this.
+    pub to: Dtype,
+}
+
+impl Rule for ConvertFp8 {
+    fn name(&self) -> &'static str {
+        if self.to == Dtype::Uint8 { "to_fp8" } else { "from_fp8" }
+    }
+    fn infer(&self, inputs: &[Array]) -> Result<Avals> {
+        Ok(smallvec![Aval::new(inputs[0].shape(), self.to)])
+    }
+}
