@@ -1,10 +1,6 @@
 //! The entry of the CPU backend: which kernel computes which op.
 
-<<<<<<< HEAD
-use crate::{fill, hadamard, matmul, memory, moves, reduce, scan, sort, tape};
-=======
-use crate::{fill, hadamard, matmul, memory, quantized, reduce, scan, sort, tape};
->>>>>>> cc7924c (Quantized arrays: quantize, dequantize, packed and gathered products, fp8)
+use crate::{fill, hadamard, matmul, memory, moves, quantized, reduce, scan, sort, tape};
 use lapis_core::backend::{BACKENDS, Backend, Kernels};
 use lapis_core::buffer::{Buffer, Tensor};
 use lapis_core::error::Result;
@@ -23,19 +19,8 @@ static CPU: fn() -> Box<dyn Backend> = || {
 struct Cpu;
 
 impl Kernels for Cpu {
-<<<<<<< HEAD
-    fn supports(&self, op: &Op) -> bool {
-        matches!(op, Op::Arange(_) | Op::ArgReduce(_) | Op::Scan(_) | Op::Sort(_) | Op::SearchSorted(_))
-            || matches!(op, Op::Matmul(_) | Op::AddMM(_) | Op::GatherMM(_) | Op::SegmentedMM(_) | Op::Hadamard(_))
-            || moves::supports(op)
-    }
-
-    fn run(&self, op: &Op, inputs: &[Tensor], outputs: &mut [Tensor]) -> Result<()> {
-        match op {
-=======
     fn run(&self, op: &Op, inputs: &[Tensor], outputs: &mut [Tensor]) -> Option<Result<()>> {
         Some(match op {
->>>>>>> cc7924c (Quantized arrays: quantize, dequantize, packed and gathered products, fp8)
             Op::Arange(op) => fill::arange(op, &mut outputs[0]),
             Op::ArgReduce(op) => sort::arg_reduce(op, &inputs[0], &mut outputs[0]),
             Op::Scan(op) => scan::run(op, &inputs[0], &mut outputs[0]),
@@ -46,18 +31,12 @@ impl Kernels for Cpu {
             Op::GatherMM(_) => matmul::gather_mm(inputs, &mut outputs[0]),
             Op::SegmentedMM(_) => matmul::segmented_mm(inputs, &mut outputs[0]),
             Op::Hadamard(op) => hadamard::hadamard(op, &inputs[0], &mut outputs[0]),
-<<<<<<< HEAD
-            op if moves::supports(op) => moves::run(op, inputs, &mut outputs[0]),
-            _ => Err(Error::unsupported(format!("[{}] the CPU backend has no kernel", op.name()))),
-        }
-=======
             Op::Quantize(op) => quantized::quantize(op, inputs, outputs),
             Op::Dequantize(op) => quantized::dequantize(op, inputs, &mut outputs[0]),
             Op::QuantizedMatmul(op) => quantized::matmul(op, inputs, &mut outputs[0]),
             Op::ConvertFp8(op) => quantized::convert_fp8(op, &inputs[0], &mut outputs[0]),
-            _ => return None,
+            _ => return moves::run(op, inputs, &mut outputs[0]),
         })
->>>>>>> cc7924c (Quantized arrays: quantize, dequantize, packed and gathered products, fp8)
     }
 }
 

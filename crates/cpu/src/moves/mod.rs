@@ -15,31 +15,32 @@ use lapis_core::buffer::Tensor;
 use lapis_core::error::Result;
 use lapis_core::ops::Op;
 
-/// Whether [`run`] knows `op`.
-pub(crate) fn supports(op: &Op) -> bool {
-    use Op::*;
-    matches!(op, Concatenate(_) | Pad(_) | Gather(_) | GatherAxis(_) | DynamicSlice(_))
-        || matches!(op, SliceUpdate(_) | DynamicSliceUpdate(_) | Scatter(_) | ScatterAxis(_) | MaskedScatter(_))
-}
-
-/// Computes `out` from `inputs`; for updates `out` starts as the first input.
+/// Computes `out` from `inputs`; for updates `out` starts as the first input. `None` for an op that moves nothing.
 ///
 /// # Errors
 /// Indices and starts out of range; fewer rows than a mask selects.
-pub(crate) fn run(op: &Op, inputs: &[Tensor], out: &mut Tensor) -> Result<()> {
+pub(crate) fn run(op: &Op, inputs: &[Tensor], out: &mut Tensor) -> Option<Result<()>> {
     let out = &*out;
-    match op {
-        Op::Concatenate(op) => window::concatenate(op.axis, inputs, out),
-        Op::Pad(op) => window::pad(op, inputs, out),
-        Op::SliceUpdate(op) => window::update(op, &inputs[1], out),
-        Op::DynamicSlice(op) => return window::dynamic_slice(op, inputs, out),
-        Op::DynamicSliceUpdate(op) => return window::dynamic_update(op, inputs, out),
-        Op::Gather(op) => return gather::gather(op, inputs, out),
-        Op::GatherAxis(op) => return axis::gather(op, inputs, out),
-        Op::Scatter(op) => return scatter::scatter(op, inputs, out),
-        Op::ScatterAxis(op) => return axis::scatter(op, inputs, out),
-        Op::MaskedScatter(op) => return scatter::masked(op, inputs, out),
-        _ => {}
-    }
-    Ok(())
+    Some(match op {
+        Op::Concatenate(op) => {
+            window::concatenate(op.axis, inputs, out);
+            Ok(())
+        }
+        Op::Pad(op) => {
+            window::pad(op, inputs, out);
+            Ok(())
+        }
+        Op::SliceUpdate(op) => {
+            window::update(op, &inputs[1], out);
+            Ok(())
+        }
+        Op::DynamicSlice(op) => window::dynamic_slice(op, inputs, out),
+        Op::DynamicSliceUpdate(op) => window::dynamic_update(op, inputs, out),
+        Op::Gather(op) => gather::gather(op, inputs, out),
+        Op::GatherAxis(op) => axis::gather(op, inputs, out),
+        Op::Scatter(op) => scatter::scatter(op, inputs, out),
+        Op::ScatterAxis(op) => axis::scatter(op, inputs, out),
+        Op::MaskedScatter(op) => scatter::masked(op, inputs, out),
+        _ => return None,
+    })
 }
