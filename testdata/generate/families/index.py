@@ -155,7 +155,7 @@ def masks(f):
     put(f, [sample("float32", [2, 3, 4], "transposed"), sample("bool", [2, 3]), arr("float32", 0.5)], m(1))
     put(f, [x, columns, Scalar(9)], s(None), m(1), wheel=False)
     put(f, [x, rows, Scalar(9)], m(1), s(0, 2), wheel=False)
-    refuse(f, "Shape", [x, full, arr("int32", [1, 2])], m(1), op="setitem")
+    refuse(f, "Value", [x, full, arr("int32", [1, 2])], m(1), op="setitem")
     refuse(f, "Index", [x, arr("bool", [True, False])], m(1))
     refuse(f, "Index", [x, arr("bool", [True, False]), Scalar(1)], m(1), op="setitem")
 
