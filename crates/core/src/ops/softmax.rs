@@ -1,0 +1,119 @@
+//! Softmax and log-sum-exp: over the last axis in a kernel, over other axes through a transposition.
+
+use crate::array::Array;
+use crate::dtype::Dtype;
+use crate::error::Result;
+use crate::node::{Aval, Avals};
+use crate::ops::{Rule, astype, layout_last, permute, reshape_to};
+use crate::shape::{self, Axes, Shape};
+use smallvec::{SmallVec, smallvec};
+
+/// `exp(x - max) / sum(exp(x - max))` along the last axis.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Softmax;
+
+impl Rule for Softmax {
+    fn name(&self) -> &'static str {
+        "softmax"
+    }
+    fn infer(&self, inputs: &[Array]) -> Result<Avals> {
+        Ok(smallvec![Aval::new(inputs[0].shape(), inputs[0].dtype())])
+    }
+}
+
+/// Softmax over `axes` jointly (`mx.softmax`), computed in f32 (f64 for float64); integers give float32. A row of -inf
+/// is NaN.
+///
+/// # Errors
+/// Axes out of range or named twice.
+pub fn softmax(a: &Array, axes: impl Into<Axes>) -> Result<Array> {
+    let axes = shape::axes("softmax", &axes.into(), a.ndim())?;
+    let a = astype(a, a.dtype().to_inexact())?;
+    if a.dtype().is_complex() {
+        return complex(&a, &axes);
+    }
+    if axes.is_empty() {
+        return super::ones_like(&a, None);
+    }
+    if axes.as_slice() == [a.ndim() - 1] {
+        return Array::apply1(Softmax, smallvec![a]);
+    }
+    let rows = Array::apply1(Softmax, smallvec![layout_last("softmax", &a, &axes)?])?;
+    // Back: unfold the joined axis, then undo the permutation.
+    let order: SmallVec<[usize; 4]> = (0..a.ndim()).filter(|i| !axes.contains(i)).chain(axes.iter().copied()).collect();
+    let unfolded: Shape = order.iter().map(|&i| a.shape()[i]).collect();
+    let mut back: SmallVec<[usize; 4]> = SmallVec::from_elem(0, a.ndim());
+    order.iter().enumerate().for_each(|(at, &axis)| back[axis] = at);
+    permute(&reshape_to(&rows, unfolded)?, back)
+}
+
+fn complex(a: &Array, axes: &[usize]) -> Result<Array> {
+    let list: Vec<i32> = axes.iter().map(|&i| i as i32).collect();
+    let e = super::exp(&super::subtract(a, super::max(a, list.clone(), true)?)?)?;
+    super::divide(&e, super::sum(&e, list, true)?)
+}
+
+/// `max + ln(sum(exp(x - max)))` along the last axis, which stays with size 1.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct LogSumExp;
+
+impl Rule for LogSumExp {
+    fn name(&self) -> &'static str {
+        "logsumexp"
+    }
+    fn infer(&self, inputs: &[Array]) -> Result<Avals> {
+        let mut shape: Shape = inputs[0].shape().into();
+        if let Some(last) = shape.last_mut() {
+            *last = 1;
+        }
+        Ok(smallvec![Aval::new(shape, inputs[0].dtype())])
+    }
+}
+
+/// `ln(sum(exp(a)))` over `axes` without overflow (`mx.logsumexp`); integers give float32. All -inf gives -inf.
+///
+/// # Errors
+/// Axes out of range or named twice.
+pub fn logsumexp(a: &Array, axes: impl Into<Axes>, keepdims: bool) -> Result<Array> {
+    let axes = shape::axes("logsumexp", &axes.into(), a.ndim())?;
+    let a = astype(a, a.dtype().to_inexact())?;
+    let mut kept_shape: Shape = a.shape().into();
+    axes.iter().for_each(|&i| kept_shape[i] = 1);
+    let kept = if a.dtype().is_complex() {
+        let list: Vec<i32> = axes.iter().map(|&i| i as i32).collect();
+        let top = super::max(&a, list.clone(), true)?;
+        let total = super::sum(&super::exp(&super::subtract(&a, &top)?)?, list, true)?;
+        super::add(super::log(&total)?, top)?
+    } else if axes.is_empty() {
+        a.clone()
+    } else {
+        reshape_to(&Array::apply1(LogSumExp, smallvec![layout_last("logsumexp", &a, &axes)?])?, kept_shape)?
+    };
+    if keepdims { Ok(kept) } else { super::view::drop_axes(&kept, &axes) }
+}
+
+/// `logsumexp(logits) - logits[target]` along the last axis.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct CrossEntropy;
+
+impl Rule for CrossEntropy {
+    fn name(&self) -> &'static str {
+        "cross_entropy"
+    }
+    fn infer(&self, inputs: &[Array]) -> Result<Avals> {
+        Ok(smallvec![Aval::new(inputs[1].shape(), Dtype::Float32)])
+    }
+}
+
+impl Array {
+    /// Softmax; see [`softmax`].
+    #[track_caller]
+    pub fn softmax(&self, axes: impl Into<Axes>) -> Array {
+        crate::or_panic(softmax(self, axes))
+    }
+    /// Log of the sum of exponentials; see [`logsumexp`].
+    #[track_caller]
+    pub fn logsumexp(&self, axes: impl Into<Axes>, keepdims: bool) -> Array {
+        crate::or_panic(logsumexp(self, axes, keepdims))
+    }
+}
