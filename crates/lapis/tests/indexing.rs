@@ -267,6 +267,34 @@ fn large_moves_use_every_path() {
     assert!(long.iter().enumerate().all(|(i, &v)| v as usize == (1 << 20) + i));
 }
 
+#[test]
+fn distinct_values() {
+    let a = array([[3, 1, 2], [3, 1, 5]]);
+    let u32s = |a: &Array| a.to_vec::<u32>().unwrap();
+    let u = ops::unique(&a, None, None).unwrap();
+    is(&u.values, &[4], &[1, 2, 3, 5]);
+    assert_eq!(u32s(&u.indices), [1, 2, 0, 5]);
+    assert_eq!((u.inverse.shape(), u32s(&u.inverse)), ([2, 3].as_slice(), vec![2, 0, 1, 2, 0, 3]));
+    is(&u.counts, &[4], &[2, 1, 2, 1]);
+    let u = ops::unique(&a, 6, Some(&9)).unwrap();
+    is(&u.values, &[6], &[1, 2, 3, 5, 9, 9]);
+    assert_eq!(u32s(&u.indices), [1, 2, 0, 5, 1, 1]);
+    is(&u.counts, &[6], &[2, 1, 2, 1, 0, 0]);
+    is(&ops::unique(&a, 6, None).unwrap().values, &[6], &[1, 2, 3, 5, 1, 1]);
+    let u = ops::unique(&a, 2, None).unwrap();
+    is(&u.values, &[2], &[1, 2]);
+    assert_eq!(u32s(&u.inverse), [1, 0, 1, 1, 0, 1]);
+    let f = array([f32::NAN, 1.0, f32::NAN, 0.0, -0.0]);
+    let u = ops::unique(&f, None, None).unwrap();
+    let values = u.values.to_vec::<f32>().unwrap();
+    assert!(values[..2] == [0.0, 1.0] && values[2..].iter().all(|v| v.is_nan()) && values.len() == 4);
+    assert_eq!(u32s(&u.inverse), [2, 1, 3, 0, 0]);
+    let empty = ops::zeros::<f32>(&[0]).unwrap();
+    assert_eq!(ops::unique(&empty, None, None).unwrap().values.shape(), [0]);
+    assert_eq!(ops::unique(&empty, 2, Some(&3)).unwrap().values.to_vec::<f32>().unwrap(), [3.0, 3.0]);
+    fails(ops::unique(&empty, 2, None), ErrorKind::Value, "fill value");
+}
+
 // ------------------------------------------------------------------ random indices against a plain loop
 
 /// A small generator: the high bits of a multiplicative sequence.
