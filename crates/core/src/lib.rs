@@ -13,6 +13,7 @@ pub mod memory;
 pub mod node;
 pub mod ops;
 pub mod print;
+pub mod random;
 pub mod scalar;
 pub mod schedule;
 pub mod shape;

@@ -152,6 +152,8 @@ registry! {
     Kernel fast::rope::Rope => Rope;
     Kernel fast::attention::Attention => Attention;
     Kernel fast::delta::GatedDelta => GatedDelta;
+    Kernel crate::random::RandomBits => RandomBits;
+    Kernel crate::random::InverseCdf => InverseCdf;
     Kernel quantize::Quantize => Quantize;
     Kernel quantize::Dequantize => Dequantize;
     Kernel quantize::QuantizedMatmul => QuantizedMatmul;
