@@ -89,7 +89,7 @@ def uniques(f):
     f.wheel("unique", arr("float32", [NAN, 1.0, NAN]), size=3)
     f.spec("unique", [x], [arr("int32", [1, 2, 3])])
     f.spec("unique", [arr("float32", [2.0, 1.0, 2.0])],
-           [arr("float32", [1.0, 2.0]), arr("uint32", [1, 0]), arr("uint32", [1, 0, 1]), arr("uint32", [1, 2])],
+           [arr("float32", [1.0, 2.0]), arr("uint32", [1, 0]), arr("uint32", [1, 0, 1]), arr("int32", [1, 2])],
            return_index=True, return_inverse=True, return_counts=True)
 
 

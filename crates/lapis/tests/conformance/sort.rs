@@ -1,7 +1,8 @@
 //! Sort and search.
 
 use crate::call::{Call, Outcome, one};
-use lapis::{Error, ops};
+use lapis::Error;
+use lapis::ops::{self, Operand};
 
 pub(crate) fn run(c: &Call) -> Option<Outcome> {
     let axis = || c.axis_or_none(Some(-1));
@@ -18,6 +19,21 @@ pub(crate) fn run(c: &Call) -> Option<Outcome> {
             side @ ("left" | "right") => ops::searchsorted(&c.array(0), &c.array(1), side == "right"),
             other => Err(Error::value(format!("[searchsorted] unknown side {other}"))),
         },
+        "unique" => return Some(unique(c)),
         _ => return None,
     })
+}
+
+/// The values, then the parts that are asked for.
+fn unique(c: &Call) -> Outcome {
+    let fill = c.has(1).then(|| c.operand(1));
+    let found = ops::unique(&c.array(0), c.count("size")?, fill.as_ref().map(|v| v as &dyn Operand))?;
+    let asked = |name: &str, part| c.attrs.flag(name).then_some(part);
+    let parts = [
+        Some(found.values),
+        asked("return_index", found.indices),
+        asked("return_inverse", found.inverse),
+        asked("return_counts", found.counts),
+    ];
+    Ok(parts.into_iter().flatten().collect())
 }
