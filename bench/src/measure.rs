@@ -18,7 +18,6 @@ pub(crate) enum Limit {
     /// Operations over the peak of the best instruction for this kind of product.
     Operations { count: f64, peak: limits::Peak },
     /// Bytes that have to come from memory, over the bandwidth of reading.
-    #[expect(dead_code, reason = "the quantized products and attention, which follow, are bound by it")]
     Read { bytes: f64 },
     /// `reads` arrays of `bytes` each in and one out, over the time a loop without arithmetic takes for exactly
     /// that traffic on a working set of exactly that size (so that what the caches hold is the same for both).

@@ -3,6 +3,7 @@
 mod elementwise;
 mod graph;
 mod matmul;
+mod quantized;
 
 use crate::measure::{Bench, Measured, Result};
 use lapis::prelude::*;
@@ -16,7 +17,7 @@ pub(crate) struct Case {
 
 /// Every benchmark, in the order of the report.
 pub(crate) fn all() -> Vec<Case> {
-    [matmul::CASES, elementwise::CASES, graph::CASES].concat()
+    [matmul::CASES, quantized::CASES, elementwise::CASES, graph::CASES].concat()
 }
 
 /// An array of values from -1 to 1, the same for the same seed (xorshift).
