@@ -331,9 +331,10 @@ macro_rules! float {
             fn scale(self, n: Self) -> Self {
                 // In two steps, of which only the second can leave the normal range.
                 let s = Avx2(());
-                let power = |n: Self| Self::from_bits((n.to_int() + $int::splat(s, $bias)).shl($digits));
+                let bias = $int::splat(s, $bias);
                 let half = (n * Self::splat(s, 0.5)).floor();
-                self * power(half) * power(n - half)
+                let (low, high) = ((half.to_int() + bias).shl($digits), ((n - half).to_int() + bias).shl($digits));
+                self * Self::from_bits(low) * Self::from_bits(high)
             }
             #[inline(always)]
             fn reduce_add(self) -> $elem {
@@ -526,6 +527,16 @@ unsafe fn quarters(x: [__m256i; 2]) -> [__m128i; 4] {
     ])
 }
 
+/// The low halves of eight 64-bit lanes.
+#[inline(always)]
+unsafe fn even_i32(x: I64) -> __m256i {
+    v!({
+        let even = _mm256_setr_epi32(0, 2, 4, 6, 0, 2, 4, 6);
+        let (low, high) = (_mm256_permutevar8x32_epi32(x.0[0], even), _mm256_permutevar8x32_epi32(x.0[1], even));
+        _mm256_blend_epi32::<0xf0>(low, high)
+    })
+}
+
 impl Simd for Avx2 {
     const ISA: Isa = Isa::Avx2;
     type F32 = F32;
@@ -573,15 +584,7 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     fn narrow_i64(self, [a, b]: [I64; 2]) -> I32 {
-        v!({
-            let even = _mm256_setr_epi32(0, 2, 4, 6, 0, 2, 4, 6);
-            let half = |x: I64| {
-                let [low, high] =
-                    [_mm256_permutevar8x32_epi32(x.0[0], even), _mm256_permutevar8x32_epi32(x.0[1], even)];
-                _mm256_blend_epi32::<0xf0>(low, high)
-            };
-            I32([half(a), half(b)])
-        })
+        v!(I32([even_i32(a), even_i32(b)]))
     }
     #[inline(always)]
     fn mul_u32(self, a: I64, b: I64) -> I64 {

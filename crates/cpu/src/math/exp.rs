@@ -1,0 +1,167 @@
+//! The exponential family: exp, exp2, expm1, sigmoid, sinh, cosh, tanh.
+//!
+//! `exp`, `exp2` and `sigmoid` are computed in `f32` (the softmax of a decode step hangs on them); the others in `f64`
+//! and rounded once. With x = n·ln2 + r all of the hyperbolic ones come from cosh r - 1 and sinh r, which keep their
+//! relative accuracy near 0, so that nothing cancels.
+
+use super::in_f64;
+use crate::simd::{Float, Int, Simd, Vector};
+
+pub(super) const LN2: f64 = std::f64::consts::LN_2;
+const LOG2_E: f64 = std::f64::consts::LOG2_E;
+
+/// e^x, at most 1 ulp off.
+#[inline(always)]
+pub fn exp<S: Simd>(s: S, x: S::F32) -> S::F32 {
+    // Where the result is 0 or infinite anyway; NaN passes, because it is the second operand.
+    let x = s.f32(89.5).min(s.f32(-104.5).max(x));
+    let n = (x * s.f32(LOG2_E as f32)).round();
+    let r = n.fnma(s.f32(LN2_LOW), n.fnma(s.f32(LN2_HIGH), x));
+    let q = horner32(s, &EXP, r);
+    (q.fma(r * r, r) + s.f32(1.0)).scale(n)
+}
+
+/// 2^x, at most 1 ulp off.
+#[inline(always)]
+pub fn exp2<S: Simd>(s: S, x: S::F32) -> S::F32 {
+    let x = s.f32(129.0).min(s.f32(-151.0).max(x));
+    let n = x.round();
+    let r = x - n;
+    horner32(s, &EXP2, r).fma(r, s.f32(1.0)).scale(n)
+}
+
+/// 1/(1 + e^-x), at most 2 ulp off.
+#[inline(always)]
+pub fn sigmoid<S: Simd>(s: S, x: S::F32) -> S::F32 {
+    let one = s.f32(1.0);
+    let e = exp(s, -x.abs());
+    S::F32::select(x.lt(s.f32(0.0)), e, one) / (one + e)
+}
+
+/// e^x - 1, correctly rounded but for rare ties.
+#[inline(always)]
+pub fn expm1<S: Simd>(s: S, x: S::F32) -> S::F32 {
+    let a = s.f32(100.0).min(s.f32(-104.0).max(x));
+    let y = in_f64!(s, |a| {
+        let Parts { cosh_m1, sinh, power, .. } = parts(s, a);
+        (cosh_m1 + sinh).fma(power, power - s.f64(1.0))
+    });
+    with_sign_of(s, y, x)
+}
+
+/// (e^x - e^-x)/2, correctly rounded but for rare ties.
+#[inline(always)]
+pub fn sinh<S: Simd>(s: S, x: S::F32) -> S::F32 {
+    let a = clamp(s, x, 100.0);
+    with_sign_of(s, in_f64!(s, |a| hyperbolic(s, a).0), x)
+}
+
+/// (e^x + e^-x)/2, correctly rounded but for rare ties.
+#[inline(always)]
+pub fn cosh<S: Simd>(s: S, x: S::F32) -> S::F32 {
+    let a = clamp(s, x, 100.0);
+    in_f64!(s, |a| hyperbolic(s, a).1)
+}
+
+/// sinh x / cosh x, correctly rounded but for rare ties.
+#[inline(always)]
+pub fn tanh<S: Simd>(s: S, x: S::F32) -> S::F32 {
+    let [a, b] = s.widen(clamp(s, x, 10.0));
+    let ((sinh_a, cosh_a), (sinh_b, cosh_b)) = (hyperbolic(s, a), hyperbolic(s, b));
+    let [p, q] = reciprocals(s, [cosh_a, cosh_b]);
+    with_sign_of(s, s.narrow([sinh_a * p, sinh_b * q]), x)
+}
+
+/// e^x in `f64` to 2^-34, for |x| up to 700.
+#[inline(always)]
+pub(super) fn exp64<S: Simd>(s: S, x: S::F64) -> S::F64 {
+    let Parts { cosh_m1, sinh, power, .. } = parts(s, x);
+    (cosh_m1 + sinh).fma(power, power)
+}
+
+/// 1/x to 2^-45, for x whose reciprocal is a normal `f32`: one division in `f32` and a step of Newton's in `f64` cost a
+/// third of two divisions in `f64`.
+#[inline(always)]
+pub(super) fn reciprocals<S: Simd>(s: S, x: [S::F64; 2]) -> [S::F64; 2] {
+    let [a, b] = s.widen(s.f32(1.0) / s.narrow(x));
+    let one = s.f64(1.0);
+    [x[0].fnma(a, one).fma(a, a), x[1].fnma(b, one).fma(b, b)]
+}
+
+/// x cut to ±`limit`; NaN passes.
+#[inline(always)]
+pub(super) fn clamp<S: Simd>(s: S, x: S::F32, limit: f32) -> S::F32 {
+    s.f32(limit).min(s.f32(-limit).max(x))
+}
+
+/// The magnitude of `x` with the sign of `sign`.
+#[inline(always)]
+pub(super) fn with_sign_of<S: Simd>(s: S, x: S::F32, sign: S::F32) -> S::F32 {
+    S::F32::from_bits(x.abs().bits() | (sign.bits() & s.u32(0x8000_0000)))
+}
+
+/// The polynomial with these coefficients, highest power last.
+#[inline(always)]
+pub(super) fn horner32<S: Simd, const N: usize>(s: S, c: &[f32; N], x: S::F32) -> S::F32 {
+    let mut p = s.f32(c[N - 1]);
+    for i in (0..N - 1).rev() {
+        p = p.fma(x, s.f32(c[i]));
+    }
+    p
+}
+
+/// The polynomial with these coefficients, highest power last.
+#[inline(always)]
+pub(super) fn horner64<S: Simd, const N: usize>(s: S, c: &[f64; N], x: S::F64) -> S::F64 {
+    let mut p = s.f64(c[N - 1]);
+    for i in (0..N - 1).rev() {
+        p = p.fma(x, s.f64(c[i]));
+    }
+    p
+}
+
+/// x = n·ln2 + r with |r| <= ln2/2.
+struct Parts<S: Simd> {
+    cosh_m1: S::F64,
+    sinh: S::F64,
+    /// 2^n.
+    power: S::F64,
+    /// 2^-n.
+    inverse: S::F64,
+}
+
+#[inline(always)]
+fn parts<S: Simd>(s: S, x: S::F64) -> Parts<S> {
+    let n = (x * s.f64(LOG2_E)).round();
+    let r = n.fnma(s.f64(LN2), x);
+    let z = r * r;
+    let (n, bias) = (n.to_int(), s.i64(1023));
+    Parts {
+        cosh_m1: horner64(s, &COSH, z) * z,
+        sinh: (horner64(s, &SINH, z) * z).fma(r, r),
+        power: S::F64::from_bits((bias + n).shl(52)),
+        inverse: S::F64::from_bits((bias - n).shl(52)),
+    }
+}
+
+/// sinh x and cosh x by the addition theorems.
+#[inline(always)]
+fn hyperbolic<S: Simd>(s: S, x: S::F64) -> (S::F64, S::F64) {
+    let Parts { cosh_m1, sinh, power, inverse } = parts(s, x);
+    let (half, cosh) = (s.f64(0.5), cosh_m1 + s.f64(1.0));
+    let (sinh_n, cosh_n) = ((power - inverse) * half, (power + inverse) * half);
+    (cosh.fma(sinh_n, sinh * cosh_n), sinh.fma(sinh_n, cosh * cosh_n))
+}
+
+const LN2_HIGH: f32 = 0.693_147_2; // 0x1.62e43p-1: few digits, so that the first step of the reduction is exact
+const LN2_LOW: f32 = -1.904_654_2e-9;
+
+// Minimax coefficients (Remez), lowest power first, and their largest errors.
+/// (e^r - 1 - r)/r² on |r| <= ln2/2; e^r to 2^-30.
+const EXP: [f32; 5] = [0.5, 0.16666516, 0.041666196, 0.0083692325, 0.0013951081];
+/// (2^r - 1)/r on |r| <= 1/2; 2^r to 2^-29.
+const EXP2: [f32; 6] = [0.6931472, 0.24022651, 0.055503272, 0.009618003, 0.0013400503, 0.00015476571];
+/// (cosh √z - 1)/z; 2^-34 of cosh.
+const COSH: [f64; 3] = [0.5000000083959937, 0.041666250995020145, 0.0013947373144696958];
+/// (sinh √z/√z - 1)/z; 2^-37 of sinh.
+const SINH: [f64; 3] = [0.16666666759904936, 0.008333287169300683, 0.00019906229815265948];

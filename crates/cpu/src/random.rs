@@ -1,0 +1,185 @@
+//! Random bits (Threefry-2x32), and the `f32` functions whose bits the distributions depend on.
+//!
+//! The functions here repeat, operation by operation, what MLX's Linux build computes, so that the same key gives the
+//! same numbers; the accurate functions for everybody else are in `math`. (`erfinv` serves both.)
+//!
+//! Bits: 4 bytes written and about 75 integer operations per pair of words. Must not know: distributions, arrays.
+
+use crate::isa::Isa;
+use crate::math::{LOG_INVERSE, LOG_TABLE, LogSplit, log_split};
+use crate::pool::{self, SendPtr};
+use crate::simd::{self, Float, Int, Kernel, LANES32, Mask, Simd, Vector};
+use std::f64::consts::LN_2;
+
+/// Counters per task.
+const GRAIN: usize = 1 << 13;
+
+/// The first two words of the hash of the counters (`c0`, `c1`) under `key`.
+pub fn threefry(key: [u32; 2], c0: u32, c1: u32) -> [u32; 2] {
+    let mut x = [c0.wrapping_add(key[0]), c1.wrapping_add(key[1])];
+    let keys = [key[0], key[1], key[0] ^ key[1] ^ PARITY];
+    for i in 0..5 {
+        for r in ROTATIONS[i % 2] {
+            x[0] = x[0].wrapping_add(x[1]);
+            x[1] = x[1].rotate_left(r) ^ x[0];
+        }
+        x[0] = x[0].wrapping_add(keys[(i + 1) % 3]);
+        x[1] = x[1].wrapping_add(keys[(i + 2) % 3]).wrapping_add(i as u32 + 1);
+    }
+    x
+}
+
+/// Fills `out` with the words that belong to `key`, in parallel. Values of other widths are the bytes of these words.
+///
+/// With half = n/2 and odd = n%2, words i and half + odd + i are the hash of (i, i + half + odd); if n is odd, word half
+/// is the first of the hash of (half, 0).
+pub fn random_bits(isa: Isa, key: [u32; 2], out: &mut [u32]) {
+    let (n, half) = (out.len(), out.len() / 2);
+    let odd = n % 2;
+    if odd == 1 {
+        out[half] = threefry(key, half as u32, 0)[0];
+    }
+    let (first, second) = out.split_at_mut(half + odd);
+    let (first, second) = (SendPtr(first.as_mut_ptr()), SendPtr(second.as_mut_ptr()));
+    pool::for_each_chunk(half, GRAIN, &|range| {
+        // SAFETY: chunks are disjoint and within both halves.
+        let (a, b) = unsafe {
+            let part = |p: &SendPtr<u32>| std::slice::from_raw_parts_mut(p.get().add(range.start), range.len());
+            (part(&first), part(&second))
+        };
+        let (c0, c1) = (range.start as u32, (range.start + half + odd) as u32);
+        simd::dispatch_with(isa, Bits { key, c0, c1, first: a, second: b });
+    });
+}
+
+const PARITY: u32 = 0x1BD1_1BDA;
+const ROTATIONS: [[u32; 4]; 2] = [[13, 15, 26, 6], [17, 29, 16, 24]];
+
+struct Bits<'a> {
+    key: [u32; 2],
+    c0: u32,
+    c1: u32,
+    first: &'a mut [u32],
+    second: &'a mut [u32],
+}
+
+impl Kernel for Bits<'_> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let keys = [self.key[0], self.key[1], self.key[0] ^ self.key[1] ^ PARITY];
+        let lanes = s.iota32();
+        for i in (0..self.first.len()).step_by(LANES32) {
+            let mut a = lanes + s.u32(self.c0.wrapping_add(i as u32).wrapping_add(keys[0]));
+            let mut b = lanes + s.u32(self.c1.wrapping_add(i as u32).wrapping_add(keys[1]));
+            for round in 0..5 {
+                for r in ROTATIONS[round % 2] {
+                    a = a + b;
+                    b = b.rotl(r) ^ a;
+                }
+                a = a + s.u32(keys[(round + 1) % 3]);
+                b = b + s.u32(keys[(round + 2) % 3].wrapping_add(round as u32 + 1));
+            }
+            let count = (self.first.len() - i).min(LANES32);
+            // SAFETY: both slices hold `count` more elements.
+            unsafe {
+                a.store_n(self.first.as_mut_ptr().add(i).cast(), count);
+                b.store_n(self.second.as_mut_ptr().add(i).cast(), count);
+            }
+        }
+    }
+}
+
+/// The natural logarithm in `f64` from a table and a cubic, every operation rounded on its own.
+#[inline(always)]
+pub fn log<S: Simd>(s: S, x: S::F32) -> S::F32 {
+    let [a, b] = s.widen(x);
+    let y = s.narrow([log64(s, a), log64(s, b)]);
+    let y = S::F32::select(x.lt(s.f32(f32::INFINITY)), y, x);
+    let y = S::F32::select(x.eq(s.f32(0.0)), s.f32(f32::NEG_INFINITY), y);
+    S::F32::select(x.lt(s.f32(0.0)), s.f32(f32::NAN), y)
+}
+
+#[inline(always)]
+fn log64<S: Simd>(s: S, x: S::F64) -> S::F64 {
+    let LogSplit { z, k, i } = log_split(s, x);
+    let r = z * s.lookup16_f64(&LOG_INVERSE, i) - s.f64(1.0);
+    let base = s.lookup16_f64(&LOG_TABLE, i) + k * s.f64(LN_2);
+    let square = r * r;
+    let y = (s.f64(LOG[1]) * r + s.f64(LOG[2])) + s.f64(LOG[0]) * square;
+    y * square + (base + r)
+}
+
+/// The exponential: relative error up to 4e-6 for large |x|.
+#[inline(always)]
+pub fn exp<S: Simd>(s: S, x: S::F32) -> S::F32 {
+    let y = x * s.f32(1.442_695);
+    let whole = (y + s.f32(0.5)).floor();
+    let exponent = s.f32(128.0).min(s.f32(-127.0).max(whole)).to_int() + s.i32(127);
+    let r = S::F32::from_bits(exponent.shl(23)) * horner(s, &EXP, y - whole);
+    let r = S::F32::select(x.gt(s.f32(88.0)), s.f32(f32::INFINITY), r);
+    let r = S::F32::select(x.lt(s.f32(-88.0)), s.f32(0.0), r);
+    S::F32::select(x.is_nan(), x, r)
+}
+
+/// The error function: absolute error up to 5e-7.
+#[inline(always)]
+pub fn erf<S: Simd>(s: S, x: S::F32) -> S::F32 {
+    let one = s.f32(1.0);
+    let t = one / x.abs().fma(s.f32(0.3275911), one);
+    let e = -exp(s, -x * x);
+    let y = (e * t).fma(horner(s, &ERF, t), one);
+    S::F32::select(x.gt(s.f32(0.0)), y, -y)
+}
+
+/// The inverse error function (M. Giles' kind of approximation in ln(1 - a²)), at most 2.4 ulp off; infinite at ±1,
+/// NaN outside.
+#[inline(always)]
+pub fn erfinv<S: Simd>(s: S, a: S::F32) -> S::F32 {
+    let t = log(s, a.fma(-a, s.f32(1.0)));
+    let tail = t.abs().gt(s.f32(6.125));
+    let mut p = horner(s, &ERFINV_CENTRE, t);
+    if tail.any() {
+        p = S::F32::select(tail, horner(s, &ERFINV_TAIL, t), p);
+    }
+    a * p
+}
+
+/// The polynomial with these coefficients, highest power first.
+#[inline(always)]
+fn horner<S: Simd, const N: usize>(s: S, c: &[f32; N], x: S::F32) -> S::F32 {
+    let mut p = s.f32(c[0]);
+    for i in 1..N {
+        p = p.fma(x, s.f32(c[i]));
+    }
+    p
+}
+
+/// -0x1.00ea348b88334p-2, 0x1.5575b0be00b6ap-2, -0x1.ffffef20a4123p-2.
+const LOG: [f64; 3] =
+    [f64::from_bits(0xbfd00ea348b88334), f64::from_bits(0x3fd5575b0be00b6a), f64::from_bits(0xbfdffffef20a4123)];
+const EXP: [f32; 7] = [1.535_336_2e-4, 1.339_887_4e-3, 9.618_438e-3, 5.550_332_5e-2, 2.402_264_8e-1, 6.931_472e-1, 1.0];
+const ERF: [f32; 5] = [1.061_405_4, -1.453_152, 1.421_413_7, -0.284_496_73, 0.254_829_6];
+const ERFINV_TAIL: [f32; 9] = [
+    3.036_975_7e-10,
+    2.932_431e-8,
+    1.221_503_3e-6,
+    2.841_089_6e-5,
+    3.935_529_7e-4,
+    3.026_988_1e-3,
+    4.831_858e-3,
+    -2.646_461_4e-1,
+    8.400_165e-1,
+];
+const ERFINV_CENTRE: [f32; 10] = [
+    5.438_778_3e-9,
+    1.432_854_5e-7,
+    1.227_748e-6,
+    1.129_636_3e-7,
+    -5.615_307_6e-5,
+    -1.476_976_3e-4,
+    2.314_686_8e-3,
+    1.153_925_8e-2,
+    -2.320_154_8e-1,
+    8.862_269e-1,
+];
