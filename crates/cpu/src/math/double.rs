@@ -23,7 +23,14 @@ pub fn unary_f64(f: Unary, x: f64) -> f64 {
         Unary::Cosh => libm::cosh(x),
         Unary::Tanh => libm::tanh(x),
         Unary::Asinh => libm::asinh(x),
-        Unary::Acosh => libm::acosh(x),
+        // libm gives finite values for large negative numbers.
+        Unary::Acosh => {
+            if x < 1.0 {
+                f64::NAN
+            } else {
+                libm::acosh(x)
+            }
+        }
         Unary::Atanh => libm::atanh(x),
         Unary::Sqrt => x.sqrt(),
         Unary::Rsqrt => 1.0 / x.sqrt(),

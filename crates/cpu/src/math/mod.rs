@@ -1,6 +1,6 @@
 //! Mathematical functions: of `f32` vectors ([`vec`], for kernels to build on), of slices, of single `f64` and `c64`.
 //!
-//! `f32` results are within 2 ulp (erfinv 3), mostly correctly rounded, and the same bits at every level of the
+//! `f32` results are within 2.5 ulp, most of them correctly rounded, and the same bits at every level of the
 //! instruction set; infinities, NaN, signed zeros and subnormals as in C. `f64` goes through a port of musl's functions,
 //! one number at a time; `c64` is computed in `f64` and rounded.
 //!
@@ -39,7 +39,7 @@ pub mod vec {
     pub fn sqrt<S: Simd>(_: S, x: S::F32) -> S::F32 {
         x.sqrt()
     }
-    /// 1/√x, at most 1 ulp off.
+    /// 1/√x, at most 1.5 ulp off.
     #[inline(always)]
     pub fn rsqrt<S: Simd>(s: S, x: S::F32) -> S::F32 {
         s.f32(1.0) / x.sqrt()

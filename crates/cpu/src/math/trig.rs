@@ -160,7 +160,8 @@ fn reduce<S: Simd>(s: S, x: S::F32) -> [(S::F64, S::I64); 2] {
 /// [`reduce`] for |x| <= 2^40; NaN for infinities.
 #[inline(always)]
 fn reduce_small<S: Simd>(s: S, x: S::F64) -> (S::F64, S::I64) {
-    let n = (x * s.f64(FRAC_2_PI)).round();
+    // Adding 0 makes -0 positive, which keeps the sign of x = -0 below.
+    let n = (x * s.f64(FRAC_2_PI)).round() + s.f64(0.0);
     // The first step is exact, because n·π/2 and x share their leading digits.
     let r = n.fnma(s.f64(PI_2_LOW), n.fnma(s.f64(FRAC_PI_2), x));
     (r, n.to_int())
