@@ -6,7 +6,7 @@
 //! Bits: 4 bytes written and about 75 integer operations per pair of words. Must not know: distributions, arrays.
 
 use crate::isa::Isa;
-use crate::math::{LOG_INVERSE, LOG_TABLE, LogSplit, log_split};
+use crate::math::{LOG_INVERSE, LOG_TABLE, LogSplit, log_split, rounded};
 use crate::pool::{self, SendPtr};
 use crate::simd::{self, Float, Int, Kernel, LANES32, Mask, Simd, Vector};
 use std::f64::consts::LN_2;
@@ -113,7 +113,7 @@ fn log64<S: Simd>(s: S, x: S::F64) -> S::F64 {
 /// The exponential: relative error up to 4e-6 for large |x|.
 #[inline(always)]
 pub fn exp<S: Simd>(s: S, x: S::F32) -> S::F32 {
-    let y = x * s.f32(1.442_695);
+    let y = x * s.f32(std::f32::consts::LOG2_E);
     let whole = (y + s.f32(0.5)).floor();
     let exponent = s.f32(128.0).min(s.f32(-127.0).max(whole)).to_int() + s.i32(127);
     let r = S::F32::from_bits(exponent.shl(23)) * horner(s, &EXP, y - whole);
@@ -158,17 +158,17 @@ fn horner<S: Simd, const N: usize>(s: S, c: &[f32; N], x: S::F32) -> S::F32 {
 /// -0x1.00ea348b88334p-2, 0x1.5575b0be00b6ap-2, -0x1.ffffef20a4123p-2.
 const LOG: [f64; 3] =
     [f64::from_bits(0xbfd00ea348b88334), f64::from_bits(0x3fd5575b0be00b6a), f64::from_bits(0xbfdffffef20a4123)];
-const EXP: [f32; 7] = decimal([
-    1.535336188319500e-4,
+const EXP: [f32; 7] = rounded([
+    1.5353361883195e-4,
     1.339887440266574e-3,
-    9.618437357674640e-3,
+    9.61843735767464e-3,
     5.550332471162809e-2,
     2.402264791363012e-1,
-    6.931472028550421e-1,
+    0.6931472028550421,
     1.0,
 ]);
-const ERF: [f32; 5] = decimal([1.061405429, -1.453152027, 1.421413741, -0.284496736, 0.254829592]);
-const ERFINV_TAIL: [f32; 9] = decimal([
+const ERF: [f32; 5] = rounded([1.061405429, -1.453152027, 1.421413741, -0.284496736, 0.254829592]);
+const ERFINV_TAIL: [f32; 9] = rounded([
     3.03697567e-10,
     2.93243101e-8,
     1.22150334e-6,
@@ -179,7 +179,7 @@ const ERFINV_TAIL: [f32; 9] = decimal([
     -2.64646143e-1,
     8.40016484e-1,
 ]);
-const ERFINV_CENTRE: [f32; 10] = decimal([
+const ERFINV_CENTRE: [f32; 10] = rounded([
     5.43877832e-9,
     1.43285448e-7,
     1.22774793e-6,
@@ -191,14 +191,3 @@ const ERFINV_CENTRE: [f32; 10] = decimal([
     -2.32015476e-1,
     8.86226892e-1,
 ]);
-
-/// Coefficients with the digits they are known by, rounded.
-const fn decimal<const N: usize>(digits: [f64; N]) -> [f32; N] {
-    let mut r = [0.0; N];
-    let mut i = 0;
-    while i < N {
-        r[i] = digits[i] as f32;
-        i += 1;
-    }
-    r
-}

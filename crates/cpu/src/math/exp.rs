@@ -133,6 +133,17 @@ fn chain<S: Simd, const N: usize>(s: S, c: &[f64; N], x: S::F64, from: usize, st
     p
 }
 
+/// Coefficients with the digits they are known by, rounded to `f32`.
+pub(crate) const fn rounded<const N: usize>(digits: [f64; N]) -> [f32; N] {
+    let mut r = [0.0; N];
+    let mut i = 0;
+    while i < N {
+        r[i] = digits[i] as f32;
+        i += 1;
+    }
+    r
+}
+
 /// x = n·ln2 + r with |r| <= ln2/2.
 struct Parts<S: Simd> {
     cosh_m1: S::F64,
@@ -166,14 +177,24 @@ fn hyperbolic<S: Simd>(s: S, x: S::F64) -> (S::F64, S::F64) {
     (cosh.fma(sinh_n, sinh * cosh_n), sinh.fma(sinh_n, cosh * cosh_n))
 }
 
-const LN2_HIGH: f32 = 0.693_147_2; // 0x1.62e43p-1: few digits, so that the first step of the reduction is exact
+/// 0x1.62e43p-1: few digits, so that the first step of the reduction is exact.
+const LN2_HIGH: f32 = f32::from_bits(0x3f31_7218);
+/// ln 2 less that.
 const LN2_LOW: f32 = -1.904_654_2e-9;
 
 // Minimax coefficients (Remez), lowest power first, and their largest errors.
-/// (e^r - 1 - r)/r² on |r| <= ln2/2; e^r to 2^-30.
-const EXP: [f32; 5] = [0.5, 0.16666516, 0.041666196, 0.0083692325, 0.0013951081];
+/// (e^r - 1 - r)/r² on |r| <= ln2/2; e^r to 2^-28.
+const EXP: [f32; 5] =
+    rounded([0.5, 0.16666515991226882, 0.04166619701697893, 0.008369232528142137, 0.0013951081160267064]);
 /// (2^r - 1)/r on |r| <= 1/2; 2^r to 2^-29.
-const EXP2: [f32; 6] = [0.6931472, 0.24022651, 0.055503272, 0.009618003, 0.0013400503, 0.00015476571];
+const EXP2: [f32; 6] = rounded([
+    0.6931472064677017,
+    0.24022651352849023,
+    0.055503272435089374,
+    0.009618002973451558,
+    0.001340050254630635,
+    0.00015476570991129312,
+]);
 /// (cosh √z - 1)/z; 2^-34 of cosh.
 const COSH: [f64; 3] = [0.5000000083959937, 0.041666250995020145, 0.0013947373144696958];
 /// (sinh √z/√z - 1)/z; 2^-37 of sinh.

@@ -20,6 +20,7 @@ mod trig;
 
 pub use complex::{binary_c64, unary_c64};
 pub use double::{binary_f64, unary_f64};
+pub(crate) use exp::rounded;
 pub(crate) use log::{INVERSE as LOG_INVERSE, LOG as LOG_TABLE, Split as LogSplit, split as log_split};
 
 use crate::isa::Isa;
