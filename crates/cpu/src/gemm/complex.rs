@@ -32,11 +32,7 @@ impl Product<F32> for Group<'_> {
         (self.rows.len() * self.g.m, 2 * self.g.n, 2 * self.g.k)
     }
 
-    fn rhs_rows_contiguous(&self) -> bool {
-        self.g.b.0 != 1
-    }
-
-    unsafe fn pack_lhs(&self, isa: Isa, lane: usize, count: usize, ks: Range<usize>, dst: *mut f32) {
+    unsafe fn pack_lhs(&self, isa: Isa, lane: usize, count: usize, w: usize, ks: Range<usize>, dst: *mut f32) {
         let (rs, cs) = self.g.a;
         let row = |l: usize| {
             let (r, m) = (lane + l, self.g.m);
@@ -47,11 +43,11 @@ impl Product<F32> for Group<'_> {
         unsafe {
             if cs == 1 {
                 let lanes = lanes(count, |l| row(l).add(ks.start));
-                return pack::pack::<F32, f32>(isa, &lanes, false, 1, ks.len(), count, count, dst);
+                return pack::pack::<F32, f32>(isa, &lanes, false, 1, ks.len(), count, w, dst);
             }
             for l in 0..count {
                 for (step, k) in ks.clone().enumerate() {
-                    *dst.add(step * count + l) = *row(l).offset((k / 2) as isize * 2 * cs + (k % 2) as isize);
+                    *dst.add(step * w + l) = *row(l).offset((k / 2) as isize * 2 * cs + (k % 2) as isize);
                 }
             }
         }

@@ -9,6 +9,7 @@
 
 use super::micro::{Arith, MAX_COLS};
 use super::scratch::{self, Scratch};
+use super::stream;
 use crate::isa::Isa;
 use crate::pool::{self, SendPtr};
 use std::ops::Range;
@@ -17,18 +18,40 @@ use std::ops::Range;
 pub(super) trait Product<M: Arith>: Sync {
     /// m, n, k.
     fn size(&self) -> (usize, usize, usize);
-    /// Whether the rows of the right side are contiguous: a narrow panel of it would touch a page a step.
-    fn rhs_rows_contiguous(&self) -> bool;
-    /// Packs rows `lane..lane + count` of the left side at width `count`, elements `ks` of k.
+    /// Packs rows `lane..lane + count` of the left side at width `w`, elements `ks` of k.
     ///
     /// # Safety
-    /// The ranges must lie inside the product; `dst` must hold `ks.len().div_ceil(PER) * count` values.
-    unsafe fn pack_lhs(&self, isa: Isa, lane: usize, count: usize, ks: Range<usize>, dst: *mut M::P);
-    /// Packs columns of the right side at width `w`.
+    /// The ranges must lie inside the product; `dst` must hold `ks.len().div_ceil(PER) * w` values.
+    unsafe fn pack_lhs(&self, isa: Isa, lane: usize, count: usize, w: usize, ks: Range<usize>, dst: *mut M::P);
+    /// Packs columns of the right side in the same way.
     ///
     /// # Safety
-    /// As for `pack_lhs`, with `w` in place of `count`.
+    /// As for `pack_lhs`.
     unsafe fn pack_rhs(&self, isa: Isa, lane: usize, count: usize, w: usize, ks: Range<usize>, dst: *mut M::P);
+    /// Along which axis the right side is contiguous, if it can be multiplied by few rows without packing.
+    fn streams(&self) -> Option<Along> {
+        None
+    }
+    /// All of k for some columns; see [`stream::columns`].
+    ///
+    /// # Safety
+    /// Only if [`Product::streams`] says so; `a` must hold the left side at width `mr`, `acc` a block of the kernel.
+    unsafe fn stream_columns(&self, _: Isa, _mr: usize, _lane: usize, _count: usize, _: *const M::P, _: *mut M::A) {}
+    /// A stretch of k for some columns; see [`stream::rows`].
+    ///
+    /// # Safety
+    /// As for `stream_columns`.
+    unsafe fn stream_rows(
+        &self,
+        _: Isa,
+        _mr: usize,
+        _lane: usize,
+        _count: usize,
+        _: Range<usize>,
+        _: *const M::P,
+        _: *mut M::A,
+    ) {
+    }
     /// Writes a block of finished sums, rows `ld` apart.
     ///
     /// # Safety
@@ -36,9 +59,18 @@ pub(super) trait Product<M: Arith>: Sync {
     unsafe fn put(&self, isa: Isa, rows: Range<usize>, cols: Range<usize>, acc: *const M::A, ld: usize);
 }
 
+/// The contiguous axis of a right side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Along {
+    K,
+    N,
+}
+
 /// How a product is cut.
 #[derive(Clone, Copy, Debug)]
 struct Plan {
+    /// All rows at once, the right side not packed.
+    stream: Option<Along>,
     lanes: usize,
     /// Rows of a panel, and of a tile.
     mr: usize,
@@ -60,20 +92,26 @@ const LONGEST: usize = 32768;
 const LARGE: usize = 1 << 26;
 /// A task should take at least this many cycles.
 const TASK_CYCLES: usize = 20_000;
-/// Tiles to aim at, so that 64 threads find work.
-const TILES: usize = 128;
+/// Tiles to aim at for each thread, so that all end at about the same time.
+const TILES: usize = 8;
 
 impl Plan {
-    fn new<M: Arith>(isa: Isa, (m, n, k): (usize, usize, usize), rhs_rows_contiguous: bool) -> Plan {
+    fn new<M: Arith>(isa: Isa, (m, n, _): (usize, usize, usize), along: Option<Along>) -> Plan {
         let blocks = M::blocks(isa);
         let lanes = blocks.lanes;
+        if let Some(along) = along.filter(|_| m <= blocks.tall && isa >= Isa::Avx2) {
+            let mr = stream::kernel_rows(m, blocks.tall);
+            let nr = lanes * if along == Along::K { stream::column_vectors(mr) } else { stream::row_vectors(mr) };
+            // Contiguous rows are best read in long pieces, contiguous columns one after the other.
+            let nt = if along == Along::K { 8 * nr } else { 4096 / size_of::<M::P>() };
+            let nt = nt.min(n.next_multiple_of(nr));
+            return Plan { stream: Some(along), lanes, mr, mt: m, nr, nt, kc: stream::STRETCH };
+        }
         let nr = if m <= blocks.wide && n > 2 * lanes { 4 * lanes } else { 2 * lanes };
-        let panels = m.div_ceil(blocks.tall);
-        let mr = m.div_ceil(panels);
-        let streaming = rhs_rows_contiguous && m <= blocks.tall;
-        let kc = if streaming { 32 } else { KC * 2 * lanes / nr.max(2 * lanes) };
-        let _ = k;
-        Plan { lanes, mr, mt: m.min(16 * mr), nr, nt: n.next_multiple_of(lanes).min(16 * nr.min(2 * lanes)), kc }
+        let mr = m.div_ceil(m.div_ceil(blocks.tall));
+        let kc = KC * 2 * lanes / nr;
+        let nt = n.next_multiple_of(lanes).min(32 * lanes);
+        Plan { stream: None, lanes, mr, mt: m.min(16 * mr), nr, nt, kc }
     }
 
     /// Rough cycles of one tile.
@@ -87,7 +125,9 @@ impl Plan {
 
     /// Halves the tiles until there are enough of them or they would be too small.
     fn shrink(&mut self, (m, n, k): (usize, usize, usize), jobs: usize, floor: usize) {
-        while jobs * self.tiles(m, n) < TILES && self.cycles(k) > 2 * floor {
+        let threads = pool::threads();
+        let enough = if threads == 1 { 1 } else { TILES * threads };
+        while jobs * self.tiles(m, n) < enough && self.cycles(k) > 2 * floor {
             if self.nt > self.nr && (self.nt >= self.mt || self.mt <= 4 * self.mr) {
                 self.nt = (self.nt / 2).next_multiple_of(self.nr);
             } else if self.mt > self.mr {
@@ -124,6 +164,48 @@ impl<P> Packed<P> {
     }
 }
 
+/// Computes the columns `cols` of a product of few rows. `lhs` is the whole left side at width `plan.mr`.
+unsafe fn stream_tile<M: Arith>(
+    isa: Isa,
+    job: &impl Product<M>,
+    plan: &Plan,
+    cols: Range<usize>,
+    lhs: Option<Packed<M::P>>,
+    scratch: &mut Scratch,
+) {
+    let (m, _, k) = job.size();
+    let stretches = if plan.stream == Some(Along::K) { 1 } else { k.div_ceil(plan.kc).max(1) };
+    let blocks = if stretches == 1 { 1 } else { cols.len().div_ceil(plan.nr) };
+    let sums: *mut M::A = scratch.sums.room(blocks * plan.mr * plan.nr);
+    // SAFETY: panels and blocks lie inside the buffers, ranges inside the product.
+    unsafe {
+        let a = match &lhs {
+            Some(packed) => packed.data.get(),
+            None => {
+                let own = scratch.lhs.room(k.div_ceil(M::PER) * plan.mr);
+                job.pack_lhs(isa, 0, m, plan.mr, 0..k, own);
+                own
+            }
+        };
+        for s in 0..stretches {
+            for (j, c) in cols.clone().step_by(plan.nr).enumerate() {
+                let count = plan.nr.min(cols.end - c);
+                let acc = if stretches == 1 { sums } else { sums.add(j * plan.mr * plan.nr) };
+                if plan.stream == Some(Along::K) {
+                    job.stream_columns(isa, plan.mr, c, count, a, acc);
+                } else {
+                    let ks = s * plan.kc..k.min((s + 1) * plan.kc);
+                    let a = a.add(ks.start / M::PER * plan.mr);
+                    job.stream_rows(isa, plan.mr, c, count, ks, a, acc);
+                }
+                if s + 1 == stretches {
+                    job.put(isa, 0..m, c..c + count, acc, plan.nr);
+                }
+            }
+        }
+    }
+}
+
 /// Computes the tile `rows` x `cols`.
 unsafe fn tile<M: Arith>(
     isa: Isa,
@@ -135,6 +217,10 @@ unsafe fn tile<M: Arith>(
     rhs: Option<Packed<M::P>>,
     scratch: &mut Scratch,
 ) {
+    if plan.stream.is_some() {
+        // SAFETY: handed on.
+        return unsafe { stream_tile(isa, job, plan, cols, lhs, scratch) };
+    }
     let (_, n, k) = job.size();
     let stretches = k.div_ceil(plan.kc).max(1);
     let steps_of = |ks: &Range<usize>| ks.len().div_ceil(M::PER);
@@ -152,10 +238,11 @@ unsafe fn tile<M: Arith>(
             if lhs.is_none() {
                 for r in rows.clone().step_by(plan.mr) {
                     let count = plan.mr.min(rows.end - r);
-                    job.pack_lhs(isa, r, count, ks.clone(), own_lhs.add((r - rows.start) * steps));
+                    job.pack_lhs(isa, r, count, count, ks.clone(), own_lhs.add((r - rows.start) * steps));
                 }
             }
-            for c in cols.clone().step_by(plan.nr) {
+            let panels = height.div_ceil(plan.mr);
+            for (j, c) in cols.clone().step_by(plan.nr).enumerate() {
                 let w = plan.width(c, n);
                 let count = w.min(cols.end - c);
                 let b = match &rhs {
@@ -165,7 +252,7 @@ unsafe fn tile<M: Arith>(
                         own_rhs
                     }
                 };
-                for r in rows.clone().step_by(plan.mr) {
+                for (i, r) in rows.clone().step_by(plan.mr).enumerate() {
                     let mr = plan.mr.min(rows.end - r);
                     let a = match &lhs {
                         Some(packed) => packed.panel(r, at, steps),
@@ -175,7 +262,19 @@ unsafe fn tile<M: Arith>(
                         1 => sums,
                         _ => sums.add((c - cols.start) * height + (r - rows.start) * w),
                     };
-                    M::kernel(isa, mr, w / plan.lanes)(steps, a, b, w, acc, s == 0);
+                    // What a kernel prefetches: the next panel of the right side in two parts, then a part of the left
+                    // side's next stretch.
+                    let line = steps * 64 / size_of::<M::P>();
+                    let ahead = match (&lhs, &rhs) {
+                        (_, Some(_)) if i < 2 => b.add(steps * w).wrapping_add(i * line).cast_const(),
+                        (Some(packed), Some(_)) => {
+                            let part = (j * (panels - 2) + i - 2) * line; // i >= 2 here
+                            let next = packed.panel(rows.start, at + steps, steps);
+                            if part < height * steps { next.wrapping_add(part) } else { a }
+                        }
+                        _ => a.cast_const(),
+                    };
+                    M::kernel(isa, mr, w / plan.lanes)(steps, a, b, w, acc, s == 0, ahead);
                     if s + 1 == stretches {
                         job.put(isa, r..r + mr, c..c + count, acc, w);
                     }
@@ -191,7 +290,7 @@ unsafe fn tile<M: Arith>(
 /// The product's memory must be valid and its output not be read or written by others; `isa` must be available.
 unsafe fn large<M: Arith>(isa: Isa, job: &impl Product<M>) {
     let (m, n, k) = job.size();
-    let mut plan = Plan::new::<M>(isa, (m, n, k), job.rhs_rows_contiguous());
+    let mut plan = Plan::new::<M>(isa, (m, n, k), job.streams());
     plan.shrink((m, n, k), 1, 2_000_000 / 64);
     let steps = k.div_ceil(M::PER);
     let share_rhs = m > plan.mt;
@@ -251,7 +350,7 @@ unsafe fn pack_both<M: Arith>(
                     for r in (r0..rows.end.min(r0 + row_unit)).step_by(plan.mr) {
                         let (ks, count) = (stretch(s), plan.mr.min(rows.end - r));
                         let to = lhs.panel(r, s / M::PER, ks.len().div_ceil(M::PER));
-                        job.pack_lhs(isa, r, count, ks, to);
+                        job.pack_lhs(isa, r, count, count, ks, to);
                     }
                 }
             } else {
@@ -276,13 +375,30 @@ unsafe fn many<M: Arith>(isa: Isa, jobs: &[impl Product<M>]) {
     let total: usize = jobs.iter().map(|job| work(job.size())).fold(0, usize::saturating_add);
     let plan_of = |job: &_| {
         let size = Product::<M>::size(job);
-        let mut plan = Plan::new::<M>(isa, size, Product::<M>::rhs_rows_contiguous(job));
+        let mut plan = Plan::new::<M>(isa, size, Product::<M>::streams(job));
         if size.2 > LONGEST {
             plan.mt = size.0.min(32 * plan.mr);
         }
         plan.shrink(size, jobs.len(), TASK_CYCLES);
         plan
     };
+    // The left side of a lone product of few rows is packed here, once, and not by every task.
+    if let [job] = jobs
+        && plan_of(job).stream.is_some()
+    {
+        let (plan, (m, n, k)) = (plan_of(job), job.size());
+        return scratch::for_call(|call| {
+            let room: *mut M::P = call.lhs.room(k.div_ceil(M::PER) * plan.mr);
+            let lhs = Packed { data: SendPtr(room), first: 0, lanes: plan.mr };
+            // SAFETY: the buffer has the room; the caller's promise; tasks write disjoint columns.
+            unsafe {
+                job.pack_lhs(isa, 0, m, plan.mr, 0..k, room);
+                pool::for_each_chunk(n, plan.nt, &|cols| {
+                    scratch::for_task(|own| stream_tile(isa, job, &plan, cols, Some(lhs), own));
+                });
+            }
+        });
+    }
     // Tiles of all jobs in one row, cut into tasks of about equal work.
     let mut starts = Vec::with_capacity(jobs.len() + 1);
     let mut tiles = 0;
@@ -327,7 +443,8 @@ fn work((m, n, k): (usize, usize, usize)) -> usize {
 pub(super) unsafe fn run<M: Arith>(isa: Isa, jobs: &[impl Product<M>]) {
     // SAFETY: handed on.
     unsafe {
-        let is_large = |(m, n, k)| m > M::blocks(isa).tall && k > 0 && k <= LONGEST && work((m, n, k)) >= LARGE;
+        let least = if jobs.len() == 1 { LARGE / 16 } else { LARGE };
+        let is_large = |(m, n, k)| m > M::blocks(isa).tall && k > 0 && k <= LONGEST && work((m, n, k)) >= least;
         if jobs.iter().all(|job| is_large(job.size())) {
             jobs.iter().for_each(|job| large(isa, job));
         } else {

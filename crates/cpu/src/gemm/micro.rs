@@ -13,8 +13,8 @@ use crate::isa::Isa;
 ///
 /// Arguments: `kc` steps; `a`, `mr` values a step; `b`, `nv * lanes` values a step, one step every `ldb` values; `acc`, a
 /// block of `mr` rows of `nv * lanes` values without gaps; `first`, whether the block starts from zero (its old content
-/// is not read).
-pub(super) type MicroFn<P, A> = unsafe fn(usize, *const P, *const P, usize, *mut A, bool);
+/// is not read); `ahead`, memory that will be read next, of which the kernel prefetches a cache line a step.
+pub(super) type MicroFn<P, A> = unsafe fn(usize, *const P, *const P, usize, *mut A, bool, *const P);
 
 /// The block sizes of one instruction set.
 #[derive(Clone, Copy, Debug)]
@@ -77,6 +77,7 @@ macro_rules! vector_kernel {
             ldb: usize,
             acc: *mut $a,
             first: bool,
+            ahead: *const $p,
         ) {
             // SAFETY: the caller's panels hold `kc` steps and its block `MR * NV` vectors.
             unsafe {
@@ -88,7 +89,10 @@ macro_rules! vector_kernel {
                         }
                     }
                 }
+                let mut ahead = ahead.cast::<i8>();
                 for _ in 0..kc {
+                    _mm_prefetch::<_MM_HINT_T1>(ahead);
+                    ahead = ahead.wrapping_add(64);
                     let $bp = b;
                     let mut y = [$load_b; NV];
                     for j in 1..NV {
@@ -214,6 +218,7 @@ macro_rules! plain_kernel {
             ldb: usize,
             acc: *mut $t,
             first: bool,
+            _ahead: *const $t,
         ) {
             // SAFETY: the caller's panels hold `kc` steps and its block `MR * NV` vectors of four.
             unsafe {

@@ -15,9 +15,10 @@ mod micro;
 mod pack;
 mod plain;
 mod scratch;
+mod stream;
 
 use crate::isa::{self, Isa};
-use driver::Product;
+use driver::{Along, Product};
 use finish::{Finish, Target};
 use lapis_core::dtype::{Dtype, bf16, f16};
 use micro::{Arith, F32, F64};
@@ -249,11 +250,44 @@ impl<M: Arith, E: Pack<M> + Finish<M::A>> Product<M> for Group<'_, E> {
         (self.rows.len() * self.g.m, self.g.n, self.g.k)
     }
 
-    fn rhs_rows_contiguous(&self) -> bool {
-        self.g.b.0 != 1
+    fn streams(&self) -> Option<Along> {
+        match self.g.b {
+            (1, _) => Some(Along::K),
+            (_, 1) => Some(Along::N),
+            _ => None,
+        }
     }
 
-    unsafe fn pack_lhs(&self, isa: Isa, lane: usize, count: usize, ks: Range<usize>, dst: *mut M::P) {
+    unsafe fn stream_columns(&self, isa: Isa, mr: usize, lane: usize, count: usize, a: *const M::P, acc: *mut M::A) {
+        let cs = self.g.b.1;
+        let vectors = stream::column_vectors(mr) * M::blocks(isa).lanes;
+        // SAFETY: columns inside the matrix.
+        unsafe {
+            let base = self.rows[0].b.cast::<E>();
+            let lanes = lanes(count, |l| base.offset((lane + l) as isize * cs));
+            E::stream_columns(isa, mr, &lanes, vectors as isize * cs, self.g.k, a, acc);
+        }
+    }
+
+    unsafe fn stream_rows(
+        &self,
+        isa: Isa,
+        mr: usize,
+        lane: usize,
+        count: usize,
+        ks: Range<usize>,
+        a: *const M::P,
+        acc: *mut M::A,
+    ) {
+        let rs = self.g.b.0;
+        // SAFETY: a block inside the matrix.
+        unsafe {
+            let b = self.rows[0].b.cast::<E>().offset(ks.start as isize * rs).add(lane);
+            E::stream_rows(isa, mr, b, rs, ks.len(), count, a, acc, ks.start == 0);
+        }
+    }
+
+    unsafe fn pack_lhs(&self, isa: Isa, lane: usize, count: usize, w: usize, ks: Range<usize>, dst: *mut M::P) {
         let (rs, cs) = self.g.a;
         let start = ks.start as isize * cs;
         // SAFETY: rows and steps inside the matrices.
@@ -263,7 +297,7 @@ impl<M: Arith, E: Pack<M> + Finish<M::A>> Product<M> for Group<'_, E> {
                 entry.a.cast::<E>().offset(row * rs + start)
             });
             let one_entry = lane % self.g.m + count <= self.g.m;
-            pack::pack::<M, E>(isa, &lanes, rs == 1 && one_entry, cs, ks.len(), count, count, dst);
+            pack::pack::<M, E>(isa, &lanes, rs == 1 && one_entry, cs, ks.len(), count, w, dst);
         }
     }
 

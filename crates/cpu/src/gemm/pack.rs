@@ -1,18 +1,21 @@
 //! Packing: from matrices with any strides to panels that a micro-kernel reads front to back.
 //!
-//! A panel is `w` lanes (rows of the left side, columns of the right side) by `kc` steps, step by step. Two layouts
+//! A panel is `w` lanes (rows of the left side, columns of the right side) by `k` steps, step by step. Two layouts
 //! have vector code: k contiguous (x of `x @ W.T` and W itself), transposed in registers 16 bytes of every lane at a
 //! time, and lanes contiguous, copied. Halves become f32 here. It costs 0.1 to 0.3 cycles an element and reads each
-//! once; a matrix-vector product streams its matrix through here at memory speed.
+//! once.
 
 use super::micro::{Arith, F32, F64, MAX_COLS};
+use super::stream;
 use crate::isa::Isa;
 use lapis_core::dtype::{bf16, f16};
+#[cfg(target_arch = "x86_64")]
+use std::mem::MaybeUninit;
 
 /// Lanes past the last one repeat the first: a kernel multiplies them, nobody reads the result.
 pub(super) type Lanes<E> = [*const E; MAX_COLS];
 
-/// How to pack elements of this type for arithmetic `M`.
+/// How to pack elements of this type for arithmetic `M`, or to multiply without packing.
 pub(super) trait Pack<M: Arith>: Copy + 'static {
     /// One element, packed alone (`M::PER` is 1) or as a pair.
     fn pack_one(first: Self, second: Option<Self>) -> M::P;
@@ -28,6 +31,36 @@ pub(super) trait Pack<M: Arith>: Copy + 'static {
     /// # Safety
     /// As for `transpose`, with `count` readable elements at each step.
     unsafe fn copy(isa: Isa, src: *const Self, ks: isize, k: usize, count: usize, w: usize, dst: *mut M::P);
+
+    /// See [`stream::columns`].
+    ///
+    /// # Safety
+    /// As there; `isa` must have vectors.
+    unsafe fn stream_columns(
+        isa: Isa,
+        mr: usize,
+        lanes: &Lanes<Self>,
+        jump: isize,
+        k: usize,
+        a: *const M::P,
+        acc: *mut M::A,
+    );
+
+    /// See [`stream::rows`].
+    ///
+    /// # Safety
+    /// As there; `isa` must have vectors.
+    unsafe fn stream_rows(
+        isa: Isa,
+        mr: usize,
+        b: *const Self,
+        ks: isize,
+        k: usize,
+        count: usize,
+        a: *const M::P,
+        acc: *mut M::A,
+        first: bool,
+    );
 }
 
 /// Packs any strides, one element after the other.
@@ -81,20 +114,186 @@ pub(super) unsafe fn pack<M: Arith, E: Pack<M>>(
     }
 }
 
+/// One element type on one instruction set: `V` is a register of packed values, one of each lane.
+#[cfg(target_arch = "x86_64")]
+pub(super) trait Quad {
+    /// Element in memory, packed value, sum.
+    type E: Copy;
+    type P: Copy;
+    type A: Copy;
+    /// A register of packed values, and one of sums.
+    type V: Copy;
+    type S: Copy;
+    /// Lanes of a register, elements of one packed step.
+    const LANES: usize;
+    const PER: usize;
+    /// Elements and steps in the 16 bytes that are gathered at a time.
+    const CHUNK: usize = 16 / size_of::<Self::E>();
+    const STEPS: usize = Self::CHUNK / Self::PER;
+    /// `count <= CHUNK` elements (the rest zero) from each of `LANES` addresses.
+    unsafe fn gather(lane: impl Fn(usize) -> *const Self::E, count: usize) -> [Self::V; 4];
+    /// What was gathered as `STEPS` registers.
+    unsafe fn expand(t: [Self::V; 4]) -> [Self::V; 8];
+    /// Reads `min(count, LANES)` elements of the row `a`, and of `b` when a step has two.
+    unsafe fn row(a: *const Self::E, b: *const Self::E, count: usize) -> Self::V;
+    /// Writes the first `min(lanes, LANES)` lanes.
+    unsafe fn put(v: Self::V, lanes: usize, out: *mut Self::P);
+    /// Reads sums; zeros from null.
+    unsafe fn sums(p: *const Self::A) -> Self::S;
+    /// Writes sums.
+    unsafe fn keep(v: Self::S, p: *mut Self::A);
+    /// `c + x * v`
+    unsafe fn fma(x: *const Self::P, v: Self::V, c: Self::S) -> Self::S;
+}
+
+/// Asks for the cache line at `p`, into L2: a panel's worth of lanes a power of two apart falls into one set of L1.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+pub(super) fn prefetch<T>(p: *const T) {
+    // SAFETY: SSE is part of x86-64, and a prefetch of any address is harmless.
+    unsafe { std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(p.cast()) }
+}
+
+/// How many bytes ahead of use a lane is asked for.
+#[cfg(target_arch = "x86_64")]
+pub(super) const AHEAD: usize = 512;
+
+/// A cache line of every lane, moved whole: read 16 bytes at a time, lanes a power of two apart would push each other
+/// out of L1 in between.
+#[cfg(target_arch = "x86_64")]
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+pub(super) struct Lines([[MaybeUninit<u8>; 64]; 16]);
+
+#[cfg(target_arch = "x86_64")]
+impl Lines {
+    /// Elements in a line.
+    pub(super) const fn elements<Q: Quad>() -> usize {
+        64 / size_of::<Q::E>()
+    }
+
+    /// None yet.
+    #[inline(always)]
+    pub(super) fn new() -> Lines {
+        Lines([[const { MaybeUninit::uninit() }; 64]; 16])
+    }
+
+    /// From element `at` of `Q::LANES` lanes; asks for what lies `ahead` elements on.
+    #[inline(always)]
+    pub(super) unsafe fn fetch<Q: Quad>(&mut self, lanes: &[*const Q::E], at: usize, ahead: isize) {
+        for (line, lane) in self.0[..Q::LANES].iter_mut().zip(lanes) {
+            prefetch(lane.wrapping_offset(ahead));
+            // SAFETY: a whole line of each lane is readable.
+            unsafe { *line = lane.add(at).cast::<[MaybeUninit<u8>; 64]>().read_unaligned() };
+        }
+    }
+
+    /// The steps of the 16 bytes `c` of every lane.
+    #[inline(always)]
+    pub(super) unsafe fn chunk<Q: Quad>(&self, c: usize) -> [Q::V; 8] {
+        let base = self.0.as_ptr().cast::<u8>();
+        // SAFETY: inside the lines.
+        unsafe { Q::expand(Q::gather(|l| base.add(64 * l + 16 * c).cast(), Q::CHUNK)) }
+    }
+}
+
+/// See [`Pack::transpose`].
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+unsafe fn transpose<Q: Quad>(lanes: &Lanes<Q::E>, k: usize, w: usize, dst: *mut Q::P) {
+    // SAFETY: every lane has `k` elements and `dst` the room.
+    unsafe {
+        let line = Lines::elements::<Q>();
+        let mut lines = Lines::new();
+        for g in (0..w).step_by(Q::LANES) {
+            let (group, left) = (&lanes[g..g + Q::LANES], w - g);
+            let out = dst.add(g);
+            for at in (0..k / line * line).step_by(line) {
+                lines.fetch::<Q>(group, at, (at + AHEAD / size_of::<Q::E>()) as isize);
+                for c in 0..4 {
+                    let t = lines.chunk::<Q>(c);
+                    let out = out.add((at + c * Q::CHUNK) / Q::PER * w);
+                    if left >= Q::LANES {
+                        for s in 0..Q::STEPS {
+                            Q::put(t[s], Q::LANES, out.add(s * w));
+                        }
+                    } else {
+                        for s in 0..Q::STEPS {
+                            Q::put(t[s], left, out.add(s * w));
+                        }
+                    }
+                }
+            }
+            for at in (k / line * line..k).step_by(Q::CHUNK) {
+                let count = Q::CHUNK.min(k - at);
+                let t = Q::expand(Q::gather(|l| group[l].add(at), count));
+                for s in 0..count.div_ceil(Q::PER) {
+                    Q::put(t[s], left, out.add((at / Q::PER + s) * w));
+                }
+            }
+        }
+    }
+}
+
+/// See [`Pack::copy`].
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+unsafe fn copy<Q: Quad>(src: *const Q::E, ks: isize, k: usize, count: usize, w: usize, dst: *mut Q::P) {
+    // SAFETY: `count` elements are readable at every step, `w` values writable.
+    unsafe {
+        for (step, j) in (0..k).step_by(Q::PER).enumerate() {
+            let a = src.offset(j as isize * ks);
+            let b = if Q::PER == 2 && j + 1 < k { a.offset(ks) } else { std::ptr::null() };
+            let out = dst.add(step * w);
+            for g in (0..count).step_by(Q::LANES) {
+                prefetch(a.wrapping_offset(16 * ks).wrapping_add(g));
+                let pair = if b.is_null() { b } else { b.add(g) };
+                Q::put(Q::row(a.add(g), pair, count - g), w - g, out.add(g));
+            }
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+unsafe fn transpose_avx512<Q: Quad>(lanes: &Lanes<Q::E>, k: usize, w: usize, dst: *mut Q::P) {
+    // SAFETY: handed on.
+    unsafe { transpose::<Q>(lanes, k, w, dst) }
+}
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn transpose_avx2<Q: Quad>(lanes: &Lanes<Q::E>, k: usize, w: usize, dst: *mut Q::P) {
+    // SAFETY: handed on.
+    unsafe { transpose::<Q>(lanes, k, w, dst) }
+}
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+unsafe fn copy_avx512<Q: Quad>(src: *const Q::E, ks: isize, k: usize, count: usize, w: usize, dst: *mut Q::P) {
+    // SAFETY: handed on.
+    unsafe { copy::<Q>(src, ks, k, count, w, dst) }
+}
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn copy_avx2<Q: Quad>(src: *const Q::E, ks: isize, k: usize, count: usize, w: usize, dst: *mut Q::P) {
+    // SAFETY: handed on.
+    unsafe { copy::<Q>(src, ks, k, count, w, dst) }
+}
+
+/// `Pack` from a [`Quad`] of each instruction set; `$one` packs in plain Rust.
 macro_rules! impl_pack {
-    ($e:ty, $m:ty, $one:expr, $q512:ident, $q256:ident) => {
+    ($e:ty, $m:ty, |$first:ident, $second:ident| $one:expr, $q:ident, $columns:ident, $rows:ident, $other:ident) => {
         impl Pack<$m> for $e {
-            fn pack_one(first: Self, _: Option<Self>) -> <$m as Arith>::P {
-                $one(first)
+            fn pack_one($first: Self, $second: Option<Self>) -> <$m as Arith>::P {
+                $one
             }
             unsafe fn transpose(isa: Isa, lanes: &Lanes<Self>, k: usize, w: usize, dst: *mut <$m as Arith>::P) {
                 // SAFETY: handed on; the instruction sets are those of `isa`.
                 unsafe {
                     match isa {
                         #[cfg(target_arch = "x86_64")]
-                        Isa::Avx512 => avx512::transpose::<avx512::$q512>(lanes, k, w, dst),
+                        Isa::Avx512 => transpose_avx512::<avx512::$q>(lanes, k, w, dst),
                         #[cfg(target_arch = "x86_64")]
-                        Isa::Avx2 => avx2::transpose::<avx2::$q256>(lanes, k, w, dst),
+                        Isa::Avx2 => impl_pack!(@$other transpose_avx2::<avx2::$q>(lanes, k, w, dst)),
                         _ => pack_strided::<$m, Self>(lanes, 1, k, w, dst),
                     }
                 }
@@ -112,41 +311,83 @@ macro_rules! impl_pack {
                 unsafe {
                     match isa {
                         #[cfg(target_arch = "x86_64")]
-                        Isa::Avx512 => avx512::copy::<avx512::$q512>(src, ks, k, count, w, dst),
+                        Isa::Avx512 => copy_avx512::<avx512::$q>(src, ks, k, count, w, dst),
                         #[cfg(target_arch = "x86_64")]
-                        Isa::Avx2 => avx2::copy::<avx2::$q256>(src, ks, k, count, w, dst),
+                        Isa::Avx2 => impl_pack!(@$other copy_avx2::<avx2::$q>(src, ks, k, count, w, dst)),
                         _ => {
                             for j in 0..k {
                                 for l in 0..count {
-                                    *dst.add(j * w + l) = $one(*src.offset(j as isize * ks).add(l));
+                                    let x = *src.offset(j as isize * ks).add(l);
+                                    *dst.add(j * w + l) = <Self as Pack<$m>>::pack_one(x, None);
                                 }
                             }
                         }
                     }
                 }
             }
+            unsafe fn stream_columns(
+                isa: Isa,
+                mr: usize,
+                lanes: &Lanes<Self>,
+                jump: isize,
+                k: usize,
+                a: *const <$m as Arith>::P,
+                acc: *mut <$m as Arith>::A,
+            ) {
+                // SAFETY: handed on; the instruction sets are those of `isa`.
+                unsafe {
+                    match isa {
+                        #[cfg(target_arch = "x86_64")]
+                        Isa::Avx512 => stream::$columns::<avx512::$q>(mr)(lanes, jump, k, a, acc),
+                        #[cfg(target_arch = "x86_64")]
+                        Isa::Avx2 => impl_pack!(@$other stream::columns_avx2::<avx2::$q>(mr)(lanes, jump, k, a, acc)),
+                        _ => unreachable!("nothing to stream with"),
+                    }
+                }
+            }
+            unsafe fn stream_rows(
+                isa: Isa,
+                mr: usize,
+                b: *const Self,
+                ks: isize,
+                k: usize,
+                count: usize,
+                a: *const <$m as Arith>::P,
+                acc: *mut <$m as Arith>::A,
+                first: bool,
+            ) {
+                // SAFETY: handed on; the instruction sets are those of `isa`.
+                unsafe {
+                    match isa {
+                        #[cfg(target_arch = "x86_64")]
+                        Isa::Avx512 => stream::$rows::<avx512::$q>(mr)(b, ks, k, count, a, acc, first),
+                        #[cfg(target_arch = "x86_64")]
+                        Isa::Avx2 => {
+                            impl_pack!(@$other stream::rows_avx2::<avx2::$q>(mr)(b, ks, k, count, a, acc, first))
+                        }
+                        _ => unreachable!("nothing to stream with"),
+                    }
+                }
+            }
         }
     };
+    (@both $($call:tt)*) => { $($call)* };
+    (@avx512 $($call:tt)*) => { unreachable!("AVX-512 only") };
 }
-impl_pack!(f32, F32, |x: f32| x, Single, Single);
-impl_pack!(bf16, F32, |x: bf16| x.to_f32(), Brain, Brain);
-impl_pack!(f16, F32, |x: f16| x.to_f32(), Half, Half);
-impl_pack!(f64, F64, |x: f64| x, Double, Double);
-
+impl_pack!(f32, F32, |x, _y| x, Single, columns_avx512, rows_avx512, both);
+impl_pack!(bf16, F32, |x, _y| x.to_f32(), Brain, columns_avx512, rows_avx512, both);
+impl_pack!(f16, F32, |x, _y| x.to_f32(), Half, columns_avx512, rows_avx512, both);
+impl_pack!(f64, F64, |x, _y| x, Double, columns_avx512, rows_avx512, both);
 #[cfg(target_arch = "x86_64")]
-impl Pack<super::micro::Dot> for bf16 {
-    fn pack_one(first: bf16, second: Option<bf16>) -> u32 {
-        u32::from(first.to_bits()) | u32::from(second.map_or(0, bf16::to_bits)) << 16
-    }
-    unsafe fn transpose(_: Isa, lanes: &Lanes<bf16>, k: usize, w: usize, dst: *mut u32) {
-        // SAFETY: handed on; pairs are packed on AVX-512 only.
-        unsafe { avx512::transpose::<avx512::Pair>(lanes, k, w, dst) }
-    }
-    unsafe fn copy(_: Isa, src: *const bf16, ks: isize, k: usize, count: usize, w: usize, dst: *mut u32) {
-        // SAFETY: as above.
-        unsafe { avx512::copy::<avx512::Pair>(src, ks, k, count, w, dst) }
-    }
-}
+impl_pack!(
+    bf16,
+    super::micro::Dot,
+    |x, y| u32::from(x.to_bits()) | u32::from(y.map_or(0, bf16::to_bits)) << 16,
+    Pair,
+    columns_dot,
+    rows_dot,
+    avx512
+);
 
 #[cfg(target_arch = "x86_64")]
 #[path = "pack_avx2.rs"]

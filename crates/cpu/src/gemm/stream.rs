@@ -1,0 +1,195 @@
+//! Few rows times a matrix, without packing it: every element of the right side is read once, at memory speed, and
+//! transposed (or not) in registers on its way into the sums.
+//!
+//! Bytes moved: the right side once (k * n elements). Operations: 2 * m * n * k. A transposition of 1 KB takes about 60
+//! cycles beside the FMAs, so that one core could stream 40 GB/s; memory gives less. The sums run over k as in the
+//! micro-kernels, to the same bits.
+
+#![cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+
+use super::pack::Lanes;
+#[cfg(target_arch = "x86_64")]
+use super::pack::{AHEAD, Lines, Quad, prefetch};
+
+/// Rows of a stretch of k when the rows of the right side are contiguous.
+pub(super) const STRETCH: usize = 32;
+
+/// Rows of the kernel for `m` rows, of `tall` at most.
+pub(super) fn kernel_rows(m: usize, tall: usize) -> usize {
+    match m {
+        0..=2 => m,
+        3..=4 => 4,
+        5..=6 if tall == 6 => 6,
+        5..=8 => 8,
+        _ => tall,
+    }
+}
+
+/// Vectors of columns of [`columns`] for a kernel of `mr` rows.
+pub(super) const fn column_vectors(mr: usize) -> usize {
+    if mr <= 4 { 2 } else { 1 }
+}
+
+/// Vectors of columns of [`rows`] for a kernel of `mr` rows.
+pub(super) const fn row_vectors(mr: usize) -> usize {
+    if mr <= 2 { 4 } else { 2 }
+}
+
+/// A kernel like [`columns`].
+pub(super) type ColumnsFn<E, P, A> = unsafe fn(&Lanes<E>, isize, usize, *const P, *mut A);
+/// A kernel like [`rows`].
+pub(super) type RowsFn<E, P, A> = unsafe fn(*const E, isize, usize, usize, *const P, *mut A, bool);
+
+/// All of k for `NV` vectors of columns that are contiguous along k: `acc` (MR rows of NV vectors) = the panel `a` times
+/// the lanes. The lanes that are wanted next lie `jump` elements on.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+unsafe fn columns<Q: Quad, const MR: usize, const NV: usize>(
+    lanes: &Lanes<Q::E>,
+    jump: isize,
+    k: usize,
+    a: *const Q::P,
+    acc: *mut Q::A,
+) {
+    // SAFETY: every lane has `k` elements, `a` MR values a step, `acc` the room.
+    unsafe {
+        let mut sum = [[Q::sums(std::ptr::null()); NV]; MR];
+        let mut lines = [Lines::new(); NV];
+        let (line, ahead) = (Lines::elements::<Q>(), AHEAD / size_of::<Q::E>());
+        for at in (0..k / line * line).step_by(line) {
+            let next = (at + ahead) as isize;
+            let next = if at + ahead < k { next } else { next - k as isize + jump };
+            for j in 0..NV {
+                lines[j].fetch::<Q>(&lanes[j * Q::LANES..(j + 1) * Q::LANES], at, next);
+            }
+            for c in 0..4 {
+                let a = a.add((at + c * Q::CHUNK) / Q::PER * MR);
+                for j in 0..NV {
+                    let t = lines[j].chunk::<Q>(c);
+                    for s in 0..Q::STEPS {
+                        for i in 0..MR {
+                            sum[i][j] = Q::fma(a.add(s * MR + i), t[s], sum[i][j]);
+                        }
+                    }
+                }
+            }
+        }
+        for at in (k / line * line..k).step_by(Q::CHUNK) {
+            let count = Q::CHUNK.min(k - at);
+            for j in 0..NV {
+                let t = Q::expand(Q::gather(|l| lanes[j * Q::LANES + l].add(at), count));
+                for s in 0..count.div_ceil(Q::PER) {
+                    for i in 0..MR {
+                        sum[i][j] = Q::fma(a.add((at / Q::PER + s) * MR + i), t[s], sum[i][j]);
+                    }
+                }
+            }
+        }
+        for i in 0..MR {
+            for j in 0..NV {
+                Q::keep(sum[i][j], acc.add((i * NV + j) * Q::LANES));
+            }
+        }
+    }
+}
+
+/// `k` steps for `count` columns (at most NV vectors) of a matrix whose rows are contiguous, `ks` apart: adds to `acc`
+/// (MR rows of NV vectors), or sets it if `first`. The rows [`STRETCH`] further on are wanted next.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+unsafe fn rows<Q: Quad, const MR: usize, const NV: usize>(
+    b: *const Q::E,
+    ks: isize,
+    k: usize,
+    count: usize,
+    a: *const Q::P,
+    acc: *mut Q::A,
+    first: bool,
+) {
+    // SAFETY: `count` elements of every row are readable, `a` has MR values a step, `acc` the room.
+    unsafe {
+        let mut sum = [[Q::sums(std::ptr::null()); NV]; MR];
+        if !first {
+            for i in 0..MR {
+                for j in 0..NV {
+                    sum[i][j] = Q::sums(acc.add((i * NV + j) * Q::LANES));
+                }
+            }
+        }
+        let whole = count >= NV * Q::LANES;
+        for (step, p) in (0..k).step_by(Q::PER).enumerate() {
+            let row = b.offset(p as isize * ks);
+            let second = if Q::PER == 2 && p + 1 < k { row.offset(ks) } else { std::ptr::null() };
+            for half in 0..Q::PER as isize {
+                let next = row.wrapping_offset(ks * (STRETCH as isize + half)).cast::<u8>();
+                for at in (0..NV * Q::LANES * size_of::<Q::E>()).step_by(64) {
+                    prefetch(next.wrapping_add(at));
+                }
+            }
+            let mut v = [Q::row(row, second, if whole { Q::LANES } else { count }); NV];
+            for j in 1..NV {
+                let at = j * Q::LANES;
+                if whole || count > at {
+                    let second = if second.is_null() { second } else { second.add(at) };
+                    v[j] = Q::row(row.add(at), second, if whole { Q::LANES } else { count - at });
+                }
+            }
+            for i in 0..MR {
+                for j in 0..NV {
+                    sum[i][j] = Q::fma(a.add(step * MR + i), v[j], sum[i][j]);
+                }
+            }
+        }
+        for i in 0..MR {
+            for j in 0..NV {
+                Q::keep(sum[i][j], acc.add((i * NV + j) * Q::LANES));
+            }
+        }
+    }
+}
+
+macro_rules! kernels {
+    ($features:literal, $columns:ident, $rows:ident, $($mr:literal)*) => {
+        #[cfg(target_arch = "x86_64")]
+        pub(super) fn $columns<Q: Quad>(mr: usize) -> ColumnsFn<Q::E, Q::P, Q::A> {
+            #[target_feature(enable = $features)]
+            unsafe fn kernel<Q: Quad, const MR: usize, const NV: usize>(
+                lanes: &Lanes<Q::E>,
+                jump: isize,
+                k: usize,
+                a: *const Q::P,
+                acc: *mut Q::A,
+            ) {
+                // SAFETY: handed on.
+                unsafe { columns::<Q, MR, NV>(lanes, jump, k, a, acc) }
+            }
+            match mr {
+                $($mr => kernel::<Q, $mr, { column_vectors($mr) }>,)*
+                _ => unreachable!("no kernel of {mr} rows"),
+            }
+        }
+        #[cfg(target_arch = "x86_64")]
+        pub(super) fn $rows<Q: Quad>(mr: usize) -> RowsFn<Q::E, Q::P, Q::A> {
+            #[target_feature(enable = $features)]
+            unsafe fn kernel<Q: Quad, const MR: usize, const NV: usize>(
+                b: *const Q::E,
+                ks: isize,
+                k: usize,
+                count: usize,
+                a: *const Q::P,
+                acc: *mut Q::A,
+                first: bool,
+            ) {
+                // SAFETY: handed on.
+                unsafe { rows::<Q, MR, NV>(b, ks, k, count, a, acc, first) }
+            }
+            match mr {
+                $($mr => kernel::<Q, $mr, { row_vectors($mr) }>,)*
+                _ => unreachable!("no kernel of {mr} rows"),
+            }
+        }
+    };
+}
+kernels!("avx512f,avx512bw,avx512dq,avx512vl", columns_avx512, rows_avx512, 1 2 4 8 14);
+kernels!("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16", columns_dot, rows_dot, 1 2 4 8 14);
+kernels!("avx2,fma,f16c", columns_avx2, rows_avx2, 1 2 4 6);
