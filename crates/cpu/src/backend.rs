@@ -1,6 +1,6 @@
 //! The entry of the CPU backend: which kernel computes which op.
 
-use crate::{fill, hadamard, matmul, memory, moves, quantized, reduce, scan, sort, tape};
+use crate::{fill, hadamard, matmul, memory, moves, quantized, random, reduce, scan, sort, tape};
 use lapis_core::backend::{BACKENDS, Backend, Kernels};
 use lapis_core::buffer::{Buffer, Tensor};
 use lapis_core::error::Result;
@@ -31,6 +31,7 @@ impl Kernels for Cpu {
             Op::GatherMM(_) => matmul::gather_mm(inputs, &mut outputs[0]),
             Op::SegmentedMM(_) => matmul::segmented_mm(inputs, &mut outputs[0]),
             Op::Hadamard(op) => hadamard::hadamard(op, &inputs[0], &mut outputs[0]),
+            Op::RandomBits(_) => random::run(&inputs[0], &mut outputs[0]),
             Op::Quantize(op) => quantized::quantize(op, inputs, outputs),
             Op::Dequantize(op) => quantized::dequantize(op, inputs, &mut outputs[0]),
             Op::QuantizedMatmul(op) => quantized::matmul(op, inputs, &mut outputs[0]),

@@ -3,13 +3,27 @@
 //! The functions here repeat, operation by operation, what MLX's Linux build computes, so that the same key gives the
 //! same numbers; the accurate functions for everybody else are in `math`. (`erfinv` serves both.)
 //!
-//! Bits: 4 bytes written and about 75 integer operations per pair of words. Must not know: distributions, arrays.
+//! Bits: 8 bytes written and about 75 integer operations per pair of words. Must not know: distributions.
 
-use crate::isa::Isa;
+use crate::isa::{self, Isa};
 use crate::math::{LOG_INVERSE, LOG_TABLE, LogSplit, log_split, rounded};
 use crate::pool::{self, SendPtr};
 use crate::simd::{self, Float, Int, Kernel, LANES32, Mask, Simd, Vector};
+use lapis_core::buffer::Tensor;
+use lapis_core::error::Result;
 use std::f64::consts::LN_2;
+
+/// The words of a key of two `uint32` in a row-major output of whole words.
+pub(crate) fn run(key: &Tensor, out: &mut Tensor) -> Result<()> {
+    let word = |i: isize| {
+        // SAFETY: the key holds two elements, `strides[0]` apart.
+        unsafe { key.ptr().cast::<u32>().offset(i * key.strides[0]).read() }
+    };
+    // SAFETY: the output is row-major and nobody else's; buffers are aligned to cache lines.
+    let words = unsafe { std::slice::from_raw_parts_mut(out.ptr().cast::<u32>(), out.nbytes() / 4) };
+    random_bits(isa::isa(), [word(0), word(1)], words);
+    Ok(())
+}
 
 /// Counters per task.
 const GRAIN: usize = 1 << 13;

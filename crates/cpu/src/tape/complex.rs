@@ -1,6 +1,8 @@
 //! complex64 loops: computed in double precision per element, rounded once.
 
+use super::float::{binary, unary};
 use super::step::{map1, map2};
+use crate::math::{binary_c64, unary_c64};
 use lapis_core::dtype::c64;
 use lapis_core::ops::Ew;
 use num_complex::Complex;
@@ -46,29 +48,6 @@ fn sign(z: c64) -> c64 {
     if r == 0.0 { c64::new(0.0, 0.0) } else { down(z / r) }
 }
 
-fn power(a: c64, b: c64) -> c64 {
-    let (a, b) = (up(a), up(b));
-    if b == C::new(0.0, 0.0) {
-        return c64::new(1.0, 0.0);
-    }
-    if a == C::new(0.0, 0.0) {
-        return if b.re > 0.0 { c64::new(0.0, 0.0) } else { c64::new(f32::NAN, f32::NAN) };
-    }
-    down((b * a.ln()).exp())
-}
-
-fn logaddexp(a: c64, b: c64) -> c64 {
-    let (hi, lo) = if order(a, b) == Some(Ordering::Less) { (b, a) } else { (a, b) };
-    if is_nan(a) || is_nan(b) {
-        return c64::new(f32::NAN, f32::NAN);
-    }
-    if hi.re == f32::INFINITY || lo.re == f32::NEG_INFINITY {
-        return hi;
-    }
-    let (hi, lo) = (up(hi), up(lo));
-    down(hi + (C::new(1.0, 0.0) + (lo - hi).exp()).ln())
-}
-
 /// Complex instructions.
 ///
 /// # Safety
@@ -76,7 +55,6 @@ fn logaddexp(a: c64, b: c64) -> c64 {
 #[inline(never)]
 pub(super) unsafe fn step(op: Ew, n: usize, [a, b, _]: [*const c64; 3], out: *mut u8) {
     let nonzero = |z: c64| z.re != 0.0 || z.im != 0.0;
-    let one = C::new(1.0, 0.0);
     // SAFETY: passed on from the caller.
     unsafe {
         match op {
@@ -88,26 +66,6 @@ pub(super) unsafe fn step(op: Ew, n: usize, [a, b, _]: [*const c64; 3], out: *mu
             Ew::Sign => map1(n, a, out, sign),
             Ew::Square => map1(n, a, out, |z| down(up(z) * up(z))),
             Ew::RoundEven => map1(n, a, out, |z| c64::new(z.re.round_ties_even(), z.im.round_ties_even())),
-            Ew::Exp => map1(n, a, out, |z| down(up(z).exp())),
-            Ew::Log => map1(n, a, out, |z| down(up(z).ln())),
-            Ew::Log2 => map1(n, a, out, |z| down(up(z).ln() / std::f64::consts::LN_2)),
-            Ew::Log10 => map1(n, a, out, |z| down(up(z).ln() / std::f64::consts::LN_10)),
-            Ew::Log1p => map1(n, a, out, |z| down((one + up(z)).ln())),
-            Ew::Sin => map1(n, a, out, |z| down(up(z).sin())),
-            Ew::Cos => map1(n, a, out, |z| down(up(z).cos())),
-            Ew::Tan => map1(n, a, out, |z| down(up(z).tan())),
-            Ew::Sinh => map1(n, a, out, |z| down(up(z).sinh())),
-            Ew::Cosh => map1(n, a, out, |z| down(up(z).cosh())),
-            Ew::Tanh => map1(n, a, out, |z| down(up(z).tanh())),
-            Ew::ArcSin => map1(n, a, out, |z| down(up(z).asin())),
-            Ew::ArcCos => map1(n, a, out, |z| down(up(z).acos())),
-            Ew::ArcTan => map1(n, a, out, |z| down(up(z).atan())),
-            Ew::ArcSinh => map1(n, a, out, |z| down(up(z).asinh())),
-            Ew::ArcCosh => map1(n, a, out, |z| down(up(z).acosh())),
-            Ew::ArcTanh => map1(n, a, out, |z| down(up(z).atanh())),
-            Ew::Sqrt => map1(n, a, out, |z| down(up(z).sqrt())),
-            Ew::Rsqrt => map1(n, a, out, |z| down(one / up(z).sqrt())),
-            Ew::Reciprocal => map1(n, a, out, |z| down(one / up(z))),
             Ew::IsNan => map1(n, a, out, |z| u8::from(is_nan(z))),
             Ew::IsInf => map1(n, a, out, |z| u8::from(z.re.is_infinite() || z.im.is_infinite())),
             Ew::IsFinite => map1(n, a, out, |z| u8::from(z.re.is_finite() && z.im.is_finite())),
@@ -118,8 +76,6 @@ pub(super) unsafe fn step(op: Ew, n: usize, [a, b, _]: [*const c64; 3], out: *mu
             Ew::Subtract => map2(n, a, b, out, |x, y| x - y),
             Ew::Multiply => map2(n, a, b, out, |x, y| down(up(x) * up(y))),
             Ew::Divide => map2(n, a, b, out, |x, y| down(up(x) / up(y))),
-            Ew::Power => map2(n, a, b, out, power),
-            Ew::LogAddExp => map2(n, a, b, out, logaddexp),
             Ew::Maximum => map2(n, a, b, out, |x, y| pick(x, y, Ordering::Greater)),
             Ew::Minimum => map2(n, a, b, out, |x, y| pick(x, y, Ordering::Less)),
             Ew::Equal => map2(n, a, b, out, |x, y| u8::from(x == y)),
@@ -131,7 +87,11 @@ pub(super) unsafe fn step(op: Ew, n: usize, [a, b, _]: [*const c64; 3], out: *mu
             Ew::LogicalAnd => map2(n, a, b, out, |x, y| u8::from(nonzero(x) & nonzero(y))),
             Ew::LogicalOr => map2(n, a, b, out, |x, y| u8::from(nonzero(x) | nonzero(y))),
             Ew::LogicalXor => map2(n, a, b, out, |x, y| u8::from(nonzero(x) ^ nonzero(y))),
-            _ => unreachable!("{op:?} has no loop for complex64"),
+            _ => match (unary(op), binary(op)) {
+                (Some(f), _) => map1(n, a, out, |z| unary_c64(f, z)),
+                (_, Some(f)) => map2(n, a, b, out, |x, y| binary_c64(f, x, y)),
+                _ => unreachable!("{op:?} has no loop for complex64"),
+            },
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use super::int::compare;
 use super::step::{Args, map1, map2};
+use crate::math::{self, Binary, Unary};
 use crate::simd::Simd;
 use lapis_core::ops::Ew;
 
@@ -62,16 +63,14 @@ macro_rules! common {
 /// # Safety
 /// As `step::step`.
 #[inline(always)]
-pub(super) unsafe fn f32_step<S: Simd>(_s: S, op: Ew, n: usize, args: Args, out: *mut u8) {
+pub(super) unsafe fn f32_step<S: Simd>(_: S, op: Ew, n: usize, args: Args, out: *mut u8) {
     let [a, b, _] = args.map(|p| p.cast::<f32>());
     // SAFETY: passed on from the caller.
     unsafe {
-        common!(f32, op, n, a, b, out, _ => match unary_f64(op) {
-            Some(f) => map1(n, a, out, |x: f32| f(f64::from(x)) as f32),
-            None => match binary_f64(op) {
-                Some(f) => map2(n, a, b, out, |x: f32, y: f32| f(f64::from(x), f64::from(y)) as f32),
-                None => compare(op, n, a, b, out),
-            }
+        common!(f32, op, n, a, b, out, _ => match (unary(op), binary(op)) {
+            (Some(f), _) => math::unary_f32(S::ISA, f, a, out.cast(), n),
+            (_, Some(f)) => math::binary_f32(S::ISA, f, a, b, out.cast(), n),
+            _ => compare(op, n, a, b, out),
         })
     }
 }
@@ -85,55 +84,54 @@ pub(super) unsafe fn f64_step(op: Ew, n: usize, args: Args, out: *mut u8) {
     let [a, b, _] = args.map(|p| p.cast::<f64>());
     // SAFETY: passed on from the caller.
     unsafe {
-        common!(f64, op, n, a, b, out, _ => match unary_f64(op) {
-            Some(f) => map1(n, a, out, f),
-            None => match binary_f64(op) {
-                Some(f) => map2(n, a, b, out, f),
-                None => compare(op, n, a, b, out),
-            }
+        common!(f64, op, n, a, b, out, _ => match (unary(op), binary(op)) {
+            (Some(f), _) => map1(n, a, out, |x: f64| math::unary_f64(f, x)),
+            (_, Some(f)) => map2(n, a, b, out, |x: f64, y: f64| math::binary_f64(f, x, y)),
+            _ => compare(op, n, a, b, out),
         })
     }
 }
 
-/// Functions of one double.
-fn unary_f64(op: Ew) -> Option<fn(f64) -> f64> {
+/// Rows that are functions of `math`.
+pub(super) fn unary(op: Ew) -> Option<Unary> {
     Some(match op {
-        Ew::Exp => f64::exp,
-        Ew::Expm1 => f64::exp_m1,
-        Ew::Log => f64::ln,
-        Ew::Log2 => f64::log2,
-        Ew::Log10 => f64::log10,
-        Ew::Log1p => f64::ln_1p,
-        Ew::Sin => f64::sin,
-        Ew::Cos => f64::cos,
-        Ew::Tan => f64::tan,
-        Ew::Sinh => f64::sinh,
-        Ew::Cosh => f64::cosh,
-        Ew::Tanh => f64::tanh,
-        Ew::ArcSin => f64::asin,
-        Ew::ArcCos => f64::acos,
-        Ew::ArcTan => f64::atan,
-        Ew::ArcSinh => f64::asinh,
-        Ew::ArcCosh => f64::acosh,
-        Ew::ArcTanh => f64::atanh,
-        Ew::Rsqrt => |x| 1.0 / x.sqrt(),
-        Ew::Sigmoid => |x| if x >= 0.0 { 1.0 / (1.0 + (-x).exp()) } else { x.exp() / (1.0 + x.exp()) },
+        Ew::Exp => Unary::Exp,
+        Ew::Expm1 => Unary::Expm1,
+        Ew::Log => Unary::Log,
+        Ew::Log2 => Unary::Log2,
+        Ew::Log10 => Unary::Log10,
+        Ew::Log1p => Unary::Log1p,
+        Ew::Sin => Unary::Sin,
+        Ew::Cos => Unary::Cos,
+        Ew::Tan => Unary::Tan,
+        Ew::Sinh => Unary::Sinh,
+        Ew::Cosh => Unary::Cosh,
+        Ew::Tanh => Unary::Tanh,
+        Ew::ArcSin => Unary::Asin,
+        Ew::ArcCos => Unary::Acos,
+        Ew::ArcTan => Unary::Atan,
+        Ew::ArcSinh => Unary::Asinh,
+        Ew::ArcCosh => Unary::Acosh,
+        Ew::ArcTanh => Unary::Atanh,
+        Ew::Sqrt => Unary::Sqrt,
+        Ew::Rsqrt => Unary::Rsqrt,
+        Ew::Reciprocal => Unary::Reciprocal,
+        Ew::Erf => Unary::Erf,
+        Ew::ErfInv | Ew::RandomErfInv => Unary::Erfinv,
+        Ew::Sigmoid => Unary::Sigmoid,
+        Ew::RandomLog => Unary::RandomLog,
+        Ew::RandomExp => Unary::RandomExp,
+        Ew::RandomErf => Unary::RandomErf,
         _ => return None,
     })
 }
 
-/// Functions of two doubles.
-fn binary_f64(op: Ew) -> Option<fn(f64, f64) -> f64> {
+/// Rows that are functions of `math`.
+pub(super) fn binary(op: Ew) -> Option<Binary> {
     Some(match op {
-        Ew::Power => f64::powf,
-        Ew::ArcTan2 => f64::atan2,
-        Ew::LogAddExp => |x, y| {
-            if x.is_nan() || y.is_nan() {
-                return f64::NAN;
-            }
-            let (hi, lo) = if x > y { (x, y) } else { (y, x) };
-            if hi.is_infinite() || lo == f64::NEG_INFINITY { hi } else { hi + (lo - hi).exp().ln_1p() }
-        },
+        Ew::Power => Binary::Pow,
+        Ew::ArcTan2 => Binary::Atan2,
+        Ew::LogAddExp => Binary::LogAddExp,
         _ => return None,
     })
 }
