@@ -1,6 +1,7 @@
 //! The benchmarks, one file a group. Each states the bytes or operations that bound it.
 
 mod elementwise;
+mod fast;
 mod graph;
 mod matmul;
 mod quantized;
@@ -17,7 +18,7 @@ pub(crate) struct Case {
 
 /// Every benchmark, in the order of the report.
 pub(crate) fn all() -> Vec<Case> {
-    [matmul::CASES, quantized::CASES, elementwise::CASES, graph::CASES].concat()
+    [matmul::CASES, quantized::CASES, fast::CASES, elementwise::CASES, graph::CASES].concat()
 }
 
 /// An array of values from -1 to 1, the same for the same seed (xorshift).
