@@ -6,6 +6,7 @@
 
 use super::types::Type;
 use crate::bytes::Bytes;
+use half::slice::HalfFloatSliceExt;
 use lapis_core::dtype::f16;
 use lapis_core::error::Result;
 
@@ -120,12 +121,11 @@ pub(super) fn to_f16(kind: Type, bytes: &[u8]) -> Result<Bytes> {
     let mut out = Bytes::zeroed(bytes.len() / size * values * 2)?;
     let items: Vec<_> = bytes.chunks(size * PIECE).zip(out.chunks_mut(2 * values * PIECE)).collect();
     spread(items, |(src, dst)| {
-        let mut buffer = [0f32; 256];
+        let (mut wide, mut narrow) = ([0f32; 256], [f16::ZERO; 256]);
         for (block, dst) in src.chunks_exact(size).zip(dst.chunks_exact_mut(2 * values)) {
-            decode(kind, block, &mut buffer[..values]);
-            for (d, &v) in dst.chunks_exact_mut(2).zip(&buffer[..values]) {
-                d.copy_from_slice(&f16::from_f32(v).to_le_bytes());
-            }
+            decode(kind, block, &mut wide[..values]);
+            narrow[..values].convert_from_f32_slice(&wide[..values]);
+            dst.copy_from_slice(bytemuck::cast_slice(&narrow[..values]));
         }
     });
     Ok(out)
@@ -145,53 +145,69 @@ fn decode(kind: Type, b: &[u8], y: &mut [f32]) {
         }
         Type::Q2_K => {
             let (s, q, d, m) = (&b[..16], &b[16..80], half(80), half(82));
-            for (e, y) in y.iter_mut().enumerate() {
-                let (n, j, l) = (e / 128, e / 32 % 4, e % 32);
-                let sc = s[8 * n + 2 * j + l / 16];
-                let code = q[32 * n + l] >> (2 * j) & 3;
-                *y = d * (sc & 15) as f32 * code as f32 - m * (sc >> 4) as f32;
+            for (i, y) in y.chunks_exact_mut(16).enumerate() {
+                let Part { q, shift, .. } = part(q, i);
+                let (dl, ml) = (d * (s[i] & 15) as f32, m * (s[i] >> 4) as f32);
+                y.iter_mut().zip(q).for_each(|(y, q)| *y = dl * (q >> shift & 3) as f32 - ml);
             }
         }
         Type::Q3_K => {
             let (h, q, s, d) = (&b[..32], &b[32..96], &b[96..108], half(108));
-            for (e, y) in y.iter_mut().enumerate() {
-                let (n, j, l) = (e / 128, e / 32 % 4, e % 32);
-                let i = 8 * n + 2 * j + l / 16;
+            for (i, y) in y.chunks_exact_mut(16).enumerate() {
+                let Part { q, shift, half } = part(q, i);
                 let low = if i < 8 { s[i] & 15 } else { s[i - 8] >> 4 };
-                let scale = (low | (s[8 + i % 4] >> (2 * (i / 4)) & 3) << 4) as i32 - 32;
-                let high = if h[l] >> (4 * n + j) & 1 != 0 { 0 } else { 4 };
-                *y = d * scale as f32 * ((q[32 * n + l] >> (2 * j) & 3) as i32 - high) as f32;
+                let dl = d * ((low | (s[8 + i % 4] >> (2 * (i / 4)) & 3) << 4) as i32 - 32) as f32;
+                let high = h[16 * half..].iter().map(|h| if h >> (i / 2) & 1 != 0 { 0 } else { 4 });
+                let codes = q.iter().zip(high).map(|(q, high)| (q >> shift & 3) as i32 - high);
+                y.iter_mut().zip(codes).for_each(|(y, code)| *y = dl * code as f32);
             }
         }
         Type::Q4_K => {
             let (d, m, q) = (half(0), half(2), &b[16..144]);
-            for (e, y) in y.iter_mut().enumerate() {
-                let (j, l) = (e / 32, e % 32);
+            for (j, y) in y.chunks_exact_mut(32).enumerate() {
                 let (sc, mn) = k_scale(&b[4..16], j);
-                let code = q[32 * (j / 2) + l] >> (4 * (j % 2)) & 15;
-                *y = d * sc * code as f32 - m * mn;
+                let (dl, ml, shift) = (d * sc, m * mn, 4 * (j % 2));
+                let q = &q[32 * (j / 2)..][..32];
+                y.iter_mut().zip(q).for_each(|(y, q)| *y = dl * (q >> shift & 15) as f32 - ml);
             }
         }
         Type::Q5_K => {
             let (d, m, h, q) = (half(0), half(2), &b[16..48], &b[48..176]);
-            for (e, y) in y.iter_mut().enumerate() {
-                let (j, l) = (e / 32, e % 32);
+            for (j, y) in y.chunks_exact_mut(32).enumerate() {
                 let (sc, mn) = k_scale(&b[4..16], j);
-                let code = q[32 * (j / 2) + l] >> (4 * (j % 2)) & 15 | (h[l] >> j & 1) << 4;
-                *y = d * sc * code as f32 - m * mn;
+                let (dl, ml, shift) = (d * sc, m * mn, 4 * (j % 2));
+                let codes = q[32 * (j / 2)..].iter().zip(h).map(|(q, h)| q >> shift & 15 | (h >> j & 1) << 4);
+                y.iter_mut().zip(codes).for_each(|(y, code)| *y = dl * code as f32 - ml);
             }
         }
         Type::Q6_K => {
             let (low, high, s, d) = (&b[..128], &b[128..192], &b[192..208], half(208));
-            for (e, y) in y.iter_mut().enumerate() {
-                let (n, p, l) = (e / 128, e / 32 % 4, e % 32);
-                let code =
-                    low[64 * n + 32 * (p % 2) + l] >> (4 * (p / 2)) & 15 | (high[32 * n + l] >> (2 * p) & 3) << 4;
-                *y = d * (s[8 * n + 2 * p + l / 16] as i8) as f32 * (code as i32 - 32) as f32;
+            for (i, y) in y.chunks_exact_mut(16).enumerate() {
+                let Part { q: high, shift, half } = part(high, i);
+                // The quarters of 32 values in a half block of 128: the low nibbles of 64 bytes, then the high ones.
+                let p = i / 2 % 4;
+                let low = &low[64 * (i / 8) + 32 * (p % 2) + 16 * half..][..16];
+                let dl = d * (s[i] as i8) as f32;
+                let codes = low.iter().zip(high).map(|(l, h)| l >> (4 * (p / 2)) & 15 | (h >> shift & 3) << 4);
+                y.iter_mut().zip(codes).for_each(|(y, code)| *y = dl * (code as i32 - 32) as f32);
             }
         }
         _ => unreachable!("plain and packed types are not decoded"),
     }
+}
+
+/// Where sixteen values find their two bits.
+struct Part<'a> {
+    q: &'a [u8],
+    shift: usize,
+    /// Which half of 32 values it is.
+    half: usize,
+}
+
+/// The `i`-th sixteen of 256 values whose two bits lie in 64 bytes: 32 bytes serve 128 values, four to a byte.
+fn part(q: &[u8], i: usize) -> Part<'_> {
+    let half = i % 2;
+    Part { q: &q[32 * (i / 8) + 16 * half..][..16], shift: 2 * (i / 2 % 4), half }
 }
 
 /// Nibbles in halves with a fifth bit from `h`.
