@@ -4,8 +4,9 @@
 //! or an infinity gets that as its scale, so the result is NaN. Codes stand in the order of the weights' panels, in slabs
 //! of 256 columns, so that one step of a product reads them front to back.
 
+use super::codes::unpack_row;
 use super::halves;
-use super::panel::{DEPTH, order};
+use super::panel::{DEPTH, FP4_BYTES, FP4_OFFSET, order};
 use crate::isa::Isa;
 use crate::pool;
 use lapis_core::dtype::Dtype;
@@ -138,6 +139,36 @@ pub(super) fn activations(
     }
     drop(tasks);
     Activations { codes, scales, sums, rows: x.rows, groups }
+}
+
+/// Rows that are packed E2M1 codes already (contiguous, `cols` wide), each code as twice its value, with their decoded
+/// scales, for E2M1 weights of the same groups. Products of such rows are exact in every group.
+pub(super) fn from_fp4(isa: Isa, packed: &[u8], scales: &[f32], rows: usize, cols: usize, group: usize) -> Activations {
+    let (slabs, groups) = (cols.div_ceil(DEPTH), DEPTH / group);
+    let mut codes = vec![0i8; slabs * rows * DEPTH];
+    let mut slab_scales = vec![0f32; slabs * rows * groups];
+    let mut sums = vec![0i32; slabs * rows * groups];
+    let order = order(4);
+    let mut natural = [0u8; DEPTH];
+    for row in 0..rows {
+        for slab in 0..slabs {
+            let (first, at) = (slab * DEPTH, slab * rows + row);
+            let width = (cols - first).min(DEPTH);
+            let bytes = &packed[(row * cols + first) / 2..][..width / 2];
+            unpack_row(isa, 4, bytes, &mut natural[..width]);
+            let Ok(codes) = <&mut [i8; DEPTH]>::try_from(&mut codes[at * DEPTH..][..DEPTH]) else { continue };
+            for (code, &byte) in codes.iter_mut().zip(&natural[..width]) {
+                *code = (FP4_BYTES[byte as usize & 15] as i32 - FP4_OFFSET) as i8;
+            }
+            for g in 0..width / group {
+                let total: i32 = codes[g * group..][..group].iter().map(|&c| c as i32).sum();
+                sums[at * groups + g] = -FP4_OFFSET * total;
+                slab_scales[at * groups + g] = 0.5 * scales[(row * cols + first) / group + g];
+            }
+            permute(isa, &order, codes);
+        }
+    }
+    Activations { codes, scales: slab_scales, sums, rows, groups }
 }
 
 versions! {

@@ -45,6 +45,7 @@ mod dequantize;
 mod dot;
 mod fma;
 mod format;
+mod gather;
 mod halves;
 mod panel;
 #[cfg(target_arch = "x86_64")]
@@ -52,14 +53,19 @@ mod panel_avx512;
 mod qmm;
 #[cfg(test)]
 mod qmm_tests;
+mod qqmm;
 mod quantize;
 #[cfg(test)]
 mod tests;
+#[cfg(target_arch = "x86_64")]
+mod thin;
 mod weights;
 
 pub use activations::Rows;
 pub use dequantize::{dequantize, from_fp8};
 pub use format::{Format, Mode};
+pub use gather::gather_qmm;
 pub use qmm::{Arithmetic, qmm};
+pub use qqmm::{gather_qqmm, qqmm};
 pub use quantize::{quantize, to_fp8};
 pub use weights::Weights;

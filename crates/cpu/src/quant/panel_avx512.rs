@@ -101,11 +101,7 @@ unsafe fn straddling<const BITS: usize>(
     v: usize,
     panel: &mut [u8; PANEL],
 ) {
-    // Eight codes are `BITS` bytes: bring each such run into a 64-bit lane, then cut it at its bit positions.
-    let runs: [u8; 64] = std::array::from_fn(|i| (i / 8 * BITS + i % 8) as u8);
-    let cuts: [u8; 64] = std::array::from_fn(|i| (i % 8 * BITS) as u8);
-    // SAFETY: loads of the two arrays.
-    let (runs, cuts) = unsafe { (_mm512_loadu_si512(runs.as_ptr().cast()), _mm512_loadu_si512(cuts.as_ptr().cast())) };
+    let [runs, cuts] = spread_controls(BITS);
     let mask = _mm512_set1_epi8((1 << BITS) - 1);
     let mut first = 0;
     while first < codes {
@@ -129,6 +125,17 @@ unsafe fn straddling<const BITS: usize>(
     }
 }
 
+/// Eight codes are `bits` bytes: `permutexvar` by the first brings each such run into a 64-bit lane, `multishift` by the
+/// second cuts it at its bit positions.
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
+#[inline]
+pub(super) fn spread_controls(bits: usize) -> [__m512i; 2] {
+    let runs: [u8; 64] = std::array::from_fn(|i| (i / 8 * bits + i % 8) as u8);
+    let cuts: [u8; 64] = std::array::from_fn(|i| (i % 8 * bits) as u8);
+    // SAFETY: loads of the two arrays.
+    unsafe { [_mm512_loadu_si512(runs.as_ptr().cast()), _mm512_loadu_si512(cuts.as_ptr().cast())] }
+}
+
 #[target_feature(enable = "avx512f")]
 #[inline]
 fn store(unit: __m512i, index: usize, v: usize, panel: &mut [u8; PANEL]) {
@@ -141,7 +148,7 @@ fn store(unit: __m512i, index: usize, v: usize, panel: &mut [u8; PANEL]) {
 /// Transposes 16 x 16 lanes of 32 bits.
 #[target_feature(enable = "avx512f")]
 #[inline]
-fn transpose(r: [__m512i; 16]) -> [__m512i; 16] {
+pub(super) fn transpose(r: [__m512i; 16]) -> [__m512i; 16] {
     let mut a = r;
     for i in 0..8 {
         a[2 * i] = _mm512_unpacklo_epi32(r[2 * i], r[2 * i + 1]);
@@ -182,44 +189,95 @@ pub(super) unsafe fn tile(
     factor: f32,
     out: &mut [f32; SCALE_TILE],
 ) {
-    let lanes = ((1u32 << count) - 1) as __mmask16;
     for v in 0..VECTORS {
-        let mut r = [_mm512_setzero_si512(); 16];
-        for i in 0..16 {
-            let row = (16 * v + i).min(block.valid - 1);
-            let p = from[row * block.scale_stride + first * block.kind.size()..].as_ptr();
-            // SAFETY: the mask keeps the load within `count` groups.
-            r[i] = _mm512_castps_si512(unsafe { decode(block.kind, p, lanes, factor) });
-        }
-        for (group, values) in transpose(r).into_iter().enumerate() {
-            // SAFETY: a tile holds 16 groups of four vectors.
-            unsafe { _mm512_storeu_ps(out.as_mut_ptr().add(group * COLUMNS + 16 * v), _mm512_castsi512_ps(values)) }
-        }
+        // SAFETY: as the caller promises; a tile holds 16 groups of four vectors.
+        unsafe { scale_strip(block, from, 16 * v, first, count, factor, out.as_mut_ptr().add(16 * v), COLUMNS) }
     }
 }
 
+/// Sixteen groups of sixteen rows from `row` on, decoded, to `out[group * stride..][..16]`.
+///
+/// # Safety
+/// Groups `first..first + count` (at most 16) of each of the block's rows are readable in `from`; 16 groups fit in `out`.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 #[inline]
-unsafe fn decode(kind: ScaleKind, p: *const u8, lanes: __mmask16, factor: f32) -> __m512 {
-    // SAFETY: the caller vouches for the lanes.
-    unsafe {
-        match kind {
-            ScaleKind::F32 => _mm512_maskz_loadu_ps(lanes, p.cast()),
-            ScaleKind::F16 => _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(lanes, p.cast())),
-            ScaleKind::Bf16 => {
-                let wide = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(lanes, p.cast()));
-                _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
+pub(super) unsafe fn scale_strip(
+    block: &Block,
+    from: &[u8],
+    row: usize,
+    first: usize,
+    count: usize,
+    factor: f32,
+    out: *mut f32,
+    stride: usize,
+) {
+    let lanes = ((1u32 << count) - 1) as __mmask16;
+    let rows: [*const u8; 16] = std::array::from_fn(|i| {
+        from[(row + i).min(block.valid - 1) * block.scale_stride + first * block.kind.size()..].as_ptr()
+    });
+    let factor = _mm512_set1_ps(factor);
+    let mut r = [_mm512_setzero_si512(); 16];
+    // One loop a kind. (`array::map` would not inherit the instruction set, and call every intrinsic.)
+    macro_rules! each {
+        ($p:ident => $decoded:expr) => {
+            for i in 0..16 {
+                let $p = rows[i].cast();
+                // SAFETY: masks keep the loads within `count` groups.
+                r[i] = _mm512_castps_si512(unsafe { $decoded });
             }
-            ScaleKind::E8m0 => {
-                let wide = _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(lanes, p.cast()));
-                let bits = _mm512_max_epu32(_mm512_slli_epi32::<23>(wide), _mm512_set1_epi32(0x40_0000));
-                _mm512_mul_ps(_mm512_castsi512_ps(bits), _mm512_set1_ps(factor))
-            }
-            ScaleKind::E4m3 => {
-                let wide = _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(lanes, p.cast()));
-                _mm512_mul_ps(e4m3(wide), _mm512_set1_ps(factor))
-            }
-        }
+        };
+    }
+    match block.kind {
+        ScaleKind::F32 => each!(p => _mm512_maskz_loadu_ps(lanes, p)),
+        ScaleKind::F16 => each!(p => _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(lanes, p))),
+        ScaleKind::Bf16 => each!(p => {
+            let wide = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(lanes, p));
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
+        }),
+        ScaleKind::E8m0 => each!(p => {
+            let wide = _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(lanes, p));
+            let bits = _mm512_max_epu32(_mm512_slli_epi32::<23>(wide), _mm512_set1_epi32(0x40_0000));
+            _mm512_mul_ps(_mm512_castsi512_ps(bits), factor)
+        }),
+        ScaleKind::E4m3 => each!(p => {
+            let wide = _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(lanes, p));
+            _mm512_mul_ps(e4m3(wide), factor)
+        }),
+    }
+    let t = transpose(r);
+    for group in 0..16 {
+        // SAFETY: as the caller promises.
+        unsafe { _mm512_storeu_ps(out.add(group * stride), _mm512_castsi512_ps(t[group])) }
+    }
+}
+
+/// bf16 scales (upper halves of lanes) and biases (lower halves) of sixteen groups of sixteen rows.
+///
+/// # Safety
+/// Groups `first..first + count` (at most 16) of sixteen rows are readable in the block's scales and biases.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+#[inline]
+pub(super) unsafe fn bf16_pairs(block: &Block, first: usize, count: usize, out: &mut [[__m512i; 2]; 16]) {
+    let lanes = ((1u32 << count) - 1) as __mmask16;
+    let order: [u16; 32] = std::array::from_fn(|i| (i / 2 + if i % 2 == 0 { 16 } else { 0 }) as u16);
+    // SAFETY: a load of the array.
+    let order = unsafe { _mm512_loadu_si512(order.as_ptr().cast()) };
+    let mut r = [_mm512_setzero_si512(); 16];
+    for i in 0..16 {
+        let at = i * block.scale_stride + 2 * first;
+        // SAFETY: as the caller promises; the masks keep the loads within `count` groups.
+        let (scales, biases) = unsafe {
+            (
+                _mm256_maskz_loadu_epi16(lanes, block.scales.as_ptr().add(at).cast()),
+                _mm256_maskz_loadu_epi16(lanes, block.biases.as_ptr().add(at).cast()),
+            )
+        };
+        let both = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(scales), biases);
+        r[i] = _mm512_permutexvar_epi16(order, both);
+    }
+    let t = transpose(r);
+    for group in 0..16 {
+        out[group][0] = t[group];
     }
 }
 

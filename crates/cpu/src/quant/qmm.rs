@@ -12,6 +12,8 @@ use super::activations::{Activations, Rows, Sum, activations};
 use super::decode::{self, Meaning, PANEL_F32};
 use super::format::{Mode, check_float, check_len};
 use super::panel::{self, COLUMNS, Content, DEPTH, FP4_OFFSET, PANEL, SCALE_TILE, TILE_GROUPS};
+#[cfg(target_arch = "x86_64")]
+use super::thin;
 use super::weights::Weights;
 use super::{dot, fma, halves};
 use crate::isa::Isa;
@@ -23,6 +25,10 @@ use std::ops::Range;
 
 /// Rows of `x` that use one unpacked panel: their f32 sums (64 KiB) stay in the second-level cache.
 const TASK_ROWS: usize = 256;
+
+/// Rows of `x` up to which weights go straight to the dot products.
+#[cfg(target_arch = "x86_64")]
+const THIN_ROWS: usize = 16;
 
 /// Weight bytes below which a task is not worth handing out.
 const TASK_BYTES: usize = 1 << 15;
@@ -100,7 +106,6 @@ pub(super) fn products(
     out_dtype: Dtype,
     out: &mut [u8],
 ) {
-    let n = if transpose { w.rows } else { w.cols };
     let mut wanted = vec![false; x.rows()];
     for pair in jobs.iter().flat_map(|job| job.pairs) {
         wanted[pair.x] = true;
@@ -114,6 +119,20 @@ pub(super) fn products(
     } else {
         Left::Floats(Floats::converted(isa, x, &wanted))
     };
+    multiply(isa, x, w, transpose, jobs, out_dtype, out);
+}
+
+/// [`products`] with a prepared left side.
+pub(super) fn multiply(
+    isa: Isa,
+    x: Left,
+    w: &Weights,
+    transpose: bool,
+    jobs: &[Job],
+    out_dtype: Dtype,
+    out: &mut [u8],
+) {
+    let n = if transpose { w.rows } else { w.cols };
     let product = Product { isa, w, transpose, x, out_dtype, out: Out(out.as_mut_ptr()), n };
     let tasks = tasks(jobs, n.div_ceil(COLUMNS), COLUMNS * w.format.row_bytes(w.rows * w.cols) / n.max(1));
     pool::run(tasks.len(), &|i| {
@@ -123,13 +142,15 @@ pub(super) fn products(
 }
 
 /// The left side as kernels read it.
-enum Left {
+pub(super) enum Left {
+    /// Integers; the weights' bytes must be integers too, and not run across the reduction axis.
     Bytes(Activations),
+    /// f32.
     Floats(Floats),
 }
 
 /// Rows of f32, in place or converted. `start` may be unaligned.
-struct Floats {
+pub(super) struct Floats {
     start: *const f32,
     /// Elements from row to row.
     stride: usize,
@@ -137,6 +158,11 @@ struct Floats {
 }
 
 impl Floats {
+    /// Takes rows of `cols` values.
+    pub(super) fn owned(values: Vec<f32>, cols: usize) -> Floats {
+        Floats { start: values.as_ptr(), stride: cols, _owned: values }
+    }
+
     fn converted(isa: Isa, x: &Rows, wanted: &[bool]) -> Floats {
         let cols = x.cols();
         let mut values = vec![0.0; x.rows() * cols];
@@ -152,7 +178,7 @@ impl Floats {
             pool::run(rows.len(), &convert)
         }
         drop(rows);
-        Floats { start: values.as_ptr(), stride: cols, _owned: values }
+        Floats::owned(values, cols)
     }
 }
 
@@ -190,6 +216,8 @@ struct Scratch {
     scales: [f32; SCALE_TILE],
     biases: [f32; SCALE_TILE],
     sums: [[f32; COLUMNS]; TASK_ROWS],
+    #[cfg(target_arch = "x86_64")]
+    few: [thin::Few; THIN_ROWS / thin::ROWS],
 }
 
 fn with_scratch(work: impl FnOnce(&mut Scratch)) {
@@ -201,6 +229,8 @@ fn with_scratch(work: impl FnOnce(&mut Scratch)) {
             scales: [0.0; SCALE_TILE],
             biases: [0.0; SCALE_TILE],
             sums: [[0.0; COLUMNS]; TASK_ROWS],
+            #[cfg(target_arch = "x86_64")]
+            few: Default::default(),
         })
     });
     work(&mut scratch);
@@ -223,6 +253,22 @@ unsafe impl Sync for Product<'_> {}
 
 impl Product<'_> {
     fn run(&self, task: &Task, scratch: &mut Scratch) {
+        #[cfg(target_arch = "x86_64")]
+        if let (Left::Bytes(x), Isa::Avx512) = (&self.x, self.isa)
+            && task.pairs.len() <= THIN_ROWS
+            && self.n.is_multiple_of(thin::STRIP)
+        {
+            let rows: Vec<usize> = task.pairs.iter().map(|pair| pair.x).collect();
+            let few = tiles(rows.len(), thin::ROWS).zip(&mut scratch.few);
+            for (part, few) in few {
+                few.gather(x, &rows[part], self.w.cols, self.w.format.group());
+            }
+            for block in task.blocks.clone() {
+                self.thin(task, block, scratch);
+                self.store(task, block, scratch);
+            }
+            return;
+        }
         for block in task.blocks.clone() {
             scratch.sums[..task.pairs.len()].fill([0.0; COLUMNS]);
             match &self.x {
@@ -237,7 +283,7 @@ impl Product<'_> {
     /// Codes of a slab of 256, with scales, into the scratch.
     fn unpack(&self, task: &Task, index: usize, slab: usize, scratch: &mut Scratch) -> usize {
         let (w, first) = (self.w, slab * DEPTH);
-        let block = w.block(task.matrix, index * COLUMNS);
+        let block = w.block(task.matrix, index * COLUMNS, COLUMNS);
         let content = Content::of(w.format);
         let (group, codes) = (first / w.format.group(), (w.cols - first).min(DEPTH));
         if group.is_multiple_of(TILE_GROUPS) {
@@ -254,6 +300,22 @@ impl Product<'_> {
         };
         panel::unpack(self.isa, content, &block, offset, codes, ahead, &mut scratch.panel);
         codes
+    }
+
+    /// Few rows: sixteen columns at a time, straight from the packed words.
+    #[cfg(target_arch = "x86_64")]
+    fn thin(&self, task: &Task, index: usize, scratch: &mut Scratch) {
+        let (w, content) = (self.w, Content::of(self.w.format));
+        for column in (0..COLUMNS).step_by(thin::STRIP).take_while(|c| index * COLUMNS + c < self.n) {
+            let block = w.block(task.matrix, index * COLUMNS + column, thin::STRIP);
+            for (part, few) in tiles(task.pairs.len(), thin::ROWS).zip(&scratch.few) {
+                let job =
+                    thin::Job { x: few, cols: w.cols, group: w.format.group(), bits: content.bits, fp4: content.fp4 };
+                let start = scratch.sums[part].as_mut_ptr().cast::<f32>();
+                // SAFETY: the level is present (it was passed), and each row of sums has room for 16 from `column` on.
+                unsafe { thin::strip(&block, &job, |m| start.add(m * COLUMNS + column)) }
+            }
+        }
     }
 
     fn integers(&self, task: &Task, index: usize, x: &Activations, scratch: &mut Scratch) {
@@ -318,7 +380,7 @@ impl Product<'_> {
         let (w, column) = (self.w, index * COLUMNS);
         let (meaning, format) = (Meaning::of(w.format.mode()), w.format);
         for first in (0..w.rows).step_by(decode::DEPTH) {
-            let block = w.block(task.matrix, first);
+            let block = w.block(task.matrix, first, decode::DEPTH);
             let width = (self.n - column).min(COLUMNS);
             let floats = &mut scratch.floats;
             decode::from_rows(self.isa, meaning, format.bits(), format.group(), &block, column, width, floats);

@@ -76,6 +76,24 @@ impl Packed {
         Packed { format, scale_dtype, global, stack, rows, cols, packed, scales, biases, values }
     }
 
+    /// Matrix `i` alone.
+    pub(super) fn matrix(&self, i: usize) -> Weights<'_> {
+        let part = |bytes: &'_ [u8]| bytes.len() / self.stack * i..bytes.len() / self.stack * (i + 1);
+        Weights::new(
+            "test",
+            self.format,
+            &self.packed[part(&self.packed)],
+            &self.scales[part(&self.scales)],
+            &self.biases[part(&self.biases)],
+            self.scale_dtype,
+            self.global,
+            1,
+            self.rows,
+            self.cols,
+        )
+        .unwrap()
+    }
+
     pub(super) fn weights(&self) -> Weights<'_> {
         Weights::new(
             "test",
@@ -169,9 +187,9 @@ fn check(isa: Isa, w: &Packed, x: &Left, m: usize, transpose: bool, arithmetic: 
 
 #[test]
 fn products_equal_decode_and_multiply() {
-    for (i, format) in formats().into_iter().enumerate() {
-        // Odd sizes: a block and a tail of columns; slabs, and a last one that is one group.
-        let (n, k) = (67, 512 + format.group());
+    // Odd sizes: a block and a tail of columns, and whole strips; slabs, and a last one that is one group.
+    for (i, (format, n)) in formats().into_iter().flat_map(|f| [(f, 67), (f, 48)]).enumerate() {
+        let k = 512 + format.group();
         let dtype = [Dtype::Bfloat16, Dtype::Float16, Dtype::Float32][i % 3];
         let w = Packed::new(i as u64, format, dtype, i % 2 == 0 && format.mode() == Mode::Nvfp4, [1, n, k]);
         for dtype in [Dtype::Float32, Dtype::Float16, Dtype::Bfloat16] {
@@ -206,7 +224,7 @@ fn untransposed_products_equal_decode_and_multiply() {
 #[test]
 fn a_row_has_the_same_bits_alone_and_in_company() {
     for (i, format) in formats().into_iter().enumerate() {
-        let (n, k) = (70, 256 + format.group());
+        let (n, k) = (80, 256 + format.group());
         let w = Packed::new(i as u64, format, Dtype::Bfloat16, false, [1, n, k]);
         for (dtype, arithmetic) in [
             (Dtype::Bfloat16, Arithmetic::Fast),
@@ -284,4 +302,98 @@ fn misfits_are_errors() {
     assert!(call(256, false, f32, 280).is_err());
     assert!(call(256, true, f32, 276).is_err());
     assert!(call(256, true, Dtype::Uint32, 280).is_err());
+}
+
+#[test]
+fn gathered_products_are_the_products_of_the_pairs() {
+    let (stack, m, k) = (5, 2, 320);
+    let lhs = [3u32, 0, 0, 1, 2, 3, 3, 1, 0];
+    let rhs = [4u32, 1, 4, 4, 0, 1, 1, 4, 2];
+    for (i, format) in formats().into_iter().filter(|f| k % f.group() == 0).enumerate() {
+        for (transpose, n) in [(true, 80), (true, 67), (false, 160)] {
+            let (rows, cols) = if transpose { (n, k) } else { (k, n) };
+            if cols % format.group() != 0 {
+                continue;
+            }
+            let w = Packed::new(i as u64, format, Dtype::Bfloat16, false, [stack, rows, cols]);
+            let x = Left::new(11, Dtype::Bfloat16, 4 * m, k);
+            for isa in isa::available() {
+                let mut out = vec![0u8; lhs.len() * m * n * 2];
+                let (all, how) = (x.rows(0..4 * m), Arithmetic::Fast);
+                gather_qmm(isa, &all, m, &w.weights(), &lhs, &rhs, transpose, how, Dtype::Bfloat16, &mut out).unwrap();
+                for (i, (&l, &r)) in lhs.iter().zip(&rhs).enumerate() {
+                    let mut pair = vec![0u8; m * n * 2];
+                    let x = x.rows(l as usize * m..(l as usize + 1) * m);
+                    qmm(isa, &x, &w.matrix(r as usize), transpose, how, Dtype::Bfloat16, &mut pair).unwrap();
+                    assert_eq!(out[i * pair.len()..][..pair.len()], pair, "{format:?} {isa:?} {transpose} pair {i}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn gathered_indices_are_checked() {
+    let format = Format::new(Mode::Nvfp4, None, None).unwrap();
+    let w = Packed::new(1, format, Dtype::Bfloat16, false, [2, 16, 64]);
+    let x = Left::new(1, Dtype::Float32, 3, 64);
+    let mut out = vec![0u8; 16 * 4];
+    let mut call = |lhs: &[u32], rhs: &[u32]| {
+        let (x, w) = (x.rows(0..3), w.weights());
+        gather_qmm(isa::isa(), &x, 1, &w, lhs, rhs, true, Arithmetic::Fast, Dtype::Float32, &mut out)
+    };
+    assert!(call(&[2], &[1]).is_ok());
+    assert!(call(&[3], &[1]).is_err());
+    assert!(call(&[2], &[2]).is_err());
+    assert!(call(&[2, 1], &[1]).is_err());
+    assert!(call(&[2, 1], &[1, 1]).is_err());
+}
+
+#[test]
+fn both_sides_quantized_is_the_product_of_the_decoded_sides() {
+    let (n, k, m) = (83, 288, 7);
+    for (mode, global) in [(Mode::Nvfp4, false), (Mode::Nvfp4, true), (Mode::Mxfp8, false)] {
+        let format = Format::new(mode, None, None).unwrap();
+        let w = Packed::new(3, format, Dtype::Float16, global, [2, n, k]);
+        for dtype in [Dtype::Float32, Dtype::Float16, Dtype::Bfloat16] {
+            let x = Left::new(4, dtype, m, k);
+            let largest = global.then(|| x.values.iter().fold(0f32, |m, x| m.max(x.abs() as f32)));
+            // The decoded left side, by the functions that are tested against MLX.
+            let values: Vec<f32> = x.values.iter().map(|&x| x as f32).collect();
+            let mut bytes = vec![0; values.len() * dtype.size()];
+            halves::store(isa::isa(), dtype, &values, &mut bytes);
+            let (mut codes, mut scales) = (vec![0; format.row_bytes(m * k)], vec![0; m * k / format.group()]);
+            quantize(isa::isa(), format, dtype, &bytes, k, largest, &mut codes, &mut scales, &mut []).unwrap();
+            let mut back = vec![0f32; m * k];
+            let f32 = Dtype::Float32;
+            let out = bytemuck::cast_slice_mut(&mut back);
+            dequantize(isa::isa(), format, &codes, &scales, &[], f32, k, largest, f32, out).unwrap();
+
+            for isa in isa::available() {
+                let (lhs, rhs): (Vec<u32>, Vec<u32>) =
+                    ((0..m as u32).collect(), (0..m as u32).map(|i| i % 2).collect());
+                let mut gathered = vec![0f32; m * n];
+                let out = bytemuck::cast_slice_mut(&mut gathered);
+                gather_qqmm(isa, &x.rows(0..m), 1, largest, &w.weights(), &lhs, &rhs, f32, out).unwrap();
+                let mut plain = vec![0f32; m * n];
+                let out = bytemuck::cast_slice_mut(&mut plain);
+                qqmm(isa, &x.rows(0..m), largest, &w.matrix(0), f32, out).unwrap();
+                for i in 0..m {
+                    if i % 2 == 0 {
+                        assert_eq!(gathered[i * n..][..n], plain[i * n..][..n], "{mode:?} {isa:?}");
+                    }
+                    for j in 0..n {
+                        let matrix = i % 2;
+                        let pairs = (0..k).map(|l| back[i * k + l] as f64 * w.values[(matrix * n + j) * k + l]);
+                        let (want, size) = pairs.fold((0.0, 0.0), |(a, b), p| (a + p, b + p.abs()));
+                        let error = (gathered[i * n + j] as f64 - want).abs();
+                        assert!(error <= 1e-6 * size, "{mode:?} {dtype} {isa:?} [{i}, {j}]: {error} of {size}");
+                    }
+                }
+            }
+        }
+    }
+    let affine = Packed::new(3, Format::new(Mode::Affine, None, None).unwrap(), Dtype::Float32, false, [1, 16, 64]);
+    let x = Left::new(4, Dtype::Float32, 1, 64);
+    assert!(qqmm(isa::isa(), &x.rows(0..1), None, &affine.weights(), Dtype::Float32, &mut [0; 64]).is_err());
 }

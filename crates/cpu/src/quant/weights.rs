@@ -74,10 +74,10 @@ impl<'a> Weights<'a> {
         self.cols / self.format.group()
     }
 
-    /// Rows `row..row + 64` of matrix `index`, as far as there are any (at least one).
-    pub(super) fn block(&self, index: usize, row: usize) -> Block<'_> {
+    /// Rows `row..row + count` of matrix `index`, as far as there are any (at least one).
+    pub(super) fn block(&self, index: usize, row: usize, count: usize) -> Block<'_> {
         let first = index * self.rows + row;
-        let valid = (self.rows - row).min(super::panel::COLUMNS);
+        let valid = (self.rows - row).min(count);
         let entry = self.format.scale_bytes(self.scale_dtype) * self.groups();
         let take = |bytes: &'a [u8], each: usize| &bytes[first * each..(first + valid) * each];
         Block {
@@ -93,7 +93,7 @@ impl<'a> Weights<'a> {
     }
 }
 
-/// Up to 64 consecutive rows of one packed matrix.
+/// Some consecutive rows of one packed matrix.
 #[derive(Clone, Copy)]
 pub(super) struct Block<'a> {
     pub(super) packed: &'a [u8],
@@ -107,7 +107,7 @@ pub(super) struct Block<'a> {
     pub(super) kind: ScaleKind,
     /// Factor of every stored scale.
     pub(super) factor: f32,
-    /// Rows that exist, 1 to 64.
+    /// Rows that exist, at least one.
     pub(super) valid: usize,
 }
 
