@@ -29,6 +29,9 @@ pub(crate) fn run(peer: &str, args: &Args, report: &mut Report) -> Vec<String> {
     for name in ["OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"] {
         command.env(name, args.threads.to_string());
     }
+    if args.cpu_time {
+        command.env("LAPIS_BENCH_CPU_TIME", "1");
+    }
     if let Some(core) = openblas_core() {
         command.env("OPENBLAS_CORETYPE", core);
     }
