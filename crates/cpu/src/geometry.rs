@@ -44,6 +44,18 @@ impl Loops {
         out
     }
 
+    /// Exchanges two loops.
+    pub(crate) fn swap(&mut self, a: usize, b: usize) {
+        self.shape.swap(a, b);
+        self.strides.iter_mut().for_each(|s| s.swap(a, b));
+    }
+
+    /// Takes the innermost loop away.
+    pub(crate) fn drop_inner(&mut self) {
+        self.shape.pop();
+        self.strides.iter_mut().for_each(|s| s.truncate(self.shape.len()));
+    }
+
     /// Whether operand `i` is visited without gaps in loop order.
     pub(crate) fn is_flat(&self, i: usize) -> bool {
         let mut next = 1;

@@ -199,6 +199,59 @@ fn halves_accumulate_in_single_precision() {
 }
 
 #[test]
+fn halves_round_once_on_every_path() {
+    let mut r = Random(3);
+    // Many updates of few elements, few of many, long rows, windows, several axes.
+    for (shape, count) in [([8, 3], 500), ([400, 3], 5), ([6, 70], 40), ([5, 33], 200)] {
+        for windowed in [false, true] {
+            let n = shape[0] * shape[1];
+            let values = |r: &mut Random, n: usize| (0..n).map(|_| r.below(2000) as f32 / 64.0).collect::<Vec<f32>>();
+            let data = values(&mut r, n);
+            let width = if windowed { shape[1] - 1 } else { shape[1] };
+            let update = values(&mut r, count * width);
+            let rows: Vec<i32> = (0..count).map(|_| r.below(shape[0]) as i32).collect();
+            let half = |v: &[f32], s: &[usize]| Array::from_slice(v, s).astype(Dtype::Float16);
+            let x = half(&data, &shape);
+            let u = half(&update, &[count, width]);
+            let start = shape[1] - width;
+            let got = x.at((&array(rows.clone()), start..)).add(&u);
+            let (mut want, u) = (x.astype(Dtype::Float32).to_vec::<f32>().unwrap(), u.to_vec::<f16>().unwrap());
+            for (k, &row) in rows.iter().enumerate() {
+                for c in 0..width {
+                    want[row as usize * shape[1] + start + c] += u[k * width + c].to_f32();
+                }
+            }
+            let want: Vec<f16> = want.into_iter().map(f16::from_f32).collect();
+            assert_eq!(got.to_vec::<f16>().unwrap(), want, "{shape:?} {count}");
+        }
+    }
+}
+
+#[test]
+fn every_dtype_combines() {
+    for dtype in Dtype::ALL {
+        for n in [1usize, 40] {
+            let rows = |v: [i32; 3]| array([[v[0]], [v[1]], [v[2]]]).broadcast_to(&[3, n]).astype(dtype);
+            let x = rows([1, 2, 3]);
+            let firsts = |a: Array| {
+                assert_eq!((a.dtype(), a.shape()), (dtype, [3, n].as_slice()));
+                let v = a.astype(Dtype::Float64).to_vec::<f64>().unwrap();
+                [v[0], v[n], v[3 * n - 1]]
+            };
+            let truth = dtype == Dtype::Bool;
+            let at = [0, 0, 2];
+            let pick = |wide: [f64; 3]| if truth { [1.0; 3] } else { wide };
+            assert_eq!(firsts(x.at(at).set(&rows([4, 5, 6]))), pick([5.0, 2.0, 6.0]), "{dtype}");
+            assert_eq!(firsts(x.at(at).add(&rows([4, 5, 6]))), pick([10.0, 2.0, 9.0]), "{dtype}");
+            assert_eq!(firsts(x.at(at).multiply(&rows([4, 5, 6]))), pick([20.0, 2.0, 18.0]), "{dtype}");
+            assert_eq!(firsts(x.at(at).maximum(&rows([5, 4, 1]))), pick([5.0, 2.0, 3.0]), "{dtype}");
+            assert_eq!(firsts(x.at(at).minimum(&rows([5, 4, 1]))), pick([1.0, 2.0, 1.0]), "{dtype}");
+            assert_eq!(firsts(x.at(..2).add(&rows([1, 1, 1]).index(..2))), pick([2.0, 3.0, 3.0]), "{dtype}");
+        }
+    }
+}
+
+#[test]
 fn elements_along_an_axis() {
     let x = iota(&[2, 3]);
     is(&x.take_along_axis(&array([[2, 0], [-1, 1]]), 1), &[2, 2], &[2, 0, 5, 4]);

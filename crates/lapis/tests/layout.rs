@@ -201,3 +201,25 @@ fn regular_arrays() {
     close(ops::hanning(1), &[1.0]);
     close(ops::hanning(0), &[]);
 }
+
+#[test]
+fn transposed_copies_keep_every_element() {
+    for dtype in [Dtype::Uint8, Dtype::Int16, Dtype::Float32, Dtype::Int64] {
+        for (n, m) in [(200i64, 130i64), (64, 64), (3, 500), (500, 3), (65, 9)] {
+            let a = iota(&[2, n, m]).astype(dtype);
+            let data = a.astype(Dtype::Int64).to_vec::<i64>().unwrap();
+            let at = |b: i64, r: i64, c: i64| data[((b * n + r) * m + c) as usize];
+            let t = a.transpose(&[2, 0, 1]);
+            let want: Vec<i64> = (0..m)
+                .flat_map(|c| (0..2).flat_map(move |b| (0..n).map(move |r| (b, r, c))))
+                .map(|(b, r, c)| at(b, r, c))
+                .collect();
+            assert_eq!(ops::contiguous(&t, false).unwrap().astype(Dtype::Int64).to_vec::<i64>().unwrap(), want);
+            let twice = ops::concatenate(&[t.flip(0), t.clone()], 1).unwrap().astype(Dtype::Int64);
+            let back = ops::slice(&twice, &[(None, None, 1), (Some(2), None, 1)]).unwrap();
+            assert_eq!(back.to_vec::<i64>().unwrap(), want);
+            let front = ops::slice(&twice, &[(None, None, -1), (None, Some(2), 1)]).unwrap();
+            assert_eq!(front.to_vec::<i64>().unwrap(), want);
+        }
+    }
+}

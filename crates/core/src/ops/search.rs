@@ -21,11 +21,12 @@ pub fn nonzero(a: &Array) -> Result<Vec<Array>> {
     // Outer indices change once a row.
     let mut at: SmallVec<[i64; 4]> = SmallVec::from_elem(0, outer.len());
     for row in mask.chunks_exact(width.max(1)) {
-        for (i, _) in row.iter().enumerate().filter(|&(_, &b)| b != 0) {
-            for (list, &index) in indices.iter_mut().zip(&at) {
-                list.push(index);
-            }
-            indices[outer.len()].push(i as i64);
+        let inner = &mut indices[outer.len()];
+        let before = inner.len();
+        inner.extend((0i64..).zip(row).filter(|&(_, &b)| b != 0).map(|(i, _)| i));
+        let found = inner.len() - before;
+        for (list, &index) in indices.iter_mut().zip(&at) {
+            list.resize(list.len() + found, index);
         }
         for axis in (0..outer.len()).rev() {
             at[axis] += 1;

@@ -2,9 +2,9 @@
 //!
 //! Moves one element and one index in, one element out.
 
-use super::combine::{narrow_all, pick_fn, put_fn, wide_put_fn, widen_all};
+use super::combine::{PutFn, narrow_all, pick_fn, put_fn, wide_put_fn, widen_all};
 use super::gather::FirstError;
-use super::places::{Axis, Places, add_offsets};
+use super::places::{Axis, LOT, Places, add_offsets};
 use crate::geometry::Loops;
 use crate::pool::{self, SendPtr};
 use lapis_core::buffer::Tensor;
@@ -12,8 +12,6 @@ use lapis_core::error::Result;
 use lapis_core::ops::{Combine, GatherAxis, ScatterAxis};
 use lapis_core::shape::{Strides, row_strides};
 
-/// Indices turned into offsets at once.
-const LOT: usize = 512;
 /// Elements a task of the pool moves.
 const GRAIN: usize = 16 << 10;
 
@@ -71,64 +69,54 @@ pub(super) fn scatter(op: &ScatterAxis, inputs: &[Tensor], out: &Tensor) -> Resu
         return Ok(());
     }
     let axis = Axis { axis: op.axis, size: out.shape[op.axis], stride: out.strides[op.axis] };
-    let offsets = Places::new("put_along_axis", std::slice::from_ref(index), vec![axis]).all()?;
+    // Nothing is written before every index is known to be good.
+    Places::new(NAME, std::slice::from_ref(index), vec![axis]).check()?;
     if out.dtype.is_half() && matches!(op.combine, Combine::Sum | Combine::Prod) {
         let mut wide = vec![0f32; out.size()];
         widen_all(out.dtype, out.ptr(), &mut wide);
-        let put = wide_put_fn(op.combine, out.dtype);
-        write(op.axis, index, &offsets, update, out, wide.as_mut_ptr().cast(), 4, put);
+        write(axis, index, update, out, wide.as_mut_ptr().cast(), 4, wide_put_fn(op.combine, out.dtype));
         narrow_all(out.dtype, &wide, out.ptr());
     } else {
-        let put = put_fn(op.combine, out.dtype);
-        write(op.axis, index, &offsets, update, out, out.ptr(), out.dtype.size(), put);
+        write(axis, index, update, out, out.ptr(), out.dtype.size(), put_fn(op.combine, out.dtype));
     }
     Ok(())
 }
 
-/// Puts every update at its offset in the array at `to`, which has the geometry of `out` and elements of `size` bytes.
-fn write(
-    axis: usize,
-    index: &Tensor,
-    offsets: &[isize],
-    update: &Tensor,
-    out: &Tensor,
-    to: *mut u8,
-    size: usize,
-    put: super::combine::PutFn,
-) {
+const NAME: &str = "put_along_axis";
+
+/// Puts every update where its index says in the array at `to`, which has the geometry of `out` and elements of `size`
+/// bytes. The indices have been checked.
+fn write(axis: Axis, index: &Tensor, update: &Tensor, out: &Tensor, to: *mut u8, size: usize, put: PutFn) {
     let rows = row_strides(&index.shape);
-    let target = still(out, axis);
+    let target = still(out, axis.axis);
     // Tasks share the longest of the other axes: they never meet in a place.
-    let cut = (0..index.shape.len()).filter(|&i| i != axis).max_by_key(|&i| index.shape[i]);
+    let cut = (0..index.shape.len()).filter(|&i| i != axis.axis).max_by_key(|&i| index.shape[i]);
     let len = cut.map_or(1, |i| index.shape[i]);
-    let grain = (GRAIN / (offsets.len() / len).max(1)).max(1);
-    let (to, from) = (SendPtr(to), SendPtr(update.ptr()));
+    let grain = (GRAIN / (index.size() / len).max(1)).max(1);
+    let (to, from, by) = (SendPtr(to), SendPtr(update.ptr()), SendPtr(index.ptr()));
     pool::for_each_chunk(len, grain, &|range| {
         let mut shape = index.shape.clone();
-        let (mut o, mut d, mut s) = (0, 0, 0);
+        let mut base = [0; 3];
         if let Some(i) = cut {
             shape[i] = range.len();
-            let at = range.start as isize;
-            (o, d, s) = (at * rows[i], at * target[i], at * update.strides[i]);
+            base = [index.strides[i], target[i], update.strides[i]].map(|s| s * range.start as isize);
         }
-        let loops = Loops::new(&shape, &[&rows, &target, &update.strides]);
+        let loops = Loops::new(&shape, &[&rows, &index.strides, &target, &update.strides]);
         let inner = loops.shape.len() - 1;
-        let strides = [loops.strides[0][inner], loops.strides[1][inner], loops.strides[2][inner]];
-        let all = shape.iter().product();
-        loops.rows_of([0, 1, 2], 0, all, |_, at, len| {
-            let [os, ds, ss] = strides;
-            let (o, d, s) = (o + at[0], d + at[1], s + at[2]);
-            let to = to.get().wrapping_offset(d * size as isize);
-            let from = from.get().wrapping_offset(s * update.dtype.size() as isize);
-            // SAFETY: the nest stays inside offsets and updates, checked offsets inside the target.
-            unsafe {
-                if os == 1 {
-                    put(to, ds, offsets.as_ptr().offset(o), from, ss, len);
-                } else {
-                    for i in 0..len as isize {
-                        let from = from.offset(i * ss * update.dtype.size() as isize);
-                        let to = to.offset(i * ds * size as isize);
-                        put(to, 0, offsets.as_ptr().offset(o + i * os), from, 0, 1);
+        let [is, ds, ss] = [1, 2, 3].map(|k: usize| loops.strides[k][inner]);
+        let mut lot = [0isize; LOT];
+        loops.rows_of([1, 2, 3], 0, shape.iter().product(), |_, first, len| {
+            for at in (0..len).step_by(LOT) {
+                let offsets = &mut lot[..LOT.min(len - at)];
+                offsets.fill(0);
+                let place =
+                    |k: usize, step: isize, size: usize| (base[k] + first[k] + at as isize * step) * size as isize;
+                // SAFETY: the nest stays inside indices and updates, checked offsets inside the target.
+                unsafe {
+                    let indices = by.get().offset(place(0, is, index.dtype.size()));
+                    if add_offsets(NAME, index.dtype, indices, is, axis, offsets).is_ok() {
+                        let from = from.get().offset(place(2, ss, update.dtype.size()));
+                        put(to.get().offset(place(1, ds, size)), ds, offsets.as_ptr(), from, ss, offsets.len());
                     }
                 }
             }

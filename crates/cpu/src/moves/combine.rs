@@ -3,6 +3,7 @@
 //! A row is `n` elements at fixed strides on both sides; scattered rows add an offset for each element. The functions
 //! are chosen once a kernel and called through pointers; inside, the loops are compiled for every instruction set.
 
+use crate::pool::{self, SendPtr};
 use crate::simd::{self, Kernel, LANES32, Simd, Vector};
 use lapis_core::dtype::{Dtype, bf16, c64, f16};
 use lapis_core::ops::Combine;
@@ -323,6 +324,26 @@ pub(super) fn wide_put_fn(combine: Combine, half: Dtype) -> PutFn {
     }
 }
 
+/// A row of a half type merged into one of f32, as [`wide_put_fn`].
+pub(super) fn wide_row_fn(combine: Combine, half: Dtype) -> RowFn {
+    unsafe fn row<H: Half, M: Merge<f32>>(dst: *mut u8, ds: isize, src: *const u8, ss: isize, n: usize) {
+        let (dst, src) = (dst.cast::<f32>(), src.cast::<H>());
+        for i in 0..n as isize {
+            // SAFETY: the caller vouches for every place.
+            unsafe {
+                let d = dst.offset(i * ds);
+                d.write(M::merge(d.read(), src.offset(i * ss).read().to_f32()));
+            }
+        }
+    }
+    match (combine, half) {
+        (Combine::Prod, Dtype::Float16) => row::<f16, Prod>,
+        (Combine::Prod, _) => row::<bf16, Prod>,
+        (_, Dtype::Float16) => row::<f16, Sum>,
+        _ => row::<bf16, Sum>,
+    }
+}
+
 /// The function that gathers elements of `size` bytes.
 pub(super) fn pick_fn(size: usize) -> PickFn {
     unsafe fn pick<T: Copy>(dst: *mut u8, offsets: *const isize, src: *const u8, ss: isize, n: usize) {
@@ -497,28 +518,32 @@ impl WideRow {
     }
 }
 
-/// Widens all of a row-major tensor of halves, and rounds it back.
+/// Widens all of a row-major tensor of halves.
 pub(super) fn widen_all(half: Dtype, src: *const u8, wide: &mut [f32]) {
     let row = WideRow::new(Combine::Sum, half);
-    each_lot(wide.len(), |at, n| {
+    let src = SendPtr(src.cast_mut());
+    pool::for_each_chunk_mut(wide, 64 * LOT, &|start, chunk| {
         let mut lot = [0f32; LOT];
-        // SAFETY: the tensor holds as many elements as `wide`.
-        unsafe { (row.open)(src.add(at * 2), 1, n, &mut lot) };
-        wide[at..at + n].copy_from_slice(&lot[..n]);
+        for (i, part) in chunk.chunks_mut(LOT).enumerate() {
+            let n = part.len();
+            // SAFETY: the tensor holds as many elements as `wide`.
+            unsafe { (row.open)(src.get().add((start + i * LOT) * 2), 1, n, &mut lot) };
+            part.copy_from_slice(&lot[..n]);
+        }
     });
 }
 
 /// Rounds `wide` to a row-major tensor of halves.
 pub(super) fn narrow_all(half: Dtype, wide: &[f32], dst: *mut u8) {
     let row = WideRow::new(Combine::Sum, half);
-    each_lot(wide.len(), |at, n| {
+    let dst = SendPtr(dst);
+    pool::for_each_chunk(wide.len(), 64 * LOT, &|range| {
         let mut lot = [0f32; LOT];
-        lot[..n].copy_from_slice(&wide[at..at + n]);
-        // SAFETY: the tensor holds as many elements as `wide`.
-        unsafe { (row.close)(&lot, dst.add(at * 2), 1, n) };
+        for (i, part) in wide[range.clone()].chunks(LOT).enumerate() {
+            let n = part.len();
+            lot[..n].copy_from_slice(part);
+            // SAFETY: the tensor holds as many elements as `wide`; chunks do not overlap.
+            unsafe { (row.close)(&lot, dst.get().add((range.start + i * LOT) * 2), 1, n) };
+        }
     });
-}
-
-fn each_lot(len: usize, mut f: impl FnMut(usize, usize)) {
-    (0..len).step_by(LOT).for_each(|at| f(at, LOT.min(len - at)));
 }

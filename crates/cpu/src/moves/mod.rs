@@ -5,11 +5,14 @@
 //! a destination, so that results do not depend on their number.
 
 mod axis;
+mod block;
 mod combine;
 mod gather;
 mod places;
 mod scatter;
 mod window;
+
+pub(crate) use block::copy;
 
 use lapis_core::buffer::Tensor;
 use lapis_core::error::Result;

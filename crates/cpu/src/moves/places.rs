@@ -6,6 +6,9 @@ use lapis_core::dtype::Dtype;
 use lapis_core::error::{Error, Result};
 use lapis_core::shape::row_strides;
 
+/// Indices turned into offsets at once where they are not kept.
+pub(super) const LOT: usize = 512;
+
 /// An indexed axis.
 #[derive(Clone, Copy)]
 pub(super) struct Axis {
@@ -58,6 +61,15 @@ impl<'a> Places<'a> {
             result?;
         }
         Ok(())
+    }
+
+    /// Whether every index is good.
+    ///
+    /// # Errors
+    /// As [`Places::offsets`].
+    pub(super) fn check(&self) -> Result<()> {
+        let mut lot = [0; LOT];
+        (0..self.len).step_by(LOT).try_for_each(|at| self.offsets(at, &mut lot[..LOT.min(self.len - at)]))
     }
 
     /// All offsets, as [`Places::offsets`].

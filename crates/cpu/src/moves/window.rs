@@ -1,5 +1,6 @@
 //! Windows of arrays written from arrays of the same shape: concatenation, padding, slice updates.
 
+use super::block;
 use super::combine::row_fn;
 use crate::geometry::Loops;
 use crate::pool::{self, SendPtr};
@@ -15,8 +16,8 @@ pub(super) const GRAIN: usize = 128 << 10;
 /// Combines `src` into `dst`, which has its shape and dtype; both with any strides.
 pub(super) fn merge(combine: Combine, dst: &Tensor, src: &Tensor) {
     let n = dst.size();
-    if n == 0 {
-        return;
+    if combine == Combine::Set || n == 0 {
+        return block::copy(dst, src);
     }
     let size = dst.dtype.size() as isize;
     let row = row_fn(combine, dst.dtype);

@@ -1,9 +1,6 @@
 //! Moving elements between layouts: strided copies, gathered tiles, widened and rounded halves, streaming stores.
 
-use crate::geometry::Loops;
-use crate::pool;
 use crate::simd::{self, Kernel, LANES32, Simd, Vector};
-use lapis_core::buffer::Tensor;
 use lapis_core::dtype::{Dtype, bf16, f16};
 
 /// Gathers `n` elements with stride `step` into a tile, halves widened to f32.
@@ -172,75 +169,4 @@ impl Kernel for Store {
             std::ptr::copy_nonoverlapping(self.tile.add(i), self.out.add(i), bytes - i);
         }
     }
-}
-
-/// Copies `from` into `to`, which has the same shape and dtype and is dense.
-pub(crate) fn copy(from: &Tensor, to: &mut Tensor) {
-    match from.dtype.size() {
-        1 => copy_sized::<u8>(from, to),
-        2 => copy_sized::<u16>(from, to),
-        4 => copy_sized::<u32>(from, to),
-        _ => copy_sized::<u64>(from, to),
-    }
-}
-
-fn copy_sized<T: Copy>(from: &Tensor, to: &mut Tensor) {
-    let loops = Loops::new(&to.shape, &[&to.strides, &from.strides]);
-    let n = to.size();
-    let (src, dst) = (from.ptr() as usize, to.ptr() as usize);
-    let outer = loops.shape.len() - 1;
-    let step = loops.strides[1][outer];
-    // A column-major source read row by row touches a line an element: go in square blocks instead.
-    let column = (0..outer).rev().find(|&d| loops.strides[1][d] == 1 && step.unsigned_abs() > 1);
-    if let (Some(d), true) = (column, n >= 4096) {
-        return transpose::<T>(&loops, d, src, dst);
-    }
-    pool::for_each_chunk(n, 64 << 10, &|range| {
-        loops.rows(1, range.start, range.len(), |first, offset, len| {
-            // SAFETY: the nest stays inside both tensors; chunks of the output do not overlap.
-            unsafe {
-                let s = (src as *const T).offset(offset);
-                let d = (dst as *mut T).add(range.start + first);
-                if step == 1 {
-                    std::ptr::copy_nonoverlapping(s, d, len);
-                } else {
-                    strided(s, step, len, d, |x| x);
-                }
-            }
-        });
-    });
-}
-
-/// Copies in blocks over the innermost axis and axis `d`, along which the source is contiguous.
-fn transpose<T: Copy>(loops: &Loops, d: usize, src: usize, dst: usize) {
-    const B: usize = 32;
-    let outer = loops.shape.len() - 1;
-    let (rows, cols) = (loops.shape[d], loops.shape[outer]);
-    let (to_row, from_col) = (loops.strides[0][d], loops.strides[1][outer]);
-    let others: Vec<usize> = (0..outer).filter(|&i| i != d).collect();
-    let planes: usize = others.iter().map(|&i| loops.shape[i]).product();
-    let bands = rows.div_ceil(B);
-    pool::run(planes * bands, &|task| {
-        let (mut plane, band) = (task / bands, task % bands);
-        let (mut s, mut t) = (0isize, 0isize);
-        for &i in others.iter().rev() {
-            let at = (plane % loops.shape[i]) as isize;
-            plane /= loops.shape[i];
-            s += at * loops.strides[1][i];
-            t += at * loops.strides[0][i];
-        }
-        let (r0, r1) = (band * B, rows.min(band * B + B));
-        for c0 in (0..cols).step_by(B) {
-            let c1 = cols.min(c0 + B);
-            for r in r0..r1 {
-                for c in c0..c1 {
-                    // SAFETY: (r, c) lies in both tensors; tasks write different rows.
-                    unsafe {
-                        let v = (src as *const T).offset(s + r as isize + c as isize * from_col).read();
-                        (dst as *mut T).offset(t + r as isize * to_row + c as isize).write(v);
-                    }
-                }
-            }
-        }
-    });
 }

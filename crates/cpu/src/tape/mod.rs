@@ -12,11 +12,11 @@ mod int;
 mod scratch;
 mod step;
 
-pub(crate) use copy::copy;
 pub(crate) use scratch::with_scratch;
 
 use crate::geometry::Loops;
 use crate::isa::isa;
+use crate::moves::copy;
 use crate::pool;
 use lapis_core::buffer::Tensor;
 use lapis_core::dtype::Dtype;
@@ -201,9 +201,9 @@ pub(crate) fn contiguous(t: &Tensor) -> Result<Tensor> {
     if t.is_row_contiguous() {
         return Ok(t.clone());
     }
-    let mut out = Tensor::row_major(crate::memory::allocate(t.nbytes())?, t.shape.clone(), t.dtype);
+    let out = Tensor::row_major(crate::memory::allocate(t.nbytes())?, t.shape.clone(), t.dtype);
     if t.size() > 0 {
-        copy(t, &mut out);
+        copy(&out, t);
     }
     Ok(out)
 }
@@ -216,7 +216,7 @@ pub(crate) fn run(tape: &Tape, inputs: &[Tensor], consts: &[u64], output: &mut T
     }
     if tape.instrs.is_empty() {
         if let (Src::Input(i), [..]) = (tape.result, inputs) {
-            copy(&inputs[i as usize], output);
+            copy(output, &inputs[i as usize]);
         }
         return Ok(());
     }
