@@ -19,7 +19,7 @@ fn check(what: &str, got: c64, re: f64, im: f64) {
 
 #[test]
 fn values() {
-    for line in include_str!("complex.txt").lines().filter(|l| !l.starts_with('#')) {
+    for line in include_str!("../testdata/complex.txt").lines().filter(|l| !l.starts_with('#')) {
         let (name, numbers) = line.split_once(' ').expect("a row");
         let v: Vec<f64> = numbers.split(' ').map(|t| t.parse().expect("a number")).collect();
         let z = c64::new(v[0] as f32, v[1] as f32);

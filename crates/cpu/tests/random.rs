@@ -6,7 +6,7 @@ use lapis_cpu::pool;
 use lapis_cpu::random::{random_bits, threefry};
 
 fn lines() -> impl Iterator<Item = Vec<&'static str>> {
-    include_str!("random.txt").lines().filter(|l| !l.starts_with('#')).map(|l| l.split(' ').collect())
+    include_str!("../testdata/random.txt").lines().filter(|l| !l.starts_with('#')).map(|l| l.split(' ').collect())
 }
 
 fn hex(text: &str) -> u32 {

@@ -1,7 +1,7 @@
 //! The exponential family: exp, exp2, expm1, sigmoid, sinh, cosh, tanh.
 //!
-//! `exp`, `exp2` and `sigmoid` are computed in `f32` (the softmax of a decode step hangs on them); the others in `f64`
-//! and rounded once. With x = n·ln2 + r all of the hyperbolic ones come from cosh r - 1 and sinh r, which keep their
+//! `exp`, `exp2`, `sigmoid` and `tanh` are computed in `f32` (softmax and the activations of networks hang on them); the
+//! others in `f64` and rounded once. With x = n·ln2 + r expm1, sinh and cosh come from cosh r - 1 and sinh r, which keep their
 //! relative accuracy near 0, so that nothing cancels.
 
 use super::in_f64;
@@ -63,13 +63,25 @@ pub fn cosh<S: Simd>(s: S, x: S::F32) -> S::F32 {
     in_f64!(s, |a| hyperbolic(s, a).1)
 }
 
-/// sinh x / cosh x, correctly rounded but for rare ties.
+/// (1 - e^-2|x|)/(1 + e^-2|x|) with the sign of x, at most 2 ulp off.
 #[inline(always)]
 pub fn tanh<S: Simd>(s: S, x: S::F32) -> S::F32 {
-    let [a, b] = s.widen(clamp(s, x, 10.0));
-    let ((sinh_a, cosh_a), (sinh_b, cosh_b)) = (hyperbolic(s, a), hyperbolic(s, b));
-    let [p, q] = reciprocals(s, [cosh_a, cosh_b]);
-    with_sign_of(s, s.narrow([sinh_a * p, sinh_b * q]), x)
+    // From 9.1 on the result rounds to 1.
+    let (m, power) = exp_parts(s, s.f32(9.1).min(x.abs()) * s.f32(-2.0));
+    let one = s.f32(1.0);
+    with_sign_of(s, m.fnma(power, one - power) / m.fma(power, one + power), x)
+}
+
+/// e^x = (1 + m)·p as m and p = 2^n, for |x| below 80: exact enough that e^x - 1 = m·p + (p - 1) does not cancel.
+#[inline(always)]
+pub(super) fn exp_parts<S: Simd>(s: S, x: S::F32) -> (S::F32, S::F32) {
+    // Adding 1.5·2^23 rounds and leaves n in the low bits of the sum.
+    let magic = s.f32(12582912.0);
+    let sum = x.fma(s.f32(LOG2_E as f32), magic);
+    let n = sum - magic;
+    let r = n.fnma(s.f32(LN2_LOW), n.fnma(s.f32(LN2_HIGH), x));
+    let m = horner32(s, &EXP, r).fma(r * r, r);
+    (m, S::F32::from_bits(sum.bits().shl(23) + s.f32(1.0).bits()))
 }
 
 /// e^x in `f64` to 2^-34, for |x| up to 700.

@@ -1,5 +1,6 @@
 //! The AVX-512 level: one register a vector.
 
+use super::reduce::{add_f32, add_f64, add_i32, add_i64, max_f32, max_f64, min_f32, min_f64};
 use super::{Float, Int, Kernel, Mask, Simd, Vector};
 use crate::isa::Isa;
 use half::{bf16, f16};
@@ -243,8 +244,6 @@ macro_rules! float {
         }
     };
 }
-
-use super::avx2::{add_f32, add_f64, add_i32, add_i64, max_f32, max_f64, min_f32, min_f64};
 
 float!(F32, I32, M32, f32, __m256,
     fma _mm512_fmadd_ps fms _mm512_fmsub_ps fnma _mm512_fnmadd_ps abs _mm512_abs_ps sqrt _mm512_sqrt_ps

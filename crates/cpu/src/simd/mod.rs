@@ -17,6 +17,8 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod map;
+#[cfg(target_arch = "x86_64")]
+mod reduce;
 #[cfg(test)]
 mod tests;
 
