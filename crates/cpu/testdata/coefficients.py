@@ -49,8 +49,8 @@ half_ln2 = m.log(2) / 2 * mpf("1.005")
 square = (m.log(2) / 2 * mpf("1.01")) ** 2
 quarter = (m.pi / 4 * mpf("1.001")) ** 2
 knee, s = mpf("0.921875"), m.sqrt
-remez("EXP", lambda r: (m.exp(r) - 1 - r) / r**2, lambda r: r * r + mpf(10) ** -4, -half_ln2, half_ln2, 4)
-remez("EXP2", lambda r: (2**r - 1) / r, lambda r: abs(r) + mpf(10) ** -3, -mpf("0.501"), mpf("0.501"), 5)
+remez("EXP", lambda r: (m.exp(r) - 1 - r) / r**2 if abs(r) > TINY else mpf(1) / 2, lambda r: r * r + mpf(10) ** -4, -half_ln2, half_ln2, 4)
+remez("EXP2", lambda r: (2**r - 1) / r if abs(r) > TINY else m.log(2), lambda r: abs(r) + mpf(10) ** -3, -mpf("0.501"), mpf("0.501"), 5)
 remez("COSH", lambda z: (m.cosh(s(z)) - 1) / z, lambda z: z, TINY, square, 2)
 remez("SINH", lambda z: (m.sinh(s(z)) / s(z) - 1) / z, lambda z: z, TINY, square, 2)
 remez("SIN", lambda z: (m.sin(s(z)) / s(z) - 1) / z, lambda z: z * s(z) / m.sin(s(z)), TINY, quarter, 3)
