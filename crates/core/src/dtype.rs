@@ -188,6 +188,14 @@ impl Dtype {
     }
 }
 
+/// The dtype that holds a combination of all of `dtypes` (`mx.result_type`).
+///
+/// # Errors
+/// A value error for an empty list.
+pub fn result_type(dtypes: impl IntoIterator<Item = Dtype>) -> Result<Dtype> {
+    dtypes.into_iter().reduce(Dtype::promote).ok_or_else(|| Error::value("[result_type] needs at least one dtype"))
+}
+
 const fn signed_with_unsigned(signed: Dtype, unsigned: Dtype) -> Dtype {
     if signed.size() > unsigned.size() {
         return signed;

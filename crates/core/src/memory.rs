@@ -3,6 +3,8 @@
 //! Backends call [`charge`] before they allocate and [`release`] when a buffer dies; they keep freed blocks in a
 //! cache of their own, up to [`cache_limit`].
 
+use crate::array::Array;
+use crate::buffer::Buffer;
 use crate::error::{Error, Result};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -59,6 +61,25 @@ pub fn set_cache_limit(bytes: usize) -> usize {
 /// Gives all cached bytes back to the system.
 pub fn clear_cache() {
     trim(0);
+}
+
+/// Bytes of the memory that evaluated arrays stand on: whole allocations, each counted once
+/// (`mx.get_array_buffer_size`).
+///
+/// # Errors
+/// A value error when an array is not evaluated.
+pub fn array_buffer_size<'a>(arrays: impl IntoIterator<Item = &'a Array>) -> Result<usize> {
+    let mut seen: Vec<Buffer> = Vec::new();
+    for a in arrays {
+        if !a.is_evaluated() {
+            return Err(Error::value("[array_buffer_size] an array is not evaluated; call eval first"));
+        }
+        let buffer = &a.tensor()?.buffer;
+        if !seen.iter().any(|b| b.same(buffer)) {
+            seen.push(buffer.clone());
+        }
+    }
+    Ok(seen.iter().map(Buffer::len).sum())
 }
 
 fn trim(to: usize) {

@@ -11,7 +11,7 @@ use linkme::distributed_slice;
 
 #[distributed_slice(BACKENDS)]
 static CPU: fn() -> Box<dyn Backend> = || {
-    lapis_core::memory::on_trim(memory::trim);
+    memory::start();
     Box::new(Cpu)
 };
 

@@ -86,6 +86,28 @@ fn layout(size: usize) -> Layout {
     Layout::from_size_align(size, align).unwrap_or(Layout::new::<u64>())
 }
 
+/// Joins the counters of core, and sets the limit to 95 % of what this machine (or its control group) has, so that
+/// running out is an error and not the end of the process.
+pub(crate) fn start() {
+    memory::on_trim(trim);
+    if memory::limit() == usize::MAX
+        && let Some(bytes) = machine_bytes()
+    {
+        memory::set_limit(bytes / 20 * 19);
+    }
+}
+
+/// Bytes of main memory that this process may use.
+fn machine_bytes() -> Option<usize> {
+    let read = |path: &str| std::fs::read_to_string(path).ok();
+    let total = read("/proc/meminfo").and_then(|text| {
+        let line = text.lines().find_map(|l| l.strip_prefix("MemTotal:"))?;
+        line.trim().trim_end_matches("kB").trim().parse::<usize>().ok().map(|kib| kib << 10)
+    });
+    let group = read("/sys/fs/cgroup/memory.max").and_then(|text| text.trim().parse::<usize>().ok());
+    total.into_iter().chain(group).min()
+}
+
 /// Uninitialised memory for `bytes` bytes.
 ///
 /// # Errors
