@@ -6,7 +6,7 @@ use std::process::{Command, ExitCode};
 const HELP: &str = "\
 cargo xtask <chore>
   ci      everything a change must pass: .ci/run
-  cases   writes testdata/cases anew (needs python3 with mlx[cpu] and numpy; LAPIS_PYTHON names another interpreter)
+  cases   writes testdata/cases anew (needs python3 with mlx[cpu], numpy, mpmath; LAPIS_PYTHON names another interpreter)
   lines   lists source files over 600 lines";
 
 fn main() -> ExitCode {
@@ -15,7 +15,7 @@ fn main() -> ExitCode {
         Some("ci") => run(Command::new("bash").arg(".ci/run")),
         Some("cases") => {
             let python = std::env::var("LAPIS_PYTHON").unwrap_or_else(|_| "python3".into());
-            run(Command::new(python).args(["-m", "generate"]).current_dir(root().join("testdata")))
+            run(Command::new(python).arg("testdata/generate"))
         }
         Some("lines") => {
             long_files(&root(), 600);
@@ -35,10 +35,7 @@ fn root() -> PathBuf {
 }
 
 fn run(command: &mut Command) -> bool {
-    if command.get_current_dir().is_none() {
-        command.current_dir(root());
-    }
-    match command.status() {
+    match command.current_dir(root()).status() {
         Ok(status) => status.success(),
         Err(error) => {
             eprintln!("{}: {error}", command.get_program().to_string_lossy());
