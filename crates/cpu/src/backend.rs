@@ -1,6 +1,6 @@
 //! The entry of the CPU backend: which kernel computes which op.
 
-use crate::{fill, hadamard, matmul, memory, moves, quantized, random, reduce, scan, sort, tape};
+use crate::{categorical, fill, hadamard, matmul, memory, moves, quantized, random, reduce, scan, sort, tape};
 use lapis_core::backend::{BACKENDS, Backend, Kernels};
 use lapis_core::buffer::{Buffer, Tensor};
 use lapis_core::error::Result;
@@ -32,6 +32,7 @@ impl Kernels for Cpu {
             Op::SegmentedMM(_) => matmul::segmented_mm(inputs, &mut outputs[0]),
             Op::Hadamard(op) => hadamard::hadamard(op, &inputs[0], &mut outputs[0]),
             Op::RandomBits(_) => random::run(&inputs[0], &mut outputs[0]),
+            Op::InverseCdf(_) => categorical::inverse_cdf(&inputs[0], &inputs[1], &mut outputs[0]),
             Op::Quantize(op) => quantized::quantize(op, inputs, outputs),
             Op::Dequantize(op) => quantized::dequantize(op, inputs, &mut outputs[0]),
             Op::QuantizedMatmul(op) => quantized::matmul(op, inputs, &mut outputs[0]),

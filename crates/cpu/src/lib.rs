@@ -4,6 +4,7 @@
 //! operations onto them.
 
 mod backend;
+mod categorical;
 mod fill;
 pub mod gemm;
 mod geometry;

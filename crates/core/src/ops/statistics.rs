@@ -108,6 +108,18 @@ pub fn median(a: &Array, axes: impl Into<Axes>, keepdims: bool) -> Result<Array>
     })
 }
 
+/// Sum of a diagonal (`mx.trace`), in `dtype` or that of [`sum`]; `axis1` and `axis2` span the matrices.
+///
+/// # Errors
+/// Axes out of range or equal.
+pub fn trace(a: &Array, offset: i64, axis1: i32, axis2: i32, dtype: Option<Dtype>) -> Result<Array> {
+    let diagonal = super::diagonal(a, offset, axis1, axis2)?;
+    match dtype {
+        None => sum(&diagonal, -1, false),
+        Some(dtype) => astype(&sum(&astype(&diagonal, dtype)?, -1, false)?, dtype),
+    }
+}
+
 /// Differences of neighbours along `axis`, `n` times (`mx.diff`).
 ///
 /// # Errors
