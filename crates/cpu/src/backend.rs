@@ -1,6 +1,6 @@
 //! The entry of the CPU backend: which kernel computes which op.
 
-use crate::{categorical, fill, hadamard, matmul, memory, moves, quantized, random, reduce, scan, sort, tape};
+use crate::{categorical, fill, hadamard, matmul, memory, moves, quantized, random, reduce, rows, scan, sort, tape};
 use lapis_core::backend::{BACKENDS, Backend, Kernels};
 use lapis_core::buffer::{Buffer, Tensor};
 use lapis_core::error::Result;
@@ -33,6 +33,12 @@ impl Kernels for Cpu {
             Op::Hadamard(op) => hadamard::hadamard(op, &inputs[0], &mut outputs[0]),
             Op::RandomBits(_) => random::run(&inputs[0], &mut outputs[0]),
             Op::InverseCdf(_) => categorical::inverse_cdf(&inputs[0], &inputs[1], &mut outputs[0]),
+            Op::Softmax(_) => rows::softmax::softmax(&inputs[0], &mut outputs[0]),
+            Op::LogSumExp(_) => rows::softmax::logsumexp(&inputs[0], &mut outputs[0]),
+            Op::CrossEntropy(_) => rows::softmax::cross_entropy(&inputs[0], &inputs[1], &mut outputs[0]),
+            Op::Norm(op) => rows::norm::norm(op, inputs, &mut outputs[0]),
+            Op::Rope(op) => rows::rope::rope(op, inputs, &mut outputs[0]),
+            Op::GatedDelta(op) => rows::delta::gated_delta(op, inputs, outputs),
             Op::Quantize(op) => quantized::quantize(op, inputs, outputs),
             Op::Dequantize(op) => quantized::dequantize(op, inputs, &mut outputs[0]),
             Op::QuantizedMatmul(op) => quantized::matmul(op, inputs, &mut outputs[0]),

@@ -20,6 +20,7 @@ pub mod quant;
 mod quantized;
 pub mod random;
 mod reduce;
+mod rows;
 mod scan;
 pub mod simd;
 mod sort;

@@ -1,0 +1,174 @@
+//! Root-mean-square and layer normalisation. Moves x and the result once; 4 to 6 operations an element.
+
+use super::{BLOCK, Elem, STREAMING, Shared, by_dtype, grain, rows};
+use crate::pool;
+use crate::simd::{self, Float, Kernel, LANES32, Simd, Vector};
+use crate::tape::contiguous;
+use lapis_core::buffer::Tensor;
+use lapis_core::error::Result;
+use lapis_core::ops::fast::norm::Norm;
+
+/// Computes `out` from x, weight and bias.
+pub(crate) fn norm(op: &Norm, inputs: &[Tensor], out: &mut Tensor) -> Result<()> {
+    let x = contiguous(&inputs[0])?;
+    let mut rest = inputs[1..].iter();
+    let weight = if op.weight { rest.next().map(contiguous).transpose()? } else { None };
+    let bias = if op.bias { rest.next().map(contiguous).transpose()? } else { None };
+    let job = Job { op, x: &x, weight: weight.as_ref(), bias: bias.as_ref(), out };
+    by_dtype!(x.dtype, single(&job), double(&job));
+    Ok(())
+}
+
+struct Job<'a> {
+    op: &'a Norm,
+    x: &'a Tensor,
+    weight: Option<&'a Tensor>,
+    bias: Option<&'a Tensor>,
+    out: &'a Tensor,
+}
+
+fn pointer<T>(t: Option<&Tensor>) -> *const T {
+    t.map_or(std::ptr::null(), |t| t.ptr().cast())
+}
+
+fn single<T: Elem>(job: &Job<'_>) {
+    let (count, len) = rows(job.x);
+    let (x, out) = (Shared(job.x.ptr().cast::<T>()), Shared(job.out.ptr().cast::<T>()));
+    let (weight, bias) = (Shared(pointer::<T>(job.weight).cast_mut()), Shared(pointer::<T>(job.bias).cast_mut()));
+    let streaming = job.out.nbytes() >= STREAMING && !job.out.buffer.same(&job.x.buffer);
+    pool::for_each_chunk(count, grain(len), &|range| {
+        let (first, rows) = (range.start * len, range.len());
+        simd::dispatch(Rows {
+            x: x.at(first),
+            weight: weight.at(0),
+            bias: bias.at(0),
+            out: out.at(first),
+            rows,
+            len,
+            eps: job.op.eps.0,
+            centred: job.op.centred,
+            streaming,
+        });
+    });
+}
+
+struct Rows<T> {
+    x: *const T,
+    weight: *const T,
+    bias: *const T,
+    out: *mut T,
+    rows: usize,
+    len: usize,
+    eps: f64,
+    centred: bool,
+    streaming: bool,
+}
+
+impl<T: Elem> Kernel for Rows<T> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        for row in 0..self.rows {
+            // SAFETY: whoever made this vouches for `rows` rows of `len` elements.
+            unsafe { self.row(s, self.x.add(row * self.len), self.out.add(row * self.len)) };
+        }
+        if self.streaming {
+            s.fence();
+        }
+    }
+}
+
+impl<T: Elem> Rows<T> {
+    /// The sum over a row of `x - mean`, squared or not.
+    ///
+    /// # Safety
+    /// The row can be read.
+    #[inline(always)]
+    unsafe fn sum<S: Simd>(&self, s: S, x: *const T, mean: S::F32, squared: bool) -> f64 {
+        let mut total = 0.0;
+        let mut at = 0;
+        while at < self.len {
+            let end = self.len.min(at + BLOCK);
+            let mut acc = [s.f32(0.0); 4];
+            let mut k = 0;
+            while at < end {
+                let n = LANES32.min(end - at);
+                // SAFETY: inside the row.
+                let v = unsafe { T::load(s, x.add(at), n) };
+                let mut d = v - mean;
+                if n < LANES32 {
+                    d = S::F32::select(<S::M32 as simd::Mask<S>>::first(s, n), d, s.f32(0.0));
+                }
+                acc[k & 3] = if squared { d.fma(d, acc[k & 3]) } else { acc[k & 3] + d };
+                k += 1;
+                at += LANES32;
+            }
+            at = end;
+            total += f64::from(((acc[0] + acc[1]) + (acc[2] + acc[3])).reduce_add());
+        }
+        total
+    }
+
+    /// # Safety
+    /// Row, weight and bias can be read, the result written.
+    #[inline(always)]
+    unsafe fn row<S: Simd>(&self, s: S, x: *const T, out: *mut T) {
+        let n = self.len as f64;
+        // SAFETY: passed on; null pointers are not used.
+        unsafe {
+            let mean = if self.centred { (self.sum(s, x, s.f32(0.0), false) / n) as f32 } else { 0.0 };
+            let mean = s.f32(mean);
+            let spread = self.sum(s, x, mean, true) / n;
+            let scale = s.f32((1.0 / (spread + self.eps).sqrt()) as f32);
+            let mut at = 0;
+            while at < self.len {
+                let n = LANES32.min(self.len - at);
+                let mut y = (T::load(s, x.add(at), n) - mean) * scale;
+                if !self.weight.is_null() {
+                    y = T::round(s, y) * T::load(s, self.weight.add(at), n);
+                }
+                if !self.bias.is_null() {
+                    y = T::round(s, y) + T::load(s, self.bias.add(at), n);
+                }
+                if self.streaming && n == LANES32 {
+                    T::stream(s, out.add(at), y);
+                } else {
+                    T::store(s, out.add(at), n, y);
+                }
+                at += LANES32;
+            }
+        }
+    }
+}
+
+fn double(job: &Job<'_>) {
+    let (count, len) = rows(job.x);
+    let (x, out) = (Shared(job.x.ptr().cast::<f64>()), Shared(job.out.ptr().cast::<f64>()));
+    let (weight, bias) = (Shared(pointer::<f64>(job.weight).cast_mut()), Shared(pointer::<f64>(job.bias).cast_mut()));
+    pool::for_each_chunk(count, grain(len), &|range| {
+        for row in range {
+            // SAFETY: the row lies in both tensors; tasks write different rows.
+            let (x, y) = unsafe {
+                (
+                    std::slice::from_raw_parts(x.at(row * len), len),
+                    std::slice::from_raw_parts_mut(out.at(row * len), len),
+                )
+            };
+            let mean = if job.op.centred { x.iter().sum::<f64>() / len as f64 } else { 0.0 };
+            let spread = x.iter().map(|v| (v - mean) * (v - mean)).sum::<f64>() / len as f64;
+            let scale = 1.0 / (spread + job.op.eps.0).sqrt();
+            for (i, y) in y.iter_mut().enumerate() {
+                *y = (x[i] - mean) * scale;
+                // SAFETY: weight and bias are as long as a row, where they are there.
+                unsafe {
+                    if !weight.at(0).is_null() {
+                        *y *= weight.at(i).read();
+                    }
+                    if !bias.at(0).is_null() {
+                        *y += bias.at(i).read();
+                    }
+                }
+            }
+        }
+    });
+}

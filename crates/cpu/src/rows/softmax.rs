@@ -1,0 +1,240 @@
+//! Softmax, log-sum-exp and cross entropy of rows. Moves the input once (and the result, for softmax); the work is one
+//! exponential an element.
+
+use super::{BLOCK, Elem, STREAMING, Shared, by_dtype, grain, rows};
+use crate::math::{self, vec};
+use crate::pool;
+use crate::simd::{self, Float, Kernel, LANES32, Mask, Simd, Vector};
+use crate::tape::{contiguous, with_scratch};
+use lapis_core::buffer::Tensor;
+use lapis_core::dtype::Dtype;
+use lapis_core::error::{Error, Result};
+
+/// Softmax of every row.
+pub(crate) fn softmax(input: &Tensor, out: &mut Tensor) -> Result<()> {
+    let x = contiguous(input)?;
+    by_dtype!(x.dtype, softmax_rows(&x, out), softmax_double(&x, out));
+    Ok(())
+}
+
+fn softmax_rows<T: Elem>(x: &Tensor, out: &Tensor) {
+    let (count, len) = rows(x);
+    let streaming = out.nbytes() >= STREAMING;
+    let (x, out) = (Shared(x.ptr().cast::<T>()), Shared(out.ptr().cast::<T>()));
+    pool::for_each_chunk(count, grain(len), &|range| {
+        with_scratch(len * 4, |scratch| {
+            let scratch = scratch.cast();
+            for row in range.clone() {
+                simd::dispatch(SoftmaxRow { x: x.at(row * len), out: out.at(row * len), scratch, len, streaming });
+            }
+        });
+    });
+}
+
+/// The largest element of a row; NaN are passed over.
+///
+/// # Safety
+/// The row can be read.
+#[inline(always)]
+unsafe fn largest<S: Simd, T: Elem>(s: S, x: *const T, len: usize) -> f32 {
+    let mut acc = [s.f32(f32::NEG_INFINITY); 4];
+    let (mut at, mut k) = (0, 0);
+    while at < len {
+        let n = LANES32.min(len - at);
+        // SAFETY: inside the row.
+        let mut v = unsafe { T::load(s, x.add(at), n) };
+        if n < LANES32 {
+            v = S::F32::select(S::M32::first(s, n), v, acc[0]);
+        }
+        acc[k & 3] = v.max(acc[k & 3]);
+        k += 1;
+        at += LANES32;
+    }
+    acc[0].max(acc[1]).max(acc[2].max(acc[3])).reduce_max()
+}
+
+/// The sum of `exp(x - top)` over a row; the terms go to `keep` where it is not null.
+///
+/// # Safety
+/// The row can be read, and `keep` written.
+#[inline(always)]
+unsafe fn exponentials<S: Simd, T: Elem>(s: S, x: *const T, len: usize, top: f32, keep: *mut f32) -> f64 {
+    let top = s.f32(top);
+    let (mut total, mut at) = (0.0, 0);
+    while at < len {
+        let end = len.min(at + BLOCK);
+        let mut acc = [s.f32(0.0); 2];
+        let mut k = 0;
+        while at < end {
+            let n = LANES32.min(end - at);
+            // SAFETY: inside the row.
+            unsafe {
+                let mut e = vec::exp(s, T::load(s, x.add(at), n) - top);
+                if n < LANES32 {
+                    e = S::F32::select(S::M32::first(s, n), e, s.f32(0.0));
+                }
+                if !keep.is_null() {
+                    f32::store(s, keep.add(at), n, e);
+                }
+                acc[k & 1] = acc[k & 1] + e;
+            }
+            k += 1;
+            at += LANES32;
+        }
+        at = end;
+        total += f64::from((acc[0] + acc[1]).reduce_add());
+    }
+    total
+}
+
+struct SoftmaxRow<T> {
+    x: *const T,
+    out: *mut T,
+    scratch: *mut f32,
+    len: usize,
+    streaming: bool,
+}
+
+impl<T: Elem> Kernel for SoftmaxRow<T> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        // SAFETY: whoever made this vouches for one row of `len` elements and as much scratch.
+        unsafe {
+            let top = largest(s, self.x, self.len);
+            let total = exponentials(s, self.x, self.len, top, self.scratch);
+            let scale = s.f32((1.0 / total) as f32);
+            let mut at = 0;
+            while at < self.len {
+                let n = LANES32.min(self.len - at);
+                let y = <f32 as Elem>::load(s, self.scratch.add(at), n) * scale;
+                if self.streaming && n == LANES32 {
+                    T::stream(s, self.out.add(at), y);
+                } else {
+                    T::store(s, self.out.add(at), n, y);
+                }
+                at += LANES32;
+            }
+            if self.streaming {
+                s.fence();
+            }
+        }
+    }
+}
+
+fn softmax_double(x: &Tensor, out: &Tensor) {
+    let (count, len) = rows(x);
+    let (x, out) = (Shared(x.ptr().cast::<f64>()), Shared(out.ptr().cast::<f64>()));
+    pool::for_each_chunk(count, grain(len), &|range| {
+        for row in range {
+            // SAFETY: the row lies in both tensors; tasks write different rows.
+            let (x, y) = unsafe {
+                (
+                    std::slice::from_raw_parts(x.at(row * len), len),
+                    std::slice::from_raw_parts_mut(out.at(row * len), len),
+                )
+            };
+            let top = x.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            y.iter_mut().zip(x).for_each(|(y, &x)| *y = math::unary_f64(math::Unary::Exp, x - top));
+            let total: f64 = y.iter().sum();
+            y.iter_mut().for_each(|y| *y /= total);
+        }
+    });
+}
+
+/// `max + ln(sum(exp(x - max)))` of every row.
+pub(crate) fn logsumexp(input: &Tensor, out: &mut Tensor) -> Result<()> {
+    let x = contiguous(input)?;
+    let (dtype, to) = (out.dtype, Shared(out.ptr()));
+    each_lse(&x, out.size(), &|row, lse| {
+        // SAFETY: one element of the result for every row.
+        unsafe {
+            match dtype {
+                Dtype::Float16 => to.at(0).cast::<half::f16>().add(row).write(half::f16::from_f64(lse)),
+                Dtype::Bfloat16 => to.at(0).cast::<half::bf16>().add(row).write(half::bf16::from_f64(lse)),
+                Dtype::Float32 => to.at(0).cast::<f32>().add(row).write(lse as f32),
+                _ => to.at(0).cast::<f64>().add(row).write(lse),
+            }
+        }
+    });
+    Ok(())
+}
+
+/// Calls `f` with every row's number and log-sum-exp. `count` rows, which may be empty.
+fn each_lse(x: &Tensor, count: usize, f: &(dyn Fn(usize, f64) + Sync)) {
+    let len = x.shape.last().copied().unwrap_or(1);
+    fn single<T: Elem>(x: &Tensor, count: usize, len: usize, f: &(dyn Fn(usize, f64) + Sync)) {
+        let x = Shared(x.ptr().cast::<T>());
+        pool::for_each_chunk(count, grain(len), &|range| {
+            for row in range {
+                f(row, simd::dispatch(LogSumExp { x: x.at(row * len), len }));
+            }
+        });
+    }
+    fn double(x: &Tensor, count: usize, len: usize, f: &(dyn Fn(usize, f64) + Sync)) {
+        let x = Shared(x.ptr().cast::<f64>());
+        pool::for_each_chunk(count, grain(len), &|range| {
+            for row in range {
+                // SAFETY: the row lies in the tensor.
+                let x = unsafe { std::slice::from_raw_parts(x.at(row * len), len) };
+                let top = x.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+                let total: f64 = x.iter().map(|&x| math::unary_f64(math::Unary::Exp, x - top)).sum();
+                f(row, finish(top, total, x.iter().any(|x| x.is_nan())));
+            }
+        });
+    }
+    by_dtype!(x.dtype, single(x, count, len, f), double(x, count, len, f));
+}
+
+fn finish(top: f64, total: f64, nan: bool) -> f64 {
+    match (nan, top.is_infinite()) {
+        (true, _) => f64::NAN,
+        (_, true) => top,
+        _ => top + math::unary_f64(math::Unary::Log, total),
+    }
+}
+
+struct LogSumExp<T> {
+    x: *const T,
+    len: usize,
+}
+
+impl<T: Elem> Kernel for LogSumExp<T> {
+    type Out = f64;
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> f64 {
+        // SAFETY: whoever made this vouches for one row.
+        unsafe {
+            let top = largest(s, self.x, self.len);
+            // An infinite maximum would make NaN of itself; then only other NaN matter.
+            let from = if top.is_infinite() { 0.0 } else { top };
+            let total = exponentials(s, self.x, self.len, from, std::ptr::null_mut());
+            finish(f64::from(top), total, total.is_nan())
+        }
+    }
+}
+
+/// `logsumexp(logits) - logits[target]` of every row, in float32.
+pub(crate) fn cross_entropy(logits: &Tensor, targets: &Tensor, out: &mut Tensor) -> Result<()> {
+    let (x, targets) = (contiguous(logits)?, contiguous(targets)?);
+    let classes = x.shape.last().copied().unwrap_or(1);
+    let targets: &[i64] = bytemuck::cast_slice(targets.contiguous_bytes());
+    if let Some(bad) = targets.iter().find(|&&t| t < 0 || t as usize >= classes) {
+        return Err(Error::index(format!("[cross_entropy] target {bad} is none of {classes} classes")));
+    }
+    let to = Shared(out.ptr().cast::<f32>());
+    each_lse(&x, targets.len(), &|row, lse| {
+        let at = row * classes + targets[row] as usize;
+        // SAFETY: the target was checked; one element of the result for every row.
+        unsafe {
+            let logit = match x.dtype {
+                Dtype::Float16 => x.ptr().cast::<half::f16>().add(at).read().to_f64(),
+                Dtype::Bfloat16 => x.ptr().cast::<half::bf16>().add(at).read().to_f64(),
+                Dtype::Float32 => f64::from(x.ptr().cast::<f32>().add(at).read()),
+                _ => x.ptr().cast::<f64>().add(at).read(),
+            };
+            to.at(row).write((lse - logit) as f32);
+        }
+    });
+    Ok(())
+}
