@@ -41,6 +41,9 @@ pub trait Backend: Kernels {
     /// As [`Backend::alloc`].
     fn upload(&self, bytes: &[u8]) -> Result<Buffer>;
 
+    /// Runs `f(0)`, ..., `f(tasks - 1)`, each once, on the threads of the device: the parallel loop of host kernels.
+    fn parallel(&self, tasks: usize, f: &(dyn Fn(usize) + Sync));
+
     /// Runs a fused group of elementwise ops: every input has the shape of the output. `consts` are the bits of
     /// the tape's constants. An input may be the same tensor as the output; other overlaps do not occur.
     ///

@@ -1,6 +1,9 @@
 //! The entry of the CPU backend: which kernel computes which op.
 
 use crate::{categorical, fill, hadamard, matmul, memory, moves, quantized, random, reduce, rows, scan, sort, tape};
+use crate::{fill, hadamard, matmul, memory, moves, quantized, random, reduce, scan, sort, tape};
+use crate::{fill, hadamard, matmul, memory, moves, quantized, reduce, scan, sort, tape};
+use crate::{fill, hadamard, matmul, memory, pool, reduce, scan, sort, tape};
 use lapis_core::backend::{BACKENDS, Backend, Kernels};
 use lapis_core::buffer::{Buffer, Tensor};
 use lapis_core::error::Result;
@@ -57,6 +60,9 @@ impl Backend for Cpu {
     }
     fn upload(&self, bytes: &[u8]) -> Result<Buffer> {
         memory::upload(bytes)
+    }
+    fn parallel(&self, tasks: usize, f: &(dyn Fn(usize) + Sync)) {
+        pool::run(tasks, f);
     }
     fn tape(&self, tape: &Tape, inputs: &[Tensor], consts: &[u64], output: &mut Tensor) -> Result<()> {
         tape::run(tape, inputs, consts, output)

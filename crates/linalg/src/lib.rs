@@ -1,1 +1,63 @@
-//! placeholder
+//! Matrix decompositions and Fourier transforms on the host: glue between lapis's ops and faer, rustfft, realfft.
+//!
+//! Linking this crate is enough: it registers as a set of host kernels. It knows tensors and ops, nothing of graphs or
+//! of the CPU backend; batches run on that backend's parallel loop.
+
+mod factor;
+mod fft;
+mod host;
+mod lu;
+mod solve;
+mod spectral;
+
+use lapis_core::backend::{KERNELS, Kernels};
+use lapis_core::buffer::Tensor;
+use lapis_core::dtype::{Dtype, c64};
+use lapis_core::error::{Error, Result};
+use lapis_core::ops::Op;
+use linkme::distributed_slice;
+
+#[distributed_slice(KERNELS)]
+static LINALG: fn() -> Box<dyn Kernels> = || Box::new(Linalg);
+
+/// The kernels of this crate.
+struct Linalg;
+
+impl Kernels for Linalg {
+    fn supports(&self, op: &Op) -> bool {
+        matches!(op, Op::Cholesky(_) | Op::LuFactor(_) | Op::Qr(_) | Op::Inv(_) | Op::TriInv(_) | Op::Solve(_))
+            || matches!(op, Op::SolveTriangular(_) | Op::Det(_) | Op::SlogDet(_))
+            || matches!(op, Op::Svd(_) | Op::Eigh(_) | Op::Eig(_) | Op::Fft(_))
+    }
+
+    fn run(&self, op: &Op, inputs: &[Tensor], outputs: &mut [Tensor]) -> Result<()> {
+        if let Op::Fft(op) = op {
+            return fft::fft(op, &inputs[0], &mut outputs[0]);
+        }
+        match inputs[0].dtype {
+            Dtype::Float32 => run::<f32>(op, inputs, outputs),
+            Dtype::Float64 => run::<f64>(op, inputs, outputs),
+            Dtype::Complex64 => run::<c64>(op, inputs, outputs),
+            other => Err(Error::unsupported(format!("[{}] {other} has no kernel", op.name()))),
+        }
+    }
+}
+
+fn run<T: spectral::Spectral>(op: &Op, inputs: &[Tensor], outputs: &mut [Tensor]) -> Result<()> {
+    let name = op.name();
+    match op {
+        Op::Cholesky(op) => factor::cholesky::<T>(name, op.upper, &inputs[0], &mut outputs[0]),
+        Op::LuFactor(_) => factor::lu_factor::<T>(name, &inputs[0], outputs),
+        Op::Qr(_) => factor::qr::<T>(name, &inputs[0], outputs),
+        Op::Inv(_) => solve::inv::<T>(name, &inputs[0], &mut outputs[0]),
+        Op::TriInv(op) => solve::tri_inv::<T>(name, op.upper, &inputs[0], &mut outputs[0]),
+        Op::Solve(_) => solve::solve::<T>(name, inputs, &mut outputs[0]),
+        Op::SolveTriangular(op) => solve::solve_triangular::<T>(name, op.upper, inputs, &mut outputs[0]),
+        Op::Det(_) => solve::det::<T>(name, &inputs[0], &mut outputs[0]),
+        Op::SlogDet(_) => solve::slogdet::<T>(name, &inputs[0], outputs),
+        Op::Svd(op) => spectral::svd::<T>(name, op.vectors, &inputs[0], outputs),
+        Op::Eigh(op) => spectral::eigh::<T>(name, op.upper, &inputs[0], outputs),
+        Op::Eig(_) => spectral::eig::<T>(name, &inputs[0], outputs),
+        _ => Err(Error::unsupported(format!("[{name}] no kernel"))),
+    }
+}

@@ -14,6 +14,7 @@ pub mod create;
 pub mod einsum;
 pub mod elementwise;
 pub mod fast;
+pub mod fft;
 pub mod full;
 pub mod gather;
 pub mod gather_mm;
@@ -21,6 +22,7 @@ pub mod hadamard;
 pub mod index;
 pub mod join;
 pub mod layout;
+pub mod linalg;
 pub mod lookup;
 pub mod matmul;
 pub mod operand;
@@ -173,6 +175,19 @@ registry! {
     Kernel gather_mm::GatherMM => GatherMM;
     Kernel gather_mm::SegmentedMM => SegmentedMM;
     Kernel hadamard::Hadamard => Hadamard;
+    Kernel fft::Fft => Fft;
+    Kernel linalg::Cholesky => Cholesky;
+    Kernel linalg::LuFactor => LuFactor;
+    Kernel linalg::Qr => Qr;
+    Kernel linalg::Inv => Inv;
+    Kernel linalg::TriInv => TriInv;
+    Kernel linalg::Solve => Solve;
+    Kernel linalg::SolveTriangular => SolveTriangular;
+    Kernel linalg::Det => Det;
+    Kernel linalg::SlogDet => SlogDet;
+    Kernel linalg::Svd => Svd;
+    Kernel linalg::Eigh => Eigh;
+    Kernel linalg::Eig => Eig;
 }
 
 impl Op {
