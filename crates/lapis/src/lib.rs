@@ -12,6 +12,7 @@
 //! # Ok::<(), lapis::Error>(())
 //! ```
 
+pub use lapis_core::ops::{fft, linalg};
 pub use lapis_core::*;
 pub use lapis_io as io;
 
