@@ -1,7 +1,7 @@
 //! Fourier transforms against sums in f64.
 
 use lapis::dtype::{c64, f16};
-use lapis::ops::fft::{self, FftNorm};
+use lapis::ops::fft::{self, FftNorm, Frames};
 use lapis::prelude::*;
 use lapis::{ErrorKind, Result};
 use std::f64::consts::TAU;
@@ -189,4 +189,91 @@ fn errors_name_the_transform() {
         "0 points",
     );
     assert!(FftNorm::from_name("none").unwrap_err().message().contains("\"none\""));
+}
+
+#[test]
+fn shifts_move_zero_to_the_middle() {
+    let x = array([0, 1, 2, 3, 4]);
+    let shifted = fft::fftshift(&x, ()).unwrap();
+    assert_eq!(shifted.to_vec::<i32>().unwrap(), [3, 4, 0, 1, 2]);
+    assert_eq!(fft::ifftshift(&shifted, 0).unwrap().to_vec::<i32>().unwrap(), [0, 1, 2, 3, 4]);
+    let square = array([[0, 1, 2], [3, 4, 5]]);
+    assert_eq!(fft::fftshift(&square, ()).unwrap().to_vec::<i32>().unwrap(), [5, 3, 4, 2, 0, 1]);
+    assert_eq!(fft::fftshift(&square, 1).unwrap().to_vec::<i32>().unwrap(), [2, 0, 1, 5, 3, 4]);
+    assert_fails(fft::fftshift(&x, 1), ErrorKind::Axis, "axis 1");
+}
+
+#[test]
+fn short_time_transform_is_a_transform_of_frames() {
+    let x = reals(&[2, 50], 4);
+    let window = ops::arange(1.0, 7.0, 1, None).unwrap();
+    let frames = Frames { hop_length: Some(3), window: Some(window.clone()), center: false, ..Frames::default() };
+    let got = fft::stft(&x, 8, &frames).unwrap();
+    assert_eq!((got.shape(), got.dtype()), ([2, 5, 15].as_slice(), Dtype::Complex64));
+    let (signal, got) = (complex(&x), complex(&got));
+    for (row, t) in (0..2).flat_map(|r| (0..15).map(move |t| (r, t))) {
+        // Six values in the middle of eight.
+        let frame: Vec<Complex> = (0..8)
+            .map(|i| if (1..7).contains(&i) { (signal[row * 50 + t * 3 + i].0 * i as f64, 0.0) } else { (0.0, 0.0) })
+            .collect();
+        for (k, want) in reference(&frame, &[8], 0, 8, -1.0)[..5].iter().enumerate() {
+            let g = got[(row * 5 + k) * 15 + t];
+            assert!((g.0 - want.0).hypot(g.1 - want.1) < 1e-5, "{row} {t} {k}");
+        }
+    }
+    let centred = fft::stft(&x, 8, &Frames::default()).unwrap();
+    assert_eq!(centred.shape(), [2, 5, 26]);
+    let both = fft::stft(&x, 8, &Frames { onesided: Some(false), ..Frames::default() }).unwrap();
+    assert_eq!(both.shape(), [2, 8, 26]);
+    assert_eq!(fft::stft(&random(&[50], 1), 8, &Frames::default()).unwrap().shape(), [8, 26]);
+}
+
+#[test]
+fn inverse_of_short_time_transform_gives_the_signal_back() {
+    let x = reals(&[3, 100], 5);
+    let hann = ops::hanning(16);
+    let cases = [
+        (16, Frames::default()),
+        (16, Frames { window: Some(hann.clone()), ..Frames::default() }),
+        (16, Frames { hop_length: Some(5), win_length: Some(12), ..Frames::default() }),
+        (15, Frames { hop_length: Some(3), norm: FftNorm::Ortho, ..Frames::default() }),
+        (16, Frames { onesided: Some(false), pad_mode: ops::PadMode::Constant, ..Frames::default() }),
+        (20, Frames { hop_length: Some(20), center: false, ..Frames::default() }),
+    ];
+    for (n_fft, frames) in cases {
+        let spectrum = fft::stft(&x, n_fft, &frames).unwrap();
+        let back = fft::istft(&spectrum, n_fft, 100, &frames).unwrap();
+        assert_eq!((back.shape(), back.dtype()), ([3, 100].as_slice(), Dtype::Float32));
+        // Behind the last whole frame nothing is known.
+        let whole = (spectrum.dim(-1) - 1) * frames.hop_length.unwrap_or(n_fft / 4) + n_fft / 2;
+        let (got, want) = (complex(&back), complex(&x));
+        for (i, (g, w)) in got.iter().zip(&want).enumerate() {
+            assert!(i % 100 >= whole.min(95) || (g.0 - w.0).abs() < 1e-5, "n_fft {n_fft}, sample {i}");
+        }
+    }
+    // mx.fft.istft(mx.fft.stft(mx.arange(40.0), n_fft=8, hop_length=3), hop_length=3)
+    let ramp = ops::arange(0.0, 40.0, 1, None).unwrap();
+    let frames = Frames { hop_length: Some(3), ..Frames::default() };
+    let spectrum = fft::stft(&ramp, 8, &frames).unwrap();
+    assert_eq!(fft::istft(&spectrum, None, None, &frames).unwrap().shape(), [39]);
+    let long = fft::istft(&spectrum, None, 45, &frames).unwrap();
+    let tail: Vec<f64> = complex(&long)[38..].iter().map(|z| z.0.round()).collect();
+    assert_eq!(tail, [38.0, 39.0, 38.0, 37.0, 36.0, 0.0, 0.0]);
+}
+
+#[test]
+fn short_time_transform_checks_its_arguments() {
+    let x = reals(&[10], 6);
+    let frames = |f: &dyn Fn(&mut Frames)| {
+        let mut frames = Frames::default();
+        f(&mut frames);
+        frames
+    };
+    assert_fails(fft::stft(&array(1.0f32), 4, &Frames::default()), ErrorKind::Value, "0-d");
+    assert_fails(fft::stft(&x, 16, &frames(&|f| f.center = false)), ErrorKind::Value, "too short");
+    assert_fails(fft::stft(&x, 8, &frames(&|f| f.hop_length = Some(0))), ErrorKind::Value, "hop");
+    assert_fails(fft::stft(&x, 8, &frames(&|f| f.win_length = Some(9))), ErrorKind::Value, "(9,)");
+    let wide = ops::ones::<f32>(&[1, 4]).unwrap();
+    assert_fails(fft::stft(&x, 8, &frames(&|f| f.window = Some(wide.clone()))), ErrorKind::Value, "(1,4)");
+    assert_fails(fft::istft(&x, None, None, &Frames::default()), ErrorKind::Value, "(10,)");
 }

@@ -404,3 +404,16 @@ fn shapes_and_dtypes_are_checked() {
     assert_fails(linalg::svd(&vector), ErrorKind::Shape, "(3,)");
     assert_fails(linalg::solve(&ints.astype(Dtype::Float32), &vector), ErrorKind::Shape, "(3,)");
 }
+#[test]
+fn cross_products() {
+    let x = linalg::cross(&array([1, 2, 3]), &array([4, 5, 6]), -1).unwrap();
+    assert_eq!(x.to_vec::<i32>().unwrap(), [-3, 6, -3]);
+    let flat = linalg::cross(&array([1.0f32, 2.0]), &array([3.0f32, 4.0]), 0).unwrap();
+    assert_eq!(flat.to_vec::<f32>().unwrap(), [0.0, 0.0, -2.0]);
+    let mixed = linalg::cross(&array([1.0f32, 2.0]), &array([[3.0f32, 4.0, 5.0], [0.0, 0.0, 1.0]]), -1).unwrap();
+    assert_eq!(mixed.to_vec::<f32>().unwrap(), [10.0, -5.0, -2.0, 2.0, -1.0, 0.0]);
+    let first = linalg::cross(&array([[1], [2], [3]]), &array([[4], [5], [6]]), 0).unwrap();
+    assert_eq!((first.shape(), first.to_vec::<i32>().unwrap()), ([3, 1].as_slice(), vec![-3, 6, -3]));
+    assert_fails(linalg::cross(&array([1, 2, 3, 4]), &x, 0), ErrorKind::Shape, "(4,)");
+    assert_fails(linalg::cross(&x, &x, 1), ErrorKind::Axis, "axis 1");
+}
