@@ -1,10 +1,8 @@
 //! The entry of the CPU backend: which kernel computes which op.
 
-use crate::{categorical, fill, hadamard, matmul, memory, moves, quantized, random, reduce, rows, scan, sort, tape};
-use crate::{fill, hadamard, matmul, memory, moves, quantized, random, reduce, scan, sort, tape};
-use crate::{fill, hadamard, matmul, memory, moves, quantized, reduce, scan, sort, tape};
-use crate::{fill, hadamard, matmul, memory, pool, reduce, scan, sort, tape};
-use crate::{fill, hadamard, matmul, memory, moves, pool, quantized, random, reduce, scan, sort, tape};
+use crate::{
+    categorical, fill, hadamard, matmul, memory, moves, pool, quantized, random, reduce, rows, scan, sort, tape,
+};
 use lapis_core::backend::{BACKENDS, Backend, Kernels};
 use lapis_core::buffer::{Buffer, Tensor};
 use lapis_core::error::Result;
