@@ -30,13 +30,13 @@ pub(crate) fn rope(op: &Rope, inputs: &[Tensor], out: &mut Tensor) -> Result<()>
     if x.size() == 0 {
         return Ok(());
     }
-    let mut table = vec![(0f32, 0f32); offsets.len() * steps * half];
+    let mut table = vec![(0f64, 0f64); offsets.len() * steps * half];
     pool::for_each_chunk_mut(&mut table, 16 * half, &|first, part| {
         for (i, slot) in part.iter_mut().enumerate() {
             let (row, j) = ((first + i) / half, (first + i) % half);
             let position = offsets[row / steps] as f64 + (row % steps) as f64;
             let (sin, cos) = libm::sincos(position * op.scale.0 * frequencies[j]);
-            *slot = (cos as f32, sin as f32);
+            *slot = (cos, sin);
         }
     });
     let job = Job {
@@ -61,7 +61,7 @@ struct Job<'a> {
     steps: usize,
     features: usize,
     /// Cosine and sine of every (offset, step, pair).
-    table: &'a [(f32, f32)],
+    table: &'a [(f64, f64)],
     /// Rows of one batch entry.
     per_batch: usize,
     /// Whether batch entries have offsets of their own.
@@ -69,7 +69,7 @@ struct Job<'a> {
 }
 
 impl Job<'_> {
-    fn angles(&self, row: usize) -> &[(f32, f32)] {
+    fn angles(&self, row: usize) -> &[(f64, f64)] {
         let half = self.op.dims / 2;
         let batch = if self.many { row / self.per_batch } else { 0 };
         let at = (batch * self.steps + row % self.steps) * half;
@@ -99,7 +99,7 @@ impl Job<'_> {
                 };
                 for (j, &(cos, sin)) in self.angles(row).iter().enumerate() {
                     // Angles take the dtype of x; the rotation is in f32.
-                    let (cos, sin) = (up(down(cos)), up(down(sin)));
+                    let (cos, sin) = (up(down(cos as f32)), up(down(sin as f32)));
                     let (a, b) = self.pair(j);
                     let (x1, x2) = (up(x[a]), up(x[b]));
                     y[a] = down(x1 * cos - x2 * sin);
@@ -120,7 +120,6 @@ impl Job<'_> {
             };
             for (j, &(cos, sin)) in self.angles(row).iter().enumerate() {
                 let (a, b) = self.pair(j);
-                let (cos, sin) = (f64::from(cos), f64::from(sin));
                 y[a] = x[a] * cos - x[b] * sin;
                 y[b] = x[a] * sin + x[b] * cos;
             }
