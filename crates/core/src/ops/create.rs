@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::node::Inputs;
 use crate::ops::view::reshape_to;
 use crate::ops::{Arange, add, broadcast_to, divide, full, moveaxis, multiply, select, slice, slice_update};
-use crate::ops::{astype, equal, greater_equal, less_equal};
+use crate::ops::{astype, cos, equal, greater_equal, less_equal, minimum, subtract};
 use crate::scalar::{Real, Scalar};
 use crate::shape::{self, Shape, show};
 use smallvec::smallvec;
@@ -202,38 +202,57 @@ pub fn meshgrid(arrays: &[Array], sparse: bool, indexing: Indexing) -> Result<Ve
 
 // ------------------------------------------------------------------ windows
 
-/// A symmetric window: `f` of the position from 0 to 1, rounded from f64.
-fn window(len: usize, f: impl Fn(f64) -> f64) -> Array {
-    let value = |i: usize| {
-        // Mirrored, so that both halves have the same bits.
-        let i = i.min(len - 1 - i);
-        f(i as f64 / (len - 1) as f64) as f32
-    };
-    let values: Vec<f32> = if len == 1 { vec![1.0] } else { (0..len).map(value).collect() };
-    Array::from_vec(values, &[len])
+/// How far each of `len` points has risen toward the middle: 0 at the ends, 1 in the middle, in f64.
+fn rise(len: usize) -> Result<Array> {
+    let i = count(0, len, Dtype::Float64)?;
+    // Mirrored, so that both halves have the same bits; a single point is the middle.
+    let last = len.saturating_sub(1) as f64;
+    if len <= 1 {
+        return add(&i, 1.0);
+    }
+    divide(&minimum(&multiply(&i, 2.0)?, &multiply(&subtract(last, &i)?, 2.0)?)?, last)
+}
+
+/// `constant + first cos πx + second cos 2πx` over the rise x of a window.
+fn cosines(len: usize, constant: f64, first: f64, second: f64) -> Result<Array> {
+    let angle = multiply(&rise(len)?, std::f64::consts::PI)?;
+    let mut window = add(&multiply(&cos(&angle)?, first)?, constant)?;
+    if second != 0.0 {
+        window = add(&window, &multiply(&cos(&multiply(&angle, 2.0)?)?, second)?)?;
+    }
+    astype(&window, Dtype::Float32)
 }
 
 /// The Bartlett (triangular) window of `len` points, float32 (`mx.bartlett`).
-pub fn bartlett(len: usize) -> Array {
-    window(len, |x| 1.0 - (2.0 * x - 1.0).abs())
+///
+/// # Errors
+/// Overflow of the shape.
+pub fn bartlett(len: usize) -> Result<Array> {
+    astype(&rise(len)?, Dtype::Float32)
 }
 
-/// The Hann window of `len` points, float32 (`mx.hanning`): `0.5 - 0.5 cos 2πx`.
-pub fn hanning(len: usize) -> Array {
-    window(len, |x| 0.5 - 0.5 * (std::f64::consts::TAU * x).cos())
+/// The Hann window of `len` points, float32 (`mx.hanning`): `0.5 - 0.5 cos 2πx`, x from 0 to 1.
+///
+/// # Errors
+/// Overflow of the shape.
+pub fn hanning(len: usize) -> Result<Array> {
+    cosines(len, 0.5, -0.5, 0.0)
 }
 
-/// The Hamming window of `len` points, float32 (`mx.hamming`): `0.54 - 0.46 cos 2πx`.
-pub fn hamming(len: usize) -> Array {
-    window(len, |x| 0.54 - 0.46 * (std::f64::consts::TAU * x).cos())
+/// The Hamming window of `len` points, float32 (`mx.hamming`): `0.54 - 0.46 cos 2πx`, x from 0 to 1.
+///
+/// # Errors
+/// Overflow of the shape.
+pub fn hamming(len: usize) -> Result<Array> {
+    cosines(len, 0.54, -0.46, 0.0)
 }
 
-/// The Blackman window of `len` points, float32 (`mx.blackman`): `0.42 - 0.5 cos 2πx + 0.08 cos 4πx`.
-pub fn blackman(len: usize) -> Array {
-    window(len, |x| {
-        let t = std::f64::consts::TAU * x;
-        0.42 - 0.5 * t.cos() + 0.08 * (2.0 * t).cos()
-    })
+/// The Blackman window of `len` points, float32 (`mx.blackman`): `0.42 - 0.5 cos 2πx + 0.08 cos 4πx`, x from 0 to 1.
+///
+/// # Errors
+/// Overflow of the shape.
+pub fn blackman(len: usize) -> Result<Array> {
+    cosines(len, 0.42, -0.5, 0.08)
 }
 
 impl Array {

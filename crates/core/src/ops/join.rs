@@ -1,10 +1,12 @@
 //! Arrays put together, taken apart and padded.
 
 use crate::array::Array;
+use crate::dtype::Dtype;
 use crate::error::{Error, Result};
-use crate::node::{Aval, Avals};
+use crate::node::{Aval, Avals, Inputs};
 use crate::ops::view::drop_axes;
-use crate::ops::{Operand, Rule, astype, expand_dims, slice, take};
+use crate::ops::{Arange, Operand, Rule, astype, expand_dims, maximum, minimum, remainder, slice, subtract, take};
+use crate::scalar::Real;
 use crate::shape::{self, Shape, show};
 use smallvec::{SmallVec, smallvec};
 
@@ -240,17 +242,15 @@ pub enum PadMode {
 }
 
 impl PadMode {
-    /// The element that stands at position `p` beside an axis of `n > 0` elements.
-    fn source(self, p: i64, n: i64) -> i64 {
-        let mirror = |period: i64, behind: i64| {
-            let q = p.rem_euclid(period);
-            if q < n { q } else { behind - q }
+    /// For each position beside an axis of `n > 0` elements the element that stands there.
+    fn sources(self, positions: &Array, n: i64) -> Result<Array> {
+        let (period, behind) = match self {
+            PadMode::Reflect if n > 1 => (2 * (n - 1), 2 * (n - 1)),
+            PadMode::Symmetric => (2 * n, 2 * n - 1),
+            _ => return maximum(&minimum(positions, n - 1)?, 0),
         };
-        match self {
-            PadMode::Reflect if n > 1 => mirror(2 * (n - 1), 2 * (n - 1)),
-            PadMode::Symmetric => mirror(2 * n, 2 * n - 1),
-            _ => p.clamp(0, n - 1),
-        }
+        let q = remainder(positions, period)?;
+        minimum(&q, &subtract(behind, &q)?)
     }
 }
 
@@ -295,12 +295,14 @@ fn mirror(a: &Array, axis: usize, (lo, hi): (usize, usize), mode: PadMode) -> Re
             show(a.shape())
         )));
     }
-    let part = |from: i64, to: i64| {
-        let sources: Vec<i64> = (from..to).map(|p| mode.source(p, n)).collect();
-        let len = sources.len();
-        take(a, &Array::from_vec(sources, &[len]), axis as i32)
+    let part = |from: i64, len: usize| {
+        let positions = Array::apply1(
+            Arange { start: Real(from as f64), step: Real(1.0), len, dtype: Dtype::Int64 },
+            Inputs::new(),
+        )?;
+        take(a, &mode.sources(&positions, n)?, axis as i32)
     };
-    concatenate(&[part(-(lo as i64), 0)?, a.clone(), part(n, n + hi as i64)?], axis as i32)
+    concatenate(&[part(-(lo as i64), lo)?, a.clone(), part(n, hi)?], axis as i32)
 }
 
 impl Array {

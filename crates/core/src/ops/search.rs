@@ -16,7 +16,12 @@ pub fn nonzero(a: &Array) -> Result<Vec<Array>> {
     let mask = astype(a, Dtype::Bool)?.to_bytes()?;
     let shape = a.shape();
     let count = mask.iter().filter(|&&b| b != 0).count();
-    let mut indices: Vec<Vec<i64>> = shape.iter().map(|_| Vec::with_capacity(count)).collect();
+    let list = |_: &usize| {
+        let mut list: Vec<i64> = Vec::new();
+        let reserved = list.try_reserve_exact(count);
+        reserved.map(|()| list).map_err(|_| Error::memory(format!("[nonzero] no memory for {count} indices")))
+    };
+    let mut indices: Vec<Vec<i64>> = shape.iter().map(list).collect::<Result<_>>()?;
     let Some((&width, outer)) = shape.split_last() else { return Ok(Vec::new()) };
     // Outer indices change once a row.
     let mut at: SmallVec<[i64; 4]> = SmallVec::from_elem(0, outer.len());

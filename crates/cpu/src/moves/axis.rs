@@ -2,9 +2,10 @@
 //!
 //! Moves one element and one index in, one element out.
 
-use super::combine::{PutFn, narrow_all, pick_fn, put_fn, wide_put_fn, widen_all};
+use super::combine::{PutFn, narrow_all, pick_fn, put_fn, wide_put_fn};
 use super::gather::FirstError;
 use super::places::{Axis, LOT, Places, add_offsets};
+use super::widened;
 use crate::geometry::Loops;
 use crate::pool::{self, SendPtr};
 use lapis_core::buffer::Tensor;
@@ -72,28 +73,26 @@ pub(super) fn scatter(op: &ScatterAxis, inputs: &[Tensor], out: &Tensor) -> Resu
     // Nothing is written before every index is known to be good.
     Places::new(NAME, std::slice::from_ref(index), vec![axis]).check()?;
     if out.dtype.is_half() && matches!(op.combine, Combine::Sum | Combine::Prod) {
-        let mut wide = vec![0f32; out.size()];
-        widen_all(out.dtype, out.ptr(), &mut wide);
-        write(axis, index, update, out, wide.as_mut_ptr().cast(), 4, wide_put_fn(op.combine, out.dtype));
-        narrow_all(out.dtype, &wide, out.ptr());
+        let wide = widened(out)?;
+        write(axis, index, update, &wide, wide_put_fn(op.combine, out.dtype));
+        narrow_all(out.dtype, wide.ptr().cast(), out.ptr(), out.size());
     } else {
-        write(axis, index, update, out, out.ptr(), out.dtype.size(), put_fn(op.combine, out.dtype));
+        write(axis, index, update, out, put_fn(op.combine, out.dtype));
     }
     Ok(())
 }
 
 const NAME: &str = "put_along_axis";
 
-/// Puts every update where its index says in the array at `to`, which has the geometry of `out` and elements of `size`
-/// bytes. The indices have been checked.
-fn write(axis: Axis, index: &Tensor, update: &Tensor, out: &Tensor, to: *mut u8, size: usize, put: PutFn) {
+/// Puts every update where its index says in `out`. The indices have been checked.
+fn write(axis: Axis, index: &Tensor, update: &Tensor, out: &Tensor, put: PutFn) {
     let rows = row_strides(&index.shape);
     let target = still(out, axis.axis);
     // Tasks share the longest of the other axes: they never meet in a place.
     let cut = (0..index.shape.len()).filter(|&i| i != axis.axis).max_by_key(|&i| index.shape[i]);
     let len = cut.map_or(1, |i| index.shape[i]);
     let grain = (GRAIN / (index.size() / len).max(1)).max(1);
-    let (to, from, by) = (SendPtr(to), SendPtr(update.ptr()), SendPtr(index.ptr()));
+    let (to, from, by) = (SendPtr(out.ptr()), SendPtr(update.ptr()), SendPtr(index.ptr()));
     pool::for_each_chunk(len, grain, &|range| {
         let mut shape = index.shape.clone();
         let mut base = [0; 3];
@@ -116,7 +115,14 @@ fn write(axis: Axis, index: &Tensor, update: &Tensor, out: &Tensor, to: *mut u8,
                     let indices = by.get().offset(place(0, is, index.dtype.size()));
                     if add_offsets(NAME, index.dtype, indices, is, axis, offsets).is_ok() {
                         let from = from.get().offset(place(2, ss, update.dtype.size()));
-                        put(to.get().offset(place(1, ds, size)), ds, offsets.as_ptr(), from, ss, offsets.len());
+                        put(
+                            to.get().offset(place(1, ds, out.dtype.size())),
+                            ds,
+                            offsets.as_ptr(),
+                            from,
+                            ss,
+                            offsets.len(),
+                        );
                     }
                 }
             }

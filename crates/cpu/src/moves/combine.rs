@@ -518,32 +518,36 @@ impl WideRow {
     }
 }
 
-/// Widens all of a row-major tensor of halves.
-pub(super) fn widen_all(half: Dtype, src: *const u8, wide: &mut [f32]) {
+/// Widens `n` halves.
+pub(super) fn widen_all(half: Dtype, src: *const u8, wide: *mut f32, n: usize) {
     let row = WideRow::new(Combine::Sum, half);
-    let src = SendPtr(src.cast_mut());
-    pool::for_each_chunk_mut(wide, 64 * LOT, &|start, chunk| {
+    let (src, wide) = (SendPtr(src.cast_mut()), SendPtr(wide));
+    in_lots(n, &|at, n| {
         let mut lot = [0f32; LOT];
-        for (i, part) in chunk.chunks_mut(LOT).enumerate() {
-            let n = part.len();
-            // SAFETY: the tensor holds as many elements as `wide`.
-            unsafe { (row.open)(src.get().add((start + i * LOT) * 2), 1, n, &mut lot) };
-            part.copy_from_slice(&lot[..n]);
+        // SAFETY: both sides hold as many elements as are asked for; lots do not overlap.
+        unsafe {
+            (row.open)(src.get().add(at * 2), 1, n, &mut lot);
+            std::ptr::copy_nonoverlapping(lot.as_ptr(), wide.get().add(at), n);
         }
     });
 }
 
-/// Rounds `wide` to a row-major tensor of halves.
-pub(super) fn narrow_all(half: Dtype, wide: &[f32], dst: *mut u8) {
+/// Rounds `n` numbers to halves.
+pub(super) fn narrow_all(half: Dtype, wide: *const f32, dst: *mut u8, n: usize) {
     let row = WideRow::new(Combine::Sum, half);
-    let dst = SendPtr(dst);
-    pool::for_each_chunk(wide.len(), 64 * LOT, &|range| {
+    let (wide, dst) = (SendPtr(wide.cast_mut()), SendPtr(dst));
+    in_lots(n, &|at, n| {
         let mut lot = [0f32; LOT];
-        for (i, part) in wide[range.clone()].chunks(LOT).enumerate() {
-            let n = part.len();
-            lot[..n].copy_from_slice(part);
-            // SAFETY: the tensor holds as many elements as `wide`; chunks do not overlap.
-            unsafe { (row.close)(&lot, dst.get().add((range.start + i * LOT) * 2), 1, n) };
+        // SAFETY: both sides hold as many elements as are asked for; lots do not overlap.
+        unsafe {
+            std::ptr::copy_nonoverlapping(wide.get().add(at), lot.as_mut_ptr(), n);
+            (row.close)(&lot, dst.get().add(at * 2), 1, n);
         }
+    });
+}
+
+fn in_lots(n: usize, f: &(dyn Fn(usize, usize) + Sync)) {
+    pool::for_each_chunk(n, 64 * LOT, &|range| {
+        range.clone().step_by(LOT).for_each(|at| f(at, LOT.min(range.end - at)));
     });
 }

@@ -14,9 +14,32 @@ mod window;
 
 pub(crate) use block::copy;
 
+use crate::memory;
 use lapis_core::buffer::Tensor;
-use lapis_core::error::Result;
+use lapis_core::dtype::Dtype;
+use lapis_core::error::{Error, Result};
 use lapis_core::ops::Op;
+
+/// An empty vector with room for `n` elements.
+///
+/// # Errors
+/// A memory error when there is none.
+fn room<T>(n: usize) -> Result<Vec<T>> {
+    let mut vec = Vec::new();
+    let reserved = vec.try_reserve_exact(n);
+    reserved.map(|()| vec).map_err(|_| Error::memory(format!("[eval] no memory for {n} offsets")))
+}
+
+/// A copy of a row-major tensor of halves as f32.
+///
+/// # Errors
+/// As [`memory::allocate`].
+fn widened(t: &Tensor) -> Result<Tensor> {
+    let shape = t.shape.clone();
+    let wide = Tensor::row_major(memory::allocate(t.size() * 4)?, shape, Dtype::Float32);
+    combine::widen_all(t.dtype, t.ptr(), wide.ptr().cast(), t.size());
+    Ok(wide)
+}
 
 /// Computes `out` from `inputs`; for updates `out` starts as the first input. `None` for an op that moves nothing.
 ///

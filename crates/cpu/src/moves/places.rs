@@ -74,7 +74,8 @@ impl<'a> Places<'a> {
 
     /// All offsets, as [`Places::offsets`].
     pub(super) fn all(&self) -> Result<Vec<isize>> {
-        let mut out = vec![0; self.len];
+        let mut out = super::room(self.len)?;
+        out.resize(self.len, 0);
         if self.len > 0 {
             self.offsets(0, &mut out)?;
         }

@@ -4,9 +4,10 @@
 //! precision that accumulates goes place by place instead: all updates of a slice are merged in f32 and rounded once.
 
 use super::combine::{self, PutFn, RowFn, WideRow, put_fn, row_fn};
-use super::combine::{narrow_all, wide_put_fn, wide_row_fn, widen_all};
+use super::combine::{narrow_all, wide_put_fn, wide_row_fn};
 use super::gather::{Rest, indexed};
 use super::places::{self, Places};
+use super::{room, widened};
 use crate::geometry::Loops;
 use crate::pool::{self, SendPtr};
 use lapis_core::buffer::Tensor;
@@ -27,8 +28,7 @@ pub(super) fn scatter(op: &Scatter, inputs: &[Tensor], out: &Tensor) -> Result<(
     // Nothing is written before every index is known to be good.
     places.check()?;
     let rest = Rest::new(target, &op.axes, op.at);
-    put(op.combine, target, out, &rest, Offsets::Checked(&places), &indices[0].shape, update);
-    Ok(())
+    put(op.combine, target, out, &rest, Offsets::Checked(&places), &indices[0].shape, update)
 }
 
 pub(super) fn masked(op: &MaskedScatter, inputs: &[Tensor], out: &Tensor) -> Result<()> {
@@ -45,8 +45,7 @@ pub(super) fn masked(op: &MaskedScatter, inputs: &[Tensor], out: &Tensor) -> Res
     let by = Shape::from_slice(&[places.count]);
     let mut rows = rows.clone();
     rows.shape[0] = places.count;
-    put(op.combine, out, out, &Rest::new(out, &axes, 0), Offsets::Masked(&places), &by, &rows);
-    Ok(())
+    put(op.combine, out, out, &Rest::new(out, &axes, 0), Offsets::Masked(&places), &by, &rows)
 }
 
 /// The places where a mask holds.
@@ -168,9 +167,9 @@ fn put(
     offsets: Offsets<'_>,
     by: &[usize],
     update: &Tensor,
-) {
+) -> Result<()> {
     if update.size() == 0 {
-        return;
+        return Ok(());
     }
     let dtype = target.dtype;
     let (outer, inner) = (&rest.outer, &rest.inner);
@@ -194,25 +193,25 @@ fn put(
         return put.by_place(WideRow::new(combine, dtype), outers, width);
     }
     // So many updates that widening the whole array costs less than sorting them.
-    let mut wide = vec![0f32; whole.size()];
-    widen_all(dtype, whole.ptr(), &mut wide);
+    let wide = widened(whole)?;
     let start = (target.ptr() as usize - whole.ptr() as usize) / dtype.size();
-    put.to = SendPtr(wide[start..].as_mut_ptr().cast());
+    put.to = SendPtr(wide.ptr().wrapping_add(start * 4));
     put.sizes[0] = 4;
     (put.elements, put.row) = (wide_put_fn(combine, dtype), wide_row_fn(combine, dtype));
-    put.run(outers, width);
-    narrow_all(dtype, &wide, whole.ptr());
+    put.run(outers, width)?;
+    narrow_all(dtype, wide.ptr().cast(), whole.ptr(), whole.size());
+    Ok(())
 }
 
 impl Put<'_> {
     /// Cuts the work into tasks, which share outer indices and stretches of the slices.
-    fn run(&self, outers: usize, width: usize) {
+    fn run(&self, outers: usize, width: usize) -> Result<()> {
         let n = self.offsets.len();
         let stretch = (GRAIN / n).max(64).min(width);
         let stretches = width.div_ceil(stretch);
         let units = outers * stretches;
         // Offsets that several tasks need are kept.
-        let kept = if units > 1 { Some(self.all_offsets()) } else { None };
+        let kept = if units > 1 { Some(self.all_offsets()?) } else { None };
         let offsets = kept.as_deref().map_or(self.offsets, Offsets::Kept);
         pool::for_each_chunk(units, (GRAIN / (n * stretch)).max(1), &|range| {
             for unit in range {
@@ -220,12 +219,13 @@ impl Put<'_> {
                 self.in_order(offsets, unit / stretches, start, stretch.min(width - start));
             }
         });
+        Ok(())
     }
 
-    fn all_offsets(&self) -> Vec<isize> {
-        let mut all = Vec::with_capacity(self.offsets.len());
+    fn all_offsets(&self) -> Result<Vec<isize>> {
+        let mut all = room(self.offsets.len())?;
         self.offsets.each_lot(|_, lot| all.extend_from_slice(lot));
-        all
+        Ok(all)
     }
 
     fn bases(&self, outer: usize) -> [isize; 2] {
@@ -272,16 +272,18 @@ impl Put<'_> {
     }
 
     /// Place by place: the updates of each are found by a stable sort, merged in f32 and rounded once.
-    fn by_place(&self, row: WideRow, outers: usize, width: usize) {
+    fn by_place(&self, row: WideRow, outers: usize, width: usize) -> Result<()> {
         let n = self.offsets.len();
-        let mut sources = vec![0isize; n];
+        let mut sources = room(n)?;
+        sources.resize(n, 0isize);
         let step = self.by.strides[1][self.by.shape.len() - 1];
         self.by.rows_of([1], 0, n, |first, [by], len| {
             for i in 0..len {
                 sources[first + i] = by + i as isize * step;
             }
         });
-        let mut order: Vec<(isize, usize)> = self.all_offsets().into_iter().zip(0..).collect();
+        let mut order: Vec<(isize, usize)> = room(n)?;
+        self.offsets.each_lot(|start, lot| order.extend(lot.iter().copied().zip(start..)));
         order.sort_unstable();
         let groups: Vec<&[(isize, usize)]> = order.chunk_by(|a, b| a.0 == b.0).collect();
         let inner = self.inner.shape.len() - 1;
@@ -301,5 +303,6 @@ impl Put<'_> {
                 });
             }
         });
+        Ok(())
     }
 }

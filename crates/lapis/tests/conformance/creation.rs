@@ -25,7 +25,7 @@ fn created(c: &Call) -> Option<Result<lapis::Array>> {
         ops::full(&shape, value, Some(dtype.unwrap_or(lapis::Dtype::Float32)))
     };
     let square = || Ok((c.count("n")?.unwrap_or(0), c.count("m")?));
-    let window = |make: fn(usize) -> lapis::Array| c.count("M").map(|m| make(m.unwrap()));
+    let window = |make: fn(usize) -> Result<lapis::Array>| c.count("M").and_then(|m| make(m.unwrap()));
     Some(match c.op {
         "zeros" => filled(0.0),
         "ones" => filled(1.0),
