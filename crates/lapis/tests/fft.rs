@@ -231,7 +231,7 @@ fn short_time_transform_is_a_transform_of_frames() {
 #[test]
 fn inverse_of_short_time_transform_gives_the_signal_back() {
     let x = reals(&[3, 100], 5);
-    let hann = ops::hanning(16);
+    let hann = ops::hanning(16).unwrap();
     let cases = [
         (16, Frames::default()),
         (16, Frames { window: Some(hann.clone()), ..Frames::default() }),
