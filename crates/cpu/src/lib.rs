@@ -5,6 +5,7 @@
 
 mod backend;
 mod categorical;
+pub mod conv;
 mod fill;
 pub mod gemm;
 mod geometry;

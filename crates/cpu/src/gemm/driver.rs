@@ -7,7 +7,7 @@
 //! Two drivers: [`large`] packs both sides once, in parallel, then runs the tiles; [`many`] runs the tiles of any number
 //! of products in one region, and each packs what it needs. Cuts depend on shapes alone, and no cut changes a bit.
 
-use super::micro::{Arith, MAX_COLS};
+use super::micro::{Arith, MAX_COLS, PREFETCH_EVERY};
 use super::scratch::{self, Scratch};
 use super::stream;
 use crate::isa::Isa;
@@ -15,7 +15,7 @@ use crate::pool::{self, SendPtr};
 use std::ops::Range;
 
 /// One product: its size, and how to read and write it.
-pub(super) trait Product<M: Arith>: Sync {
+pub(crate) trait Product<M: Arith>: Sync {
     /// m, n, k.
     fn size(&self) -> (usize, usize, usize);
     /// Packs rows `lane..lane + count` of the left side at width `w`, elements `ks` of k.
@@ -52,6 +52,8 @@ pub(super) trait Product<M: Arith>: Sync {
         _: *mut M::A,
     ) {
     }
+    /// Prefetches where a block will be written.
+    fn want(&self, _rows: Range<usize>, _cols: Range<usize>) {}
     /// Writes a block of finished sums, rows `ld` apart.
     ///
     /// # Safety
@@ -61,7 +63,7 @@ pub(super) trait Product<M: Arith>: Sync {
 
 /// The contiguous axis of a right side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Along {
+pub(crate) enum Along {
     K,
     N,
 }
@@ -262,18 +264,27 @@ unsafe fn tile<M: Arith>(
                         1 => sums,
                         _ => sums.add((c - cols.start) * height + (r - rows.start) * w),
                     };
-                    // What a kernel prefetches: the next panel of the right side in two parts, then a part of the left
+                    // What this call prefetches of packed sides: a part of the next right panel, or of the left
                     // side's next stretch.
-                    let line = steps * 64 / size_of::<M::P>();
+                    let part = steps / PREFETCH_EVERY * 64 / size_of::<M::P>();
+                    let calls = (steps * w).div_ceil(part.max(1)).min(panels - 1);
                     let ahead = match (&lhs, &rhs) {
-                        (_, Some(_)) if i < 2 => b.add(steps * w).wrapping_add(i * line).cast_const(),
+                        (_, Some(packed)) if i < calls => {
+                            let last = c + plan.nr >= cols.end;
+                            let next =
+                                if last { packed.panel(cols.start, at + steps, steps) } else { b.add(steps * w) };
+                            next.wrapping_add(i * part).cast_const()
+                        }
                         (Some(packed), Some(_)) => {
-                            let part = (j * (panels - 2) + i - 2) * line; // i >= 2 here
+                            let at_part = (j * (panels - calls) + i - calls) * part;
                             let next = packed.panel(rows.start, at + steps, steps);
-                            if part < height * steps { next.wrapping_add(part) } else { a }
+                            if at_part < height * steps { next.wrapping_add(at_part) } else { a }
                         }
                         _ => a.cast_const(),
                     };
+                    if s + 1 == stretches {
+                        job.want(r..r + mr, c..c + count);
+                    }
                     M::kernel(isa, mr, w / plan.lanes)(steps, a, b, w, acc, s == 0, ahead);
                     if s + 1 == stretches {
                         job.put(isa, r..r + mr, c..c + count, acc, w);
@@ -440,7 +451,7 @@ fn work((m, n, k): (usize, usize, usize)) -> usize {
 /// # Safety
 /// The products' memory must be valid, no output may be read or written by others, outputs must not overlap; `isa`
 /// must be available.
-pub(super) unsafe fn run<M: Arith>(isa: Isa, jobs: &[impl Product<M>]) {
+pub(crate) unsafe fn run<M: Arith>(isa: Isa, jobs: &[impl Product<M>]) {
     // SAFETY: handed on.
     unsafe {
         let least = if jobs.len() == 1 { LARGE / 16 } else { LARGE };

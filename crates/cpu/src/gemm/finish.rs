@@ -7,9 +7,11 @@ use crate::isa::Isa;
 use lapis_core::dtype::{bf16, f16};
 
 /// How sums become elements.
-pub(super) trait Finish<A: Copy>: Copy + 'static {
+pub(crate) trait Finish<A: Copy>: Copy + 'static {
     /// Rounds a sum to an element.
     fn narrow(sum: A) -> Self;
+    /// The element as a sum is kept.
+    fn widen(self) -> A;
     /// `alpha * sum + beta * c`, not yet rounded.
     fn axpby(alpha: f64, sum: A, beta: f64, c: Self) -> A;
     /// Rounds a block: row `i` from `acc + i * ld` to `out + i * rs`, `cols` contiguous elements each.
@@ -25,13 +27,13 @@ pub(super) trait Finish<A: Copy>: Copy + 'static {
 }
 
 /// Where the elements of a block go, and what is added.
-pub(super) struct Target<E> {
+pub(crate) struct Target<E> {
     /// First element and strides of the output.
-    pub(super) out: (*mut E, isize, isize),
+    pub(crate) out: (*mut E, isize, isize),
     /// First element and strides of `c`.
-    pub(super) c: (*const E, isize, isize),
+    pub(crate) c: (*const E, isize, isize),
     /// `None`: store the sum alone.
-    pub(super) scale: Option<(f64, f64)>,
+    pub(crate) scale: Option<(f64, f64)>,
 }
 
 impl<E: Copy> Target<E> {
@@ -39,7 +41,7 @@ impl<E: Copy> Target<E> {
     ///
     /// # Safety
     /// The block must lie inside output and `c`; `isa` must be available.
-    pub(super) unsafe fn put<A: Copy>(&self, isa: Isa, acc: *const A, ld: usize, rows: usize, cols: usize)
+    pub(crate) unsafe fn put<A: Copy>(&self, isa: Isa, acc: *const A, ld: usize, rows: usize, cols: usize)
     where
         E: Finish<A>,
     {
@@ -118,15 +120,20 @@ unsafe fn axpby_generic<A: Copy, E: Finish<A>>(
 
 /// The generic loops once an instruction set: the compiler turns them into vectors of that set.
 macro_rules! impl_finish {
-    ($e:ty, $a:ty, |$sum:ident| $narrow:expr, |$alpha:ident, $s:ident, $beta:ident, $c:ident| $axpby:expr) => {
+    ($e:ty, $a:ty, |$sum:ident| $narrow:expr, |$x:ident| $widen:expr) => {
         impl Finish<$a> for $e {
             #[inline(always)]
             fn narrow($sum: $a) -> $e {
                 $narrow
             }
             #[inline(always)]
-            fn axpby($alpha: f64, $s: $a, $beta: f64, $c: $e) -> $a {
-                $axpby
+            fn widen(self) -> $a {
+                let $x = self;
+                $widen
+            }
+            #[inline(always)]
+            fn axpby(alpha: f64, sum: $a, beta: f64, c: $e) -> $a {
+                alpha as $a * sum + beta as $a * c.widen()
             }
             unsafe fn block(isa: Isa, acc: *const $a, ld: usize, rows: usize, cols: usize, out: *mut $e, rs: isize) {
                 #[cfg(target_arch = "x86_64")]
@@ -188,11 +195,10 @@ macro_rules! impl_finish {
     };
 }
 
-impl_finish!(f32, f32, |x| x, |alpha, x, beta, c| alpha as f32 * x + beta as f32 * c);
-impl_finish!(f64, f64, |x| x, |alpha, x, beta, c| alpha * x + beta * c);
-impl_finish!(bf16, f32, |x| narrow_brain(x), |alpha, x, beta, c| alpha as f32 * x
-    + beta as f32 * f32::from_bits(u32::from(c.to_bits()) << 16));
-impl_finish!(f16, f32, |x| narrow_half(x), |alpha, x, beta, c| alpha as f32 * x + beta as f32 * widen_half(c));
+impl_finish!(f32, f32, |sum| sum, |x| x);
+impl_finish!(f64, f64, |sum| sum, |x| x);
+impl_finish!(bf16, f32, |sum| narrow_brain(sum), |x| f32::from_bits(u32::from(x.to_bits()) << 16));
+impl_finish!(f16, f32, |sum| narrow_half(sum), |x| widen_half(x));
 
 /// Nearest even; a NaN keeps its sign and becomes quiet.
 #[inline(always)]

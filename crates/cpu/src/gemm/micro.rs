@@ -13,25 +13,29 @@ use crate::isa::Isa;
 ///
 /// Arguments: `kc` steps; `a`, `mr` values a step; `b`, `nv * lanes` values a step, one step every `ldb` values; `acc`, a
 /// block of `mr` rows of `nv * lanes` values without gaps; `first`, whether the block starts from zero (its old content
-/// is not read); `ahead`, memory that will be read next, of which the kernel prefetches a cache line a step.
-pub(super) type MicroFn<P, A> = unsafe fn(usize, *const P, *const P, usize, *mut A, bool, *const P);
+/// is not read); `ahead`, memory that will be read next, of which the kernel prefetches a cache line
+/// every [`PREFETCH_EVERY`] steps: more at a time would keep the loads of the panels waiting.
+pub(crate) type MicroFn<P, A> = unsafe fn(usize, *const P, *const P, usize, *mut A, bool, *const P);
+
+/// See [`MicroFn`].
+pub(crate) const PREFETCH_EVERY: usize = 4;
 
 /// The block sizes of one instruction set.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Blocks {
+pub(crate) struct Blocks {
     /// Columns of one vector.
-    pub(super) lanes: usize,
+    pub(crate) lanes: usize,
     /// Most rows of a kernel two vectors wide.
-    pub(super) tall: usize,
+    pub(crate) tall: usize,
     /// Most rows of a kernel four vectors wide.
-    pub(super) wide: usize,
+    pub(crate) wide: usize,
 }
 
 /// The most columns any kernel has.
-pub(super) const MAX_COLS: usize = 64;
+pub(crate) const MAX_COLS: usize = 64;
 
 /// A way to multiply: what panels hold, what sums are kept in, and the kernels.
-pub(super) trait Arith: 'static {
+pub(crate) trait Arith: 'static {
     /// One packed value.
     type P: Copy + Send + Sync + 'static;
     /// One accumulator.
@@ -45,12 +49,12 @@ pub(super) trait Arith: 'static {
 }
 
 /// f32 panels, f32 sums: float32, bfloat16, float16 and (as pairs of reals) complex64.
-pub(super) struct F32;
+pub(crate) struct F32;
 /// f64 panels and sums.
-pub(super) struct F64;
+pub(crate) struct F64;
 /// Pairs of bfloat16 in 32 bits, f32 sums, `vdpbf16ps`.
 #[cfg(target_arch = "x86_64")]
-pub(super) struct Dot;
+pub(crate) struct Dot;
 
 /// Picks `kernel::<MR, NV>` by run-time `mr` and `nv`.
 macro_rules! pick {
@@ -89,10 +93,10 @@ macro_rules! vector_kernel {
                         }
                     }
                 }
-                let mut ahead = ahead.cast::<i8>();
-                for _ in 0..kc {
-                    _mm_prefetch::<_MM_HINT_T1>(ahead);
-                    ahead = ahead.wrapping_add(64);
+                for k in 0..kc {
+                    if k % PREFETCH_EVERY == 0 {
+                        _mm_prefetch::<_MM_HINT_T1>(ahead.cast::<i8>().wrapping_add(k * (64 / PREFETCH_EVERY)));
+                    }
                     let $bp = b;
                     let mut y = [$load_b; NV];
                     for j in 1..NV {
@@ -190,20 +194,20 @@ mod x86 {
         |c, x, y| _mm256_fmadd_pd(x, y, c)
     );
 
-    use super::MicroFn;
-    pub(super) fn f32_512(mr: usize, nv: usize) -> MicroFn<f32, f32> {
+    use super::{MicroFn, PREFETCH_EVERY};
+    pub(crate) fn f32_512(mr: usize, nv: usize) -> MicroFn<f32, f32> {
         pick!(mr, nv, f32_avx512, tall [1 2 3 4 5 6 7 8 9 10 11 12 13 14], wide [1 2 3 4 5 6])
     }
-    pub(super) fn f64_512(mr: usize, nv: usize) -> MicroFn<f64, f64> {
+    pub(crate) fn f64_512(mr: usize, nv: usize) -> MicroFn<f64, f64> {
         pick!(mr, nv, f64_avx512, tall [1 2 3 4 5 6 7 8 9 10 11 12 13 14], wide [1 2 3 4 5 6])
     }
-    pub(super) fn dot_512(mr: usize, nv: usize) -> MicroFn<u32, f32> {
+    pub(crate) fn dot_512(mr: usize, nv: usize) -> MicroFn<u32, f32> {
         pick!(mr, nv, dot_avx512, tall [1 2 3 4 5 6 7 8 9 10 11 12 13 14], wide [1 2 3 4 5 6])
     }
-    pub(super) fn f32_256(mr: usize, nv: usize) -> MicroFn<f32, f32> {
+    pub(crate) fn f32_256(mr: usize, nv: usize) -> MicroFn<f32, f32> {
         pick!(mr, nv, f32_avx2, tall [1 2 3 4 5 6], wide [1 2])
     }
-    pub(super) fn f64_256(mr: usize, nv: usize) -> MicroFn<f64, f64> {
+    pub(crate) fn f64_256(mr: usize, nv: usize) -> MicroFn<f64, f64> {
         pick!(mr, nv, f64_avx2, tall [1 2 3 4 5 6], wide [1 2])
     }
 }

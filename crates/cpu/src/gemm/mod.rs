@@ -9,13 +9,13 @@
 //! number of rows nor on batch, strides, grouping or threads. They may differ between instruction sets.
 
 mod complex;
-mod driver;
-mod finish;
-mod micro;
-mod pack;
+pub(crate) mod driver;
+pub(crate) mod finish;
+pub(crate) mod micro;
+pub(crate) mod pack;
 mod plain;
 mod scratch;
-mod stream;
+pub(crate) mod stream;
 
 use crate::isa::{self, Isa};
 use driver::{Along, Product};
@@ -237,7 +237,7 @@ impl<E> Group<'_, E> {
 }
 
 /// `count` lanes whose addresses `at` tells, the rest as the first.
-fn lanes<E>(count: usize, at: impl Fn(usize) -> *const E) -> Lanes<E> {
+pub(crate) fn lanes<E>(count: usize, at: impl Fn(usize) -> *const E) -> Lanes<E> {
     let mut all = [at(0); micro::MAX_COLS];
     for l in 1..count {
         all[l] = at(l);
@@ -308,6 +308,19 @@ impl<M: Arith, E: Pack<M> + Finish<M::A>> Product<M> for Group<'_, E> {
             let base = self.rows[0].b.cast::<E>().offset(ks.start as isize * rs);
             let lanes = lanes(count, |l| base.offset((lane + l) as isize * cs));
             pack::pack::<M, E>(isa, &lanes, cs == 1, rs, ks.len(), count, w, dst);
+        }
+    }
+
+    fn want(&self, rows: Range<usize>, cols: Range<usize>) {
+        let (rs, cs) = self.g.out;
+        if cs == 1 {
+            for r in rows {
+                let (entry, row) = self.row(r);
+                let first = entry.out.cast::<E>().wrapping_offset(row * rs).wrapping_add(cols.start);
+                for at in (0..cols.len() * size_of::<E>()).step_by(64) {
+                    pack::prefetch(first.cast::<u8>().wrapping_add(at));
+                }
+            }
         }
     }
 

@@ -13,10 +13,10 @@ use lapis_core::dtype::{bf16, f16};
 use std::mem::MaybeUninit;
 
 /// Lanes past the last one repeat the first: a kernel multiplies them, nobody reads the result.
-pub(super) type Lanes<E> = [*const E; MAX_COLS];
+pub(crate) type Lanes<E> = [*const E; MAX_COLS];
 
 /// How to pack elements of this type for arithmetic `M`, or to multiply without packing.
-pub(super) trait Pack<M: Arith>: Copy + 'static {
+pub(crate) trait Pack<M: Arith>: Copy + 'static {
     /// One element, packed alone (`M::PER` is 1) or as a pair.
     fn pack_one(first: Self, second: Option<Self>) -> M::P;
 
@@ -67,7 +67,7 @@ pub(super) trait Pack<M: Arith>: Copy + 'static {
 ///
 /// # Safety
 /// `lanes[l] + j * ks` must be readable for `j < k`, `dst` must hold `k.div_ceil(PER) * w` values.
-pub(super) unsafe fn pack_strided<M: Arith, E: Pack<M>>(
+pub(crate) unsafe fn pack_strided<M: Arith, E: Pack<M>>(
     lanes: &Lanes<E>,
     ks: isize,
     k: usize,
@@ -90,7 +90,7 @@ pub(super) unsafe fn pack_strided<M: Arith, E: Pack<M>>(
 ///
 /// # Safety
 /// As for [`pack_strided`]; if `contiguous`, lane `l < count` lies at `lanes[0] + l`.
-pub(super) unsafe fn pack<M: Arith, E: Pack<M>>(
+pub(crate) unsafe fn pack<M: Arith, E: Pack<M>>(
     isa: Isa,
     lanes: &Lanes<E>,
     contiguous: bool,
@@ -116,7 +116,7 @@ pub(super) unsafe fn pack<M: Arith, E: Pack<M>>(
 
 /// One element type on one instruction set: `V` is a register of packed values, one of each lane.
 #[cfg(target_arch = "x86_64")]
-pub(super) trait Quad {
+pub(crate) trait Quad {
     /// Element in memory, packed value, sum.
     type E: Copy;
     type P: Copy;
@@ -147,40 +147,44 @@ pub(super) trait Quad {
 }
 
 /// Asks for the cache line at `p`, into L2: a panel's worth of lanes a power of two apart falls into one set of L1.
-#[cfg(target_arch = "x86_64")]
 #[inline(always)]
-pub(super) fn prefetch<T>(p: *const T) {
+pub(crate) fn prefetch<T>(p: *const T) {
+    #[cfg(target_arch = "x86_64")]
     // SAFETY: SSE is part of x86-64, and a prefetch of any address is harmless.
-    unsafe { std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(p.cast()) }
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(p.cast())
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = p;
 }
 
 /// How many bytes ahead of use a lane is asked for.
 #[cfg(target_arch = "x86_64")]
-pub(super) const AHEAD: usize = 512;
+pub(crate) const AHEAD: usize = 512;
 
 /// A cache line of every lane, moved whole: read 16 bytes at a time, lanes a power of two apart would push each other
 /// out of L1 in between.
 #[cfg(target_arch = "x86_64")]
 #[derive(Clone, Copy)]
 #[repr(align(64))]
-pub(super) struct Lines([[MaybeUninit<u8>; 64]; 16]);
+pub(crate) struct Lines([[MaybeUninit<u8>; 64]; 16]);
 
 #[cfg(target_arch = "x86_64")]
 impl Lines {
     /// Elements in a line.
-    pub(super) const fn elements<Q: Quad>() -> usize {
+    pub(crate) const fn elements<Q: Quad>() -> usize {
         64 / size_of::<Q::E>()
     }
 
     /// None yet.
     #[inline(always)]
-    pub(super) fn new() -> Lines {
+    pub(crate) fn new() -> Lines {
         Lines([[const { MaybeUninit::uninit() }; 64]; 16])
     }
 
     /// From element `at` of `Q::LANES` lanes; asks for what lies `ahead` elements on.
     #[inline(always)]
-    pub(super) unsafe fn fetch<Q: Quad>(&mut self, lanes: &[*const Q::E], at: usize, ahead: isize) {
+    pub(crate) unsafe fn fetch<Q: Quad>(&mut self, lanes: &[*const Q::E], at: usize, ahead: isize) {
         for (line, lane) in self.0[..Q::LANES].iter_mut().zip(lanes) {
             prefetch(lane.wrapping_offset(ahead));
             // SAFETY: a whole line of each lane is readable.
@@ -190,7 +194,7 @@ impl Lines {
 
     /// The steps of the 16 bytes `c` of every lane.
     #[inline(always)]
-    pub(super) unsafe fn chunk<Q: Quad>(&self, c: usize) -> [Q::V; 8] {
+    pub(crate) unsafe fn chunk<Q: Quad>(&self, c: usize) -> [Q::V; 8] {
         let base = self.0.as_ptr().cast::<u8>();
         // SAFETY: inside the lines.
         unsafe { Q::expand(Q::gather(|l| base.add(64 * l + 16 * c).cast(), Q::CHUNK)) }

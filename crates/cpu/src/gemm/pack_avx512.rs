@@ -6,15 +6,15 @@ use lapis_core::dtype::{bf16, f16};
 use std::arch::x86_64::*;
 
 /// float32
-pub(super) struct Single;
+pub(crate) struct Single;
 /// bfloat16 to f32
-pub(super) struct Brain;
+pub(crate) struct Brain;
 /// float16 to f32
-pub(super) struct Half;
+pub(crate) struct Half;
 /// float64
-pub(super) struct Double;
+pub(crate) struct Double;
 /// bfloat16 in pairs
-pub(super) struct Pair;
+pub(crate) struct Pair;
 
 /// `count` elements.
 #[inline(always)]

@@ -12,10 +12,10 @@ use super::pack::Lanes;
 use super::pack::{AHEAD, Lines, Quad, prefetch};
 
 /// Rows of a stretch of k when the rows of the right side are contiguous.
-pub(super) const STRETCH: usize = 32;
+pub(crate) const STRETCH: usize = 32;
 
 /// Rows of the kernel for `m` rows, of `tall` at most.
-pub(super) fn kernel_rows(m: usize, tall: usize) -> usize {
+pub(crate) fn kernel_rows(m: usize, tall: usize) -> usize {
     match m {
         0..=2 => m,
         3..=4 => 4,
@@ -26,19 +26,19 @@ pub(super) fn kernel_rows(m: usize, tall: usize) -> usize {
 }
 
 /// Vectors of columns of [`columns`] for a kernel of `mr` rows.
-pub(super) const fn column_vectors(mr: usize) -> usize {
+pub(crate) const fn column_vectors(mr: usize) -> usize {
     if mr <= 4 { 2 } else { 1 }
 }
 
 /// Vectors of columns of [`rows`] for a kernel of `mr` rows.
-pub(super) const fn row_vectors(mr: usize) -> usize {
+pub(crate) const fn row_vectors(mr: usize) -> usize {
     if mr <= 2 { 4 } else { 2 }
 }
 
 /// A kernel like [`columns`].
-pub(super) type ColumnsFn<E, P, A> = unsafe fn(&Lanes<E>, isize, usize, *const P, *mut A);
+pub(crate) type ColumnsFn<E, P, A> = unsafe fn(&Lanes<E>, isize, usize, *const P, *mut A);
 /// A kernel like [`rows`].
-pub(super) type RowsFn<E, P, A> = unsafe fn(*const E, isize, usize, usize, *const P, *mut A, bool);
+pub(crate) type RowsFn<E, P, A> = unsafe fn(*const E, isize, usize, usize, *const P, *mut A, bool);
 
 /// All of k for `NV` vectors of columns that are contiguous along k: `acc` (MR rows of NV vectors) = the panel `a` times
 /// the lanes. The lanes that are wanted next lie `jump` elements on.
@@ -151,7 +151,7 @@ unsafe fn rows<Q: Quad, const MR: usize, const NV: usize>(
 macro_rules! kernels {
     ($features:literal, $columns:ident, $rows:ident, $($mr:literal)*) => {
         #[cfg(target_arch = "x86_64")]
-        pub(super) fn $columns<Q: Quad>(mr: usize) -> ColumnsFn<Q::E, Q::P, Q::A> {
+        pub(crate) fn $columns<Q: Quad>(mr: usize) -> ColumnsFn<Q::E, Q::P, Q::A> {
             #[target_feature(enable = $features)]
             unsafe fn kernel<Q: Quad, const MR: usize, const NV: usize>(
                 lanes: &Lanes<Q::E>,
@@ -169,7 +169,7 @@ macro_rules! kernels {
             }
         }
         #[cfg(target_arch = "x86_64")]
-        pub(super) fn $rows<Q: Quad>(mr: usize) -> RowsFn<Q::E, Q::P, Q::A> {
+        pub(crate) fn $rows<Q: Quad>(mr: usize) -> RowsFn<Q::E, Q::P, Q::A> {
             #[target_feature(enable = $features)]
             unsafe fn kernel<Q: Quad, const MR: usize, const NV: usize>(
                 b: *const Q::E,

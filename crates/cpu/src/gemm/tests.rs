@@ -161,11 +161,12 @@ fn check(
     unsafe { gemm_batched_with(isa, dot, dtype, &layout, &[entry]) };
     let name = format!("{} {dtype} {m}x{n}x{k} layouts {la} {lb} {scale:?} dot {dot}", isa.name());
     let got = decode(dtype, &out);
-    let (sum_eps, out_eps) = match dtype {
-        Dtype::Float64 => (f64::EPSILON, 0.0),
-        Dtype::Float16 => (f32::EPSILON as f64, 2f64.powi(-11)),
-        Dtype::Bfloat16 => (f32::EPSILON as f64, 2f64.powi(-8)),
-        _ => (f32::EPSILON as f64, 0.0),
+    // The last: half the distance of subnormals.
+    let (sum_eps, out_eps, tiny) = match dtype {
+        Dtype::Float64 => (f64::EPSILON, 0.0, 0.0),
+        Dtype::Float16 => (f32::EPSILON as f64, 2f64.powi(-11), 2f64.powi(-25)),
+        Dtype::Bfloat16 => (f32::EPSILON as f64, 2f64.powi(-8), 0.0),
+        _ => (f32::EPSILON as f64, 0.0, 0.0),
     };
     // All elements of small products, every 17th row of large ones.
     for i in (0..m).step_by(if m * n * k > 1 << 22 { 17 } else { 1 }) {
@@ -194,7 +195,7 @@ fn check(
                 (re, im) = (alpha * re + beta * cr, alpha * im + beta * ci);
                 size += 4.0 * (cr.abs() + ci.abs());
             }
-            let bound = size * sum_eps * (k as f64 + 4.0) + re.abs().max(im.abs()) * out_eps + 1e-7 * out_eps;
+            let bound = size * sum_eps * (k as f64 + 4.0) + re.abs().max(im.abs()) * out_eps + tiny;
             for (part, want) in [re, im][..parts].iter().enumerate() {
                 let x = got[(i * ld + j) * parts + part];
                 assert!((x - want).abs() <= bound, "{name} at {i} {j}: {x}, expected {want} within {bound}");
