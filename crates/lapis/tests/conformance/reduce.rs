@@ -21,6 +21,10 @@ pub(crate) fn run(c: &Call) -> Option<Outcome> {
         "std" => ddof().and_then(|ddof| ops::std(&c.array(0), c.axes("axis"), keepdims, ddof)),
         // `precise` changes nothing: the wide accumulator is always used.
         "softmax" => ops::softmax(&c.array(0), c.axes("axis")),
+        "trace" => {
+            let (axis1, axis2) = (c.axis("axis1", 0), c.axis("axis2", 1));
+            ops::trace(&c.array(0), c.attrs.int("offset").unwrap_or(0), axis1, axis2, c.attrs.dtype("dtype"))
+        }
         "argmax" => ops::argmax(&c.array(0), c.axis_or_none(None), keepdims),
         "argmin" => ops::argmin(&c.array(0), c.axis_or_none(None), keepdims),
         "diff" => c.count("n").and_then(|n| ops::diff(&c.array(0), n.unwrap_or(1), c.axis("axis", -1))),
