@@ -10,6 +10,7 @@ use std::fmt::Debug;
 use std::hash::Hash;
 
 pub mod compose;
+pub mod conv;
 pub mod create;
 pub mod einsum;
 pub mod elementwise;
@@ -39,6 +40,7 @@ pub mod statistics;
 pub mod view;
 
 pub use compose::*;
+pub use conv::*;
 pub use create::*;
 pub use einsum::{einsum, einsum_path};
 pub use elementwise::*;
@@ -175,6 +177,7 @@ registry! {
     Kernel gather_mm::GatherMM => GatherMM;
     Kernel gather_mm::SegmentedMM => SegmentedMM;
     Kernel hadamard::Hadamard => Hadamard;
+    Kernel conv::Convolution => Convolution;
     Kernel fft::Fft => Fft;
     Kernel linalg::Cholesky => Cholesky;
     Kernel linalg::LuFactor => LuFactor;

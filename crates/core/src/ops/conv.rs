@@ -1,0 +1,341 @@
+//! Convolutions of any number of spatial axes, channels last.
+//!
+//! One op with strides, padding, both dilations, groups and a reversed kernel; a transposed convolution is that op with
+//! its stride as the dilation of the input.
+
+use crate::array::Array;
+use crate::error::{Error, Result};
+use crate::node::{Aval, Avals};
+use crate::ops::view::reshape_to;
+use crate::ops::{Rule, astype};
+use crate::shape::{self, Shape, show};
+use smallvec::{SmallVec, smallvec};
+
+/// One number a spatial axis, outermost first.
+pub type PerAxis = SmallVec<[usize; 3]>;
+
+/// `out[b, t, o] = sum over k, c of in[b, t * stride + k * dilation - padding, c] * w[o, k, c]`: input (batch, spatial
+/// axes, channels), weight (outputs, spatial axes, channels / groups). Half precision sums in f32.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Convolution {
+    /// Steps of the window.
+    pub stride: PerAxis,
+    /// Zeros in front of the dilated input; negative ones crop.
+    pub padding_lo: SmallVec<[isize; 3]>,
+    /// Zeros behind it.
+    pub padding_hi: SmallVec<[isize; 3]>,
+    /// Distance of neighbouring kernel positions.
+    pub kernel_dilation: PerAxis,
+    /// Distance that neighbouring inputs are moved apart to.
+    pub input_dilation: PerAxis,
+    /// Groups of channels that do not see each other.
+    pub groups: usize,
+    /// Whether the kernel is applied reversed.
+    pub flip: bool,
+}
+
+impl Convolution {
+    /// Length of the output along spatial axis `i`; `None` when the kernel does not fit.
+    fn length(&self, i: usize, input: usize, kernel: usize) -> Option<usize> {
+        let spread = |len: usize, dilation: usize| -> Option<i128> {
+            Some((len as i128 - 1).checked_mul(dilation as i128)? + 1).map(|n| if len == 0 { 0 } else { n })
+        };
+        let room = spread(input, self.input_dilation[i])? + self.padding_lo[i] as i128 + self.padding_hi[i] as i128;
+        let span = spread(kernel, self.kernel_dilation[i])?.max(1);
+        if room < span { None } else { usize::try_from((room - span) / self.stride[i] as i128 + 1).ok() }
+    }
+}
+
+impl Rule for Convolution {
+    fn name(&self) -> &'static str {
+        "conv"
+    }
+    fn infer(&self, inputs: &[Array]) -> Result<Avals> {
+        let (input, weight) = (inputs[0].shape(), inputs[1].shape());
+        let mut shape: Shape = smallvec![input[0]];
+        for i in 0..input.len() - 2 {
+            let (n, k) = (input[i + 1], weight[i + 1]);
+            let length = self.length(i, n, k).ok_or_else(|| {
+                let text = "a kernel that does not fit the padded input along spatial axis";
+                Error::shape(format!("[conv] {text} {i}: input {}, weight {}", show(input), show(weight)))
+            })?;
+            shape.push(length);
+        }
+        shape.push(weight[0]);
+        shape::elements(self.name(), &shape)?;
+        Ok(smallvec![Aval::new(shape, inputs[0].dtype())])
+    }
+}
+
+/// Numbers for the spatial axes: one for all, or one each.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Spatial {
+    /// The same on every axis.
+    All(i64),
+    /// Outermost first.
+    Each(SmallVec<[i64; 3]>),
+}
+
+macro_rules! spatial {
+    ($($t:ty),*) => {$(
+        impl From<$t> for Spatial {
+            fn from(n: $t) -> Spatial {
+                Spatial::All(i64::try_from(n).unwrap_or(i64::MAX))
+            }
+        }
+        impl From<&[$t]> for Spatial {
+            fn from(list: &[$t]) -> Spatial {
+                Spatial::Each(list.iter().map(|&n| i64::try_from(n).unwrap_or(i64::MAX)).collect())
+            }
+        }
+        impl<const N: usize> From<[$t; N]> for Spatial {
+            fn from(list: [$t; N]) -> Spatial {
+                Spatial::from(list.as_slice())
+            }
+        }
+    )*};
+}
+spatial!(i32, i64, usize);
+
+impl Spatial {
+    fn expand(&self, what: &str, axes: usize) -> Result<SmallVec<[i64; 3]>> {
+        match self {
+            Spatial::All(n) => Ok(SmallVec::from_elem(*n, axes)),
+            Spatial::Each(list) if list.len() == axes => Ok(list.clone()),
+            Spatial::Each(list) => {
+                Err(Error::value(format!("[conv] {what} has {} numbers for {axes} spatial axes", list.len())))
+            }
+        }
+    }
+
+    /// Numbers that must be positive.
+    fn positive(&self, what: &str, axes: usize) -> Result<PerAxis> {
+        let list = self.expand(what, axes)?;
+        if let Some(bad) = list.iter().find(|&&n| n < 1) {
+            return Err(Error::value(format!("[conv] {what} must be at least 1, not {bad}")));
+        }
+        Ok(list.into_iter().map(|n| n as usize).collect())
+    }
+}
+
+/// The settings of [`conv_general`]; the default is a plain convolution.
+#[derive(Clone, Debug)]
+pub struct ConvSettings {
+    /// Steps of the window.
+    pub stride: Spatial,
+    /// Zeros in front of the input; negative ones crop.
+    pub padding_lo: Spatial,
+    /// Zeros behind it.
+    pub padding_hi: Spatial,
+    /// Distance of neighbouring kernel positions.
+    pub kernel_dilation: Spatial,
+    /// Distance that neighbouring inputs are moved apart to, with zeros in between.
+    pub input_dilation: Spatial,
+    /// Groups of channels that do not see each other.
+    pub groups: usize,
+    /// Whether the kernel is applied reversed.
+    pub flip: bool,
+}
+
+impl Default for ConvSettings {
+    fn default() -> ConvSettings {
+        let one = Spatial::All(1);
+        ConvSettings {
+            stride: one.clone(),
+            padding_lo: Spatial::All(0),
+            padding_hi: Spatial::All(0),
+            kernel_dilation: one.clone(),
+            input_dilation: one,
+            groups: 1,
+            flip: false,
+        }
+    }
+}
+
+/// Convolution, as a cross-correlation, with every setting (`mx.conv_general`): input (batch, spatial axes, channels),
+/// weight (outputs, spatial axes, channels / groups), one to three spatial axes; result (batch, spatial axes, outputs)
+/// of the promoted dtype. Output channel o reads input group `o / (outputs / groups)`.
+///
+/// Length along an axis: `(dilated input + padding - dilated kernel) / stride + 1`, rounded down.
+///
+/// # Errors
+/// Dtypes that are not real floating; numbers of axes or channels that do not fit; a kernel larger than the padded
+/// input; strides, dilations or groups below 1.
+pub fn conv_general(input: &Array, weight: &Array, settings: &ConvSettings) -> Result<Array> {
+    let dtype = input.dtype().promote(weight.dtype());
+    if !dtype.is_floating() {
+        let (a, b) = (input.dtype(), weight.dtype());
+        return Err(Error::dtype(format!("[conv] takes real floating types, not {a} and {b}")));
+    }
+    let shapes = || format!("input {}, weight {}", show(input.shape()), show(weight.shape()));
+    if input.ndim() != weight.ndim() || !(3..=5).contains(&input.ndim()) {
+        let text = "input and weight need the same number of dimensions, 3 to 5";
+        return Err(Error::shape(format!("[conv] {text}: {}", shapes())));
+    }
+    let axes = input.ndim() - 2;
+    let (groups, channels) = (settings.groups, input.shape()[axes + 1]);
+    if groups == 0 || !channels.is_multiple_of(groups) || !weight.shape()[0].is_multiple_of(groups) {
+        return Err(Error::value(format!("[conv] channels do not divide into {groups} groups: {}", shapes())));
+    }
+    if weight.shape()[axes + 1] != channels / groups {
+        let want = channels / groups;
+        return Err(Error::shape(format!("[conv] the last axis of the weight must be {want}: {}", shapes())));
+    }
+    let padding = |p: &Spatial| -> Result<SmallVec<[isize; 3]>> {
+        Ok(p.expand("padding", axes)?.into_iter().map(|n| n as isize).collect())
+    };
+    let op = Convolution {
+        stride: settings.stride.positive("stride", axes)?,
+        padding_lo: padding(&settings.padding_lo)?,
+        padding_hi: padding(&settings.padding_hi)?,
+        kernel_dilation: settings.kernel_dilation.positive("kernel dilation", axes)?,
+        input_dilation: settings.input_dilation.positive("input dilation", axes)?,
+        groups,
+        flip: settings.flip,
+    };
+    Array::apply1(op, smallvec![astype(input, dtype)?, astype(weight, dtype)?])
+}
+
+/// Checks that there are `axes` spatial axes.
+fn spatial_axes(op: &str, axes: usize, input: &Array, weight: &Array) -> Result<()> {
+    if input.ndim() == axes + 2 && weight.ndim() == axes + 2 {
+        return Ok(());
+    }
+    let (a, b, n) = (show(input.shape()), show(weight.shape()), axes + 2);
+    Err(Error::shape(format!("[{op}] input and weight have {n} dimensions, not shapes {a} and {b}")))
+}
+
+macro_rules! convolutions {
+    ($($axes:literal $name:ident $transposed:ident;)*) => {$(
+        #[doc = concat!("Convolution with ", $axes, " spatial axes (`mx.", stringify!($name), "`): see [`conv_general`].")]
+        /// Stride, padding and dilation of the kernel: one number, or one an axis.
+        ///
+        /// # Errors
+        /// As [`conv_general`].
+        pub fn $name(
+            input: &Array,
+            weight: &Array,
+            stride: impl Into<Spatial>,
+            padding: impl Into<Spatial>,
+            dilation: impl Into<Spatial>,
+            groups: usize,
+        ) -> Result<Array> {
+            spatial_axes(stringify!($name), $axes, input, weight)?;
+            let padding = padding.into();
+            let settings = ConvSettings {
+                stride: stride.into(),
+                padding_lo: padding.clone(),
+                padding_hi: padding,
+                kernel_dilation: dilation.into(),
+                groups,
+                ..ConvSettings::default()
+            };
+            conv_general(input, weight, &settings)
+        }
+
+        #[doc = concat!("Transposed convolution with ", $axes, " spatial axes (`mx.", stringify!($transposed), "`):")]
+        /// `out[t * stride + k * dilation - padding] += in[t] * w[k]`, of length `(input - 1) * stride - 2 * padding +
+        /// dilation * (kernel - 1) + 1 + output_padding`.
+        ///
+        /// # Errors
+        /// As [`conv_general`].
+        pub fn $transposed(
+            input: &Array,
+            weight: &Array,
+            stride: impl Into<Spatial>,
+            padding: impl Into<Spatial>,
+            dilation: impl Into<Spatial>,
+            output_padding: impl Into<Spatial>,
+            groups: usize,
+        ) -> Result<Array> {
+            spatial_axes(stringify!($transposed), $axes, input, weight)?;
+            let args = [stride.into(), padding.into(), dilation.into(), output_padding.into()];
+            transposed(input, weight, args, groups)
+        }
+    )*};
+}
+
+convolutions! {
+    1 conv1d conv_transpose1d;
+    2 conv2d conv_transpose2d;
+    3 conv3d conv_transpose3d;
+}
+
+fn transposed(
+    input: &Array,
+    weight: &Array,
+    [stride, padding, dilation, extra]: [Spatial; 4],
+    groups: usize,
+) -> Result<Array> {
+    let axes = input.ndim() - 2;
+    let steps = dilation.positive("kernel dilation", axes)?;
+    let (padding, extra) = (padding.expand("padding", axes)?, extra.expand("output padding", axes)?);
+    let reach = |i: usize| weight.shape()[i + 1].saturating_sub(1).saturating_mul(steps[i]) as i64;
+    let lo: SmallVec<[i64; 3]> = (0..axes).map(|i| reach(i).saturating_sub(padding[i])).collect();
+    let hi = (0..axes).map(|i| lo[i].saturating_add(extra[i])).collect();
+    let settings = ConvSettings {
+        padding_lo: Spatial::Each(lo),
+        padding_hi: Spatial::Each(hi),
+        kernel_dilation: dilation,
+        input_dilation: stride,
+        groups,
+        flip: true,
+        ..ConvSettings::default()
+    };
+    conv_general(input, weight, &settings)
+}
+
+/// How much of a [`convolve`] is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum ConvolveMode {
+    /// Every overlap: the sum of the lengths, less one.
+    #[default]
+    Full,
+    /// The middle, as long as the longer operand.
+    Same,
+    /// Whole overlaps only.
+    Valid,
+}
+
+impl ConvolveMode {
+    /// The mode called `full`, `same` or `valid`.
+    ///
+    /// # Errors
+    /// Other names.
+    pub fn from_name(name: &str) -> Result<ConvolveMode> {
+        match name {
+            "full" => Ok(ConvolveMode::Full),
+            "same" => Ok(ConvolveMode::Same),
+            "valid" => Ok(ConvolveMode::Valid),
+            _ => Err(Error::value(format!("[convolve] mode is \"full\", \"same\" or \"valid\", not {name:?}"))),
+        }
+    }
+}
+
+/// Discrete convolution of two 1-D arrays (`mx.convolve`), the longer one being the signal.
+///
+/// # Errors
+/// Operands that are not 1-D or are empty; dtypes that are not real floating.
+pub fn convolve(a: &Array, v: &Array, mode: ConvolveMode) -> Result<Array> {
+    if a.ndim() != 1 || v.ndim() != 1 || a.size() == 0 || v.size() == 0 {
+        let (a, v) = (show(a.shape()), show(v.shape()));
+        return Err(Error::shape(format!("[convolve] needs 1-D arrays that are not empty, not shapes {a} and {v}")));
+    }
+    let (signal, kernel) = if a.size() < v.size() { (v, a) } else { (a, v) };
+    let reach = kernel.size() as i64 - 1;
+    let (lo, hi) = match mode {
+        ConvolveMode::Full => (reach, reach),
+        ConvolveMode::Same => (reach - reach / 2, reach / 2),
+        ConvolveMode::Valid => (0, 0),
+    };
+    let settings = ConvSettings {
+        padding_lo: Spatial::All(lo),
+        padding_hi: Spatial::All(hi),
+        flip: true,
+        ..ConvSettings::default()
+    };
+    let line = |x: &Array| reshape_to(x, smallvec![1, x.size(), 1]);
+    let out = conv_general(&line(signal)?, &line(kernel)?, &settings)?;
+    let len = out.size();
+    reshape_to(&out, smallvec![len])
+}
