@@ -1,7 +1,8 @@
 //! The entry of the CPU backend: which kernel computes which op.
 
 use crate::{
-    categorical, fill, hadamard, matmul, memory, moves, pool, quantized, random, reduce, rows, scan, sort, tape,
+    categorical, convolve, fill, hadamard, matmul, memory, moves, pool, quantized, random, reduce, rows, scan, sort,
+    tape,
 };
 use lapis_core::backend::{BACKENDS, Backend, Kernels};
 use lapis_core::buffer::{Buffer, Tensor};
@@ -32,6 +33,7 @@ impl Kernels for Cpu {
             Op::AddMM(op) => matmul::addmm(op, inputs, &mut outputs[0]),
             Op::GatherMM(_) => matmul::gather_mm(inputs, &mut outputs[0]),
             Op::SegmentedMM(_) => matmul::segmented_mm(inputs, &mut outputs[0]),
+            Op::Convolution(op) => convolve::convolution(op, inputs, &mut outputs[0]),
             Op::Hadamard(op) => hadamard::hadamard(op, &inputs[0], &mut outputs[0]),
             Op::RandomBits(_) => random::run(&inputs[0], &mut outputs[0]),
             Op::InverseCdf(_) => categorical::inverse_cdf(&inputs[0], &inputs[1], &mut outputs[0]),

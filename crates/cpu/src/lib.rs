@@ -6,6 +6,7 @@
 mod backend;
 mod categorical;
 pub mod conv;
+mod convolve;
 mod fill;
 pub mod gemm;
 mod geometry;

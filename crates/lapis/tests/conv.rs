@@ -50,20 +50,28 @@ impl Plain {
     /// The definition, for any number of axes up to three: shape and values.
     fn reference(&self, input: &Array, weight: &Array) -> (Vec<usize>, Vec<f64>) {
         let axes = input.ndim() - 2;
+        // Axes that are not there have no settings either.
+        let p = Plain {
+            stride: std::array::from_fn(|i| if i < axes { self.stride[i] } else { 1 }),
+            lo: std::array::from_fn(|i| if i < axes { self.lo[i] } else { 0 }),
+            hi: std::array::from_fn(|i| if i < axes { self.hi[i] } else { 0 }),
+            input_dilation: std::array::from_fn(|i| if i < axes { self.input_dilation[i] } else { 1 }),
+            ..*self
+        };
         let three = |s: &[usize]| -> [usize; 3] { std::array::from_fn(|i| if i < axes { s[i + 1] } else { 1 }) };
         let (n, k) = (three(input.shape()), three(weight.shape()));
         let (batch, channels, outputs) = (input.dim(0), input.dim(-1), weight.dim(0));
-        let each = channels / self.groups;
+        let each = channels / p.groups;
         let len: [usize; 3] = std::array::from_fn(|i| {
-            let room = (n[i] as i64 - 1) * self.input_dilation[i] as i64 + 1 + self.lo[i] + self.hi[i];
-            ((room - (k[i] as i64 - 1) * self.dilation[i] as i64 - 1) / self.stride[i] as i64 + 1) as usize
+            let room = (n[i] as i64 - 1) * p.input_dilation[i] as i64 + 1 + p.lo[i] + p.hi[i];
+            ((room - (k[i] as i64 - 1) * p.dilation[i] as i64 - 1) / p.stride[i] as i64 + 1) as usize
         });
         let (x, w) = (floats(input), floats(weight));
         // Where tap j of output t reads along axis i.
         let source = |i: usize, t: usize, j: usize| -> Option<usize> {
-            let j = if self.flip { k[i] - 1 - j } else { j };
-            let at = (t * self.stride[i] + j * self.dilation[i]) as i64 - self.lo[i];
-            let d = self.input_dilation[i] as i64;
+            let j = if p.flip { k[i] - 1 - j } else { j };
+            let at = (t * p.stride[i] + j * p.dilation[i]) as i64 - p.lo[i];
+            let d = p.input_dilation[i] as i64;
             (at >= 0 && at % d == 0 && at / d < n[i] as i64).then_some((at / d) as usize)
         };
         let mut out = Vec::new();
@@ -71,7 +79,7 @@ impl Plain {
             for t in 0..len[0] * len[1] * len[2] {
                 let t = [t / (len[1] * len[2]), t / len[2] % len[1], t % len[2]];
                 for o in 0..outputs {
-                    let first = o / (outputs / self.groups) * each;
+                    let first = o / (outputs / p.groups) * each;
                     let mut sum = 0.0;
                     for j in 0..k[0] * k[1] * k[2] {
                         let place = [j / (k[1] * k[2]), j / k[2] % k[1], j % k[2]];
@@ -95,7 +103,8 @@ impl Plain {
         let got = ops::conv_general(input, weight, &self.settings(input.ndim() - 2)).unwrap();
         let (shape, want) = self.reference(input, weight);
         assert_eq!(got.shape(), shape);
-        assert_eq!(floats(&got), want);
+        let got = floats(&got);
+        assert!(got == want, "{:?}", got.iter().zip(&want).position(|(g, w)| g != w));
     }
 }
 
