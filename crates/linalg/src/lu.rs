@@ -90,14 +90,14 @@ impl<T: Scalar> Lu<T> {
                 for i in 0..n {
                     let mut sum = b[(self.perm[i], j)];
                     for (l, &known) in x[..i].iter().enumerate() {
-                        sum = sum - lu[(i, l)] * known;
+                        sum -= lu[(i, l)] * known;
                     }
                     x[i] = sum;
                 }
                 for i in (0..n).rev() {
                     let mut sum = x[i];
                     for l in i + 1..n {
-                        sum = sum - lu[(i, l)] * x[l];
+                        sum -= lu[(i, l)] * x[l];
                     }
                     x[i] = sum / lu[(i, i)];
                 }
@@ -155,7 +155,7 @@ fn plain<T: Scalar>(mut a: Mat<T>) -> Lu<T> {
             continue;
         }
         for i in k + 1..m {
-            a[(i, k)] = a[(i, k)] / head;
+            a[(i, k)] /= head;
         }
         for j in k + 1..n {
             let factor = a[(k, j)];
