@@ -3,6 +3,7 @@
 use crate::{
     categorical, convolve, fill, hadamard, matmul, memory, moves, pool, quantized, random, reduce, rows, scan, sort,
     tape,
+    attend, categorical, fill, hadamard, matmul, memory, moves, pool, quantized, random, reduce, rows, scan, sort, tape,
 };
 use lapis_core::backend::{BACKENDS, Backend, Kernels};
 use lapis_core::buffer::{Buffer, Tensor};
@@ -37,6 +38,7 @@ impl Kernels for Cpu {
             Op::Hadamard(op) => hadamard::hadamard(op, &inputs[0], &mut outputs[0]),
             Op::RandomBits(_) => random::run(&inputs[0], &mut outputs[0]),
             Op::InverseCdf(_) => categorical::inverse_cdf(&inputs[0], &inputs[1], &mut outputs[0]),
+            Op::Attention(op) => attend::attention(op, inputs, &mut outputs[0]),
             Op::Softmax(_) => rows::softmax::softmax(&inputs[0], &mut outputs[0]),
             Op::LogSumExp(_) => rows::softmax::logsumexp(&inputs[0], &mut outputs[0]),
             Op::CrossEntropy(_) => rows::softmax::cross_entropy(&inputs[0], &inputs[1], &mut outputs[0]),

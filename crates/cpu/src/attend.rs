@@ -1,0 +1,64 @@
+//! Attention on tensors: finds pointers and strides and calls [`crate::attention`].
+
+use crate::attention::{self, Mask, Operand};
+use crate::isa::isa;
+use crate::tape::contiguous;
+use lapis_core::buffer::Tensor;
+use lapis_core::dtype::Dtype;
+use lapis_core::error::Result;
+use lapis_core::ops::fast::attention::Attention;
+
+/// Computes softmax(scale * q * k^T + mask) * v.
+pub(crate) fn attention(op: &Attention, inputs: &[Tensor], out: &mut Tensor) -> Result<()> {
+    let mut parts = inputs.iter();
+    let mut next = || parts.next().map(dense_rows).transpose();
+    let (Some(q), Some(k), Some(v)) = (next()?, next()?, next()?) else { return Ok(()) };
+    let mask = if op.mask { parts.next() } else { None };
+    let sinks = if op.sinks { parts.next().map(contiguous).transpose()? } else { None };
+    let mask = match mask {
+        None => Mask::None,
+        Some(m) => {
+            let strides = [m.strides[0], m.strides[1], m.strides[2], m.strides[3]];
+            if m.dtype == Dtype::Bool {
+                Mask::Keep { ptr: m.ptr(), strides }
+            } else {
+                Mask::Add { ptr: m.ptr(), dtype: m.dtype, strides }
+            }
+        }
+    };
+    let operand = |t: &Tensor| Operand { ptr: t.ptr(), dtype: t.dtype, strides: lead(t) };
+    let call = attention::Attention {
+        batch: q.shape[0],
+        q_heads: q.shape[1],
+        kv_heads: k.shape[1],
+        q_len: q.shape[2],
+        kv_len: k.shape[2],
+        dim: q.shape[3],
+        v_dim: v.shape[3],
+        q: operand(&q),
+        k: operand(&k),
+        v: operand(&v),
+        out: out.ptr(),
+        out_dtype: out.dtype,
+        out_strides: lead(out),
+        scale: op.scale.0,
+        softcap: op.softcap.map(|c| c.0),
+        causal: op.causal,
+        window: op.window,
+        mask,
+        sinks: sinks.as_ref().map(|s| (s.ptr().cast_const(), s.dtype)),
+    };
+    // SAFETY: the op checked shapes and dtypes; strides are those of live tensors; the output is ours alone.
+    unsafe { attention::attention(isa(), &call) };
+    Ok(())
+}
+
+/// Strides of the first three axes.
+fn lead(t: &Tensor) -> [isize; 3] {
+    [t.strides[0], t.strides[1], t.strides[2]]
+}
+
+/// `t` with a contiguous last axis: itself, or a copy.
+fn dense_rows(t: &Tensor) -> Result<Tensor> {
+    if t.strides[3] == 1 || t.shape[3] == 1 { Ok(t.clone()) } else { contiguous(t) }
+}

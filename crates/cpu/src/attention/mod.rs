@@ -1,0 +1,247 @@
+//! Scaled dot-product attention in one pass: softmax(scale * q * k^T + mask) * v without a matrix of scores.
+//!
+//! Work: `4 * D` operations per visible (query, key) pair and query head, of which the inner loops reach about
+//! PREFILL of the machine's f32 multiply-add rate; a decode step reads keys and values once for all query heads that
+//! share them, at about DECODE of memory bandwidth. (`cargo run --release -p lapis-cpu --example attention`.)
+//!
+//! The bits of a query row depend on its own inputs alone: not on the other rows of the call, the batch, the number
+//! of threads, nor on whether it came in a long prefill or a single step. Keys are taken in blocks of [`BLOCK`] and
+//! chunks of [`CHUNK`] that are aligned to key 0; within a row everything happens in ascending order of keys; a chunk
+//! starts afresh and is merged into the chunks before it. Threads share out tiles of rows, or chunks of tiles.
+//!
+//! Knows nothing of graphs and of how caches are managed: it takes pointers and strides.
+
+mod dispatch;
+mod kernels;
+mod lanes;
+mod mask;
+mod plain;
+mod tile;
+
+#[cfg(test)]
+mod tests;
+
+use crate::isa::Isa;
+use crate::pool;
+use dispatch::Kernels;
+use kernels::BLOCK;
+use lapis_core::dtype::Dtype;
+
+/// Keys that one task takes when the tiles alone do not fill the threads. Part of the meaning of a result: changing
+/// it changes roundings.
+const CHUNK: usize = 4 * BLOCK;
+/// Rows (positions times query heads that share a key head) that a tile aims at: enough to make packing the keys
+/// cheap, few enough for the tile to stay in a second-level cache.
+const TILE_ROWS: usize = 192;
+
+/// A tensor (B, H, T, D) that is read.
+#[derive(Clone, Copy, Debug)]
+pub struct Operand {
+    /// The first element.
+    pub ptr: *const u8,
+    /// A real floating type.
+    pub dtype: Dtype,
+    /// Elements from one batch, head, position to the next; the last axis is contiguous.
+    pub strides: [isize; 3],
+}
+
+/// An array mask (B, Hq, Tq, Tk), broadcast by strides of zero.
+#[derive(Clone, Copy, Debug)]
+pub enum Mask {
+    /// Every score counts.
+    None,
+    /// Bytes, nonzero = keep. A dropped score is the lowest finite value: a row without any key averages all values.
+    Keep {
+        /// The first byte.
+        ptr: *const u8,
+        /// Elements along B, Hq, Tq, Tk.
+        strides: [isize; 4],
+    },
+    /// Added to the scores.
+    Add {
+        /// The first element.
+        ptr: *const u8,
+        /// A real floating type.
+        dtype: Dtype,
+        /// Elements along B, Hq, Tq, Tk.
+        strides: [isize; 4],
+    },
+}
+
+/// One call: shapes, operands, masks.
+#[derive(Clone, Copy, Debug)]
+pub struct Attention {
+    /// B.
+    pub batch: usize,
+    /// Hq, a multiple of `kv_heads`; query head h uses key head `h * Hkv / Hq`.
+    pub q_heads: usize,
+    /// Hkv.
+    pub kv_heads: usize,
+    /// Tq.
+    pub q_len: usize,
+    /// Tk.
+    pub kv_len: usize,
+    /// D, of queries and keys.
+    pub dim: usize,
+    /// Dv, of values and the result.
+    pub v_dim: usize,
+    /// (B, Hq, Tq, D).
+    pub q: Operand,
+    /// (B, Hkv, Tk, D).
+    pub k: Operand,
+    /// (B, Hkv, Tk, Dv).
+    pub v: Operand,
+    /// (B, Hq, Tq, Dv): first element, dtype, strides as in [`Operand`].
+    pub out: *mut u8,
+    /// Float64 computes in f64, everything else in f32.
+    pub out_dtype: Dtype,
+    /// Elements from one batch, head, position of the result to the next.
+    pub out_strides: [isize; 3],
+    /// Factor of the scores.
+    pub scale: f64,
+    /// Scores become `cap * tanh(score / cap)` before masks.
+    pub softcap: Option<f64>,
+    /// Query i sees keys up to `i + Tk - Tq` (the last one sees all).
+    pub causal: bool,
+    /// Query i sees keys above `i + Tk - Tq - window`.
+    pub window: Option<usize>,
+    /// On top of `causal` and `window`.
+    pub mask: Mask,
+    /// One score per query head that has no value: contiguous elements.
+    pub sinks: Option<(*const u8, Dtype)>,
+}
+
+// SAFETY: the pointers are promised to be valid for the call, whichever threads read them; rows of `out` are
+// written by one thread each.
+unsafe impl Sync for Attention {}
+
+/// Computes `out`. Operands may have different dtypes.
+///
+/// # Safety
+/// `isa` is available; every element named by shapes and strides is readable, those of `out` are writable, distinct
+/// and not among the inputs; elements are aligned; `q_heads` is a multiple of `kv_heads`; dtypes are real floating.
+pub unsafe fn attention(isa: Isa, a: &Attention) {
+    if a.batch * a.q_heads * a.q_len * a.v_dim == 0 {
+        return;
+    }
+    // SAFETY: the caller's promises.
+    unsafe {
+        match isa {
+            _ if a.out_dtype == Dtype::Float64 => plain::attention(a),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => run::<lanes::avx512::Avx512>(a, Split::Auto),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => run::<lanes::avx2::Avx2>(a, Split::Auto),
+            _ => run::<lanes::portable::Portable>(a, Split::Auto),
+        }
+    }
+}
+
+/// Whether chunks of one tile may go to different threads. Never changes a result.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Split {
+    Auto,
+    #[cfg(test)]
+    Never,
+    #[cfg(test)]
+    Always,
+}
+
+/// How the work is cut: `tiles` tiles of at most `rows` rows, numbered so that those with the most keys come first.
+struct Cut {
+    tiles: usize,
+    per_head: usize,
+    positions: usize,
+    rows: usize,
+}
+
+impl Cut {
+    fn new<K: Kernels>(a: &Attention) -> Cut {
+        let group = a.q_heads / a.kv_heads;
+        let heads = a.batch * a.kv_heads;
+        let mut positions = (TILE_ROWS / group).clamp(1, a.q_len);
+        // With few heads, smaller tiles so that every thread has some.
+        while positions > 1
+            && positions * group >= 4 * K::ROWS
+            && heads * a.q_len.div_ceil(positions) < 2 * pool::threads()
+        {
+            positions = positions.div_ceil(2);
+        }
+        let per_head = a.q_len.div_ceil(positions);
+        Cut { tiles: heads * per_head, per_head, positions, rows: positions * group }
+    }
+
+    fn tile(&self, a: &Attention, i: usize) -> tile::Tile {
+        let heads = a.batch * a.kv_heads;
+        let (head, nth) = (i % heads, self.per_head - 1 - i / heads);
+        let first = nth * self.positions;
+        tile::Tile {
+            batch: head / a.kv_heads,
+            kv_head: head % a.kv_heads,
+            first,
+            count: self.positions.min(a.q_len - first),
+        }
+    }
+}
+
+/// # Safety
+/// As [`attention`], with the instruction set of `K`.
+unsafe fn run<K: Kernels>(a: &Attention, split: Split) {
+    let cut = Cut::new::<K>(a);
+    let chunks = a.kv_len.div_ceil(CHUNK);
+    let split = match split {
+        Split::Auto => chunks > 1 && cut.tiles < 8 * pool::threads(),
+        #[cfg(test)]
+        Split::Never => false,
+        #[cfg(test)]
+        Split::Always => true,
+    };
+    let layout = tile::Layout::new::<K>(a, cut.rows);
+    if !split {
+        pool::run(cut.tiles, &|i| {
+            let tile = cut.tile(a, i);
+            layout.with_scratch(|scratch| {
+                // SAFETY: the caller's promises; the scratch has the layout's size.
+                unsafe {
+                    let [total, part] = scratch.states;
+                    layout.pack_queries::<K>(a, &tile, scratch);
+                    layout.clear::<K>(total);
+                    for chunk in tile.chunks(a) {
+                        layout.attend::<K>(a, &tile, chunk, scratch, part);
+                        K::merge(total, part, tile.rows(a), layout.width);
+                    }
+                    layout.finish::<K>(a, &tile, total);
+                }
+            })
+        });
+        return;
+    }
+    layout.with_parts(cut.tiles * chunks, |parts| {
+        pool::run(cut.tiles * chunks, &|i| {
+            let (tile, chunk) = (cut.tile(a, i / chunks), i % chunks);
+            if tile.chunks(a).contains(&chunk) {
+                layout.with_scratch(|scratch| {
+                    // SAFETY: as above; each task has its own part.
+                    unsafe {
+                        layout.pack_queries::<K>(a, &tile, scratch);
+                        layout.attend::<K>(a, &tile, chunk, scratch, parts.state(i));
+                    }
+                });
+            }
+        });
+        pool::run(cut.tiles, &|t| {
+            let tile = cut.tile(a, t);
+            layout.with_scratch(|scratch| {
+                // SAFETY: as above; the parts of this tile are complete and no other task touches them.
+                unsafe {
+                    let [total, _] = scratch.states;
+                    layout.clear::<K>(total);
+                    for chunk in tile.chunks(a) {
+                        K::merge(total, parts.state(t * chunks + chunk), tile.rows(a), layout.width);
+                    }
+                    layout.finish::<K>(a, &tile, total);
+                }
+            })
+        });
+    });
+}

@@ -1,0 +1,461 @@
+//! One tile: some positions of all query heads that share a key head, against one chunk of keys.
+//!
+//! The order of work, and where each buffer lives between uses, is decided here; the arithmetic is in `kernels`.
+
+use super::dispatch::Kernels;
+use super::kernels::{Ahead, BLOCK, Bias, Softmax, State, chains, place};
+use super::lanes::Elem;
+use super::mask::read;
+use super::{Attention, CHUNK, Operand};
+use half::{bf16, f16};
+use lapis_core::dtype::Dtype;
+use smallvec::SmallVec;
+use std::cell::RefCell;
+use std::ops::Range;
+
+/// Positions `first .. first + count` of the query heads of one key head. Row r is position `first + r / group`, head
+/// `r % group` of the group: neighbouring rows see nearly the same keys.
+pub(super) struct Tile {
+    pub(super) batch: usize,
+    pub(super) kv_head: usize,
+    pub(super) first: usize,
+    pub(super) count: usize,
+}
+
+impl Tile {
+    fn group(&self, a: &Attention) -> usize {
+        a.q_heads / a.kv_heads
+    }
+
+    pub(super) fn rows(&self, a: &Attention) -> usize {
+        self.count * self.group(a)
+    }
+
+    /// Query head and position of a row.
+    fn row(&self, a: &Attention, r: usize) -> (usize, usize) {
+        (self.kv_head * self.group(a) + r % self.group(a), self.first + r / self.group(a))
+    }
+
+    /// The keys that some row sees.
+    fn seen(&self, a: &Attention) -> Range<usize> {
+        a.seen(self.first).start..a.seen(self.first + self.count - 1).end
+    }
+
+    /// The chunks with such keys.
+    pub(super) fn chunks(&self, a: &Attention) -> Range<usize> {
+        let seen = self.seen(a);
+        if seen.is_empty() { 0..0 } else { seen.start / CHUNK..seen.end.div_ceil(CHUNK) }
+    }
+}
+
+/// Bytes on a cache line's border.
+#[repr(C, align(64))]
+#[derive(Clone, Copy)]
+struct Line([f32; 16]);
+
+thread_local! {
+    static SCRATCH: RefCell<Vec<Line>> = const { RefCell::new(Vec::new()) };
+    static PARTS: RefCell<Vec<Line>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Runs `f` on `floats` floats that keep their memory from call to call.
+fn with_floats<R>(cell: &RefCell<Vec<Line>>, floats: usize, f: impl FnOnce(*mut f32) -> R) -> R {
+    let mut buffer = cell.borrow_mut();
+    let lines = floats.div_ceil(16);
+    if buffer.len() < lines {
+        buffer.resize(lines, Line([0.0; 16]));
+    }
+    f(buffer.as_mut_ptr().cast())
+}
+
+/// The buffers of one task.
+#[derive(Clone, Copy)]
+pub(super) struct Scratch {
+    /// Scaled queries: for each set of rows that go through a kernel together `[dim][rows]`; or spread rows.
+    queries: *mut f32,
+    scores: *mut f32,
+    shrink: *mut f32,
+    /// Rows `BLOCK` apart, for one set of rows.
+    bias: *mut f32,
+    panel: *mut f32,
+    values: *mut f32,
+    pub(super) states: [State; 2],
+}
+
+/// States that several tasks write, one each.
+pub(super) struct Parts<'a> {
+    base: *mut f32,
+    layout: &'a Layout,
+}
+
+// SAFETY: tasks take different states.
+unsafe impl Sync for Parts<'_> {}
+
+impl Parts<'_> {
+    /// # Safety
+    /// `i` is below the number asked for, and used by one task at a time.
+    pub(super) unsafe fn state(&self, i: usize) -> State {
+        // SAFETY: the caller's promise.
+        unsafe { self.layout.state(self.base.add(i * self.layout.state_floats())) }
+    }
+}
+
+/// Rows that go through a kernel together, with the keys of a block that some of them see (relative to the block).
+struct Set {
+    start: usize,
+    rows: usize,
+    keys: (usize, usize),
+}
+
+/// Sizes of the buffers for tiles of at most `rows` rows.
+pub(super) struct Layout {
+    lanes: usize,
+    /// Rows rounded up to whole cache lines of anything.
+    rows: usize,
+    dim: usize,
+    queries: usize,
+    /// Columns of the weighted sums: Dv rounded up to panels.
+    pub(super) width: usize,
+}
+
+/// Calls `$body` with `$T` as the element type of a dtype other than float64.
+macro_rules! with_elem {
+    ($dtype:expr, $T:ident => $body:expr) => {
+        match $dtype {
+            Dtype::Float16 => {
+                type $T = f16;
+                $body
+            }
+            Dtype::Bfloat16 => {
+                type $T = bf16;
+                $body
+            }
+            _ => {
+                type $T = f32;
+                $body
+            }
+        }
+    };
+}
+
+impl Operand {
+    /// # Safety
+    /// The element exists.
+    unsafe fn at<T>(&self, b: usize, h: usize, t: usize) -> *const T {
+        let [sb, sh, st] = self.strides;
+        // SAFETY: the caller's promise.
+        unsafe { self.ptr.cast::<T>().offset(b as isize * sb + h as isize * sh + t as isize * st) }
+    }
+}
+
+impl Operand {
+    /// The rows from (b, h, t) on.
+    fn ahead(&self, b: usize, h: usize, t: usize) -> Ahead {
+        let size = self.dtype.size() as isize;
+        let [sb, sh, st] = self.strides;
+        let at = (b as isize * sb + h as isize * sh + t as isize * st) * size;
+        Ahead { ptr: self.ptr.wrapping_offset(at), stride: st * size }
+    }
+}
+
+impl Layout {
+    pub(super) fn new<K: Kernels>(a: &Attention, rows: usize) -> Layout {
+        Layout {
+            lanes: K::N,
+            rows: rows.next_multiple_of(16),
+            dim: a.dim,
+            queries: (rows * a.dim).max(rows.min(K::ROWS) * K::spread_len::<f16>(a.dim)),
+            width: a.v_dim.next_multiple_of(2 * K::N),
+        }
+    }
+
+    fn state_floats(&self) -> usize {
+        self.rows * (1 + self.lanes + self.width)
+    }
+
+    unsafe fn state(&self, base: *mut f32) -> State {
+        // SAFETY: the caller has `state_floats` at `base`.
+        unsafe {
+            let sums = base.add(self.rows);
+            State { max: base, sums, acc: sums.add(self.rows * self.lanes) }
+        }
+    }
+
+    /// Runs `f` with this thread's buffers.
+    pub(super) fn with_scratch<R>(&self, f: impl FnOnce(Scratch) -> R) -> R {
+        let panel = 2 * self.lanes;
+        let sizes = [
+            self.queries,
+            self.rows * BLOCK,
+            self.rows + 16,
+            16 * BLOCK,
+            panel * self.dim,
+            BLOCK * self.width,
+            self.state_floats(),
+            self.state_floats(),
+        ]
+        .map(|n: usize| n.next_multiple_of(16));
+        SCRATCH.with(|cell| {
+            with_floats(cell, sizes.iter().sum(), |base| {
+                let mut at = base;
+                let [queries, scores, shrink, bias, panel, values, total, part] = sizes.map(|n| {
+                    let this = at;
+                    // SAFETY: the buffer holds the sum of the sizes.
+                    at = unsafe { at.add(n) };
+                    this
+                });
+                // SAFETY: each has `state_floats`.
+                let states = unsafe { [self.state(total), self.state(part)] };
+                f(Scratch { queries, scores, shrink, bias, panel, values, states })
+            })
+        })
+    }
+
+    /// Runs `f` with `n` states that the tasks of a region share out.
+    pub(super) fn with_parts<R>(&self, n: usize, f: impl FnOnce(&Parts) -> R) -> R {
+        PARTS.with(|cell| with_floats(cell, n * self.state_floats(), |base| f(&Parts { base, layout: self })))
+    }
+
+    /// # Safety
+    /// The state has this layout.
+    pub(super) unsafe fn clear<K: Kernels>(&self, s: State) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            std::slice::from_raw_parts_mut(s.max, self.rows).fill(f32::NEG_INFINITY);
+            s.sums.write_bytes(0, self.rows * self.lanes);
+            s.acc.write_bytes(0, self.rows * self.width);
+        }
+    }
+
+    /// # Safety
+    /// The promises of the call; `K`'s instruction set; the scratch has this layout.
+    pub(super) unsafe fn pack_queries<K: Kernels>(&self, a: &Attention, tile: &Tile, s: Scratch) {
+        let scale = a.scale as f32;
+        let rows = tile.rows(a);
+        let starts = chains(self.dim);
+        let spread = self.spread_len::<K>(a, tile);
+        // SAFETY: the caller's promises. The panel is not in use yet and holds a row.
+        unsafe {
+            for r in 0..rows {
+                let (h, t) = tile.row(a, r);
+                let row = s.panel;
+                with_elem!(a.q.dtype, T => K::scale_row::<T>(a.q.at(tile.batch, h, t), self.dim, scale, row));
+                if spread > 0 {
+                    K::spread(row, self.dim, s.queries.add(r * spread));
+                    continue;
+                }
+                let first = r / K::ROWS * K::ROWS;
+                let set = K::ROWS.min(rows - first);
+                let to = s.queries.add(first * self.dim + r - first);
+                for d in 0..self.dim {
+                    *to.add(place(&starts, d) * set) = *row.add(d);
+                }
+            }
+        }
+    }
+
+    /// Floats of a row of queries that meet the keys in place; 0 when these rows meet packed keys.
+    fn spread_len<K: Kernels>(&self, a: &Attention, tile: &Tile) -> usize {
+        if tile.rows(a) > K::ROWS {
+            return 0;
+        }
+        with_elem!(a.k.dtype, T => K::spread_len::<T>(self.dim))
+    }
+
+    /// The result of the tile's rows over one chunk of keys, into `part`.
+    ///
+    /// # Safety
+    /// The promises of the call; `K`'s instruction set; scratch and part have this layout, queries are packed.
+    pub(super) unsafe fn attend<K: Kernels>(&self, a: &Attention, tile: &Tile, chunk: usize, s: Scratch, part: State) {
+        let seen = tile.seen(a);
+        let (from, to) = (seen.start.max(chunk * CHUNK), seen.end.min((chunk + 1) * CHUNK));
+        // SAFETY: the caller's promises.
+        unsafe {
+            self.clear::<K>(part);
+            for block in from / BLOCK..to.div_ceil(BLOCK) {
+                let first = block * BLOCK;
+                let keys = from.max(first)..to.min(first + BLOCK);
+                let sets = Self::sets::<K>(a, tile, first);
+                with_elem!(a.k.dtype, T => self.score::<K, T>(a, tile, first, &keys, &sets, s));
+                self.soften::<K>(a, tile, first, &sets, s, part);
+                with_elem!(a.v.dtype, T => self.weigh::<K, T>(a, tile, first, &keys, &sets, s, part, keys.end == to));
+            }
+        }
+    }
+
+    /// The sets of rows that see something of block `first`.
+    fn sets<K: Kernels>(a: &Attention, tile: &Tile, first: usize) -> SmallVec<[Set; 32]> {
+        let rows = tile.rows(a);
+        let set = |start: usize| {
+            let rows = start..(start + K::ROWS).min(rows);
+            let lo = a.seen(tile.row(a, rows.start).1).start.max(first);
+            let hi = a.seen(tile.row(a, rows.end - 1).1).end.min(first + BLOCK);
+            (lo < hi).then(|| Set { start, rows: rows.len(), keys: (lo - first, hi - first) })
+        };
+        (0..rows).step_by(K::ROWS).filter_map(set).collect()
+    }
+
+    /// Scores of the block: one panel of keys after the other, each against all rows.
+    unsafe fn score<K: Kernels, T: Elem>(
+        &self,
+        a: &Attention,
+        tile: &Tile,
+        first: usize,
+        keys: &Range<usize>,
+        sets: &[Set],
+        s: Scratch,
+    ) {
+        let stride = a.k.strides[2];
+        let spread = self.spread_len::<K>(a, tile);
+        if spread > 0 {
+            for set in sets {
+                let (lo, hi) = (set.keys.0 / K::N * K::N, set.keys.1);
+                // SAFETY: the caller's promises; the keys exist up to `hi`.
+                unsafe {
+                    // What is used next: the values of these keys.
+                    let ahead = a.v.ahead(tile.batch, tile.kv_head, first + lo);
+                    let (q, from) =
+                        (s.queries.add(set.start * spread), a.k.at::<T>(tile.batch, tile.kv_head, first + lo));
+                    let scores = s.scores.add(set.start * BLOCK + lo);
+                    K::dot_in_place(set.rows, q, from, stride, hi - lo, self.dim, scores, ahead);
+                }
+            }
+            return;
+        }
+        let width = 2 * K::N;
+        for panel in (keys.start - first) / width..(keys.end - first).div_ceil(width) {
+            let at = panel * width;
+            // SAFETY: the caller's promises; the panel's keys exist up to `keys.end`.
+            unsafe {
+                let from = a.k.at::<T>(tile.batch, tile.kv_head, first + at);
+                K::pack_keys(from, stride, width.min(keys.end - first - at), self.dim, s.panel);
+                for set in sets {
+                    if set.keys.0 < at + width && set.keys.1 > at {
+                        let q = s.queries.add(set.start * self.dim);
+                        K::dot(set.rows, q, s.panel, self.dim, s.scores.add(set.start * BLOCK + at));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Scores to weights.
+    unsafe fn soften<K: Kernels>(
+        &self,
+        a: &Attention,
+        tile: &Tile,
+        first: usize,
+        sets: &[Set],
+        s: Scratch,
+        part: State,
+    ) {
+        let bias_kind = a.bias_kind();
+        let mut seen = [(0, 0); 16];
+        for set in sets {
+            let (from, to) = set.keys;
+            for r in 0..set.rows {
+                let (h, t) = tile.row(a, set.start + r);
+                let range = a.seen(t);
+                seen[r] = (range.start as isize - first as isize, range.end as isize - first as isize);
+                if bias_kind != Bias::None {
+                    // SAFETY: the set's keys exist; the bias buffer has 16 rows.
+                    unsafe {
+                        a.bias_row(tile.batch, h, t, first + from, to - from, s.bias.add(r * BLOCK + from));
+                    }
+                }
+            }
+            // SAFETY: the buffers have this layout.
+            unsafe {
+                K::softmax(&Softmax {
+                    scores: s.scores.add(set.start * BLOCK),
+                    seen: &seen[..set.rows],
+                    from: from / K::N * K::N,
+                    to: to.next_multiple_of(K::N),
+                    cap: a.softcap.unwrap_or(0.0) as f32,
+                    bias_kind,
+                    bias: s.bias,
+                    max: part.max.add(set.start),
+                    sums: part.sums.add(set.start * K::N),
+                    shrink: s.shrink.add(set.start),
+                });
+            }
+        }
+    }
+
+    /// Weighted values added to the sums.
+    unsafe fn weigh<K: Kernels, T: Elem>(
+        &self,
+        a: &Attention,
+        tile: &Tile,
+        first: usize,
+        keys: &Range<usize>,
+        sets: &[Set],
+        s: Scratch,
+        part: State,
+        last: bool,
+    ) {
+        let stride = a.v.strides[2];
+        let width = 2 * K::N;
+        // SAFETY: the caller's promises.
+        unsafe {
+            if tile.rows(a) <= K::ROWS {
+                for set in sets {
+                    K::weigh_in_place(
+                        set.rows,
+                        s.scores.add(set.start * BLOCK + set.keys.0),
+                        set.keys.1 - set.keys.0,
+                        a.v.at::<T>(tile.batch, tile.kv_head, first + set.keys.0),
+                        stride,
+                        a.v_dim,
+                        part.acc.add(set.start * self.width),
+                        self.width,
+                        s.shrink.add(set.start),
+                        // What is used next: the keys of the next block.
+                        if last { Ahead::NOTHING } else { a.k.ahead(tile.batch, tile.kv_head, first + BLOCK) },
+                    );
+                }
+                return;
+            }
+            let from = a.v.at::<T>(tile.batch, tile.kv_head, keys.start);
+            K::pack_values(from, stride, keys.len(), a.v_dim, s.values);
+            for panel in 0..self.width / width {
+                let values = s.values.add(panel * keys.len() * width);
+                for set in sets {
+                    K::weigh(
+                        set.rows,
+                        s.scores.add(set.start * BLOCK + set.keys.0),
+                        set.keys.1 - set.keys.0,
+                        values.add((first + set.keys.0 - keys.start) * width),
+                        part.acc.add(set.start * self.width + panel * width),
+                        self.width,
+                        s.shrink.add(set.start),
+                    );
+                }
+            }
+        }
+    }
+
+    /// Writes the tile's rows.
+    ///
+    /// # Safety
+    /// The promises of the call; `K`'s instruction set; the state has this layout and holds all chunks.
+    pub(super) unsafe fn finish<K: Kernels>(&self, a: &Attention, tile: &Tile, total: State) {
+        let [sb, sh, st] = a.out_strides;
+        for r in 0..tile.rows(a) {
+            let (h, t) = tile.row(a, r);
+            let at = tile.batch as isize * sb + h as isize * sh + t as isize * st;
+            // SAFETY: the caller's promises.
+            unsafe {
+                let sink = a.sinks.map(|(ptr, dtype)| read(ptr, dtype, h as isize) as f32);
+                with_elem!(a.out_dtype, T => {
+                    let to = a.out.cast::<T>().offset(at);
+                    if K::finish(total, r, self.width, sink, to, a.v_dim) == 0.0 {
+                        for c in 0..a.v_dim {
+                            *to.add(c) = <T as Elem>::from_f64(a.unseen(tile.batch, h, t, c));
+                        }
+                    }
+                });
+            }
+        }
+    }
+}
