@@ -1,9 +1,8 @@
 //! The entry of the CPU backend: which kernel computes which op.
 
 use crate::{
-    categorical, convolve, fill, hadamard, matmul, memory, moves, pool, quantized, random, reduce, rows, scan, sort,
-    tape,
-    attend, categorical, fill, hadamard, matmul, memory, moves, pool, quantized, random, reduce, rows, scan, sort, tape,
+    attend, categorical, convolve, fill, hadamard, matmul, memory, moves, pool, quantized, random, reduce, rows, scan,
+    sort, tape,
 };
 use lapis_core::backend::{BACKENDS, Backend, Kernels};
 use lapis_core::buffer::{Buffer, Tensor};
