@@ -297,6 +297,46 @@ pub fn laplace(shape: &[usize], dtype: Dtype, loc: f64, scale: f64, key: Option<
     if loc != 0.0 { ops::add(out, loc) } else { Ok(out) }
 }
 
+/// Normal with mean `mean` (..., n) and covariance `cov` (..., n, n), `shape` such vectors, in float32
+/// (`mx.random.multivariate_normal`). Equal to MLX's up to the accuracy of the decomposition of `cov`.
+///
+/// # Errors
+/// Shapes that do not fit; a dtype other than float32; a malformed key.
+pub fn multivariate_normal(
+    mean: &Array,
+    cov: &Array,
+    shape: &[usize],
+    dtype: Dtype,
+    key: Option<&Array>,
+) -> Result<Array> {
+    let op = "multivariate_normal";
+    if dtype != Dtype::Float32 {
+        return Err(Error::dtype(format!("[{op}] {dtype} is not float32")));
+    }
+    let fits = match (mean.shape(), cov.shape()) {
+        ([.., n], [.., a, b]) => n == a && a == b,
+        _ => false,
+    };
+    if !fits {
+        let (m, c) = (show(mean.shape()), show(cov.shape()));
+        return Err(Error::shape(format!("[{op}] mean {m} and covariance {c} are not (..., n) and (..., n, n)")));
+    }
+    let n = mean.shape()[mean.ndim() - 1];
+    let natural = shape::broadcast(op, &mean.shape()[..mean.ndim() - 1], &cov.shape()[..cov.ndim() - 2])?;
+    let lead = if shape.is_empty() { natural } else { shape::broadcast(op, &natural, shape)? };
+    if !shape.is_empty() && lead.as_slice() != shape {
+        let (l, s) = (show(&lead), show(shape));
+        return Err(Error::shape(format!("[{op}] mean and covariance broadcast to {l}, not to the shape {s}")));
+    }
+    let (u, s, vt) = ops::linalg::svd(&astype(cov, dtype)?)?;
+    let spread = ops::matmul(&ops::multiply(&u, ops::expand_dims(&ops::sqrt(&s)?, [-2])?)?, &vt)?;
+    let mut full = lead;
+    full.push(n);
+    let z = normal(&full, dtype, None, None, key)?;
+    let turned = ops::squeeze(&ops::matmul(&ops::expand_dims(&z, [-2])?, &spread)?, [-2])?;
+    ops::add(astype(mean, dtype)?, turned)
+}
+
 /// What [`permutation`] permutes.
 #[derive(Clone, Copy, Debug)]
 pub enum Permuted<'a> {

@@ -6,7 +6,7 @@ use crate::tape::contiguous;
 use lapis_core::buffer::Tensor;
 use lapis_core::dtype::Dtype;
 use lapis_core::error::{Error, Result};
-use lapis_core::ops::{ConvertFp8, Dequantize, Format, Quantize, QuantizedMatmul};
+use lapis_core::ops::{ConvertFp8, Dequantize, Format, Quantize, QuantizedMatmul, Rule};
 
 /// The bytes of a row-major output.
 fn bytes_mut(t: &mut Tensor) -> &mut [u8] {
@@ -81,54 +81,48 @@ pub(crate) fn convert_fp8(op: &ConvertFp8, input: &Tensor, out: &mut Tensor) -> 
 
 /// Products with packed weights.
 pub(crate) fn matmul(op: &QuantizedMatmul, inputs: &[Tensor], out: &mut Tensor) -> Result<()> {
-    let name = if op.gathered { "gather_qmm" } else { "quantized_matmul" };
+    let name = op.name();
     let x = contiguous(&inputs[0])?;
-    let last = inputs.len() - if op.gathered { 2 } else { 0 };
+    let indices = inputs.len() - if op.gathered { 2 } else { 0 };
+    let last = indices - usize::from(op.rounds_x == Some(true));
     let parts = Parts::new(op.format, &inputs[1..last])?;
+    let global_x = if last < indices { global_scale(inputs.get(last)) } else { None };
+
     let shape = &parts.packed.shape;
     let (rows, cols) = (shape[shape.len() - 2], shape[shape.len() - 1] * 32 / op.format.bits());
     let stack: usize = shape[..shape.len() - 2].iter().product();
+    let (packed, scales) = (parts.packed.contiguous_bytes(), parts.scales.contiguous_bytes());
+    let scale_dtype = parts.scales.dtype;
+    let w =
+        Weights::new(name, op.format, packed, scales, parts.biases(), scale_dtype, parts.global, stack, rows, cols)?;
+
     let k = x.shape[x.shape.len() - 1];
-    let dtype = out.dtype;
-    let weights = |from: usize, count: usize| {
-        let slice = |bytes: &[u8]| {
-            let one = bytes.len() / stack.max(1);
-            (from * one, (from + count) * one)
-        };
-        let (p, s, b) = (parts.packed.contiguous_bytes(), parts.scales.contiguous_bytes(), parts.biases());
-        let ((p0, p1), (s0, s1), (b0, b1)) = (slice(p), slice(s), slice(b));
-        let (p, s, b) = (&p[p0..p1], &s[s0..s1], &b[b0..b1]);
-        Weights::new(name, op.format, p, s, b, parts.scales.dtype, parts.global, count, rows, cols)
-    };
+    let x_rows = Rows::new(name, x.contiguous_bytes(), x.dtype, x.size() / k.max(1), k, k)?;
+    let (dtype, how) = (out.dtype, Arithmetic::Fast);
     if !op.gathered {
-        let m = x.size() / k.max(1);
-        let x = Rows::new(name, x.contiguous_bytes(), x.dtype, m, k, k)?;
-        return quant::qmm(isa(), &x, &weights(0, stack)?, op.transpose, Arithmetic::Fast, dtype, bytes_mut(out));
+        return match op.rounds_x {
+            None => quant::qmm(isa(), &x_rows, &w, op.transpose, how, dtype, bytes_mut(out)),
+            Some(_) => quant::qqmm(isa(), &x_rows, global_x, &w, dtype, bytes_mut(out)),
+        };
     }
     let m = x.shape[x.shape.len() - 2];
     let batches = x.shape[..x.shape.len() - 2].iter().product();
-    let lhs = positions(name, "lhs_indices", &inputs[last], batches)?;
-    let rhs = positions(name, "rhs_indices", &inputs[last + 1], stack)?;
-    let (in_bytes, out_bytes) = (m * k * x.dtype.size(), out.nbytes() / lhs.len().max(1));
-    let bytes = bytes_mut(out);
-    for (i, (&l, &r)) in lhs.iter().zip(&rhs).enumerate() {
-        let rows = &x.contiguous_bytes()[l * in_bytes..(l + 1) * in_bytes];
-        let rows = Rows::new(name, rows, x.dtype, m, k, k)?;
-        let to = &mut bytes[i * out_bytes..(i + 1) * out_bytes];
-        quant::qmm(isa(), &rows, &weights(r, 1)?, op.transpose, Arithmetic::Fast, dtype, to)?;
+    let lhs = positions(name, "lhs_indices", &inputs[indices], batches)?;
+    let rhs = positions(name, "rhs_indices", &inputs[indices + 1], stack)?;
+    match op.rounds_x {
+        None => quant::gather_qmm(isa(), &x_rows, m, &w, &lhs, &rhs, op.transpose, how, dtype, bytes_mut(out)),
+        Some(_) => quant::gather_qqmm(isa(), &x_rows, m, global_x, &w, &lhs, &rhs, dtype, bytes_mut(out)),
     }
-    Ok(())
 }
 
 /// Flat positions (int64) in `0..count`.
-pub(crate) fn positions(op: &str, what: &str, t: &Tensor, count: usize) -> Result<Vec<usize>> {
+fn positions(op: &str, what: &str, t: &Tensor, count: usize) -> Result<Vec<u32>> {
     let t = contiguous(t)?;
-    let check = |bytes: &[u8]| {
-        let i = i64::from_le_bytes(bytes.try_into().unwrap_or_default());
-        usize::try_from(i)
+    let check = |&i: &i64| {
+        u32::try_from(i)
             .ok()
-            .filter(|&i| i < count)
+            .filter(|&p| (p as usize) < count)
             .ok_or_else(|| Error::index(format!("[{op}] position {i} of {what} is outside a batch of {count}")))
     };
-    t.contiguous_bytes().chunks_exact(8).map(check).collect()
+    bytemuck::cast_slice(t.contiguous_bytes()).iter().map(check).collect()
 }

@@ -372,13 +372,20 @@ pub struct QuantizedMatmul {
     pub format: Format,
     /// `x @ w.T` (w is `[N, K]`) or `x @ w` (w is `[K, N]`).
     pub transpose: bool,
-    /// The last two inputs are the flat positions (uint32) of the matrices of x and w to pair.
+    /// The last two inputs are the flat positions (int64) of the matrices of x and w to pair.
     pub gathered: bool,
+    /// x is rounded to the format of w first; with `Some(true)` its global scale (float32) follows the parts of w.
+    pub rounds_x: Option<bool>,
 }
 
 impl Rule for QuantizedMatmul {
     fn name(&self) -> &'static str {
-        if self.gathered { "gather_qmm" } else { "quantized_matmul" }
+        match (self.rounds_x, self.gathered) {
+            (None, false) => "quantized_matmul",
+            (None, true) => "gather_qmm",
+            (Some(_), false) => "qqmm",
+            (Some(_), true) => "gather_qqmm",
+        }
     }
     fn infer(&self, inputs: &[Array]) -> Result<Avals> {
         let (x, w) = (&inputs[0], &inputs[1]);
@@ -431,7 +438,7 @@ pub fn quantized_matmul(x: &Array, w: &Quantized, transpose: bool) -> Result<Arr
     if w.packed.ndim() == 2 {
         let mut inputs: Inputs = smallvec![x];
         w.push_to(&mut inputs)?;
-        return Array::apply1(QuantizedMatmul { format: w.format, transpose, gathered: false }, inputs);
+        return Array::apply1(QuantizedMatmul { format: w.format, transpose, gathered: false, rounds_x: None }, inputs);
     }
     // A stack of matrices: pair each matrix of x with its own.
     let vector = x.ndim() == 1;
@@ -467,7 +474,62 @@ pub fn gather_qmm(
     let mut inputs: Inputs = smallvec![x];
     w.push_to(&mut inputs)?;
     inputs.extend([lhs, rhs]);
-    Array::apply1(QuantizedMatmul { format: w.format, transpose, gathered: true }, inputs)
+    Array::apply1(QuantizedMatmul { format: w.format, transpose, gathered: true, rounds_x: None }, inputs)
+}
+
+/// `x @ w.T` with x rounded on the fly to the format of w, nvfp4 or mxfp8 (`mx.qqmm`; quantize a plain w first).
+/// `global_scale_x` is nvfp4's, for x. The result has the dtype of x.
+///
+/// # Errors
+/// Another mode, a stack of matrices in `w`; else as [`quantized_matmul`].
+pub fn qqmm(x: &Array, w: &Quantized, global_scale_x: Option<&Array>) -> Result<Array> {
+    if w.packed.ndim() != 2 {
+        let s = show(w.packed.shape());
+        return Err(Error::shape(format!("[qqmm] packed weights of shape {s}: one matrix is taken; see gather_qqmm")));
+    }
+    let inputs = rounded_inputs("qqmm", x, w, global_scale_x)?;
+    let rounds_x = Some(global_scale_x.is_some());
+    Array::apply1(QuantizedMatmul { format: w.format, transpose: true, gathered: false, rounds_x }, inputs)
+}
+
+/// [`qqmm`] of pairs of matrices, picked as by [`gather_qmm`] (`mx.gather_qqmm`).
+///
+/// # Errors
+/// As [`qqmm`] and [`gather_qmm`].
+pub fn gather_qqmm(
+    x: &Array,
+    w: &Quantized,
+    lhs_indices: Option<&Array>,
+    rhs_indices: Option<&Array>,
+    global_scale_x: Option<&Array>,
+) -> Result<Array> {
+    let op = "gather_qqmm";
+    let mut inputs = rounded_inputs(op, x, w, global_scale_x)?;
+    let (lhs, rhs) = index_pair(op, x, &w.packed, lhs_indices, rhs_indices)?;
+    inputs.extend([lhs, rhs]);
+    let rounds_x = Some(global_scale_x.is_some());
+    Array::apply1(QuantizedMatmul { format: w.format, transpose: true, gathered: true, rounds_x }, inputs)
+}
+
+fn rounded_inputs(op: &str, x: &Array, w: &Quantized, global_scale_x: Option<&Array>) -> Result<Inputs> {
+    w.check(op)?;
+    check_floating(op, x)?;
+    let mode = w.format.mode;
+    if !matches!(mode, Mode::Nvfp4 | Mode::Mxfp8) {
+        return Err(Error::value(format!("[{op}] mode {}; allowed: nvfp4, mxfp8", mode.name())));
+    }
+    if x.ndim() == 0 {
+        return Err(Error::shape(format!("[{op}] x is 0-d")));
+    }
+    let mut inputs: Inputs = smallvec![x.clone()];
+    w.push_to(&mut inputs)?;
+    if let Some(g) = global_scale_x {
+        if mode != Mode::Nvfp4 || g.size() != 1 {
+            return Err(Error::value(format!("[{op}] a global scale is one number and goes with nvfp4 only")));
+        }
+        inputs.push(astype(g, Dtype::Float32)?);
+    }
+    Ok(inputs)
 }
 
 /// Index lists of a gathered product, broadcast together, as uint32.
