@@ -27,7 +27,7 @@ use lapis_testdata::{Case, families, load};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Operations of the cases that lapis does not have yet.
-const MISSING: &[&str] = &["fast.scaled_dot_product_attention", "qqmm", "random.multivariate_normal"];
+const MISSING: &[&str] = &[];
 
 /// Calls the operation, if the family has it.
 type Runner = fn(&Call) -> Option<Outcome>;

@@ -36,6 +36,15 @@ fn product(c: &Call) -> Option<Result<Array>> {
         // `sorted_indices` is a hint that nothing needs here.
         "gather_qmm" => packed(c, 1, None)
             .and_then(|w| ops::gather_qmm(&c.array(0), &w, c.maybe(4).as_ref(), c.maybe(5).as_ref(), transpose)),
+        "qqmm" => {
+            let w = c.array(1);
+            let packed = if w.dtype() == Dtype::Uint32 {
+                packed(c, 1, None)
+            } else {
+                format(c).and_then(|f| ops::quantize(&w, f, None))
+            };
+            packed.and_then(|w| ops::qqmm(&c.array(0), &w, None))
+        }
         "to_fp8" => ops::to_fp8(&c.array(0)),
         "from_fp8" => ops::from_fp8(&c.array(0), c.attrs.dtype("dtype").unwrap_or(Dtype::Bfloat16)),
         _ => return None,

@@ -32,6 +32,9 @@ fn drawn(c: &Call) -> Option<Result<Array>> {
         "random.normal" => {
             shape().and_then(|s| random::normal(&s, float, c.maybe(0).as_ref(), c.maybe(1).as_ref(), key))
         }
+        "random.multivariate_normal" => {
+            shape().and_then(|s| random::multivariate_normal(&c.array(0), &c.array(1), &s, float, key))
+        }
         "random.randint" => {
             shape().and_then(|s| random::randint(c.operand(0), c.operand(1), &s, dtype(Dtype::Int32), key))
         }
