@@ -3,7 +3,8 @@
 use lapis_core::dtype::c64;
 use lapis_cpu::math::{Binary, Unary, binary_c64, unary_c64};
 use std::f32::consts::PI;
-use std::f32::{INFINITY, NAN};
+const INFINITY: f32 = f32::INFINITY;
+const NAN: f32 = f32::NAN;
 
 fn function(name: &str) -> Unary {
     *Unary::ALL.iter().find(|f| format!("{f:?}") == name).expect("a function")

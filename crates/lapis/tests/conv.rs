@@ -110,7 +110,7 @@ impl Plain {
 
 #[track_caller]
 fn assert_fails(result: Result<Array>, kind: ErrorKind, text: &str) {
-    let error = result.err().expect("an error");
+    let error = result.expect_err("an error");
     assert!(error.kind() == kind && error.message().contains(text), "{error:?}");
 }
 

@@ -54,7 +54,7 @@ fn assert_close(got: &Array, want: &[Complex], scale: f64) {
 
 #[track_caller]
 fn assert_fails(result: Result<Array>, kind: ErrorKind, text: &str) {
-    let error = result.err().expect("an error");
+    let error = result.expect_err("an error");
     assert!(error.kind() == kind && error.message().contains(text), "{error:?}");
 }
 

@@ -7,6 +7,11 @@
 //! Bytes: the weights once. Operations for 64 codes of 4 bits: 2 shuffles, 1 to 1.5 masks, 1 dot product a row; on a
 //! core that reads 6 bytes a cycle memory is the limit up to six rows.
 
+// Conditions on constants of an unrolled loop: clippy sees one value of them at a time. The empty assembly touches no
+// memory; it takes a pointer to keep it opaque.
+#![allow(clippy::absurd_extreme_comparisons, clippy::manual_checked_ops, clippy::manual_is_multiple_of)]
+#![allow(clippy::pointers_in_nomem_asm_block)]
+
 use super::activations::Activations;
 use super::panel::{DEPTH, FP4_BYTES, TILE_GROUPS};
 use super::panel_avx512::{bf16_pairs, scale_strip, spread_controls, transpose};

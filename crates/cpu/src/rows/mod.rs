@@ -109,7 +109,7 @@ pub(crate) use by_dtype;
 /// Rows of a row-major tensor: their number and length.
 pub(crate) fn rows(t: &Tensor) -> (usize, usize) {
     let len = t.shape.last().copied().unwrap_or(1);
-    (if len == 0 { 0 } else { t.size() / len }, len)
+    (t.size().checked_div(len).unwrap_or(0), len)
 }
 
 /// Rows that one task takes.

@@ -105,7 +105,7 @@ unsafe fn split_exp<L: Lanes>(x: L::V) -> (L::V, L::V) {
     // SAFETY: the caller runs on L's instruction set.
     unsafe {
         let n = L::round(L::mul(x, L::splat(std::f32::consts::LOG2_E)));
-        let r = L::fma(n, L::splat(-0.693_147_2), x);
+        let r = L::fma(n, L::splat(-std::f32::consts::LN_2), x);
         let r = L::fma(n, L::splat(1.904_654_2e-9), r);
         let mut p = L::splat(0.001_392_618_4);
         for c in [0.008_363_179, 0.041_666_556, 0.166_665_76, 0.5, 1.0] {
