@@ -3,7 +3,7 @@
 //! A decode step is hundreds of regions of 10-50 microseconds. So opening a region is one store that spinning workers
 //! see at once (sleeping ones are woken along a binary tree), and closing it waits only for workers that joined: one
 //! that wakes late finds the region shut and costs nobody anything. An idle pool sleeps and uses no CPU; every spin is
-//! bounded, so that a machine with more runnable threads than cores loses at most [`SPIN`] per thread and region.
+//! bounded, so that a machine with more runnable threads than cores loses at most `SPIN` per thread and region.
 //!
 //! The pool must not know what its tasks compute. Its promises: every task runs exactly once; a nested region and a
 //! region that finds the pool taken run alone on their caller (no deadlock); a panic in a task reaches the caller.
@@ -229,7 +229,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Looks until `ready` gives something or [`SPIN`] has passed.
+/// Looks until `ready` gives something or `SPIN` has passed.
 fn spin<R>(ready: impl Fn() -> Option<R>) -> Option<R> {
     let start = Instant::now();
     loop {

@@ -1,6 +1,6 @@
 //! Lazy arrays at the speed of your machine.
 //!
-//! Build arrays with [`array`], [`arange`](ops::arange), [`zeros`](ops::zeros); combine them with operators, methods
+//! Build arrays with [`array()`], [`arange`](ops::arange), [`zeros`](ops::zeros); combine them with operators, methods
 //! and the functions of [`ops`]; nothing is computed until a value is read or [`eval`] is called.
 //!
 //! ```

@@ -36,7 +36,7 @@ impl Rule for GatherMM {
 
 /// Matrix products of picked matrices (`mx.gather_mm`): entry i of the result is `a[lhs_indices[i]] @
 /// b[rhs_indices[i]]`, where indices are flat positions in the batch axes. Missing indices are 0, 1, 2, ... in batch
-/// shape; the two index arrays broadcast, to the leading axes of the result. 1-D operands as in [`matmul`].
+/// shape; the two index arrays broadcast, to the leading axes of the result. 1-D operands as in [`matmul()`].
 /// `sorted_indices` promises that `rhs_indices` ascend, which saves time.
 ///
 /// # Errors
@@ -129,10 +129,10 @@ pub fn segmented_mm(a: &Array, b: &Array, segments: &Array) -> Result<Array> {
 
 /// Matrix product of matrices whose blocks of `block_size` squared are masked (`mx.block_masked_mm`): masks have
 /// shape (..., blocks of rows, blocks of columns) of their matrix, sizes rounded up; bool masks select, others
-/// multiply. Without masks this is [`matmul`].
+/// multiply. Without masks this is [`matmul()`].
 ///
 /// # Errors
-/// A block size other than 32 or 64; masks that do not broadcast; else as [`matmul`].
+/// A block size other than 32 or 64; masks that do not broadcast; else as [`matmul()`].
 pub fn block_masked_mm(
     a: &Array,
     b: &Array,

@@ -150,7 +150,7 @@ pub fn matmul(a: &Array, b: &Array) -> Result<Array> {
 /// `alpha * a @ b + beta * c` in one pass (`mx.addmm`); c broadcasts to the shape of the product.
 ///
 /// # Errors
-/// As [`matmul`]; a shape error when c does not broadcast.
+/// As [`matmul()`]; a shape error when c does not broadcast.
 pub fn addmm(c: &Array, a: &Array, b: &Array, alpha: f64, beta: f64) -> Result<Array> {
     let dtype = product_dtype("addmm", &[c, a, b])?;
     let Operands { a, b, full, shape } = prepare("addmm", a, b, dtype)?;
@@ -166,7 +166,7 @@ pub fn addmm(c: &Array, a: &Array, b: &Array, alpha: f64, beta: f64) -> Result<A
 }
 
 impl Array {
-    /// Matrix product; see [`matmul`].
+    /// Matrix product; see [`matmul()`].
     ///
     /// # Panics
     /// On the errors of the function of the same name.

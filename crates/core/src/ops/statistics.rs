@@ -213,7 +213,7 @@ impl Array {
     pub fn var(&self, axes: impl Into<Axes>, keepdims: bool, ddof: usize) -> Array {
         crate::or_panic(var(self, axes, keepdims, ddof))
     }
-    /// Standard deviation; see [`std`].
+    /// Standard deviation; see [`std()`].
     #[track_caller]
     pub fn std(&self, axes: impl Into<Axes>, keepdims: bool, ddof: usize) -> Array {
         crate::or_panic(std(self, axes, keepdims, ddof))

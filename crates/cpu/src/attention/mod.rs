@@ -5,8 +5,8 @@
 //! share them, at about DECODE of memory bandwidth. (`cargo run --release -p lapis-cpu --example attention`.)
 //!
 //! The bits of a query row depend on its own inputs alone: not on the other rows of the call, the batch, the number
-//! of threads, nor on whether it came in a long prefill or a single step. Keys are taken in blocks of [`BLOCK`] and
-//! chunks of [`CHUNK`] that are aligned to key 0; within a row everything happens in ascending order of keys; a chunk
+//! of threads, nor on whether it came in a long prefill or a single step. Keys are taken in blocks of `BLOCK` and
+//! chunks of `CHUNK` that are aligned to key 0; within a row everything happens in ascending order of keys; a chunk
 //! starts afresh and is merged into the chunks before it. Threads share out tiles of rows, or chunks of tiles.
 //!
 //! Knows nothing of graphs and of how caches are managed: it takes pointers and strides.

@@ -1,4 +1,4 @@
-//! Mathematical functions: of `f32` vectors ([`vec`], for kernels to build on), of slices, of single `f64` and `c64`.
+//! Mathematical functions: of `f32` vectors ([`vec`](mod@vec), for kernels to build on), of slices, of single `f64` and `c64`.
 //!
 //! `f32` results are within 2.5 ulp, most of them correctly rounded, and the same bits at every level of the
 //! instruction set; infinities, NaN, signed zeros and subnormals as in C. `f64` goes through a port of musl's functions,

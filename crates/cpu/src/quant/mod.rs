@@ -3,7 +3,7 @@
 //! The packed layout and every rounding are MLX's, so that checkpoints travel both ways bit for bit. Kernels here take
 //! byte slices and sizes; they know nothing of arrays.
 //!
-//! Order of reading: [`codes`] (bit strings and small floats), [`quantize`](mod@quantize), `dequantize`, then the
+//! Order of reading: [`codes`] (bit strings and small floats), `quantize`, `dequantize`, then the
 //! products.
 
 /// Compiles one always-inlined body for each instruction set and picks at run time.

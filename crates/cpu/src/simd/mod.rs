@@ -178,7 +178,7 @@ pub trait Simd: Copy + Send + Sync + 'static {
             std::ptr::copy_nonoverlapping(a.as_ptr(), p, n.min(LANES32));
         }
     }
-    /// Makes non-temporal stores visible to other threads; call it after the last [`Float::store_nt`] of a task.
+    /// Makes non-temporal stores visible to other threads; call it after the last [`Vector::store_nt`] of a task.
     #[inline(always)]
     fn fence(self) {}
 }

@@ -49,7 +49,7 @@ pub fn cholesky_inv(a: &Array, upper: bool) -> Result<Array> {
 }
 
 /// LU factors with partial pivoting: (packed, pivots, rows) for `a` of shape (..., m, n). Packed holds U and, below
-/// its diagonal, L; row i was exchanged with row pivots[i]; rows[i] is where row i of `a` is found in `L U`.
+/// its diagonal, L; row i was exchanged with row `pivots[i]`; `rows[i]` is where row i of `a` is found in `L U`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct LuFactor;
 
