@@ -92,6 +92,7 @@ unsafe fn plain(step: &Step, rows: &[Row], acc: *mut f32) {
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
+    use super::super::thin::opaque;
     use super::{COLUMNS, Row, Step};
     use std::arch::x86_64::*;
 
@@ -159,22 +160,25 @@ mod x86 {
                         codes[r] = codes[r].add(4 * S);
                     }
                 }
-                for r in 0..R {
-                    let x_scale = _mm512_set1_ps(*rows[r].scales.add(g));
-                    let x_sum = _mm512_set1_ps(f32::from_bits(*rows[r].sums.add(g) as u32));
-                    for v in 0..VECTORS {
+                // Sums stay in memory between groups: the integers need the registers.
+                let acc = acc.add(opaque(0));
+                for v in 0..VECTORS {
+                    let scale = _mm512_loadu_ps(step.scales.add(g * COLUMNS + 16 * v));
+                    let bias =
+                        if BIAS { _mm512_loadu_ps(step.biases.add(g * COLUMNS + 16 * v)) } else { _mm512_setzero_ps() };
+                    for r in 0..R {
                         let mut sum = sums[r][0][v];
                         for s in 1..S {
                             sum = _mm512_add_epi32(sum, sums[r][s][v]);
                         }
                         let sum = _mm512_cvtepi32_ps(sum);
-                        let scale = _mm512_loadu_ps(step.scales.add(g * COLUMNS + 16 * v));
                         let product = if BIAS {
-                            let bias = _mm512_loadu_ps(step.biases.add(g * COLUMNS + 16 * v));
+                            let x_sum = _mm512_set1_ps(f32::from_bits(*rows[r].sums.add(g) as u32));
                             _mm512_fmadd_ps(scale, sum, _mm512_mul_ps(bias, x_sum))
                         } else {
                             _mm512_mul_ps(scale, sum)
                         };
+                        let x_scale = _mm512_set1_ps(*rows[r].scales.add(g));
                         let at = acc.add(r * COLUMNS + 16 * v);
                         _mm512_storeu_ps(at, _mm512_fmadd_ps(x_scale, product, _mm512_loadu_ps(at)));
                     }

@@ -7,6 +7,7 @@ versions! {
     /// Reads `out.len()` elements of a floating `dtype` as f32.
     pub(super) fn load(dtype: Dtype, bytes: &[u8], out: &mut [f32]) = load_body;
 }
+#[cfg(test)]
 versions! {
     /// Writes f32 values as a floating `dtype`.
     pub(super) fn store(dtype: Dtype, values: &[f32], bytes: &mut [u8]) = store_body;

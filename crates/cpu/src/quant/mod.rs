@@ -47,6 +47,8 @@ mod fma;
 mod format;
 mod gather;
 mod halves;
+#[cfg(target_arch = "x86_64")]
+mod lone;
 mod panel;
 #[cfg(target_arch = "x86_64")]
 mod panel_avx512;

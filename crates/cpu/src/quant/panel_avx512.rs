@@ -57,9 +57,7 @@ unsafe fn words<const BITS: usize, const FP4: bool>(
     panel: &mut [u8; PANEL],
 ) {
     let per_word = 8 / BITS;
-    let mask = _mm512_set1_epi8(((1u16 << BITS) - 1) as i8);
-    // SAFETY: a load of constants.
-    let table = _mm512_broadcast_i32x4(unsafe { _mm_loadu_si128(FP4_BYTES.as_ptr().cast()) });
+    let controls = Controls::new(BITS);
     let words = codes * BITS / 32;
     let mut first = 0;
     while first < words {
@@ -80,10 +78,10 @@ unsafe fn words<const BITS: usize, const FP4: bool>(
                 if BITS < 8 {
                     let shifted =
                         if h == 0 { unit } else { _mm512_srl_epi32(unit, _mm_cvtsi32_si128((BITS * h) as i32)) };
-                    unit = _mm512_and_si512(shifted, mask);
+                    unit = _mm512_and_si512(shifted, controls.mask);
                 }
                 if FP4 {
-                    unit = _mm512_shuffle_epi8(table, unit);
+                    unit = _mm512_shuffle_epi8(controls.fp4, unit);
                 }
                 store(unit, (first + w) * per_word + h, v, panel);
             }
@@ -101,8 +99,7 @@ unsafe fn straddling<const BITS: usize>(
     v: usize,
     panel: &mut [u8; PANEL],
 ) {
-    let [runs, cuts] = spread_controls(BITS);
-    let mask = _mm512_set1_epi8((1 << BITS) - 1);
+    let controls = Controls::new(BITS);
     let mut first = 0;
     while first < codes {
         let bytes = (codes - first).min(64) * BITS / 8;
@@ -114,8 +111,7 @@ unsafe fn straddling<const BITS: usize>(
                 _mm_prefetch::<_MM_HINT_T0>(p.wrapping_offset(ahead).cast());
                 _mm512_maskz_loadu_epi8((1 << bytes) - 1, p.cast())
             };
-            let run = _mm512_permutexvar_epi8(runs, packed);
-            r[i] = _mm512_and_si512(_mm512_multishift_epi64_epi8(cuts, run), mask);
+            r[i] = controls.spread(packed);
         }
         let t = transpose(r);
         for w in 0..16 {
@@ -125,15 +121,42 @@ unsafe fn straddling<const BITS: usize>(
     }
 }
 
-/// Eight codes are `bits` bytes: `permutexvar` by the first brings each such run into a 64-bit lane, `multishift` by the
-/// second cuts it at its bit positions.
-#[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
-#[inline]
-pub(super) fn spread_controls(bits: usize) -> [__m512i; 2] {
-    let runs: [u8; 64] = std::array::from_fn(|i| (i / 8 * bits + i % 8) as u8);
-    let cuts: [u8; 64] = std::array::from_fn(|i| (i % 8 * bits) as u8);
-    // SAFETY: loads of the two arrays.
-    unsafe { [_mm512_loadu_si512(runs.as_ptr().cast()), _mm512_loadu_si512(cuts.as_ptr().cast())] }
+/// Constants that cut words into codes.
+#[derive(Clone, Copy)]
+pub(super) struct Controls {
+    /// The low `bits` bits of each byte.
+    pub(super) mask: __m512i,
+    /// Bytes of E2M1 codes, for a shuffle.
+    pub(super) fp4: __m512i,
+    runs: __m512i,
+    cuts: __m512i,
+}
+
+impl Controls {
+    #[target_feature(enable = "avx512f,avx512bw")]
+    #[inline]
+    pub(super) fn new(bits: usize) -> Controls {
+        let runs: [u8; 64] = std::array::from_fn(|i| (i / 8 * bits + i % 8) as u8);
+        let cuts: [u8; 64] = std::array::from_fn(|i| (i % 8 * bits) as u8);
+        // SAFETY: loads of arrays.
+        unsafe {
+            Controls {
+                mask: _mm512_set1_epi8(((1u16 << bits) - 1) as i8),
+                fp4: _mm512_broadcast_i32x4(_mm_loadu_si128(FP4_BYTES.as_ptr().cast())),
+                runs: _mm512_loadu_si512(runs.as_ptr().cast()),
+                cuts: _mm512_loadu_si512(cuts.as_ptr().cast()),
+            }
+        }
+    }
+
+    /// 64 codes that straddle bytes, one a byte. Eight codes are `bits` bytes: bring each such run into a 64-bit lane,
+    /// then cut it at its bit positions.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
+    #[inline]
+    pub(super) fn spread(&self, packed: __m512i) -> __m512i {
+        let run = _mm512_permutexvar_epi8(self.runs, packed);
+        _mm512_and_si512(_mm512_multishift_epi64_epi8(self.cuts, run), self.mask)
+    }
 }
 
 #[target_feature(enable = "avx512f")]
@@ -201,7 +224,7 @@ pub(super) unsafe fn tile(
 /// Groups `first..first + count` (at most 16) of each of the block's rows are readable in `from`; 16 groups fit in `out`.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 #[inline]
-pub(super) unsafe fn scale_strip(
+unsafe fn scale_strip(
     block: &Block,
     from: &[u8],
     row: usize,
@@ -251,13 +274,63 @@ pub(super) unsafe fn scale_strip(
     }
 }
 
+/// Scales and biases of sixteen rows and sixteen groups, by group.
+pub(super) struct Scales {
+    /// bf16 scale and bias of a group share a lane: upper and lower half.
+    paired: bool,
+    biased: bool,
+    tile: [[__m512i; 2]; 16],
+}
+
+impl Scales {
+    #[target_feature(enable = "avx512f")]
+    #[inline]
+    pub(super) fn new(block: &Block, biased: bool) -> Scales {
+        let paired = biased && block.kind == ScaleKind::Bf16;
+        Scales { paired, biased, tile: [[_mm512_setzero_si512(); 2]; 16] }
+    }
+
+    /// Takes groups `first..first + count`, where `first` is a multiple of 16 and `count` at most 16.
+    ///
+    /// # Safety
+    /// They exist in sixteen rows of the block.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    #[inline]
+    pub(super) unsafe fn load(&mut self, block: &Block, first: usize, count: usize, fp4: bool) {
+        // SAFETY: as the caller promises.
+        unsafe {
+            if self.paired {
+                return bf16_pairs(block, first, count, &mut self.tile);
+            }
+            let factor = if fp4 { 0.5 * block.factor } else { block.factor };
+            let to = self.tile.as_mut_ptr().cast::<f32>();
+            scale_strip(block, block.scales, 0, first, count, factor, to, 32);
+            if self.biased {
+                scale_strip(block, block.biases, 0, first, count, 1.0, to.add(16), 32);
+            }
+        }
+    }
+
+    /// Scales and biases of a group.
+    #[target_feature(enable = "avx512f")]
+    #[inline]
+    pub(super) fn get(&self, group: usize) -> (__m512, __m512) {
+        let [a, b] = &self.tile[group % 16];
+        if self.paired {
+            let scale = _mm512_and_si512(*a, _mm512_set1_epi32(0xffff << 16));
+            return (_mm512_castsi512_ps(scale), _mm512_castsi512_ps(_mm512_slli_epi32::<16>(*a)));
+        }
+        (_mm512_castsi512_ps(*a), _mm512_castsi512_ps(*b))
+    }
+}
+
 /// bf16 scales (upper halves of lanes) and biases (lower halves) of sixteen groups of sixteen rows.
 ///
 /// # Safety
 /// Groups `first..first + count` (at most 16) of sixteen rows are readable in the block's scales and biases.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 #[inline]
-pub(super) unsafe fn bf16_pairs(block: &Block, first: usize, count: usize, out: &mut [[__m512i; 2]; 16]) {
+unsafe fn bf16_pairs(block: &Block, first: usize, count: usize, out: &mut [[__m512i; 2]; 16]) {
     let lanes = ((1u32 << count) - 1) as __mmask16;
     let order: [u16; 32] = std::array::from_fn(|i| (i / 2 + if i % 2 == 0 { 16 } else { 0 }) as u16);
     // SAFETY: a load of the array.

@@ -12,10 +12,10 @@ use super::activations::{Activations, Rows, Sum, activations};
 use super::decode::{self, Meaning, PANEL_F32};
 use super::format::{Mode, check_float, check_len};
 use super::panel::{self, COLUMNS, Content, DEPTH, FP4_OFFSET, PANEL, SCALE_TILE, TILE_GROUPS};
-#[cfg(target_arch = "x86_64")]
-use super::thin;
 use super::weights::Weights;
 use super::{dot, fma, halves};
+#[cfg(target_arch = "x86_64")]
+use super::{lone, thin};
 use crate::isa::Isa;
 use crate::pool;
 use lapis_core::dtype::Dtype;
@@ -23,8 +23,8 @@ use lapis_core::error::{Error, Result};
 use std::cell::Cell;
 use std::ops::Range;
 
-/// Rows of `x` that use one unpacked panel: their f32 sums (64 KiB) stay in the second-level cache.
-const TASK_ROWS: usize = 256;
+/// Rows of `x` that use one unpacked panel: their f32 sums (128 KiB) stay in the second-level cache.
+const TASK_ROWS: usize = 512;
 
 /// Rows of `x` up to which weights go straight to the dot products.
 #[cfg(target_arch = "x86_64")]
@@ -261,7 +261,7 @@ impl Product<'_> {
             let rows: Vec<usize> = task.pairs.iter().map(|pair| pair.x).collect();
             let few = tiles(rows.len(), thin::ROWS).zip(&mut scratch.few);
             for (part, few) in few {
-                few.gather(x, &rows[part], self.w.cols, self.w.format.group());
+                few.gather(x, &rows[part], self.w.cols, self.w.format.group(), self.w.format.bits());
             }
             for block in task.blocks.clone() {
                 self.thin(task, block, scratch);
@@ -313,7 +313,12 @@ impl Product<'_> {
                     thin::Job { x: few, cols: w.cols, group: w.format.group(), bits: content.bits, fp4: content.fp4 };
                 let start = scratch.sums[part].as_mut_ptr().cast::<f32>();
                 // SAFETY: the level is present (it was passed), and each row of sums has room for 16 from `column` on.
-                unsafe { thin::strip(&block, &job, |m| start.add(m * COLUMNS + column)) }
+                unsafe {
+                    match few.rows {
+                        1 => lone::strip(&block, &job, start.add(column)),
+                        _ => thin::strip(&block, &job, |m| start.add(m * COLUMNS + column)),
+                    }
+                }
             }
         }
     }
@@ -405,13 +410,35 @@ impl Product<'_> {
     fn store(&self, task: &Task, index: usize, scratch: &Scratch) {
         let (column, size) = (index * COLUMNS, self.out_dtype.size());
         let width = (self.n - column).min(COLUMNS);
-        for (pair, sums) in task.pairs.iter().zip(&scratch.sums) {
-            // SAFETY: within `out` (its length was checked), and this task's alone.
-            let out = unsafe {
-                std::slice::from_raw_parts_mut(self.out.0.add((pair.out * self.n + column) * size), width * size)
-            };
-            halves::store(self.isa, self.out_dtype, &sums[..width], out);
-        }
+        // SAFETY: rows and columns are within `out` (its length was checked), and this task's alone.
+        let out = |pair: &Pair| unsafe {
+            std::slice::from_raw_parts_mut(self.out.0.add((pair.out * self.n + column) * size), width * size)
+        };
+        store_rows(self.isa, self.out_dtype, task.pairs, &scratch.sums, width, &out);
+    }
+}
+
+versions! {
+    /// Rounds the first `width` sums of each row to `out(pair)`.
+    fn store_rows(
+        dtype: Dtype,
+        pairs: &[Pair],
+        sums: &[[f32; COLUMNS]],
+        width: usize,
+        out: &dyn Fn(&Pair) -> &'static mut [u8],
+    ) = store_rows_body;
+}
+
+#[inline(always)]
+fn store_rows_body(
+    dtype: Dtype,
+    pairs: &[Pair],
+    sums: &[[f32; COLUMNS]],
+    width: usize,
+    out: &dyn Fn(&Pair) -> &'static mut [u8],
+) {
+    for (pair, sums) in pairs.iter().zip(sums) {
+        halves::store_body(dtype, &sums[..width], out(pair));
     }
 }
 

@@ -1,8 +1,8 @@
-//! Integer products of few rows with sixteen packed rows at a time, weights going from memory to the dot product
+//! Integer products of two to eight rows with sixteen packed rows at a time, weights going from memory to the dot product
 //! without a stop in the cache. AVX-512 only.
 //!
-//! Sixteen rows are read 64 bytes at a time, transposed in registers so that a lane is a column of the result, masked to
-//! units, and multiplied by broadcast activations. The arithmetic is that of `dot`, so are the results, bit for bit.
+//! Sixteen rows are read 64 bytes at a time and transposed, so that a lane is a column of the result, then masked to units
+//! and multiplied by broadcast activations. The arithmetic is that of `dot`, so are the results, bit for bit.
 //!
 //! Bytes: the weights once. Operations for 64 codes of 4 bits: 2 shuffles, 1 to 1.5 masks, 1 dot product a row; on a
 //! core that reads 6 bytes a cycle memory is the limit up to six rows.
@@ -13,24 +13,21 @@
 #![allow(clippy::pointers_in_nomem_asm_block)]
 
 use super::activations::Activations;
-use super::panel::{DEPTH, FP4_BYTES, TILE_GROUPS};
-use super::panel_avx512::{bf16_pairs, scale_strip, spread_controls, transpose};
-use super::weights::{Block, ScaleKind};
+use super::panel::{DEPTH, TILE_GROUPS};
+use super::panel_avx512::{Controls, Scales, transpose};
+use super::weights::Block;
 use std::arch::x86_64::*;
 
-/// Repeats a body for each word of a vector, its number a constant, so that arrays it indexes stay in registers.
-macro_rules! unroll {
-    ($w:ident $body:block) => {
-        unroll!($w $body 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15)
-    };
-    ($w:ident $body:block $($n:literal)*) => {$({
-        const $w: usize = $n;
-        $body
-    })*};
-}
-
 /// How far ahead of the reads memory is asked for, in bytes of each row.
-const AHEAD: usize = 256;
+pub(super) const AHEAD: usize = 512;
+
+/// Units in a word of codes of `bits` bits; 1 for codes that have been spread to bytes (`bits` 0).
+pub(super) const fn units(bits: usize) -> usize {
+    match bits {
+        1 | 2 | 4 => 8 / bits,
+        _ => 1,
+    }
+}
 
 /// Lanes: packed rows of a strip, columns of the result.
 pub(super) const STRIP: usize = 16;
@@ -38,51 +35,61 @@ pub(super) const STRIP: usize = 16;
 /// The largest number of rows in a call.
 pub(super) const ROWS: usize = 8;
 
-/// Rows of activations, one to eight, side by side: what stands at one place of each row is adjacent. Filled up to 1, 4
-/// or 8 rows by repeating the last one.
+/// Rows of activations, one to eight, as the kernels eat them.
 #[derive(Default)]
 pub(super) struct Few {
-    rows: usize,
+    pub(super) rows: usize,
+    /// Rows there is room for: 1, 4 or 8. The last row is repeated to fill it.
     width: usize,
+    /// One row: `[vector][unit of a word][16 words][4]`, as words of sixteen lie in a vector, padded with zeros. More:
     /// `[unit][width][4]`.
-    codes: Vec<i8>,
+    pub(super) codes: Vec<i8>,
     /// `[group][width]`, as are the sums.
-    scales: Vec<f32>,
-    sums: Vec<i32>,
+    pub(super) scales: Vec<f32>,
+    pub(super) sums: Vec<i32>,
 }
 
 impl Few {
-    /// Takes rows of `x` (one to [`ROWS`]), for weights of `cols` columns in groups of `group`.
-    pub(super) fn gather(&mut self, x: &Activations, rows: &[usize], cols: usize, group: usize) {
+    /// Takes rows of `x` (one to [`ROWS`]), for weights of `cols` columns and `bits` bits in groups of `group`.
+    pub(super) fn gather(&mut self, x: &Activations, rows: &[usize], cols: usize, group: usize, bits: usize) {
         self.rows = rows.len();
         self.width = match rows.len() {
             1 => 1,
             2..=4 => 4,
             _ => 8,
         };
-        self.codes.resize(cols * self.width, 0);
+        // Two vectors of the narrowest codes are the largest step of a kernel.
+        self.codes.clear();
+        self.codes.resize(cols.next_multiple_of(1024) * self.width, 0);
         self.scales.resize(cols / group * self.width, 0.0);
         self.sums.resize(cols / group * self.width, 0);
+        let per_word = units(bits);
         for m in 0..self.width {
             let row = rows[m.min(rows.len() - 1)];
-            let slabs = self.codes.chunks_mut(DEPTH * self.width);
-            let scales = self.scales.chunks_mut(x.groups * self.width);
-            let sums = self.sums.chunks_mut(x.groups * self.width);
-            for (slab, ((codes, scales), sums)) in slabs.zip(scales).zip(sums).enumerate() {
+            for slab in 0..cols.div_ceil(DEPTH) {
                 let at = slab * x.rows + row;
-                if self.width == 1 {
-                    codes.copy_from_slice(&x.codes[at * DEPTH..][..codes.len()]);
-                    scales.copy_from_slice(&x.scales[at * x.groups..][..scales.len()]);
-                    sums.copy_from_slice(&x.sums[at * x.groups..][..sums.len()]);
-                    continue;
+                let units = x.codes[at * DEPTH..][..DEPTH].as_chunks::<4>().0;
+                let to = self.codes.as_chunks_mut::<4>().0;
+                let first = slab * units.len();
+                if self.width > 1 {
+                    for (unit, to) in units.iter().zip(to[first * self.width + m..].iter_mut().step_by(self.width)) {
+                        *to = *unit;
+                    }
+                } else {
+                    for (i, word) in units.chunks(per_word).enumerate() {
+                        let word_index = first / per_word + i;
+                        let vector = word_index / 16 * 16 * per_word + word_index % 16;
+                        for (h, unit) in word.iter().enumerate() {
+                            to[vector + 16 * h] = *unit;
+                        }
+                    }
                 }
-                let units = codes.as_chunks_mut::<4>().0[m..].iter_mut().step_by(self.width);
-                for (to, from) in units.zip(x.codes[at * DEPTH..].as_chunks::<4>().0) {
-                    *to = *from;
+                let (at, first) = (at * x.groups, slab * x.groups);
+                let count = (cols / group - first).min(x.groups);
+                for g in 0..count {
+                    self.scales[(first + g) * self.width + m] = x.scales[at + g];
+                    self.sums[(first + g) * self.width + m] = x.sums[at + g];
                 }
-                let at = at * x.groups;
-                scales[m..].iter_mut().step_by(self.width).zip(&x.scales[at..]).for_each(|(to, from)| *to = *from);
-                sums[m..].iter_mut().step_by(self.width).zip(&x.sums[at..]).for_each(|(to, from)| *to = *from);
             }
         }
     }
@@ -98,203 +105,152 @@ pub(super) struct Job<'a> {
     pub(super) fp4: bool,
 }
 
-/// The result of sixteen columns, row by row, to `out(row)`.
+/// The result of sixteen columns, row by row, to `out(row)`, for two rows or more.
 ///
 /// # Safety
 /// The machine has AVX-512 with BW, VL, VNNI and VBMI; `block` has sixteen rows of `job.cols` codes, with their scales.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi")]
 pub(super) unsafe fn strip(block: &Block, job: &Job, out: impl Fn(usize) -> *mut f32) {
-    let words = job.group * job.bits / 32;
     // SAFETY: as the caller promises.
     unsafe {
-        match (job.bits, job.fp4, words) {
-            (4, true, 2) => rows::<4, true, 2>(block, job, out),
-            (4, true, _) => rows::<4, true, 4>(block, job, out),
-            (4, false, 4) => rows::<4, false, 4>(block, job, out),
-            (4, false, 8) => rows::<4, false, 8>(block, job, out),
-            (4, false, _) => rows::<4, false, 16>(block, job, out),
-            (8, _, 8) => rows::<8, false, 8>(block, job, out),
-            (8, _, 16) => rows::<8, false, 16>(block, job, out),
-            (8, ..) => rows::<8, false, 32>(block, job, out),
-            (2, _, 2) => rows::<2, false, 2>(block, job, out),
-            (2, _, 4) => rows::<2, false, 4>(block, job, out),
-            (2, ..) => rows::<2, false, 8>(block, job, out),
-            (1, _, 1) => rows::<1, false, 1>(block, job, out),
-            (1, _, 2) => rows::<1, false, 2>(block, job, out),
-            (1, ..) => rows::<1, false, 4>(block, job, out),
+        match (job.bits, job.fp4) {
+            (4, true) => rows::<4, true>(block, job, out),
+            (4, false) => rows::<4, false>(block, job, out),
+            (8, _) => rows::<8, false>(block, job, out),
+            (2, _) => rows::<2, false>(block, job, out),
+            (1, _) => rows::<1, false>(block, job, out),
             // Other widths are spread to bytes first: 4 codes a word.
-            _ => match job.group {
-                32 => rows::<0, false, 8>(block, job, out),
-                64 => rows::<0, false, 16>(block, job, out),
-                _ => rows::<0, false, 32>(block, job, out),
-            },
+            _ => rows::<0, false>(block, job, out),
         }
     }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi")]
 #[inline]
-unsafe fn rows<const BITS: usize, const FP4: bool, const WORDS: usize>(
-    block: &Block,
-    job: &Job,
-    out: impl Fn(usize) -> *mut f32,
-) {
+unsafe fn rows<const BITS: usize, const FP4: bool>(block: &Block, job: &Job, out: impl Fn(usize) -> *mut f32) {
     // SAFETY: as the caller promises.
     unsafe {
         match job.x.width {
-            1 => kernel::<BITS, FP4, WORDS, 1, 2>(block, job, out),
-            4 => kernel::<BITS, FP4, WORDS, 4, 1>(block, job, out),
-            _ => kernel::<BITS, FP4, WORDS, 8, 1>(block, job, out),
+            4 => kernel::<BITS, FP4, 4>(block, job, out),
+            _ => kernel::<BITS, FP4, 8>(block, job, out),
         }
     }
 }
 
-/// `WORDS`: words of a group (after spreading, where `BITS` is 0). `M` rows. `S` separate sums an output, so that one row does not wait for the adder.
+/// `M` rows. `BITS` is 0 for codes that are spread.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi")]
-unsafe fn kernel<const BITS: usize, const FP4: bool, const WORDS: usize, const M: usize, const S: usize>(
+unsafe fn kernel<const BITS: usize, const FP4: bool, const M: usize>(
     block: &Block,
     job: &Job,
     out: impl Fn(usize) -> *mut f32,
 ) {
-    let (x, bits) = (job.x, job.bits);
-    let (bias, per_word) = (!FP4, if BITS == 0 { 1 } else { 8 / BITS });
+    let (x, bias, per_word) = (job.x, !FP4, units(BITS));
     // Units of a word in place, `2^(BITS * h)` times too large, each with its own sum, save the shifts.
     let in_place = !FP4 && M * per_word <= 8;
-    let (packed, stride) = (block.packed.as_ptr(), block.stride);
-    let mask = _mm512_set1_epi8(((1u16 << bits) - 1) as i8);
-    let [runs, cuts] = spread_controls(bits);
-    // Scale and bias of a group fit one lane as they are.
-    let pairs = bias && block.kind == ScaleKind::Bf16;
-    let high = _mm512_set1_epi32(0xffff << 16);
-    let mut scales = [[_mm512_setzero_si512(); 2]; TILE_GROUPS];
-    let mut sums = [[[_mm512_setzero_si512(); S]; 8]; M];
-    let mut acc = [_mm512_setzero_ps(); M];
-    let groups = job.cols / job.group;
-    let mut group = 0;
+    let (packed, stride, end) = (block.packed.as_ptr(), block.stride, job.cols * job.bits / 8);
+    let controls = Controls::new(job.bits);
+    let mut scales = Scales::new(block, bias);
+    let (groups, mut group) = (job.cols / job.group, 0usize);
+    // Words of a group, and words to go in this one.
+    let words = job.group / 4 / per_word;
+    let mut left = words;
+    let bytes = 16 * per_word * job.bits / 2;
     let (x_scales, x_sums) = (x.scales.as_ptr(), x.sums.as_ptr());
+    let mut codes = x.codes.as_ptr();
     // Memory for the next strip's scales is asked for in step with the weights.
     let next_scales = block.scales.as_ptr().wrapping_add(STRIP * block.scale_stride);
     let next_biases = block.biases.as_ptr().wrapping_add(STRIP * block.scale_stride);
-    let step = STRIP * block.scale_stride * 64 / stride;
-    // SAFETY: as the caller promises; masks keep loads within rows, and a prefetch may name any address.
+    let step = STRIP * block.scale_stride * bytes / stride;
+    let (mut at, mut line) = (0, 0);
+    // SAFETY: as the caller promises; masks keep loads within rows, `x` is padded, a prefetch may name any address.
     unsafe {
-        let table = _mm512_broadcast_i32x4(_mm_loadu_si128(FP4_BYTES.as_ptr().cast()));
-        for slab in 0..job.cols.div_ceil(DEPTH) {
-            if group % TILE_GROUPS == 0 {
-                let count = (groups - group).min(TILE_GROUPS);
-                if pairs {
-                    bf16_pairs(block, group, count, &mut scales);
-                } else {
-                    let factor = if FP4 { 0.5 * block.factor } else { block.factor };
-                    let to = scales.as_mut_ptr().cast::<f32>();
-                    scale_strip(block, block.scales, 0, group, count, factor, to, 2 * STRIP);
-                    if bias {
-                        scale_strip(block, block.biases, 0, group, count, 1.0, to.add(STRIP), 2 * STRIP);
-                    }
+        let start = |group: usize| {
+            let mut sums = [[_mm512_setzero_si512(); 8]; M];
+            if FP4 && group < groups {
+                for m in 0..M {
+                    sums[m][0] = _mm512_set1_epi32(*x_sums.add(group * M + m));
                 }
             }
-            let codes = x.codes.as_ptr().add(slab * DEPTH * M);
-            // In words of 32 bits, or of four codes where they are spread.
-            let width = (job.cols - slab * DEPTH).min(DEPTH);
-            let end = if BITS == 0 { width / 4 } else { width * bits / 32 };
-            let mut first = 0;
-            while first < end {
-                let count = (end - first).min(16);
-                let bytes = if BITS == 0 { count * bits / 2 } else { 4 * count };
-                let at = slab * DEPTH * bits / 8 + if BITS == 0 { first * bits / 2 } else { 4 * first };
-                // Past the end of these rows, the next strip's.
-                let ahead = if at + AHEAD < stride { AHEAD } else { AHEAD + (STRIP - 1) * stride };
-                let lanes = u64::MAX >> (64 - bytes);
-                let mut r = [_mm512_setzero_si512(); STRIP];
-                let mut p = opaque(packed.add(at));
-                let mut q = opaque(p.wrapping_add(ahead));
-                for quad in 0..STRIP / 4 {
-                    for i in 0..4 {
-                        r[4 * quad + i] = _mm512_maskz_loadu_epi8(lanes, p.wrapping_add(i * stride).cast());
-                    }
-                    p = opaque(p.wrapping_add(4 * stride));
-                }
-                if BITS == 0 {
-                    for i in 0..STRIP {
-                        let run = _mm512_permutexvar_epi8(runs, r[i]);
-                        r[i] = _mm512_and_si512(_mm512_multishift_epi64_epi8(cuts, run), mask);
-                    }
-                }
-                let line = at / 64 * step;
-                for i in 0..step.div_ceil(64) {
-                    _mm_prefetch::<_MM_HINT_T0>(next_scales.wrapping_add(line + 64 * i).cast());
-                    if bias {
-                        _mm_prefetch::<_MM_HINT_T0>(next_biases.wrapping_add(line + 64 * i).cast());
-                    }
-                }
-                let t = transpose(r);
-                'words: {
-                    unroll!(W {
-                        _mm_prefetch::<_MM_HINT_T0>(q.cast());
-                        q = opaque(q.wrapping_add(stride));
-                        if BITS == 1 && W == 8 {
-                            break 'words;
-                        }
-                        if W % WORDS == 0 && (WORDS <= 16 || first % WORDS == 0) {
-                            if W > 0 && group == groups {
-                                break 'words;
-                            }
-                            for m in 0..M {
-                                let start = if bias { 0 } else { *x_sums.add(group * M + m) };
-                                sums[m] = [[_mm512_setzero_si512(); S]; 8];
-                                sums[m][0][0] = _mm512_set1_epi32(start);
-                            }
-                        }
-                        for h in 0..per_word {
-                            let shift = _mm_cvtsi32_si128((BITS * h) as i32);
-                            let unit = match BITS {
-                                0 | 8 => t[W],
-                                _ if h == 0 => _mm512_and_si512(t[W], mask),
-                                _ if in_place => _mm512_and_si512(t[W], _mm512_sll_epi32(mask, shift)),
-                                _ => _mm512_and_si512(_mm512_srl_epi32(t[W], shift), mask),
-                            };
-                            let unit = if FP4 { _mm512_shuffle_epi8(table, unit) } else { unit };
-                            let own = if in_place { h } else { 0 };
-                            for m in 0..M {
-                                let code = codes.add(4 * (((first + W) * per_word + h) * M + m)).cast::<i32>().read_unaligned();
-                                let sum = &mut sums[m][own][W % S];
-                                *sum = _mm512_dpbusd_epi32(*sum, unit, _mm512_set1_epi32(code));
-                            }
-                        }
-                        if (W + 1) % WORDS == 0 || (WORDS > 16 && W == 15 && (first + 16) % WORDS == 0) {
-                            let [mut scale, mut w_bias] = scales[group % TILE_GROUPS];
-                            if pairs {
-                                w_bias = _mm512_slli_epi32::<16>(scale);
-                                scale = _mm512_and_si512(scale, high);
-                            }
-                            for m in 0..M {
-                                let mut sum = _mm512_setzero_si512();
-                                for h in 0..if in_place { per_word } else { 1 } {
-                                    let mut part = sums[m][h][0];
-                                    for s in 1..S {
-                                        part = _mm512_add_epi32(part, sums[m][h][s]);
-                                    }
-                                    if h > 0 {
-                                        part = _mm512_sra_epi32(part, _mm_cvtsi32_si128((BITS * h) as i32));
-                                    }
-                                    sum = if h == 0 { part } else { _mm512_add_epi32(sum, part) };
-                                }
-                                let sum = _mm512_cvtepi32_ps(sum);
-                                let scale = _mm512_castsi512_ps(scale);
-                                let product = if bias {
-                                    let x_sum = _mm512_set1_ps(f32::from_bits(*x_sums.add(group * M + m) as u32));
-                                    _mm512_fmadd_ps(scale, sum, _mm512_mul_ps(_mm512_castsi512_ps(w_bias), x_sum))
-                                } else {
-                                    _mm512_mul_ps(scale, sum)
-                                };
-                                acc[m] = _mm512_fmadd_ps(_mm512_set1_ps(*x_scales.add(group * M + m)), product, acc[m]);
-                            }
-                            group += 1;
-                        }
-                    });
-                }
-                first += 16;
+            sums
+        };
+        let mut sums = start(0);
+        let mut acc = [_mm512_setzero_ps(); M];
+        while at < end {
+            if group.is_multiple_of(TILE_GROUPS) && left == words {
+                scales.load(block, group, (groups - group).min(TILE_GROUPS), FP4);
             }
+            // Past the end of these rows, the next strip's.
+            let ahead = if at + AHEAD < stride { AHEAD } else { AHEAD + (STRIP - 1) * stride };
+            let lanes = u64::MAX >> (64 - (end - at).min(bytes));
+            let mut r = [_mm512_setzero_si512(); STRIP];
+            let mut here = opaque(at);
+            for quad in 0..STRIP / 4 {
+                for i in 0..4 {
+                    r[4 * quad + i] = _mm512_maskz_loadu_epi8(lanes, packed.wrapping_add(here + i * stride).cast());
+                }
+                here = opaque(here + 4 * stride);
+            }
+            if BITS == 0 {
+                for i in 0..STRIP {
+                    r[i] = controls.spread(r[i]);
+                }
+            }
+            for i in 0..step.div_ceil(64) {
+                _mm_prefetch::<_MM_HINT_T0>(next_scales.wrapping_add(line + 64 * i).cast());
+                if bias {
+                    _mm_prefetch::<_MM_HINT_T0>(next_biases.wrapping_add(line + 64 * i).cast());
+                }
+            }
+            // Through memory, so that the sums have the registers.
+            let turned = transpose(r);
+            let count = ((end - at).min(bytes) * 8 / job.bits).div_ceil(4 * per_word);
+            let mut there = packed.wrapping_add(at + ahead);
+            for w in 0..count {
+                // One row a word: spread over time, requests do not wait for each other.
+                _mm_prefetch::<_MM_HINT_T0>(there.cast());
+                there = there.wrapping_add(stride);
+                let word = *turned.as_ptr().add(opaque(w));
+                for h in 0..per_word {
+                    let shift = _mm_cvtsi32_si128((BITS * h) as i32);
+                    let unit = match BITS {
+                        0 | 8 => word,
+                        _ if h == 0 => _mm512_and_si512(word, controls.mask),
+                        _ if in_place => _mm512_and_si512(word, _mm512_sll_epi32(controls.mask, shift)),
+                        _ => _mm512_and_si512(_mm512_srl_epi32(word, shift), controls.mask),
+                    };
+                    let unit = if FP4 { _mm512_shuffle_epi8(controls.fp4, unit) } else { unit };
+                    let own = if in_place { h } else { 0 };
+                    for m in 0..M {
+                        let code = codes.add(4 * (h * M + m)).cast::<i32>().read_unaligned();
+                        sums[m][own] = _mm512_dpbusd_epi32(sums[m][own], unit, _mm512_set1_epi32(code));
+                    }
+                }
+                codes = codes.add(4 * per_word * M);
+                left -= 1;
+                if left == 0 {
+                    let (scale, w_bias) = scales.get(group);
+                    for m in 0..M {
+                        let mut sum = sums[m][0];
+                        for h in 1..if in_place { per_word } else { 1 } {
+                            let part = _mm512_sra_epi32(sums[m][h], _mm_cvtsi32_si128((BITS * h) as i32));
+                            sum = _mm512_add_epi32(sum, part);
+                        }
+                        let sum = _mm512_cvtepi32_ps(sum);
+                        let product = if bias {
+                            let x_sum = _mm512_set1_ps(f32::from_bits(*x_sums.add(group * M + m) as u32));
+                            _mm512_fmadd_ps(scale, sum, _mm512_mul_ps(w_bias, x_sum))
+                        } else {
+                            _mm512_mul_ps(scale, sum)
+                        };
+                        acc[m] = _mm512_fmadd_ps(_mm512_set1_ps(*x_scales.add(group * M + m)), product, acc[m]);
+                    }
+                    group += 1;
+                    left = words;
+                    sums = start(group);
+                }
+            }
+            line += step;
+            at += bytes;
         }
         for m in 0..x.rows {
             _mm512_storeu_ps(out(m), acc[m]);
@@ -302,10 +258,11 @@ unsafe fn kernel<const BITS: usize, const FP4: bool, const WORDS: usize, const M
     }
 }
 
-/// Keeps the compiler from computing sixteen addresses ahead of the loop, which would not fit the registers.
+/// Hides a number from the compiler, so that it does not compute the addresses of sixteen rows ahead of a loop, which
+/// would not fit the registers.
 #[inline(always)]
-fn opaque(mut p: *const u8) -> *const u8 {
+pub(super) fn opaque(mut n: usize) -> usize {
     // SAFETY: no instruction.
-    unsafe { std::arch::asm!("/* {0} */", inout(reg) p, options(pure, nomem, nostack, preserves_flags)) }
-    p
+    unsafe { std::arch::asm!("/* {0} */", inout(reg) n, options(nomem, nostack, preserves_flags)) }
+    n
 }
