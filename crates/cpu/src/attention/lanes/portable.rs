@@ -90,8 +90,8 @@ impl Lanes for Portable {
     }
     #[inline(always)]
     unsafe fn scale2(p: V, n: V) -> V {
-        // NaN has some n; p is NaN then.
-        zip(p, n, |p, n| p * f32::from_bits(((n as i32 + 127) as u32) << 23))
+        // An infinite or NaN n gives some power of two; the caller masks the result, or p is NaN.
+        zip(p, n, |p, n| p * f32::from_bits(((n as i32).wrapping_add(127) as u32) << 23))
     }
     #[inline(always)]
     unsafe fn zero_below(x: V, limit: f32, v: V) -> V {
