@@ -9,6 +9,8 @@
 //! chunks of `CHUNK` that are aligned to key 0; within a row everything happens in ascending order of keys; a chunk
 //! starts afresh and is merged into the chunks before it. Threads share out tiles of rows, or chunks of tiles.
 //!
+//! A gap: with an array mask the last bits of a row may differ between a long prefill and single steps.
+//!
 //! Knows nothing of graphs and of how caches are managed: it takes pointers and strides.
 
 mod dispatch;
