@@ -9,7 +9,8 @@
 //! chunks of `CHUNK` that are aligned to key 0; within a row everything happens in ascending order of keys; a chunk
 //! starts afresh and is merged into the chunks before it. Threads share out tiles of rows, or chunks of tiles.
 //!
-//! A gap: with an array mask the last bits of a row may differ between a long prefill and single steps.
+//! One kind of row is told apart by the length of the call: where masks leave no key at all, the formula averages the
+//! values of all dropped keys, of later positions too, and a single step has no later ones.
 //!
 //! Knows nothing of graphs and of how caches are managed: it takes pointers and strides.
 
