@@ -69,6 +69,12 @@ def call(op, inputs, attrs):
     inputs = [host(x) for x in inputs]
     if op == "einsum":
         return mx.einsum(attrs["subscripts"], *inputs)
+    if op == "einsum_path":
+        return [mx.array(pair, dtype=mx.int64) for pair in mx.einsum_path(attrs["subscripts"], *inputs)[0]]
+    if op == "broadcast_shapes":
+        return mx.array(mx.broadcast_shapes(*attrs["shapes"]), dtype=mx.int64)
+    if op == "result_type":
+        return mx.zeros(0, mx.result_type(*inputs))
     if op in LIST_OPS:
         return resolve(op)(inputs, **attrs)
     names = KEYWORD.get(op, [])
@@ -122,7 +128,8 @@ class Family:
         """Expected values from `function(*float64 inputs)`; dtypes and shapes are MLX's, unless `dtypes` says them.
 
         differs: MLX is known to be wrong here; do not compare. loose: factor on the comparison's tolerance.
-        free: per output, what the definition leaves open ("columns", "rows": a sign or phase each; "order").
+        free: per output, what the definition leaves open ("columns", "rows": a sign or phase each; "order"; "vectors": order and
+        phase of the columns).
         """
         wide = [x.wide if isinstance(x, Arr) else (x.value if isinstance(x, Scalar) else None) for x in inputs]
         with np.errstate(all="ignore"), warnings.catch_warnings():

@@ -53,6 +53,8 @@ pub enum Freedom {
     Rows,
     /// The order of the elements along the last axis.
     Order,
+    /// The order of the columns of each matrix, and the sign (phase) of every one.
+    Vectors,
 }
 
 /// What a call must do.

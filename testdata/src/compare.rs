@@ -100,19 +100,37 @@ fn narrow(dtype: Dtype, values: &[Complex<f64>]) -> Vec<u8> {
     out
 }
 
+/// Puts the columns of an expected matrix in the order of those of the result that they are closest to in direction.
+fn pair_columns(expected: &mut [Complex<f64>], result: &[Complex<f64>], columns: usize) {
+    let column = |m: &[Complex<f64>], j: usize| m.iter().skip(j).step_by(columns).copied().collect::<Vec<_>>();
+    let mut left: Vec<_> = (0..columns).map(|j| column(expected, j)).collect();
+    for j in 0..columns {
+        let got = column(result, j);
+        let angle = |v: &Vec<Complex<f64>>| v.iter().zip(&got).map(|(a, b)| a.conj() * b).sum::<Complex<f64>>().norm();
+        let best = (0..left.len()).max_by(|&a, &b| angle(&left[a]).total_cmp(&angle(&left[b]))).unwrap_or(0);
+        for (place, v) in expected.iter_mut().skip(j).step_by(columns).zip(left.swap_remove(best)) {
+            *place = v;
+        }
+    }
+}
+
 /// The expected bytes after the choice that the definition leaves open: signs (phases) of vectors that bring them
-/// closest to the result, or the order of the result.
+/// closest to the result, the order of the result, or both.
 fn settle(want: &Expected, got: &Values, freedom: Freedom) -> Vec<u8> {
     let (mut expected, result) = (wide(want.dtype, &want.bytes), wide(got.dtype, &got.bytes));
     let columns = want.shape.last().copied().unwrap_or(1).max(1);
     let rows = if want.shape.len() > 1 { want.shape[want.shape.len() - 2].max(1) } else { 1 };
     // Where the elements of vector `v` of a matrix lie.
     let (vectors, length, between, within) = match freedom {
-        Freedom::Columns => (columns, rows, 1, columns),
+        Freedom::Columns | Freedom::Vectors => (columns, rows, 1, columns),
         Freedom::Rows => (rows, columns, columns, 1),
         Freedom::Order => (rows, columns, columns, 1),
     };
     for matrix in (0..expected.len()).step_by(rows * columns) {
+        if freedom == Freedom::Vectors {
+            let all = matrix..matrix + rows * columns;
+            pair_columns(&mut expected[all.clone()], &result[all], columns);
+        }
         for v in 0..vectors {
             let at = |i: usize| matrix + v * between + i * within;
             if freedom == Freedom::Order {

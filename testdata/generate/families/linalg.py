@@ -117,6 +117,11 @@ def spectra(f):
     for dtype in ("float32", "complex64"):
         f.model("linalg.eigvals", [matrix(dtype, [4, 4], 11)], lambda v: np.linalg.eigvals(v).astype(complex), tol=SOLVE, free=["order"])
     f.model("linalg.eigvals", [arr("float32", [[0.0, -1.0], [1.0, 0.0]])], lambda v: np.linalg.eigvals(v).astype(complex), tol=SOLVE, free=["order"])
+    for dtype in ("float32", "float64", "complex64"):
+        for shape in ([1, 1], [4, 4], [2, 3, 3]):
+            f.model("linalg.eig", [matrix(dtype, shape, 11)], lambda v: [w.astype(complex) for w in np.linalg.eig(v)], tol=SOLVE,
+                    free=["order", "vectors"], **({"dtypes": ["complex64"] * 2} if dtype == "float64" else {}))
+    f.model("linalg.eig", [arr("float32", [[0.0, -1.0], [1.0, 0.0]], "transposed")], lambda v: list(np.linalg.eig(v)), tol=SOLVE, free=["order", "vectors"])
 
 
 def norms(f):
@@ -151,13 +156,13 @@ def crosses(f):
 
 def errors(f):
     rectangle, vector = sample("float32", [2, 3]), sample("float32", [3])
-    for op in ("inv", "cholesky", "det", "slogdet", "eigh", "eigvals", "lu", "tri_inv", "cholesky_inv"):
+    for op in ("inv", "cholesky", "det", "slogdet", "eigh", "eig", "eigvals", "lu", "tri_inv", "cholesky_inv"):
         if op not in ("lu",):
             f.error("Shape", f"linalg.{op}", rectangle)
         f.error("Shape", f"linalg.{op}", vector)
     for op in ("qr", "svd", "pinv"):
         f.error("Shape", f"linalg.{op}", vector)
-    for op in ("inv", "cholesky", "qr", "svd", "eigh"):
+    for op in ("inv", "cholesky", "qr", "svd", "eigh", "eig"):
         f.error("Dtype", f"linalg.{op}", arr("int32", np.eye(2)))
     f.error("Shape", "linalg.solve", matrix("float32", [3, 3]), sample("float32", [4, 2]))
     f.error("Shape", "linalg.solve", rectangle, sample("float32", [2]))

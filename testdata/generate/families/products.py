@@ -105,6 +105,11 @@ def einsum(f):
     f.error("Value", "einsum", a, subscripts="ij->ijk")
     f.error("Shape", "einsum", a, subscripts="ijk->i")
     f.error("Shape", "einsum", a, a, subscripts="ij,jk->ik")
+    # Chains whose cheapest order is unique.
+    for subscripts, *shapes in (("ij,jk->ik", [3, 4], [4, 5]), ("ii->i", [3, 3]), ("ij,jk,kl->il", [2, 9], [9, 3], [3, 8]), ("ij,jk,kl->il", [9, 2], [2, 8], [8, 2]),
+                                ("ij,jk,kl,lm->im", [2, 9], [9, 3], [3, 8], [8, 2]), ("...ij,...jk->...ik", [2, 3, 4], [4, 5])):
+        f.wheel("einsum_path", *[sample("float32", s) for s in shapes], subscripts=subscripts)
+    f.error("Value", "einsum_path", a, a, subscripts="ij")
 
 
 def hadamard(f):

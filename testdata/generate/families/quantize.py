@@ -32,6 +32,7 @@ def build(f):
     codes(f)
     products(f)
     gathered(f)
+    qq_errors(f)
     errors(f)
 
 
@@ -135,6 +136,14 @@ def products(f):
         f.model("qqmm", [x, q, s], lambda x, *_: model(x, w.wide), tol=tol, mode=mode, **({} if rows == 1 else {"dtypes": ["float32"]}))
 
 
+def qq_errors(f):
+    x, w = lcg("float32", [1, 64], 90, -1.0, 1.0), weights("float32", [32, 64], 91)
+    f.error("Value", "qqmm", x, w, mode="affine")
+    f.error("Value", "qqmm", x, w, mode="mxfp4")
+    f.error("Shape", "qqmm", x, weights("float32", [32, 32], 91), wheel=False)
+    f.error("Dtype", "qqmm", lcg("int32", [1, 64], 1, 0, 9), w)
+
+
 def qq(mode, rows):
     """Both operands are quantized; the product of what they decode to."""
     x, w = lcg("float32", [rows, 64], 90, -1.0, 1.0), weights("float32", [32, 64], 91)
@@ -143,21 +152,30 @@ def qq(mode, rows):
 
 
 def gathered(f):
-    for kw in (dict(bits=4, group_size=64), dict(mode="mxfp4")):
+    li, ri = arr("uint32", [0, 3, 1]), arr("uint32", [2, 2, 0])
+    for kw in [dict(bits=b, group_size=64) for b in BITS] + [dict(mode=m) for m in MODES]:
         q = packed(weights("float32", [3, 8, 64], 20), **kw)
         b = q[2] if len(q) == 3 else None
         full = decode(q[0], q[1], b, **kw)
         x = lcg("float32", [4, 1, 64], 21, -1.0, 1.0)
-        li, ri = arr("uint32", [0, 3, 1]), arr("uint32", [2, 2, 0])
         tol = product_tol("float32", x.wide, full)
         f.model("gather_qmm", [x, q[0], q[1], b, li, ri], lambda x, w, s, b, i, j: x[i] @ np.swapaxes(full[j], -1, -2), tol=tol, **kw)
         f.model("gather_qmm", [x, q[0], q[1], b, None, arr("uint32", [0, 1, 1, 2])], lambda x, w, s, b, i, j: x @ np.swapaxes(full[j], -1, -2),
                 tol=tol, sorted_indices=True, **kw)
-        if "bits" in kw:
+        if kw.get("bits") == 4:
             y = lcg("float32", [4, 1, 8], 23, -1.0, 1.0)
             f.model("gather_qmm", [y, q[0], q[1], b, li, ri], lambda x, w, s, b, i, j: x[i] @ full[j], tol=product_tol("float32", y.wide, full), transpose=False,
                     every=5, **kw)
-        f.error("Index", "gather_qmm", x, q[0], q[1], b, arr("uint32", [0]), arr("uint32", [3]), wheel=False, **kw)
+        if kw.get("bits") == 4 or kw.get("mode") == "mxfp4":
+            f.error("Index", "gather_qmm", x, q[0], q[1], b, arr("uint32", [0]), arr("uint32", [3]), wheel=False, **kw)
+    # Both sides quantized; the wheel's CPU does not have it.
+    for mode, rows in (("nvfp4", 1), ("mxfp8", 3)):
+        x, w = lcg("float32", [4, rows, 64], 24, -1.0, 1.0), weights("float32", [3, 32, 64], 25)
+        dx, dw = [decode(*packed(v, mode=mode), mode=mode) for v in (x, w)]
+        q, s = packed(w, mode=mode)
+        for weight, scales in ((w, None), (q, s)):
+            f.model("gather_qqmm", [x, weight, scales, li, ri], lambda *_: dx[[0, 3, 1]] @ np.swapaxes(dw[[2, 2, 0]], -1, -2),
+                    tol={"rtol": 1e-4, "atol": 1e-4}, mode=mode, dtypes=["float32"], every=3)
 
 
 def errors(f):

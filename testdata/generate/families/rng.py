@@ -113,11 +113,17 @@ def others(f):
     f.wheel("random.truncated_normal", Scalar(-1.0), Scalar(2.0), k, shape=[9])
     f.wheel("random.truncated_normal", arr("float32", [-1.0, 0.0]), arr("float32", [1.0, 3.0]), k)
     f.wheel("random.multivariate_normal", arr("float32", [1.0, -1.0]), arr("float32", [[2.0, 0.0], [0.0, 0.5]]), k, shape=[4], tol={"rtol": 1e-4, "atol": 1e-4})
+    f.wheel("random.multivariate_normal", arr("float32", [[1.0, -1.0], [5.0, 0.0]]), arr("float32", np.stack([np.eye(2), [[2.0, 0.3], [0.3, 0.5]]])), k,
+            tol={"rtol": 1e-4, "atol": 1e-4})
     f.wheel("random.multivariate_normal", arr("float32", [0.0, 0.0]), arr("float32", [[2.0, 0.5], [0.5, 1.0]]), k, shape=[3], tol={"rtol": 1e-4, "atol": 1e-4})
 
 
 def errors(f):
     k = key()
+    f.error("Shape", "random.multivariate_normal", arr("float32", [0.0, 0.0]), arr("float32", np.eye(3)), k, shape=[2])
+    f.error("Shape", "random.multivariate_normal", arr("float32", 0.0), arr("float32", np.eye(1)), k)
+    f.error("Shape", "random.multivariate_normal", arr("float32", np.zeros((3, 2))), arr("float32", np.eye(2)), k, shape=[2])
+    f.error("Dtype", "random.multivariate_normal", arr("float32", [0.0]), arr("float32", np.eye(1)), k, dtype="int32")
     f.error("Dtype", "random.uniform", None, None, k, shape=[2], dtype="int32")
     f.error("Dtype", "random.normal", None, None, k, shape=[2], dtype="int32")
     f.error("Dtype", "random.randint", Scalar(0), Scalar(5), k, shape=[2], dtype="float32")

@@ -15,6 +15,7 @@ def build(f):
     repeats(f)
     pads(f)
     strided(f)
+    types_and_shapes(f)
     slices(f)
 
 
@@ -183,6 +184,15 @@ def pads(f):
     f.error("Value", "pad", x, pad_width=-1)
     f.error("Value", "pad", x, pad_width=[[1, 1], [1, 1], [1, 1]])
     f.error("Value", "pad", x, pad_width=1, mode="wrap")
+
+
+def types_and_shapes(f):
+    for shapes in ([[2, 3]], [[2, 1], [3]], [[4, 1, 2], [3, 1], []], [[0, 1], [1, 5]], [[1], [1], [7]]):
+        f.wheel("broadcast_shapes", shapes=shapes)
+    f.error("Shape", "broadcast_shapes", shapes=[[2, 3], [4]])
+    for dtypes in (["int8"], ["uint8", "int8"], ["uint64", "int8"], ["float16", "bfloat16"], ["bool", "uint16", "int16"], ["int64", "float16"], ["float64", "complex64"]):
+        f.wheel("result_type", *[arr(d, [1]) for d in dtypes])
+    f.error("Value", "result_type")
 
 
 def strided(f):

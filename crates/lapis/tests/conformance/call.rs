@@ -147,6 +147,11 @@ fn size(name: &str, v: i64, error: impl Fn(String) -> Error) -> Result<usize> {
     usize::try_from(v).map_err(|_| error(format!("{name} {v} is negative")))
 }
 
+/// Sizes or positions of the host as an array: int64, one axis.
+pub(crate) fn positions(numbers: &[usize]) -> Array {
+    Array::from_vec(numbers.iter().map(|&n| n as i64).collect::<Vec<_>>(), &[numbers.len()])
+}
+
 /// An outcome of one array.
 pub(crate) fn one(a: Result<Array>) -> Option<Outcome> {
     Some(a.map(|a| vec![a]))

@@ -15,6 +15,7 @@ pub(crate) fn run(c: &Call) -> Option<Outcome> {
         "qr" => linalg::qr(&a()).map(|(q, r)| vec![q, r]),
         "svd" if c.attrs.bool("compute_uv") == Some(false) => linalg::singular_values(&a()).map(|s| vec![s]),
         "svd" => linalg::svd(&a()).map(|(u, s, v)| vec![u, s, v]),
+        "eig" => linalg::eig(&a()).map(|(w, v)| vec![w, v]),
         "eigh" => linalg::eigh(&a(), uplo).map(|(w, v)| vec![w, v]),
         "eigvalsh" => linalg::eigvalsh(&a(), uplo).map(|w| vec![w]),
         _ => return one(single(c, op)?),

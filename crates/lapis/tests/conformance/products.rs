@@ -1,10 +1,14 @@
 //! Products of matrices and tensors.
 
-use crate::call::{Call, Outcome, narrow, one};
+use crate::call::{Call, Outcome, narrow, one, positions};
 use lapis::ops::{self, Contraction};
 use lapis::{Array, Result};
 
 pub(crate) fn run(c: &Call) -> Option<Outcome> {
+    if c.op == "einsum_path" {
+        let path = ops::einsum_path(c.attrs.text("subscripts").unwrap(), &c.arrays().iter().collect::<Vec<_>>());
+        return Some(path.map(|(steps, _)| steps.iter().map(|step| positions(step)).collect()));
+    }
     one(product(c)?)
 }
 

@@ -20,12 +20,21 @@ fn format(c: &Call) -> Result<Format> {
         let n = c.attrs.int(name).map(usize::try_from).transpose();
         n.map_err(|_| Error::value(format!("[quantize] {name} is negative")))
     };
-    Format::new(Mode::from_name(c.attrs.text("mode").unwrap_or("affine"))?, count("bits")?, count("group_size")?)
+    let default = if c.op.ends_with("qqmm") { "nvfp4" } else { "affine" };
+    Format::new(Mode::from_name(c.attrs.text("mode").unwrap_or(default))?, count("bits")?, count("group_size")?)
 }
 
 /// Packed weights from operand `i` on: codes, scales, biases.
 fn packed(c: &Call, i: usize, global_scale: Option<Array>) -> Result<Quantized> {
     Quantized::new(c.array(i), c.array(i + 1), c.maybe(i + 2), global_scale, format(c)?)
+}
+
+/// The weights of `qqmm`: operand 1, packed when operand 2 has their scales.
+fn packed_or_plain(c: &Call) -> Result<Quantized> {
+    match c.maybe(2) {
+        Some(scales) => Quantized::new(c.array(1), scales, None, None, format(c)?),
+        None => ops::quantize(&c.array(1), format(c)?, None),
+    }
 }
 
 fn product(c: &Call) -> Option<Result<Array>> {
@@ -36,15 +45,9 @@ fn product(c: &Call) -> Option<Result<Array>> {
         // `sorted_indices` is a hint that nothing needs here.
         "gather_qmm" => packed(c, 1, None)
             .and_then(|w| ops::gather_qmm(&c.array(0), &w, c.maybe(4).as_ref(), c.maybe(5).as_ref(), transpose)),
-        "qqmm" => {
-            let w = c.array(1);
-            let packed = if w.dtype() == Dtype::Uint32 {
-                packed(c, 1, None)
-            } else {
-                format(c).and_then(|f| ops::quantize(&w, f, None))
-            };
-            packed.and_then(|w| ops::qqmm(&c.array(0), &w, None))
-        }
+        "qqmm" => packed_or_plain(c).and_then(|w| ops::qqmm(&c.array(0), &w, None)),
+        "gather_qqmm" => packed_or_plain(c)
+            .and_then(|w| ops::gather_qqmm(&c.array(0), &w, c.maybe(3).as_ref(), c.maybe(4).as_ref(), None)),
         "to_fp8" => ops::to_fp8(&c.array(0)),
         "from_fp8" => ops::from_fp8(&c.array(0), c.attrs.dtype("dtype").unwrap_or(Dtype::Bfloat16)),
         _ => return None,

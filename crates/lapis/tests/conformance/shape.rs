@@ -1,6 +1,6 @@
 //! Shape and layout.
 
-use crate::call::{Call, In, Outcome, narrow, one};
+use crate::call::{Call, In, Outcome, narrow, one, positions};
 use lapis::ops::{self, PadMode, PadWidth, Sections};
 use lapis::scalar::Scalar;
 use lapis::{Array, Error, Result};
@@ -8,6 +8,15 @@ use lapis::{Array, Error, Result};
 pub(crate) fn run(c: &Call) -> Option<Outcome> {
     let axis = || c.axis("axis", 0);
     match c.op {
+        "broadcast_shapes" => {
+            let shapes: Vec<Vec<usize>> = c.attrs.lists("shapes").unwrap().iter().map(|s| sizes(s)).collect();
+            let shapes: Vec<&[usize]> = shapes.iter().map(Vec::as_slice).collect();
+            return one(ops::broadcast_shapes(&shapes).map(|s| positions(&s)));
+        }
+        "result_type" => {
+            let dtype = lapis::dtype::result_type(c.arrays().iter().map(Array::dtype));
+            return one(dtype.and_then(|d| ops::full(&[0], 0, Some(d))));
+        }
         "broadcast_arrays" => return Some(ops::broadcast_arrays(&c.arrays())),
         "split" => return Some(sections(c).and_then(|s| ops::split(&c.array(0), s, axis()))),
         "unstack" => return Some(ops::unstack(&c.array(0), axis())),
@@ -17,6 +26,10 @@ pub(crate) fn run(c: &Call) -> Option<Outcome> {
         _ => {}
     }
     one(shaped(c)?)
+}
+
+fn sizes(shape: &[i64]) -> Vec<usize> {
+    shape.iter().map(|&d| usize::try_from(d).unwrap()).collect()
 }
 
 fn sections(c: &Call) -> Result<Sections> {
