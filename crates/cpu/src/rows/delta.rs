@@ -9,17 +9,18 @@ use lapis_core::buffer::Tensor;
 use lapis_core::dtype::Dtype;
 use lapis_core::error::Result;
 use lapis_core::ops::fast::delta::GatedDelta;
+use std::borrow::Cow;
 
 /// Computes y and the final state.
 pub(crate) fn gated_delta(op: &GatedDelta, inputs: &[Tensor], outputs: &mut [Tensor]) -> Result<()> {
     let dtype = outputs[0].dtype;
     // Everything in f32; the rounding of y is the only one.
-    let widened: Vec<Vec<f32>> = inputs[..5].iter().map(widen).collect::<Result<_>>()?;
+    let dense: Vec<Tensor> = inputs.iter().map(contiguous).collect::<Result<_>>()?;
+    let widened: Vec<Cow<'_, [f32]>> = dense[..5].iter().map(widen).collect();
     let [q, k, v, gamma, beta] = &widened[..] else { return Ok(()) };
-    let mut rest = inputs[5..].iter();
-    let start = if op.state { rest.next().map(widen).transpose()? } else { None };
-    let mask = if op.mask { rest.next().map(contiguous).transpose()? } else { None };
-    let mask = mask.as_ref().map(|m| m.contiguous_bytes());
+    let mut rest = dense[5..].iter();
+    let start = if op.state { rest.next().map(widen) } else { None };
+    let mask = if op.mask { rest.next().map(|m| m.contiguous_bytes()) } else { None };
 
     let (qs, vs) = (&inputs[0].shape, &inputs[2].shape);
     let (batch, steps, hk, dk) = (qs[0], qs[1], qs[2], qs[3]);
@@ -62,15 +63,18 @@ pub(crate) fn gated_delta(op: &GatedDelta, inputs: &[Tensor], outputs: &mut [Ten
     Ok(())
 }
 
-fn widen(t: &Tensor) -> Result<Vec<f32>> {
-    let t = contiguous(t)?;
+/// The elements of a contiguous tensor as f32, in place where they are.
+fn widen(t: &Tensor) -> Cow<'_, [f32]> {
     let bytes = t.contiguous_bytes();
-    Ok(match t.dtype {
-        Dtype::Float16 => bytemuck::cast_slice::<u8, half::f16>(bytes).iter().map(|x| x.to_f32()).collect(),
-        Dtype::Bfloat16 => bytemuck::cast_slice::<u8, half::bf16>(bytes).iter().map(|x| x.to_f32()).collect(),
-        Dtype::Float64 => bytemuck::cast_slice::<u8, f64>(bytes).iter().map(|&x| x as f32).collect(),
-        _ => bytemuck::cast_slice(bytes).to_vec(),
-    })
+    match t.dtype {
+        Dtype::Float16 => bytemuck::cast_slice::<u8, half::f16>(bytes).iter().map(|x| x.to_f32()).collect::<Vec<f32>>(),
+        Dtype::Bfloat16 => {
+            bytemuck::cast_slice::<u8, half::bf16>(bytes).iter().map(|x| x.to_f32()).collect::<Vec<f32>>()
+        }
+        Dtype::Float64 => bytemuck::cast_slice::<u8, f64>(bytes).iter().map(|&x| x as f32).collect::<Vec<f32>>(),
+        _ => return Cow::Borrowed(bytemuck::cast_slice(bytes)),
+    }
+    .into()
 }
 
 /// # Safety

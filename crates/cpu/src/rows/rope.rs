@@ -1,129 +1,266 @@
-//! Rotary position embedding. Moves x and the result once; angles are made once a position in f64, so that they are
-//! right at any position, and shared by all heads.
+//! Rotary position embedding. Moves x and the result once, x with whatever strides its leading axes have; 6 operations
+//! a pair of features. Angles are made once a position in f64, so that they are right at any position, and shared by
+//! all heads; the tables of the last calls are kept, because the layers of a model ask for the same one.
 
-use super::Shared;
+use super::{Elem, Shared, grain};
+use crate::lines::Lines;
 use crate::pool;
+use crate::simd::{self, Kernel, LANES32, Simd, Vector};
 use crate::tape::contiguous;
 use lapis_core::buffer::Tensor;
 use lapis_core::dtype::{Dtype, bf16, f16};
 use lapis_core::error::Result;
 use lapis_core::ops::fast::rope::Rope;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Rotates the first `dims` features of every row.
 pub(crate) fn rope(op: &Rope, inputs: &[Tensor], out: &mut Tensor) -> Result<()> {
-    let x = contiguous(&inputs[0])?;
-    let offsets = contiguous(&inputs[1])?;
-    let offsets: &[i64] = bytemuck::cast_slice(offsets.contiguous_bytes());
-    let half = op.dims / 2;
-    let frequencies: Vec<f64> = match (op.base, inputs.get(2)) {
-        (None, Some(freqs)) => {
-            let freqs = contiguous(freqs)?;
-            bytemuck::cast_slice::<u8, f32>(freqs.contiguous_bytes()).iter().map(|&f| 1.0 / f64::from(f)).collect()
-        }
-        (base, _) => {
-            let base = base.map_or(10000.0, |b| b.0);
-            (0..half).map(|j| libm::pow(base, -2.0 * j as f64 / op.dims as f64)).collect()
-        }
-    };
-    let nd = x.shape.len();
-    let (steps, features) = (x.shape[nd - 2], x.shape[nd - 1]);
-    if x.size() == 0 {
+    let nd = inputs[0].shape.len();
+    let (batch, steps, features) = (inputs[0].shape[0], inputs[0].shape[nd - 2], inputs[0].shape[nd - 1]);
+    if out.size() == 0 {
         return Ok(());
     }
-    let mut table = vec![(0f64, 0f64); offsets.len() * steps * half];
-    pool::for_each_chunk_mut(&mut table, 16 * half, &|first, part| {
-        for (i, slot) in part.iter_mut().enumerate() {
-            let (row, j) = ((first + i) / half, (first + i) % half);
-            let position = offsets[row / steps] as f64 + (row % steps) as f64;
-            let (sin, cos) = libm::sincos(position * op.scale.0 * frequencies[j]);
-            *slot = (cos, sin);
-        }
-    });
-    let job = Job {
-        op,
+    let x = if inputs[0].strides[nd - 1] == 1 { inputs[0].clone() } else { contiguous(&inputs[0])? };
+    let offsets = contiguous(&inputs[1])?;
+    let freqs = inputs.get(2).map(contiguous).transpose()?;
+    let angles = Angles {
+        dims: op.dims,
+        base: op.base.map_or(10000.0, |b| b.0).to_bits(),
+        freqs: freqs.map(|f| bytemuck::pod_collect_to_vec(f.contiguous_bytes())),
+        scale: op.scale.0.to_bits(),
+        offsets: bytemuck::pod_collect_to_vec(offsets.contiguous_bytes()),
         steps,
+    };
+    let job = Job {
+        lines: Lines::new(&x, nd - 1),
+        dims: op.dims,
+        traditional: op.traditional,
         features,
-        table: &table,
-        per_batch: x.size() / x.shape[0] / features,
-        many: offsets.len() > 1,
+        steps,
+        // Rows that share an offset.
+        rows: out.size() / features / if angles.offsets.len() > 1 { batch } else { 1 },
     };
     match x.dtype {
-        Dtype::Float16 => job.run(&x, out, f16::to_f32, f16::from_f32),
-        Dtype::Bfloat16 => job.run(&x, out, bf16::to_f32, bf16::from_f32),
-        Dtype::Float32 => job.run(&x, out, |v: f32| v, |v| v),
-        _ => job.double(&x, out),
+        Dtype::Float16 => job.run::<f16>(&table(angles, x.dtype, op.traditional), out),
+        Dtype::Bfloat16 => job.run::<bf16>(&table(angles, x.dtype, op.traditional), out),
+        Dtype::Float32 => job.run::<f32>(&table(angles, x.dtype, op.traditional), out),
+        _ => job.double(&angles.compute(), out),
     }
     Ok(())
 }
 
-struct Job<'a> {
-    op: &'a Rope,
+/// Everything that angles depend on; numbers that are compared are bits.
+#[derive(Clone, PartialEq)]
+struct Angles {
+    dims: usize,
+    base: u64,
+    /// Bits of f32, one a pair, in place of `base`.
+    freqs: Option<Vec<u32>>,
+    scale: u64,
+    offsets: Vec<i64>,
     steps: usize,
-    features: usize,
-    /// Cosine and sine of every (offset, step, pair).
-    table: &'a [(f64, f64)],
-    /// Rows of one batch entry.
-    per_batch: usize,
-    /// Whether batch entries have offsets of their own.
-    many: bool,
 }
 
-impl Job<'_> {
-    fn angles(&self, row: usize) -> &[(f64, f64)] {
-        let half = self.op.dims / 2;
-        let batch = if self.many { row / self.per_batch } else { 0 };
-        let at = (batch * self.steps + row % self.steps) * half;
-        &self.table[at..at + half]
+impl Angles {
+    /// Cosine and sine of every (offset, step, pair).
+    fn compute(&self) -> Vec<(f64, f64)> {
+        let half = self.dims / 2;
+        let frequency = |j: usize| match &self.freqs {
+            Some(freqs) => 1.0 / f64::from(f32::from_bits(freqs[j])),
+            None => libm::pow(f64::from_bits(self.base), -2.0 * j as f64 / self.dims as f64),
+        };
+        let frequencies: Vec<f64> = (0..half).map(frequency).collect();
+        let scale = f64::from_bits(self.scale);
+        let mut table = vec![(0.0, 0.0); self.offsets.len() * self.steps * half];
+        pool::for_each_chunk_mut(&mut table, 16 * half, &|first, part| {
+            for (i, slot) in part.iter_mut().enumerate() {
+                let (row, j) = ((first + i) / half, (first + i) % half);
+                let position = self.offsets[row / self.steps] as f64 + (row % self.steps) as f64;
+                let (sin, cos) = libm::sincos(position * scale * frequencies[j]);
+                *slot = (cos, sin);
+            }
+        });
+        table
+    }
+}
+
+/// Factors of a row's features for every (offset, step), rounded to the dtype of x: `dims` of the feature itself, then
+/// `dims` of its partner. Features of a pair lie side by side if `traditional`, else half a row apart.
+struct Table {
+    angles: Angles,
+    dtype: Dtype,
+    traditional: bool,
+    factors: Vec<f32>,
+}
+
+/// Tables of so many calls are kept, if they have no more than `LONGEST` factors: 16 MiB at most.
+const KEPT: usize = 4;
+const LONGEST: usize = 1 << 20;
+static LATEST: Mutex<Vec<Arc<Table>>> = Mutex::new(Vec::new());
+
+/// The table, from a former call or made now. No lock is held while it is made: threads that want the same one at the
+/// same time each make it.
+fn table(angles: Angles, dtype: Dtype, traditional: bool) -> Arc<Table> {
+    let latest = || LATEST.lock().unwrap_or_else(PoisonError::into_inner);
+    let fits = |t: &Arc<Table>| t.dtype == dtype && t.traditional == traditional && t.angles == angles;
+    if let Some(found) = latest().iter().find(|t| fits(t)) {
+        return found.clone();
+    }
+    let round = |x: f64| match dtype {
+        Dtype::Float16 => f16::from_f32(x as f32).to_f32(),
+        Dtype::Bfloat16 => bf16::from_f32(x as f32).to_f32(),
+        _ => x as f32,
+    };
+    let (dims, half) = (angles.dims, angles.dims / 2);
+    let values = angles.compute();
+    let mut factors = vec![0.0; values.len() * 4];
+    for (row, values) in factors.chunks_exact_mut(2 * dims).zip(values.chunks_exact(half)) {
+        for (j, &(cos, sin)) in values.iter().enumerate() {
+            let (a, b) = if traditional { (2 * j, 2 * j + 1) } else { (j, j + half) };
+            let (cos, sin) = (round(cos), round(sin));
+            (row[a], row[b]) = (cos, cos);
+            (row[dims + a], row[dims + b]) = (-sin, sin);
+        }
+    }
+    let made = Arc::new(Table { angles, dtype, traditional, factors });
+    if made.factors.len() <= LONGEST {
+        let mut latest = latest();
+        latest.insert(0, made.clone());
+        latest.truncate(KEPT);
+    }
+    made
+}
+
+struct Job {
+    lines: Lines,
+    dims: usize,
+    traditional: bool,
+    features: usize,
+    steps: usize,
+    rows: usize,
+}
+
+impl Job {
+    /// Which (offset, step) a row has.
+    fn angle(&self, row: usize) -> usize {
+        row / self.rows * self.steps + row % self.steps
     }
 
-    /// Places of the two numbers of pair `j`.
-    #[inline(always)]
-    fn pair(&self, j: usize) -> (usize, usize) {
-        if self.op.traditional { (2 * j, 2 * j + 1) } else { (j, j + self.op.dims / 2) }
-    }
-
-    fn run<T: Copy + Send + Sync>(
-        &self,
-        x: &Tensor,
-        out: &Tensor,
-        up: impl Fn(T) -> f32 + Sync,
-        down: impl Fn(f32) -> T + Sync,
-    ) {
+    fn run<T: Elem>(&self, table: &Table, out: &Tensor) {
         let d = self.features;
-        let (from, to) = (Shared(x.ptr().cast::<T>()), Shared(out.ptr().cast::<T>()));
-        pool::for_each_chunk(x.size() / d, super::grain(d), &|range| {
+        let to = Shared(out.ptr().cast::<T>());
+        pool::for_each_chunk(out.size() / d, grain(d), &|range| {
             for row in range {
-                // SAFETY: the row lies in both tensors, which have one layout; tasks write different rows.
-                let (x, y) = unsafe {
-                    (std::slice::from_raw_parts(from.at(row * d), d), std::slice::from_raw_parts_mut(to.at(row * d), d))
-                };
-                for (j, &(cos, sin)) in self.angles(row).iter().enumerate() {
-                    // Angles take the dtype of x; the rotation is in f32.
-                    let (cos, sin) = (up(down(cos as f32)), up(down(sin as f32)));
-                    let (a, b) = self.pair(j);
-                    let (x1, x2) = (up(x[a]), up(x[b]));
-                    y[a] = down(x1 * cos - x2 * sin);
-                    y[b] = down(x1 * sin + x2 * cos);
-                }
-                y[self.op.dims..].copy_from_slice(&x[self.op.dims..]);
+                let (x, y) = (self.lines.start::<T>(row), to.at(row * d));
+                let own = &table.factors[self.angle(row) * 2 * self.dims..][..2 * self.dims];
+                simd::dispatch(Rotate { x, y, own, traditional: self.traditional });
+                // SAFETY: the row lies in both tensors; tasks write different rows.
+                unsafe { y.add(self.dims).copy_from(x.add(self.dims), d - self.dims) };
             }
         });
     }
 
-    fn double(&self, x: &Tensor, out: &Tensor) {
-        let d = self.features;
-        let (from, to) = (Shared(x.ptr().cast::<f64>()), Shared(out.ptr().cast::<f64>()));
-        for row in 0..x.size() / d {
-            // SAFETY: the row lies in both tensors.
-            let (x, y) = unsafe {
-                (std::slice::from_raw_parts(from.at(row * d), d), std::slice::from_raw_parts_mut(to.at(row * d), d))
-            };
-            for (j, &(cos, sin)) in self.angles(row).iter().enumerate() {
-                let (a, b) = self.pair(j);
-                y[a] = x[a] * cos - x[b] * sin;
-                y[b] = x[a] * sin + x[b] * cos;
+    fn double(&self, angles: &[(f64, f64)], out: &Tensor) {
+        let (d, half) = (self.features, self.dims / 2);
+        let to = Shared(out.ptr().cast::<f64>());
+        pool::for_each_chunk(out.size() / d, grain(d), &|range| {
+            for row in range {
+                // SAFETY: the row lies in both tensors; tasks write different rows.
+                let (x, y) = unsafe {
+                    (
+                        std::slice::from_raw_parts(self.lines.start::<f64>(row), d),
+                        std::slice::from_raw_parts_mut(to.at(row * d), d),
+                    )
+                };
+                for (j, &(cos, sin)) in angles[self.angle(row) * half..][..half].iter().enumerate() {
+                    let (a, b) = if self.traditional { (2 * j, 2 * j + 1) } else { (j, j + half) };
+                    (y[a], y[b]) = (x[a] * cos - x[b] * sin, x[a] * sin + x[b] * cos);
+                }
+                y[self.dims..].copy_from_slice(&x[self.dims..]);
             }
-            y[self.op.dims..].copy_from_slice(&x[self.op.dims..]);
+        });
+    }
+}
+
+/// One row: each feature times its own factor plus its partner times the other.
+struct Rotate<'a, T> {
+    x: *const T,
+    y: *mut T,
+    own: &'a [f32],
+    traditional: bool,
+}
+
+impl<T: Elem> Kernel for Rotate<'_, T> {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let dims = self.own.len() / 2;
+        let (own, other) = (self.own.as_ptr(), self.own[dims..].as_ptr());
+        let half = dims / 2;
+        // SAFETY: whoever made this vouches for `dims` features; there are as many factors of each kind.
+        unsafe {
+            if self.traditional {
+                for at in (0..dims).step_by(LANES32) {
+                    let n = LANES32.min(dims - at);
+                    let x = T::load(s, self.x.add(at), n);
+                    let mut swapped = [0.0; LANES32];
+                    x.store(swapped.as_mut_ptr());
+                    for pair in swapped.as_chunks_mut::<2>().0 {
+                        pair.swap(0, 1);
+                    }
+                    let partner = S::F32::load(s, swapped.as_ptr());
+                    let y = x * f32::load(s, own.add(at), n) + partner * f32::load(s, other.add(at), n);
+                    T::store(s, self.y.add(at), n, y);
+                }
+            } else {
+                for at in (0..half).step_by(LANES32) {
+                    let n = LANES32.min(half - at);
+                    let (cos, sin) = (f32::load(s, own.add(at), n), f32::load(s, other.add(half + at), n));
+                    let (a, b) = (T::load(s, self.x.add(at), n), T::load(s, self.x.add(half + at), n));
+                    T::store(s, self.y.add(at), n, a * cos - b * sin);
+                    T::store(s, self.y.add(half + at), n, a * sin + b * cos);
+                }
+            }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn angles(base: f64, offset: i64, steps: usize) -> Angles {
+        Angles { dims: 8, base: base.to_bits(), freqs: None, scale: 1f64.to_bits(), offsets: vec![offset, 3], steps }
+    }
+
+    #[test]
+    fn every_thread_gets_its_own_angles_from_the_shared_tables() {
+        std::thread::scope(|scope| {
+            for thread in 0..4 {
+                scope.spawn(move || {
+                    for i in 0..200 {
+                        let (base, offset) = (100.0 + f64::from(thread % 2), i / 3 % 7);
+                        let table = table(angles(base, offset, 5), Dtype::Float32, thread == 3);
+                        // Row (offset, step 4), pair 1: features 2 and 3 if traditional, else 1 and 5.
+                        let (sin, cos) = ((offset + 4) as f64 / base.powf(0.25)).sin_cos();
+                        let (a, b) = if thread == 3 { (2, 3) } else { (1, 5) };
+                        let row = &table.factors[4 * 16..5 * 16];
+                        for (got, want) in [(row[a], cos), (row[b], cos), (row[8 + a], -sin), (row[8 + b], sin)] {
+                            assert!((f64::from(got) - want).abs() < 1e-7, "{got} in place of {want}");
+                        }
+                    }
+                });
+            }
+        });
+    }
+
+    #[test]
+    fn few_and_short_tables_are_kept() {
+        for offset in 0..20 {
+            table(angles(10.0, offset, 1), Dtype::Float16, false);
+        }
+        table(angles(10.0, 0, LONGEST / 16), Dtype::Float16, false);
+        let latest = LATEST.lock().unwrap_or_else(PoisonError::into_inner);
+        assert!(latest.len() <= KEPT && latest.iter().all(|t| t.factors.len() <= LONGEST));
     }
 }
