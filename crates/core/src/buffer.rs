@@ -22,6 +22,10 @@ pub trait Memory: Send + Sync + 'static {
     }
     /// The whole block for reading.
     fn bytes(&self) -> &[u8];
+    /// The whole block for writing; `None` where the host may not write.
+    fn bytes_mut(&mut self) -> Option<&mut [u8]> {
+        None
+    }
     /// Whether kernels may reuse it for outputs; false for mapped files and borrowed host data.
     fn reusable(&self) -> bool {
         false
@@ -56,6 +60,11 @@ impl Buffer {
     /// The bytes, for reading on the host.
     pub fn bytes(&self) -> &[u8] {
         self.0.bytes()
+    }
+
+    /// The bytes for writing on the host: `None` when others hold the memory too, or the host may not write to it.
+    pub fn bytes_mut(&mut self) -> Option<&mut [u8]> {
+        Arc::get_mut(&mut self.0)?.bytes_mut()
     }
 
     /// Whether this handle is the only one and the memory may be written: it can become an output.
@@ -151,5 +160,11 @@ impl Tensor {
     pub fn contiguous_bytes(&self) -> &[u8] {
         debug_assert!(self.is_row_contiguous());
         &self.buffer.bytes()[self.offset..self.offset + self.nbytes()]
+    }
+
+    /// The bytes of a row-contiguous tensor that nobody else sees, as outputs are; else `None`.
+    pub fn contiguous_bytes_mut(&mut self) -> Option<&mut [u8]> {
+        let range = self.offset..self.offset + self.nbytes();
+        if self.is_row_contiguous() { self.buffer.bytes_mut()?.get_mut(range) } else { None }
     }
 }

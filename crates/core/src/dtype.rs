@@ -231,6 +231,8 @@ pub trait Element: sealed::Sealed + Copy + Send + Sync + fmt::Debug + PartialEq 
     fn read(bytes: &[u8]) -> Vec<Self>;
     /// The elements in place, when the bytes are aligned for this type (`None` for bool).
     fn try_cast(bytes: &[u8]) -> Option<&[Self]>;
+    /// As [`Element::try_cast`], for writing.
+    fn try_cast_mut(bytes: &mut [u8]) -> Option<&mut [Self]>;
 }
 
 macro_rules! elements {
@@ -246,6 +248,9 @@ macro_rules! elements {
             }
             fn try_cast(bytes: &[u8]) -> Option<&[Self]> {
                 bytemuck::try_cast_slice(bytes).ok()
+            }
+            fn try_cast_mut(bytes: &mut [u8]) -> Option<&mut [Self]> {
+                bytemuck::try_cast_slice_mut(bytes).ok()
             }
         }
     )*};
@@ -263,6 +268,9 @@ impl Element for bool {
         bytes.iter().map(|&b| b != 0).collect()
     }
     fn try_cast(_: &[u8]) -> Option<&[Self]> {
+        None
+    }
+    fn try_cast_mut(_: &mut [u8]) -> Option<&mut [Self]> {
         None
     }
 }

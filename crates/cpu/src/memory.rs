@@ -37,6 +37,10 @@ impl Memory for Block {
         // SAFETY: the block is `len` bytes long and was zeroed or written; published blocks are not written to.
         unsafe { std::slice::from_raw_parts(self.ptr, self.len) }
     }
+    fn bytes_mut(&mut self) -> Option<&mut [u8]> {
+        // SAFETY: as `bytes`; the exclusive borrow says that nobody else looks.
+        Some(unsafe { std::slice::from_raw_parts_mut(self.ptr, self.len) })
+    }
     fn reusable(&self) -> bool {
         true
     }

@@ -14,7 +14,7 @@ use lapis_core::error::Result;
 pub(crate) fn cholesky<T: Scalar>(name: &str, upper: bool, a: &Tensor, out: &mut Tensor) -> Result<()> {
     let (batch, n, _) = batch(name, a);
     let all = values::<T>(a);
-    batch.each(parts(output::<T>(out), batch.count()), |i, to| {
+    batch.each(parts(output::<T>(out)?, batch.count()), |i, to| {
         let a = matrix(&all, i, n, n);
         // The lower factor, from the conjugate transpose of the upper triangle where that one counts.
         let entry = |r: usize, c: usize| if upper { a[(c, r)].conjugate() } else { a[(r, c)] };
@@ -38,8 +38,8 @@ pub(crate) fn lu_factor<T: Scalar>(name: &str, a: &Tensor, outputs: &mut [Tensor
     let all = values::<T>(a);
     let [packed, pivots, rows] = outputs else { return Ok(()) };
     let count = batch.count();
-    let packed = parts(output::<T>(packed), count).into_iter();
-    let (pivots, rows) = (parts(output::<u32>(pivots), count), parts(output::<u32>(rows), count));
+    let packed = parts(output::<T>(packed)?, count).into_iter();
+    let (pivots, rows) = (parts(output::<u32>(pivots)?, count), parts(output::<u32>(rows)?, count));
     batch.each(packed.zip(pivots).zip(rows).collect(), |i, ((packed, pivots), rows)| {
         let lu = Lu::new(matrix(&all, i, m, n));
         fill(packed, n, |r, c| lu.packed[(r, c)]);
@@ -56,7 +56,7 @@ pub(crate) fn qr<T: Scalar>(name: &str, a: &Tensor, outputs: &mut [Tensor]) -> R
     let all = values::<T>(a);
     let [q, r] = outputs else { return Ok(()) };
     let k = m.min(n);
-    let (q, r) = (parts(output::<T>(q), batch.count()), parts(output::<T>(r), batch.count()));
+    let (q, r) = (parts(output::<T>(q)?, batch.count()), parts(output::<T>(r)?, batch.count()));
     batch.each(q.into_iter().zip(r).collect(), |i, (q, r)| {
         if k == 0 {
             return Ok(());

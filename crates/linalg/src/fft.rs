@@ -4,7 +4,7 @@
 //! gathered sixteen at a time, so that whole cache lines are used. Each line is transformed alone, so its bits depend
 //! neither on the number of lines nor on threads.
 
-use crate::host::{Shared, output, parallel, values};
+use crate::host::{each, output, values};
 use lapis_core::buffer::Tensor;
 use lapis_core::dtype::{Element, c64};
 use lapis_core::error::Result;
@@ -49,6 +49,8 @@ fn plan(kind: FftKind, n: usize) -> Plan {
 const TILE: usize = 16;
 /// Elements a task should have at least.
 const GRAIN: usize = 1 << 14;
+/// The most tasks that lines of one block are dealt to.
+const PARTS: usize = 64;
 
 /// Where lines lie: `outer x len x inner` in row-major order, before and after.
 struct Lines {
@@ -62,6 +64,13 @@ struct Lines {
     read: usize,
 }
 
+/// Neighbouring lines of one block: the columns from `first` on, and where they go, a slice a row.
+struct Part<'a, O> {
+    block: usize,
+    first: usize,
+    rows: Vec<&'a mut [O]>,
+}
+
 impl Lines {
     /// Runs `transform(read, written)` on every line; `make` is called once a task.
     fn each<I, O, F>(&self, input: &[I], out: &mut [O], make: impl Fn() -> F + Sync)
@@ -71,40 +80,75 @@ impl Lines {
         F: FnMut(&mut [I], &mut [O]),
     {
         let tile = self.inner.min(TILE);
-        let across = self.inner.div_ceil(tile.max(1));
-        let tiles = self.outer * across;
-        let per = (GRAIN / (tile * self.read.max(self.to)).max(1)).max(1);
-        let out = Shared::new(out);
-        parallel(tiles.div_ceil(per), &|task| {
-            let mut transform = make();
-            let (mut before, mut after) = (vec![I::default(); tile * self.read], vec![O::default(); tile * self.to]);
-            for t in task * per..tiles.min((task + 1) * per) {
-                let (o, first) = (t / across, t % across * tile);
-                let width = tile.min(self.inner - first);
+        let workspace = || (make(), vec![I::default(); tile * self.read], vec![O::default(); tile * self.to]);
+        let block = self.inner * self.read.max(self.to);
+        let blocks = out.chunks_exact_mut(self.to * self.inner).enumerate();
+        if self.inner == 1 {
+            let per = (GRAIN / block).max(1);
+            return each(blocks.collect(), per, workspace, |(transform, line, _), (block, result)| {
                 let known = self.from.min(self.read);
-                for i in 0..known {
-                    let row = &input[(o * self.from + i) * self.inner + first..][..width];
-                    for (b, &x) in row.iter().enumerate() {
-                        before[b * self.read + i] = x;
-                    }
-                }
-                for line in before.chunks_exact_mut(self.read).take(width) {
-                    line[known..].fill(I::default());
-                }
-                for (line, result) in
-                    before.chunks_exact_mut(self.read).zip(after.chunks_exact_mut(self.to)).take(width)
-                {
-                    transform(line, result);
-                }
-                for i in 0..self.to {
-                    let at = (o * self.to + i) * self.inner + first;
-                    for b in 0..width {
-                        // SAFETY: tiles write different elements, all inside the output.
-                        unsafe { out.write(at + b, after[b * self.to + i]) };
-                    }
+                line[..known].copy_from_slice(&input[block * self.from..][..known]);
+                line[known..].fill(I::default());
+                transform(line, result);
+            });
+        }
+        let run = |(transform, before, after): &mut (F, Vec<I>, Vec<O>), part: Part<'_, O>| {
+            self.part(input, part, transform, before, after);
+        };
+        // Whole blocks, or a few broad parts of each where there are few blocks.
+        let parts = (PARTS / self.outer).min(block / GRAIN).min(self.inner.div_ceil(tile));
+        if parts < 2 {
+            return each(blocks.collect(), (GRAIN / block).max(1), workspace, |w, (block, rows)| {
+                run(w, Part { block, first: 0, rows: rows.chunks_exact_mut(self.inner).collect() });
+            });
+        }
+        let columns = self.inner.div_ceil(parts).next_multiple_of(tile);
+        let mut items = Vec::new();
+        for (block, rows) in blocks {
+            let start = items.len();
+            let part = |first| Part { block, first, rows: Vec::with_capacity(self.to) };
+            items.extend((0..self.inner).step_by(columns).map(part));
+            for row in rows.chunks_exact_mut(self.inner) {
+                items[start..].iter_mut().zip(row.chunks_mut(columns)).for_each(|(part, row)| part.rows.push(row));
+            }
+        }
+        each(items, 1, workspace, run);
+    }
+
+    /// Transforms the lines of a part, a tile at a time.
+    fn part<I, O>(
+        &self,
+        input: &[I],
+        mut part: Part<'_, O>,
+        transform: &mut impl FnMut(&mut [I], &mut [O]),
+        before: &mut [I],
+        after: &mut [O],
+    ) where
+        I: Element + Default,
+        O: Element,
+    {
+        let (tile, known) = (self.inner.min(TILE), self.from.min(self.read));
+        let columns = part.rows.first().map_or(0, |row| row.len());
+        for first in (0..columns).step_by(tile) {
+            let width = tile.min(columns - first);
+            for i in 0..known {
+                let row = &input[(part.block * self.from + i) * self.inner + part.first + first..][..width];
+                for (b, &x) in row.iter().enumerate() {
+                    before[b * self.read + i] = x;
                 }
             }
-        });
+            for line in before.chunks_exact_mut(self.read).take(width) {
+                line[known..].fill(I::default());
+            }
+            for (line, result) in before.chunks_exact_mut(self.read).zip(after.chunks_exact_mut(self.to)).take(width) {
+                transform(line, result);
+            }
+            for (i, row) in part.rows.iter_mut().enumerate() {
+                for (b, x) in row[first..first + width].iter_mut().enumerate() {
+                    *x = after[b * self.to + i];
+                }
+            }
+        }
     }
 }
 
@@ -122,7 +166,7 @@ pub(crate) fn fft(op: &Fft, input: &Tensor, out: &mut Tensor) -> Result<()> {
     }
     let (n, scale) = (op.n, op.scale.0 as f32);
     match plan(op.kind, n) {
-        Plan::Complex(plan) => lines.each(&values::<c64>(input), output::<c64>(out), || {
+        Plan::Complex(plan) => lines.each(&values::<c64>(input), output::<c64>(out)?, || {
             let mut scratch = vec![c64::default(); plan.get_outofplace_scratch_len()];
             let plan = &plan;
             move |from: &mut [c64], to: &mut [c64]| {
@@ -130,7 +174,7 @@ pub(crate) fn fft(op: &Fft, input: &Tensor, out: &mut Tensor) -> Result<()> {
                 to.iter_mut().for_each(|z| *z *= scale);
             }
         }),
-        Plan::Real(plan) => lines.each(&values::<f32>(input), output::<c64>(out), || {
+        Plan::Real(plan) => lines.each(&values::<f32>(input), output::<c64>(out)?, || {
             let mut scratch = plan.make_scratch_vec();
             let plan = &plan;
             move |from: &mut [f32], to: &mut [c64]| {
@@ -139,7 +183,7 @@ pub(crate) fn fft(op: &Fft, input: &Tensor, out: &mut Tensor) -> Result<()> {
                 to.iter_mut().for_each(|z| *z *= scale);
             }
         }),
-        Plan::RealInverse(plan) => lines.each(&values::<c64>(input), output::<f32>(out), || {
+        Plan::RealInverse(plan) => lines.each(&values::<c64>(input), output::<f32>(out)?, || {
             let mut scratch = plan.make_scratch_vec();
             let plan = &plan;
             move |from: &mut [c64], to: &mut [f32]| {

@@ -106,14 +106,15 @@ pub(crate) fn values<T: Element>(t: &Tensor) -> Cow<'_, [T]> {
 }
 
 /// The elements of an output.
-pub(crate) fn output<T: Element>(t: &mut Tensor) -> &mut [T] {
-    assert!(t.dtype == T::DTYPE && t.is_row_contiguous(), "outputs are row-major");
-    match t.size() {
-        0 => &mut [],
-        // SAFETY: the scheduler hands outputs out row-major, aligned, as large as their shape, and to this call alone
-        // (`Kernels::run`); every bit pattern is an element of the types in use.
-        n => unsafe { std::slice::from_raw_parts_mut(t.ptr().cast::<T>(), n) },
+///
+/// # Errors
+/// Memory that the host may not write: no output is.
+pub(crate) fn output<T: Element>(t: &mut Tensor) -> Result<&mut [T]> {
+    if t.size() == 0 {
+        return Ok(&mut []);
     }
+    let bytes = t.contiguous_bytes_mut().and_then(T::try_cast_mut);
+    bytes.ok_or_else(|| Error::eval("[linalg] the output is not row-major memory of its own on the host"))
 }
 
 /// `all` in `count` equal parts.
@@ -128,38 +129,26 @@ pub(crate) fn parts<T>(mut all: &mut [T], count: usize) -> Vec<&mut [T]> {
     out
 }
 
-/// An output that tasks share.
-pub(crate) struct Shared<T> {
-    first: *mut T,
-    len: usize,
-}
-
-// SAFETY: writing is an unsafe act with its own argument; elements are sent between threads.
-unsafe impl<T: Send> Sync for Shared<T> {}
-
-impl<T> Shared<T> {
-    pub(crate) fn new(all: &mut [T]) -> Shared<T> {
-        Shared { first: all.as_mut_ptr(), len: all.len() }
-    }
-
-    /// Stores element `i`.
-    ///
-    /// # Safety
-    /// The slice is still borrowed for this, `i` lies inside, and no other task uses element `i`.
-    #[inline(always)]
-    pub(crate) unsafe fn write(&self, i: usize, value: T) {
-        debug_assert!(i < self.len);
-        // SAFETY: the caller's promise.
-        unsafe { self.first.add(i).write(value) };
-    }
-}
-
-/// Runs tasks on the threads of the CPU backend, or one after the other where there is none.
-pub(crate) fn parallel(tasks: usize, f: &(dyn Fn(usize) + Sync)) {
-    match backend::find(Device::CPU) {
-        Ok(cpu) if tasks > 1 => cpu.parallel(tasks, f),
-        _ => (0..tasks).for_each(f),
-    }
+/// Runs `f` once on each item, `per` neighbours a task, on the threads of the CPU backend where there is one. Each task
+/// makes its own workspace.
+pub(crate) fn each<I: Send, W>(items: Vec<I>, per: usize, make: impl Fn() -> W + Sync, f: impl Fn(&mut W, I) + Sync) {
+    let n = items.len();
+    let tasks = n.div_ceil(per.max(1));
+    let cpu = backend::find(Device::CPU).ok().filter(|_| tasks > 1);
+    let Some(cpu) = cpu else {
+        let mut workspace = make();
+        return items.into_iter().for_each(|item| f(&mut workspace, item));
+    };
+    // Each item is taken by one task; the locks are what tells the compiler so.
+    let slots: Vec<Mutex<Option<I>>> = items.into_iter().map(|item| Mutex::new(Some(item))).collect();
+    cpu.parallel(tasks, &|t| {
+        let mut workspace = make();
+        for slot in &slots[t * per..n.min((t + 1) * per)] {
+            if let Some(item) = slot.lock().unwrap_or_else(PoisonError::into_inner).take() {
+                f(&mut workspace, item);
+            }
+        }
+    });
 }
 
 /// What is wrong with a matrix.
@@ -194,28 +183,20 @@ impl Batch<'_> {
     pub(crate) fn each<I: Send>(&self, items: Vec<I>, f: impl Fn(usize, I) -> Checked<()> + Sync) -> Result<()> {
         let n = items.len();
         let first: Mutex<Option<(usize, Fault)>> = Mutex::new(None);
-        let run = |i: usize, item: I| {
-            if let Err(fault) = f(i, item) {
-                let mut first = first.lock().unwrap_or_else(PoisonError::into_inner);
-                if first.is_none_or(|(j, _)| i < j) {
-                    *first = Some((i, fault));
-                }
-            }
-        };
-        let tasks = (n.saturating_mul(self.work.max(1)) / REGION).min(n);
-        if tasks < 2 {
-            items.into_iter().enumerate().for_each(|(i, item)| run(i, item));
-        } else {
-            let slots: Vec<Mutex<Option<I>>> = items.into_iter().map(|item| Mutex::new(Some(item))).collect();
-            let per = n.div_ceil(tasks);
-            parallel(n.div_ceil(per), &|t| {
-                for i in t * per..n.min((t + 1) * per) {
-                    if let Some(item) = slots[i].lock().unwrap_or_else(PoisonError::into_inner).take() {
-                        run(i, item);
+        let tasks = (n.saturating_mul(self.work.max(1)) / REGION).clamp(1, n.max(1));
+        each(
+            items.into_iter().enumerate().collect(),
+            n.div_ceil(tasks),
+            || (),
+            |(), (i, item)| {
+                if let Err(fault) = f(i, item) {
+                    let mut first = first.lock().unwrap_or_else(PoisonError::into_inner);
+                    if first.is_none_or(|(j, _)| i < j) {
+                        *first = Some((i, fault));
                     }
                 }
-            });
-        }
+            },
+        );
         match first.into_inner().unwrap_or_else(PoisonError::into_inner) {
             None => Ok(()),
             Some((i, fault)) => Err(self.error(i, fault)),

@@ -2,6 +2,7 @@
 //!
 //! Linking this crate is enough: it registers as a set of host kernels. It knows tensors and ops, nothing of graphs or
 //! of the CPU backend; batches run on that backend's parallel loop.
+#![forbid(unsafe_code)]
 
 mod factor;
 mod fft;

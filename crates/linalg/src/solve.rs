@@ -22,7 +22,7 @@ fn has_zero_on_diagonal<T: Scalar>(a: MatRef<'_, T>) -> bool {
 pub(crate) fn inv<T: Scalar>(name: &str, a: &Tensor, out: &mut Tensor) -> Result<()> {
     let (batch, n, _) = batch(name, a);
     let all = values::<T>(a);
-    batch.each(parts(output::<T>(out), batch.count()), |i, to| {
+    batch.each(parts(output::<T>(out)?, batch.count()), |i, to| {
         let inverse = regular(matrix(&all, i, n, n))?.inverse();
         fill(to, n, |i, j| inverse[(i, j)]);
         Ok(())
@@ -33,7 +33,7 @@ pub(crate) fn inv<T: Scalar>(name: &str, a: &Tensor, out: &mut Tensor) -> Result
 pub(crate) fn tri_inv<T: Scalar>(name: &str, upper: bool, a: &Tensor, out: &mut Tensor) -> Result<()> {
     let (batch, n, _) = batch(name, a);
     let all = values::<T>(a);
-    batch.each(parts(output::<T>(out), batch.count()), |i, to| {
+    batch.each(parts(output::<T>(out)?, batch.count()), |i, to| {
         let a = matrix(&all, i, n, n);
         if has_zero_on_diagonal(a) {
             return Err(SINGULAR);
@@ -60,7 +60,7 @@ fn systems<T: Scalar>(
     let k = inputs[1].shape[inputs[1].shape.len() - 1];
     let batch = Batch { name, lead, work: work + 2 * n * n * k };
     let (all, right) = (values::<T>(&inputs[0]), values::<T>(&inputs[1]));
-    batch.each(parts(output::<T>(out), batch.count()), |i, to| {
+    batch.each(parts(output::<T>(out)?, batch.count()), |i, to| {
         to.copy_from_slice(&right[i * n * k..(i + 1) * n * k]);
         f(matrix(&all, i, n, n), MatMut::from_row_major_slice_mut(to, n, k))
     })
@@ -93,7 +93,7 @@ pub(crate) fn solve_triangular<T: Scalar>(name: &str, upper: bool, inputs: &[Ten
 pub(crate) fn det<T: Scalar>(name: &str, a: &Tensor, out: &mut Tensor) -> Result<()> {
     let (batch, n, _) = batch(name, a);
     let all = values::<T>(a);
-    batch.each(output::<T>(out).iter_mut().collect(), |i, to| {
+    batch.each(output::<T>(out)?.iter_mut().collect(), |i, to| {
         let lu = Lu::new(matrix(&all, i, n, n));
         let product = lu.diagonal().fold(T::ONE, |p, d| p * d);
         *to = if lu.is_odd() { -product } else { product };
@@ -106,7 +106,7 @@ pub(crate) fn slogdet<T: Scalar>(name: &str, a: &Tensor, outputs: &mut [Tensor])
     let (batch, n, _) = batch(name, a);
     let all = values::<T>(a);
     let [signs, logs] = outputs else { return Ok(()) };
-    let items = output::<T>(signs).iter_mut().zip(output::<T::Magnitude>(logs)).collect();
+    let items = output::<T>(signs)?.iter_mut().zip(output::<T::Magnitude>(logs)?).collect();
     batch.each(items, |i, (sign, log)| {
         let lu = Lu::new(matrix(&all, i, n, n));
         let mut s = if lu.is_odd() { -T::ONE } else { T::ONE };

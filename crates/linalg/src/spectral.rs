@@ -65,10 +65,10 @@ pub(crate) fn svd<T: Scalar>(name: &str, vectors: Vectors, a: &Tensor, outputs: 
         Ok(())
     };
     match outputs {
-        [s] => batch.each(parts(output::<T::Magnitude>(s), count), |i, s| one(i, &mut [], s, &mut [])),
+        [s] => batch.each(parts(output::<T::Magnitude>(s)?, count), |i, s| one(i, &mut [], s, &mut [])),
         [u, s, v] => {
-            let (u, s) = (parts(output::<T>(u), count), parts(output::<T::Magnitude>(s), count));
-            let items = u.into_iter().zip(s).zip(parts(output::<T>(v), count)).collect();
+            let (u, s) = (parts(output::<T>(u)?, count), parts(output::<T::Magnitude>(s)?, count));
+            let items = u.into_iter().zip(s).zip(parts(output::<T>(v)?, count)).collect();
             batch.each(items, |i, ((u, s), v)| one(i, u, s, v))
         }
         _ => Ok(()),
@@ -104,10 +104,10 @@ pub(crate) fn eigh<T: Scalar>(name: &str, upper: bool, a: &Tensor, outputs: &mut
         Ok(())
     };
     match outputs {
-        [w] => batch.each(parts(output::<T::Magnitude>(w), count), |i, w| one(i, w, None)),
+        [w] => batch.each(parts(output::<T::Magnitude>(w)?, count), |i, w| one(i, w, None)),
         [w, v] => {
-            let w = parts(output::<T::Magnitude>(w), count).into_iter();
-            batch.each(w.zip(parts(output::<T>(v), count)).collect(), |i, (w, v)| one(i, w, Some(v)))
+            let w = parts(output::<T::Magnitude>(w)?, count).into_iter();
+            batch.each(w.zip(parts(output::<T>(v)?, count)).collect(), |i, (w, v)| one(i, w, Some(v)))
         }
         _ => Ok(()),
     }
@@ -130,10 +130,10 @@ pub(crate) fn eig<T: Spectral>(name: &str, a: &Tensor, outputs: &mut [Tensor]) -
         Ok(())
     };
     match outputs {
-        [w] => batch.each(parts(output::<c64>(w), count), |i, w| one(i, w, None)),
+        [w] => batch.each(parts(output::<c64>(w)?, count), |i, w| one(i, w, None)),
         [w, v] => {
-            let w = parts(output::<c64>(w), count).into_iter();
-            batch.each(w.zip(parts(output::<c64>(v), count)).collect(), |i, (w, v)| one(i, w, Some(v)))
+            let w = parts(output::<c64>(w)?, count).into_iter();
+            batch.each(w.zip(parts(output::<c64>(v)?, count)).collect(), |i, (w, v)| one(i, w, Some(v)))
         }
         _ => Ok(()),
     }
