@@ -8,6 +8,7 @@ use lapis_core::dtype::{Dtype, c64};
 use lapis_core::error::ErrorKind;
 use lapis_core::scalar::Scalar;
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// One operand of a case.
@@ -221,7 +222,7 @@ pub fn families() -> Result<Vec<String>, String> {
             names.push(stem.to_string_lossy().into_owned());
         }
     }
-    names.retain(|n| n != "dtypes" && n != "printing");
+    names.retain(|n| !["dtypes", "names", "printing"].contains(&n.as_str()));
     names.sort();
     Ok(names)
 }
@@ -247,6 +248,14 @@ pub fn load(family: &str) -> Result<Vec<Case>, String> {
 /// The file is missing or malformed.
 pub fn load_tables() -> Result<Value, String> {
     serde_json::from_str(&read("dtypes")?).map_err(|e| format!("dtypes.json: {e}"))
+}
+
+/// The functions of MLX: names by module, those of `mlx.core` under `core`.
+///
+/// # Errors
+/// The file is missing or malformed.
+pub fn load_names() -> Result<BTreeMap<String, Vec<String>>, String> {
+    serde_json::from_str(&read("names")?).map_err(|e| format!("names.json: {e}"))
 }
 
 /// An array, the printing precision (`None`: the default) and the text it prints as.

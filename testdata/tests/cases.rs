@@ -104,6 +104,8 @@ fn vectors_are_compared_up_to_their_sign() {
     assert!(compare(&expected(Some(Freedom::Rows)), &got(&[-1.0, 2.0, -3.0, 4.0]), &exact).is_err());
     assert!(compare(&expected(Some(Freedom::Rows)), &got(&[-1.0, -2.0, 3.0, 4.0]), &exact).is_ok());
     assert!(compare(&expected(Some(Freedom::Order)), &got(&[2.0, 1.0, 3.0, 4.0]), &exact).is_ok());
+    assert!(compare(&expected(Some(Freedom::Vectors)), &got(&[-2.0, 1.0, -4.0, 3.0]), &exact).is_ok());
+    assert!(compare(&expected(Some(Freedom::Vectors)), &got(&[-2.0, 1.0, -4.0, -3.0]), &exact).is_err());
     assert!(compare(&expected(None), &got(&[-1.0, -2.0, 3.0, 4.0]), &exact).is_err());
 }
 

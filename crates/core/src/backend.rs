@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::ops::Op;
 use crate::ops::reduce::Reduce;
 use crate::schedule::tape::Tape;
-use crate::stream::Device;
+use crate::stream::{Device, DeviceInfo};
 use linkme::distributed_slice;
 use std::sync::OnceLock;
 
@@ -28,6 +28,9 @@ pub trait Kernels: Send + Sync {
 pub trait Backend: Kernels {
     /// The device it serves.
     fn device(&self) -> Device;
+
+    /// What that device is.
+    fn info(&self) -> DeviceInfo;
 
     /// Uninitialised memory of at least `bytes`, aligned to 64.
     ///

@@ -2,6 +2,7 @@
 //! talking to others is an error.
 
 use crate::array::Array;
+use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 
 /// Processes that compute together.
@@ -81,6 +82,14 @@ impl Group {
     /// Always, for one process.
     pub fn send(self, _: &Array, to: usize) -> Result<Array> {
         Err(alone("send", to))
+    }
+
+    /// Receives an array of this shape and dtype from process `from`.
+    ///
+    /// # Errors
+    /// Always, for one process.
+    pub fn recv(self, _shape: &[usize], _dtype: Dtype, from: usize) -> Result<Array> {
+        Err(alone("recv", from))
     }
 
     /// Receives an array like `a` from process `from`.

@@ -44,7 +44,7 @@ pub enum Dtype {
     Complex64 = 13,
 }
 
-/// The families of element types, as `issubdtype` and `isdtype` know them.
+/// The families of element types.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
     /// `bool_`.
@@ -85,6 +85,17 @@ impl Dtype {
             Int8 | Int16 | Int32 | Int64 => Kind::Signed,
             Float16 | Float32 | Float64 | Bfloat16 => Kind::Floating,
             Complex64 => Kind::Complex,
+        }
+    }
+
+    /// The smallest category it lies in.
+    pub const fn category(self) -> Category {
+        match self.kind() {
+            Kind::Bool => Category::Generic,
+            Kind::Unsigned => Category::UnsignedInteger,
+            Kind::Signed => Category::SignedInteger,
+            Kind::Floating => Category::Floating,
+            Kind::Complex => Category::ComplexFloating,
         }
     }
 
@@ -186,6 +197,100 @@ impl Dtype {
     pub fn can_cast(self, to: Dtype) -> bool {
         self.promote(to) == to
     }
+}
+
+/// A set of dtypes, as MLX arranges them: every category but [`Category::Generic`] lies within another.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Category {
+    /// Every dtype; that of bool.
+    Generic,
+    /// Every dtype but bool.
+    Number,
+    /// Signed and unsigned integers.
+    Integer,
+    /// Signed integers.
+    SignedInteger,
+    /// Unsigned integers.
+    UnsignedInteger,
+    /// Real and complex floating types.
+    Inexact,
+    /// Real floating types.
+    Floating,
+    /// Complex floating types.
+    ComplexFloating,
+}
+
+impl Category {
+    /// The category around this one.
+    const fn around(self) -> Option<Category> {
+        match self {
+            Category::Generic => None,
+            Category::Number => Some(Category::Generic),
+            Category::Integer | Category::Inexact => Some(Category::Number),
+            Category::SignedInteger | Category::UnsignedInteger => Some(Category::Integer),
+            Category::Floating | Category::ComplexFloating => Some(Category::Inexact),
+        }
+    }
+}
+
+/// A dtype or a category: what [`issubdtype`] compares.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Class {
+    /// One dtype.
+    Dtype(Dtype),
+    /// A set of dtypes.
+    Category(Category),
+}
+
+impl From<Dtype> for Class {
+    fn from(dtype: Dtype) -> Class {
+        Class::Dtype(dtype)
+    }
+}
+
+impl From<Category> for Class {
+    fn from(category: Category) -> Class {
+        Class::Category(category)
+    }
+}
+
+/// Whether `a` is `b` or lies within it (`mx.issubdtype`). Nothing but itself lies within a dtype.
+pub fn issubdtype(a: impl Into<Class>, b: impl Into<Class>) -> bool {
+    let (mut a, b) = (a.into(), b.into());
+    loop {
+        if a == b {
+            return true;
+        }
+        let around = match a {
+            Class::Dtype(dtype) => Some(dtype.category()),
+            Class::Category(category) => category.around(),
+        };
+        match around {
+            Some(category) => a = Class::Category(category),
+            None => return false,
+        }
+    }
+}
+
+/// Whether `dtype` is of the array API's kind `kind` (`mx.isdtype`): `bool`, `signed integer`, `unsigned integer`,
+/// `integral`, `real floating`, `complex floating` or `numeric`.
+///
+/// # Errors
+/// A value error for another kind.
+pub fn isdtype(dtype: Dtype, kind: &str) -> Result<bool> {
+    Ok(match kind {
+        "bool" => dtype == Bool,
+        "signed integer" => dtype.kind() == Kind::Signed,
+        "unsigned integer" => dtype.kind() == Kind::Unsigned,
+        "integral" => dtype.is_integer(),
+        "real floating" => dtype.is_floating(),
+        "complex floating" => dtype.is_complex(),
+        "numeric" => dtype != Bool,
+        _ => {
+            let known = "bool, signed integer, unsigned integer, integral, real floating, complex floating, numeric";
+            return Err(Error::value(format!("[isdtype] unknown kind {kind:?}; known are {known}")));
+        }
+    })
 }
 
 /// The dtype that holds a combination of all of `dtypes` (`mx.result_type`).

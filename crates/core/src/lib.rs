@@ -10,6 +10,7 @@ pub mod buffer;
 pub mod distributed;
 pub mod dtype;
 pub mod error;
+pub mod graph;
 pub mod memory;
 pub mod node;
 pub mod ops;
@@ -23,7 +24,7 @@ pub mod stream;
 pub use array::{Array, array};
 pub use dtype::Dtype;
 pub use error::{Error, ErrorKind, Result};
-pub use schedule::{async_eval, eval, synchronize};
+pub use schedule::{async_eval, clear_streams, eval, synchronize};
 pub use stream::{Device, Stream};
 
 /// The value, or a panic with the error's text at the caller's position: methods and operators use this.

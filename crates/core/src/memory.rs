@@ -58,6 +58,12 @@ pub fn set_cache_limit(bytes: usize) -> usize {
     old
 }
 
+/// The limit of memory that stays resident for a GPU (`mx.set_wired_limit`), and the old limit: always 0 and without
+/// effect, as no linked backend pins memory.
+pub fn set_wired_limit(_bytes: usize) -> usize {
+    0
+}
+
 /// Gives all cached bytes back to the system.
 pub fn clear_cache() {
     trim(0);

@@ -88,6 +88,11 @@ impl Node {
         self.lock().take()
     }
 
+    /// The inputs of a lazy node.
+    pub(crate) fn inputs(&self) -> Option<Inputs> {
+        self.lock().clone()
+    }
+
     /// The results, if the node is done.
     pub(crate) fn done(&self) -> Option<&Result<Tensors>> {
         self.ready.get()

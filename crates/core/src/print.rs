@@ -20,6 +20,20 @@ pub fn precision() -> Option<u32> {
     u32::try_from(PRECISION.load(Relaxed)).ok()
 }
 
+/// Runs `f` with [`set_precision`] of `decimals`, and restores the setting (`mx.printoptions`). It holds for the whole
+/// process, for other threads too.
+pub fn with_precision<T>(decimals: Option<u32>, f: impl FnOnce() -> T) -> T {
+    struct Restore(Option<u32>);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            set_precision(self.0);
+        }
+    }
+    let _restore = Restore(precision());
+    set_precision(decimals);
+    f()
+}
+
 /// An axis longer than this shows its first and last [`EDGE`] entries.
 const LONGEST: usize = 6;
 const EDGE: usize = 3;

@@ -4,7 +4,7 @@
 //! across streams only data orders them. Streams work from every thread.
 
 use crate::error::{Error, Result};
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -42,6 +42,25 @@ impl Device {
     pub fn count(kind: DeviceKind) -> usize {
         (0..).take_while(|&index| Device { kind, index }.is_available()).count()
     }
+
+    /// What is known about the device (`mx.device_info`).
+    ///
+    /// # Errors
+    /// A device error when no linked backend serves it.
+    pub fn info(self) -> Result<DeviceInfo> {
+        crate::backend::find(self).map(|backend| backend.info())
+    }
+}
+
+/// A device in words and numbers.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DeviceInfo {
+    /// The maker's name of it.
+    pub name: String,
+    /// Its family: `x86_64`, `aarch64`, ...
+    pub architecture: String,
+    /// Bytes of memory of its own; `None` for a device that shares the host's.
+    pub memory: Option<u64>,
 }
 
 impl fmt::Display for Device {
@@ -110,6 +129,42 @@ impl Stream {
 impl fmt::Display for Stream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Stream({}, {})", self.device, self.id)
+    }
+}
+
+/// A handle that stands for another stream on each thread (`mx.new_thread_local_stream`).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct ThreadLocalStream {
+    device: Device,
+    id: u32,
+}
+
+impl ThreadLocalStream {
+    /// A new handle on `device`.
+    ///
+    /// # Errors
+    /// As [`Stream::new`].
+    pub fn new(device: Device) -> Result<ThreadLocalStream> {
+        let Stream { device, id } = Stream::new(device)?;
+        Ok(ThreadLocalStream { device, id })
+    }
+
+    /// The stream of the calling thread: made at its first use there.
+    ///
+    /// # Errors
+    /// As [`Stream::new`].
+    pub fn here(self) -> Result<Stream> {
+        thread_local! {
+            static STREAMS: RefCell<Vec<(u32, Stream)>> = const { RefCell::new(Vec::new()) };
+        }
+        STREAMS.with_borrow_mut(|streams| {
+            if let Some((_, stream)) = streams.iter().find(|(id, _)| *id == self.id) {
+                return Ok(*stream);
+            }
+            let stream = Stream::new(self.device)?;
+            streams.push((self.id, stream));
+            Ok(stream)
+        })
     }
 }
 

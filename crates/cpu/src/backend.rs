@@ -9,7 +9,7 @@ use lapis_core::buffer::{Buffer, Tensor};
 use lapis_core::error::Result;
 use lapis_core::ops::{self, Op};
 use lapis_core::schedule::tape::Tape;
-use lapis_core::stream::Device;
+use lapis_core::stream::{Device, DeviceInfo};
 use linkme::distributed_slice;
 
 #[distributed_slice(BACKENDS)]
@@ -56,6 +56,14 @@ impl Kernels for Cpu {
 impl Backend for Cpu {
     fn device(&self) -> Device {
         Device::CPU
+    }
+    fn info(&self) -> DeviceInfo {
+        // The kernel tells the name in /proc on Linux; elsewhere the family has to do.
+        let cpus = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let name = cpus.lines().find(|l| l.starts_with("model name")).and_then(|l| l.split_once(':'));
+        let architecture = std::env::consts::ARCH.to_string();
+        let name = name.map_or_else(|| architecture.clone(), |(_, name)| name.trim().to_string());
+        DeviceInfo { name, architecture, memory: None }
     }
     fn alloc(&self, bytes: usize) -> Result<Buffer> {
         memory::allocate(bytes)

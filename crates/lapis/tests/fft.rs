@@ -58,6 +58,17 @@ fn assert_fails(result: Result<Array>, kind: ErrorKind, text: &str) {
     assert!(error.kind() == kind && error.message().contains(text), "{error:?}");
 }
 
+/// Few broad blocks are dealt out by columns, many small ones whole, lines of the last axis one by one: the same bits.
+#[test]
+fn lines_are_transformed_alike_wherever_they_lie() {
+    for shape in [[1, 256, 300], [3, 200, 170], [70, 40, 20], [5, 33, 2]] {
+        let x = random(&shape, 5);
+        let along = fft::fft(&x, None, 1, FftNorm::Backward).unwrap();
+        let last = fft::fft(&x.swapaxes(1, 2), None, -1, FftNorm::Backward).unwrap().swapaxes(1, 2);
+        assert_eq!(along.to_bytes().unwrap(), last.to_bytes().unwrap(), "{shape:?}");
+    }
+}
+
 #[test]
 fn transforms_along_every_axis() {
     let shape = [3, 20, 17];

@@ -1,7 +1,7 @@
 //! Laziness, fusion, donation, threads: what the graph promises.
 
 use lapis::prelude::*;
-use lapis::{Stream, async_eval, memory};
+use lapis::{Device, Stream, async_eval, clear_streams, graph, memory};
 
 #[test]
 fn sum_of_vectors() {
@@ -138,4 +138,36 @@ fn widening_inside_a_fused_group_keeps_its_arguments() {
     }
     assert_eq!(chosen(&array([1i64, 2, 3])).item::<i64>().unwrap(), 16);
     assert_eq!(chosen(&array([1.0f64, 2.0, 3.0])).item::<f64>().unwrap(), 16.0);
+}
+
+#[test]
+fn a_stream_works_on_after_its_thread_was_ended() {
+    let stream = Stream::new(Device::CPU).unwrap();
+    let a = array([1.0f32, 2.0]);
+    for _ in 0..100 {
+        let b = stream.scope(|| &a + 1.0);
+        async_eval([&b]);
+        clear_streams();
+        assert_eq!(b.to_vec::<f32>().unwrap(), [2.0, 3.0]);
+    }
+}
+
+#[test]
+fn the_graph_as_text() {
+    let a = array([1.0f32, 2.0]);
+    let b = a.exp();
+    let c = &b * &b;
+    let text = "digraph {
+  n0 [label=\"array\\nfloat32 (2,)\", shape=ellipse];
+  n1 [label=\"exp\\nfloat32 (2,)\", shape=box];
+  n0 -> n1;
+  n2 [label=\"multiply\\nfloat32 (2,)\", shape=box];
+  n1 -> n2;
+  n1 -> n2;
+  o0 [label=\"a \\\"c\\\"\", shape=plaintext];
+  n2 -> o0;
+}
+";
+    assert_eq!(graph::to_dot(&[("a \"c\"", &c)]), text);
+    assert!(!c.is_evaluated());
 }

@@ -14,6 +14,8 @@ BINARY = ("add subtract multiply divide floor_divide remainder power maximum min
 REDUCE = "sum prod mean var std max min argmax argmin all any logsumexp median count_nonzero".split()
 SCALARS = {"add": "__add__", "multiply": "__mul__", "divide": "__truediv__", "power": "__pow__", "less": "__lt__"}
 SCALAR_VALUES = [True, 1, 1.5, 1j, 300, 2**40, -1]
+CATEGORIES = "generic number integer signedinteger unsignedinteger inexact floating complexfloating".split()
+KINDS = ["bool", "signed integer", "unsigned integer", "integral", "real floating", "complex floating", "numeric"]
 
 # Where lapis goes beyond MLX.
 ACCEPTED = {("nan_to_num", "float64"), ("nan_to_num", "complex64")}
@@ -51,7 +53,9 @@ def build():
         for v in SCALAR_VALUES:
             shown = {"re": 0.0, "im": 1.0} if isinstance(v, complex) else v
             scalar.append({"op": op, "scalar": shown, "result": [scalar_result(d, v, one, method) for d in DTYPES]})
-    return render(rows, promotion, scalar)
+    sets = {"categories": {c: [mx.issubdtype(mx_dtype(d), getattr(mx, c)) for d in DTYPES] for c in CATEGORIES},
+            "kinds": {k: [mx.isdtype(mx_dtype(d), k) for d in DTYPES] for k in KINDS}}
+    return render(rows | sets, promotion, scalar)
 
 
 def scalar_result(dtype, value, one, method):

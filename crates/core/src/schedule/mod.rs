@@ -50,6 +50,17 @@ pub fn synchronize(stream: Stream) {
     }
 }
 
+/// Ends the threads of streams that have nothing to do (`mx.clear_streams`). A stream that is used again gets a new one.
+pub fn clear_streams() {
+    let queues: Vec<Arc<Queue>> = with_queues(|queues| queues.values().cloned().collect());
+    for queue in queues {
+        let mut state = queue.lock();
+        state.ends = state.has_worker;
+        drop(state);
+        queue.changed.notify_all();
+    }
+}
+
 /// Claims, plans and queues; runs one job on this thread when `inline` and its stream is idle.
 fn submit(arrays: &[&Array], inline: bool) {
     static SUBMISSION: Mutex<()> = Mutex::new(());
@@ -87,14 +98,21 @@ struct State {
     jobs: VecDeque<Job>,
     busy: bool,
     has_worker: bool,
+    /// The worker is to end once it has nothing to do.
+    ends: bool,
+}
+
+type Queues = FxHashMap<Stream, Arc<Queue>>;
+
+fn with_queues<T>(f: impl FnOnce(&mut Queues) -> T) -> T {
+    static QUEUES: Mutex<Option<Queues>> = Mutex::new(None);
+    let mut queues = QUEUES.lock().unwrap_or_else(PoisonError::into_inner);
+    f(queues.get_or_insert_with(Queues::default))
 }
 
 fn queue_of(stream: Stream) -> Arc<Queue> {
-    static QUEUES: Mutex<Option<FxHashMap<Stream, Arc<Queue>>>> = Mutex::new(None);
-    let mut queues = QUEUES.lock().unwrap_or_else(PoisonError::into_inner);
-    let queues = queues.get_or_insert_with(FxHashMap::default);
     let make = || Arc::new(Queue { state: Mutex::default(), changed: Condvar::new() });
-    queues.entry(stream).or_insert_with(make).clone()
+    with_queues(|queues| queues.entry(stream).or_insert_with(make).clone())
 }
 
 impl Queue {
@@ -154,6 +172,10 @@ impl Queue {
                 state.busy = false;
                 self.changed.notify_all();
                 continue;
+            }
+            if state.ends && state.jobs.is_empty() {
+                (state.ends, state.has_worker) = (false, false);
+                return;
             }
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }

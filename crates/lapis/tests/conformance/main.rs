@@ -12,6 +12,7 @@ mod fast;
 mod fft;
 mod index;
 mod linalg;
+mod names;
 mod products;
 mod quantize;
 mod reduce;

@@ -2,6 +2,7 @@
 
 use crate::RUNNERS;
 use crate::call::{Call, In, array};
+use lapis::dtype::{isdtype, issubdtype};
 use lapis::scalar::Scalar;
 use lapis::{Array, Dtype, ops, print};
 use lapis_testdata::{Attrs, Input, load_printing, load_tables};
@@ -38,6 +39,26 @@ fn promotion() {
             assert_eq!(a.promote(*b).name(), want.as_str().unwrap(), "{a} with {b}");
         }
     }
+}
+
+#[test]
+fn categories_and_kinds() {
+    use lapis::dtype::Category::*;
+    let categories = [Generic, Number, Integer, SignedInteger, UnsignedInteger, Inexact, Floating, ComplexFloating];
+    let tables = load_tables().unwrap();
+    for (name, row) in tables["categories"].as_object().unwrap() {
+        let category = categories.into_iter().find(|c| format!("{c:?}").to_lowercase() == *name).unwrap();
+        for (&dtype, want) in names(&tables).iter().zip(row.as_array().unwrap()) {
+            assert_eq!(issubdtype(dtype, category), want.as_bool().unwrap(), "{dtype} in {name}");
+            assert!(issubdtype(dtype, dtype) && !issubdtype(category, dtype));
+        }
+    }
+    for (kind, row) in tables["kinds"].as_object().unwrap() {
+        for (&dtype, want) in names(&tables).iter().zip(row.as_array().unwrap()) {
+            assert_eq!(isdtype(dtype, kind).unwrap(), want.as_bool().unwrap(), "{dtype} is {kind}");
+        }
+    }
+    assert!(isdtype(Dtype::Bool, "boolean").is_err());
 }
 
 #[test]
