@@ -145,6 +145,9 @@ impl Dtype {
     }
 
     /// The dtype called `name` (`float32`, `bool` or `bool_`).
+    ///
+    /// # Errors
+    /// A dtype error for another name.
     pub fn from_name(name: &str) -> Result<Dtype> {
         let plain = name.strip_suffix('_').unwrap_or(name);
         Dtype::ALL.into_iter().find(|d| d.name() == plain).ok_or_else(|| {
@@ -193,7 +196,7 @@ impl Dtype {
         if self.is_inexact() { self } else { Float32 }
     }
 
-    /// Whether every value of `self` may become `to` by promotion alone.
+    /// Whether promoting `self` with `to` gives `to` (`mx.can_cast`).
     pub fn can_cast(self, to: Dtype) -> bool {
         self.promote(to) == to
     }

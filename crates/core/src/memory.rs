@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 static ACTIVE: AtomicUsize = AtomicUsize::new(0);
 static PEAK: AtomicUsize = AtomicUsize::new(0);
 static CACHE: AtomicUsize = AtomicUsize::new(0);
+static MAPPED: AtomicUsize = AtomicUsize::new(0);
 static LIMIT: AtomicUsize = AtomicUsize::new(usize::MAX);
 static CACHE_LIMIT: AtomicUsize = AtomicUsize::new(256 << 20);
 static TRIMMERS: Mutex<Vec<fn(usize)>> = Mutex::new(Vec::new());
@@ -34,6 +35,12 @@ pub fn reset_peak() {
 /// Bytes that are free and kept for reuse.
 pub fn cached() -> usize {
     CACHE.load(Relaxed)
+}
+
+/// Bytes of files mapped into memory. They are the system's to keep or drop, and count neither as active nor against
+/// the limit.
+pub fn mapped() -> usize {
+    MAPPED.load(Relaxed)
 }
 
 /// The most bytes live buffers may hold together.
@@ -120,6 +127,15 @@ pub fn charge(bytes: usize) -> Result<()> {
 /// For backends: a buffer of `bytes` died.
 pub fn release(bytes: usize) {
     ACTIVE.fetch_sub(bytes, Relaxed);
+}
+
+/// For readers of files: `bytes` were mapped (positive) or unmapped (negative).
+pub fn mapped_changed(bytes: isize) {
+    if bytes >= 0 {
+        MAPPED.fetch_add(bytes as usize, Relaxed);
+    } else {
+        MAPPED.fetch_sub(bytes.unsigned_abs(), Relaxed);
+    }
 }
 
 /// For backends: `bytes` went into (positive) or out of (negative) a cache.

@@ -67,6 +67,9 @@ pub fn is_row_contiguous(shape: &[usize], strides: &[isize]) -> bool {
 }
 
 /// The axis `axis` of an array with `ndim` axes; negative axes count from the end.
+///
+/// # Errors
+/// An axis error out of range.
 pub fn axis(op: &str, axis: i32, ndim: usize) -> Result<usize> {
     let n = ndim as i64;
     let a = i64::from(axis);
@@ -77,6 +80,9 @@ pub fn axis(op: &str, axis: i32, ndim: usize) -> Result<usize> {
 }
 
 /// Normalised, sorted, distinct axes; `Axes::All` names every axis.
+///
+/// # Errors
+/// An axis error out of range, or for an axis that is named twice.
 pub fn axes(op: &str, axes: &Axes, ndim: usize) -> Result<SmallVec<[usize; 4]>> {
     let list = match axes {
         Axes::All => return Ok((0..ndim).collect()),
@@ -95,6 +101,9 @@ pub fn axes(op: &str, axes: &Axes, ndim: usize) -> Result<SmallVec<[usize; 4]>> 
 }
 
 /// The shape two shapes broadcast to.
+///
+/// # Errors
+/// A shape error when they do not.
 pub fn broadcast(op: &str, a: &[usize], b: &[usize]) -> Result<Shape> {
     if a == b {
         return Ok(a.into());

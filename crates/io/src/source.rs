@@ -9,6 +9,7 @@
 
 use crate::bytes::Bytes;
 use lapis_core::error::{Error, Result};
+use lapis_core::memory;
 use memmap2::Mmap;
 use std::borrow::Cow;
 use std::fs::File;
@@ -65,6 +66,7 @@ impl Source {
                 // says what that means, and `ReadMode::Copy` is there for it.
                 let map = unsafe { Mmap::map(&file) }.map_err(fail)?;
                 let len = map.len() as u64;
+                memory::mapped_changed(map.len() as isize);
                 return Ok(Arc::new(Source { name, len, kind: Kind::Map { map, file } }));
             }
         };
@@ -152,6 +154,14 @@ impl Source {
             Kind::Memory(bytes) => &bytes[local],
             Kind::Map { map, .. } => &map[local],
             Kind::File(_) => &[],
+        }
+    }
+}
+
+impl Drop for Source {
+    fn drop(&mut self) {
+        if let Kind::Map { map, .. } = &self.kind {
+            memory::mapped_changed(-(map.len() as isize));
         }
     }
 }

@@ -11,6 +11,7 @@
 //! assert_eq!((&a + &b).to_vec::<f32>()?, [11.0, 22.0, 33.0]);
 //! # Ok::<(), lapis::Error>(())
 //! ```
+#![forbid(unsafe_code)]
 
 pub use lapis_core::ops::{fft, linalg};
 pub use lapis_core::*;

@@ -65,9 +65,42 @@ pub struct Row {
     pub gives: Gives,
 }
 
+/// A row's dtypes in words.
+macro_rules! dtypes {
+    (ALL) => {
+        "Takes every dtype; "
+    };
+    (REAL) => {
+        "Takes every dtype but complex64; "
+    };
+    (NUMBER) => {
+        "Takes every dtype but bool; "
+    };
+    (BITS) => {
+        "Takes integers and bool; "
+    };
+    (lifts) => {
+        "integers and bool become float32 first; "
+    };
+    (keeps) => {
+        ""
+    };
+    (Same) => {
+        "gives the dtype it computes in."
+    };
+    (Bool) => {
+        "gives bool."
+    };
+    (Real) => {
+        "gives the dtype it computes in, float32 for complex64."
+    };
+}
+
 macro_rules! function {
-    ($doc:literal, $variant:ident, $name:ident, 1) => {
-        #[doc = $doc]
+    ($doc:literal, $variant:ident, $name:ident, 1, $dtypes:expr) => {
+        #[doc = concat!($doc, " Elementwise (`mx.", stringify!($name), "`).")]
+        ///
+        #[doc = $dtypes]
         ///
         /// # Errors
         /// A dtype error for types the op does not take.
@@ -85,8 +118,11 @@ macro_rules! function {
             }
         }
     };
-    ($doc:literal, $variant:ident, $name:ident, 2) => {
-        #[doc = $doc]
+    ($doc:literal, $variant:ident, $name:ident, 2, $dtypes:expr) => {
+        #[doc = concat!($doc, " Elementwise (`mx.", stringify!($name), "`).")]
+        ///
+        /// Shapes broadcast; dtypes promote, host numbers weakly.
+        #[doc = $dtypes]
         ///
         /// # Errors
         /// Shapes that do not broadcast; dtypes the op does not take.
@@ -105,7 +141,7 @@ macro_rules! function {
         }
     };
     // Rows without a function of their own.
-    ($doc:literal, $variant:ident, $name:ident, ($arity:tt)) => {};
+    ($doc:literal, $variant:ident, $name:ident, ($arity:tt), $dtypes:expr) => {};
 }
 
 macro_rules! arity {
@@ -139,7 +175,7 @@ macro_rules! table {
             }),*];
         }
 
-        $(function!($doc, $variant, $name, $arity);)*
+        $(function!($doc, $variant, $name, $arity, concat!(dtypes!($takes), dtypes!($lifts), dtypes!($gives)));)*
     };
     (@ lifts) => { true };
     (@ keeps) => { false };
