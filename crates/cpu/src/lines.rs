@@ -3,6 +3,7 @@
 use crate::pool;
 use lapis_core::buffer::Tensor;
 use smallvec::SmallVec;
+use std::ops::Range;
 
 /// All lines of a tensor along an axis.
 pub(crate) struct Lines {
@@ -42,14 +43,23 @@ impl Lines {
     /// # Safety
     /// `T` is the element type; nobody writes the tensor.
     pub(crate) unsafe fn read<T: Copy>(&self, i: usize, to: &mut Vec<T>) {
+        // SAFETY: passed on.
+        unsafe { self.read_part(i, 0..self.len, to) }
+    }
+
+    /// Copies the elements `part` of line `i` to `to`.
+    ///
+    /// # Safety
+    /// `T` is the element type; nobody writes these elements; the line has them.
+    pub(crate) unsafe fn read_part<T: Copy>(&self, i: usize, part: Range<usize>, to: &mut Vec<T>) {
         let p: *const T = self.start(i);
         to.clear();
         // SAFETY: the line lies in the tensor.
         unsafe {
             if self.step == 1 {
-                to.extend_from_slice(std::slice::from_raw_parts(p, self.len));
+                to.extend_from_slice(std::slice::from_raw_parts(p.add(part.start), part.len()));
             } else {
-                to.extend((0..self.len).map(|k| p.offset(k as isize * self.step).read()));
+                to.extend(part.map(|k| p.offset(k as isize * self.step).read()));
             }
         }
     }
@@ -59,8 +69,17 @@ impl Lines {
     /// # Safety
     /// `T` is the element type; nobody else uses the line; `from` is as long as the line.
     pub(crate) unsafe fn write<T: Copy>(&self, i: usize, from: &[T]) {
+        // SAFETY: passed on.
+        unsafe { self.write_part(i, 0, from) }
+    }
+
+    /// Writes `from` to line `i` from element `first` on.
+    ///
+    /// # Safety
+    /// `T` is the element type; nobody else uses these elements; the line has them.
+    pub(crate) unsafe fn write_part<T: Copy>(&self, i: usize, first: usize, from: &[T]) {
         let p: *mut T = self.start(i);
-        for (k, &v) in from.iter().enumerate() {
+        for (k, &v) in (first..).zip(from) {
             // SAFETY: the line lies in the tensor.
             unsafe { p.offset(k as isize * self.step).write(v) };
         }
@@ -68,7 +87,7 @@ impl Lines {
 }
 
 /// Calls `f` for ranges of `count` lines of `len` elements each, in parallel when that is much work.
-pub(crate) fn for_lines(count: usize, len: usize, f: &(dyn Fn(std::ops::Range<usize>) + Sync)) {
+pub(crate) fn for_lines(count: usize, len: usize, f: &(dyn Fn(Range<usize>) + Sync)) {
     if len > 0 {
         pool::for_each_chunk(count, (16usize << 10).div_ceil(len), f);
     }
