@@ -32,7 +32,6 @@ pub(super) trait Kernels {
         keys: usize,
         dim: usize,
         scores: *mut f32,
-        ahead: Ahead,
     );
     unsafe fn softmax(s: &Softmax);
     unsafe fn weigh(
@@ -55,7 +54,6 @@ pub(super) trait Kernels {
         acc: *mut f32,
         ld: usize,
         shrink: *const f32,
-        ahead: Ahead,
     );
     unsafe fn merge(total: State, part: State, rows: usize, width: usize);
     unsafe fn finish<T: Elem>(state: State, r: usize, ld: usize, sink: Option<f32>, to: *mut T, width: usize) -> f32;
@@ -147,7 +145,6 @@ macro_rules! kernels {
                 keys: usize,
                 dim: usize,
                 scores: *mut f32,
-                ahead: Ahead,
             ) {
                 $(#[$attr])*
                 unsafe fn go<T: Elem, const M: usize>(
@@ -157,15 +154,14 @@ macro_rules! kernels {
                     keys: usize,
                     dim: usize,
                     scores: *mut f32,
-                    ahead: Ahead,
                 ) {
                     // SAFETY: the contract of the trait.
-                    unsafe { <$lanes as Lanes>::dot_in_place::<T, M>(q, from, stride, keys, dim, scores, ahead) }
+                    unsafe { <$lanes as Lanes>::dot_in_place::<T, M>(q, from, stride, keys, dim, scores) }
                 }
                 // SAFETY: the contract of the trait.
                 unsafe {
                     match rows {
-                        $($m => go::<T, $m>(q, from, stride, keys, dim, scores, ahead),)*
+                        $($m => go::<T, $m>(q, from, stride, keys, dim, scores),)*
                         _ => unreachable!(),
                     }
                 }
@@ -221,7 +217,6 @@ macro_rules! kernels {
                 acc: *mut f32,
                 ld: usize,
                 shrink: *const f32,
-                ahead: Ahead,
             ) {
                 $(#[$attr])*
                 unsafe fn go<T: Elem, const M: usize, const P: usize>(
@@ -233,24 +228,28 @@ macro_rules! kernels {
                     acc: *mut f32,
                     ld: usize,
                     shrink: *const f32,
-                    ahead: Ahead,
                 ) {
                     const PAIR: usize = 2 * <$lanes as Lanes>::N;
                     // SAFETY: the contract of the trait.
                     unsafe {
-                        let mut c = 0;
-                        while c + P * PAIR <= width {
-                            let (values, acc) = (values.add(c), acc.add(c));
-                            let ahead = ahead.skip(c * size_of::<T>());
-                            weigh_in_place::<$lanes, T, M, P>(weights, keys, values, stride, acc, ld, shrink, ahead);
-                            c += P * PAIR;
+                        // A few keys at a time for all columns: memory is read from front to back.
+                        for k in (0..keys).step_by(16) {
+                            let keys = (keys - k).min(16);
+                            let (weights, values) = (weights.add(k), values.offset(k as isize * stride));
+                            let shrink = if k == 0 { shrink } else { std::ptr::null() };
+                            let mut c = 0;
+                            while c + P * PAIR <= width {
+                                let (values, acc) = (values.add(c), acc.add(c));
+                                weigh_in_place::<$lanes, T, M, P>(weights, keys, values, stride, acc, ld, shrink);
+                                c += P * PAIR;
+                            }
+                            while c + PAIR <= width {
+                                let (values, acc) = (values.add(c), acc.add(c));
+                                weigh_in_place::<$lanes, T, M, 1>(weights, keys, values, stride, acc, ld, shrink);
+                                c += PAIR;
+                            }
                         }
-                        while c + PAIR <= width {
-                            let (values, acc) = (values.add(c), acc.add(c));
-                            let ahead = ahead.skip(c * size_of::<T>());
-                            weigh_in_place::<$lanes, T, M, 1>(weights, keys, values, stride, acc, ld, shrink, ahead);
-                            c += PAIR;
-                        }
+                        let c = width / PAIR * PAIR;
                         if c < width {
                             let mut tail = [0.0f32; BLOCK * PAIR];
                             pack_values::<$lanes, T>(values.add(c), stride, keys, width - c, tail.as_mut_ptr());
@@ -261,7 +260,7 @@ macro_rules! kernels {
                 // SAFETY: the contract of the trait.
                 unsafe {
                     match rows {
-                        $($m => go::<T, $m, $p>(weights, keys, values, stride, width, acc, ld, shrink, ahead),)*
+                        $($m => go::<T, $m, $p>(weights, keys, values, stride, width, acc, ld, shrink),)*
                         _ => unreachable!(),
                     }
                 }

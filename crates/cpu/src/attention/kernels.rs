@@ -11,7 +11,7 @@ use super::lanes::{Elem, Lanes, exp, tanh};
 
 /// Keys of one block: scores of a block are computed, turned into weights and used before the next block.
 /// Blocks start at multiples of this, counted from key 0, whatever part of them is needed.
-pub(super) const BLOCK: usize = 128;
+pub(super) const BLOCK: usize = 64;
 
 /// What an array mask does to the scores of a block.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -45,31 +45,17 @@ pub(super) struct Softmax<'a> {
     pub(super) shrink: *mut f32,
 }
 
-/// Memory that will be needed soon: rows to be fetched while others are worked on. Never read, so it may lie anywhere.
-#[derive(Clone, Copy)]
-pub(super) struct Ahead {
-    pub(super) ptr: *const u8,
-    /// Bytes from row to row; 0 for nothing to fetch.
-    pub(super) stride: isize,
-}
+/// How many rows ahead of the one in use keys and values are fetched when they are used in place: far enough for a
+/// third-level cache, near enough to stay in the first.
+pub(super) const LOOK_AHEAD: isize = 16;
 
-impl Ahead {
-    pub(super) const NOTHING: Ahead = Ahead { ptr: std::ptr::null(), stride: 0 };
-
-    pub(super) fn skip(self, bytes: usize) -> Ahead {
-        Ahead { ptr: self.ptr.wrapping_add(bytes), ..self }
-    }
-
-    /// Asks for `bytes` of row `row`.
-    #[inline(always)]
-    pub(super) unsafe fn fetch<L: Lanes>(self, row: usize, bytes: usize) {
-        if self.stride == 0 {
-            return;
-        }
-        for at in (0..bytes).step_by(64) {
-            // SAFETY: the caller runs on L's instruction set.
-            unsafe { L::prefetch(self.ptr.wrapping_offset(row as isize * self.stride).wrapping_add(at)) };
-        }
+/// Fetches `bytes` of the row `LOOK_AHEAD` rows after `row` (it need not exist).
+#[inline(always)]
+pub(super) unsafe fn look_ahead<L: Lanes, T>(row: *const T, stride: isize, bytes: usize) {
+    let later = row.wrapping_offset(LOOK_AHEAD * stride).cast::<u8>();
+    for at in (0..bytes).step_by(64) {
+        // SAFETY: the caller runs on L's instruction set.
+        unsafe { L::prefetch(later.wrapping_add(at)) };
     }
 }
 
@@ -172,7 +158,7 @@ pub(super) unsafe fn weigh<L: Lanes, const M: usize>(
 }
 
 /// [`weigh`] for `P` pairs of vectors on values as they lie in memory: for few rows, where packing would cost more
-/// than it saves.
+/// than it saves. Without `shrink`, `acc` is continued as it is.
 #[inline(always)]
 pub(super) unsafe fn weigh_in_place<L: Lanes, T: Elem, const M: usize, const P: usize>(
     weights: *const f32,
@@ -182,22 +168,24 @@ pub(super) unsafe fn weigh_in_place<L: Lanes, T: Elem, const M: usize, const P: 
     acc: *mut f32,
     ld: usize,
     shrink: *const f32,
-    ahead: Ahead,
 ) {
     // SAFETY: the caller promises `keys` rows of `2 N P` values, `M` rows of as many sums, and the instruction set.
     unsafe {
         let mut sum = [[[L::splat(0.0); 2]; P]; M];
         for r in 0..M {
-            let f = L::splat(*shrink.add(r));
             for p in 0..P {
                 let at = acc.add(r * ld + p * 2 * L::N);
-                let pair = [L::mul(L::load(at), f), L::mul(L::load(at.add(L::N)), f)];
+                let mut pair = [L::load(at), L::load(at.add(L::N))];
+                if !shrink.is_null() {
+                    let f = L::splat(*shrink.add(r));
+                    pair = [L::mul(pair[0], f), L::mul(pair[1], f)];
+                }
                 sum[r][p] = if T::PAIRED { L::to_even_odd(pair) } else { pair };
             }
         }
         for k in 0..keys {
             let row = values.offset(k as isize * stride);
-            ahead.fetch::<L>(k, 2 * L::N * P * size_of::<T>());
+            look_ahead::<L, T>(row, stride, 2 * L::N * P * size_of::<T>());
             for p in 0..P {
                 let v = T::load2::<L>(row.add(p * 2 * L::N));
                 for r in 0..M {

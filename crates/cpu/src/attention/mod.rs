@@ -1,8 +1,8 @@
 //! Scaled dot-product attention in one pass: softmax(scale * q * k^T + mask) * v without a matrix of scores.
 //!
 //! Work: `4 * D` operations per visible (query, key) pair and query head, at about two thirds of the machine's f32
-//! multiply-add rate; a decode step reads keys and values once for all query heads that share them, at the speed of a
-//! plain read. (`cargo run --release -p lapis-bench -- --only sdpa`.)
+//! multiply-add rate; a decode step reads keys and values once for all query heads that share them, at about two
+//! thirds of the speed of a plain read. (`cargo run --release -p lapis-bench -- --only sdpa`.)
 //!
 //! The bits of a query row depend on its own inputs alone: not on the other rows of the call, the batch, the number
 //! of threads, nor on whether it came in a long prefill or a single step. Keys are taken in blocks of `BLOCK` and
@@ -32,7 +32,7 @@ use lapis_core::dtype::Dtype;
 
 /// Keys that one task takes when the tiles alone do not fill the threads. Part of the meaning of a result: changing
 /// it changes roundings.
-const CHUNK: usize = 4 * BLOCK;
+const CHUNK: usize = 8 * BLOCK;
 /// Rows (positions times query heads that share a key head) that a tile aims at: enough to make packing the keys
 /// cheap, few enough for the tile to stay in a second-level cache.
 const TILE_ROWS: usize = 192;
@@ -208,7 +208,7 @@ unsafe fn run<K: Kernels>(a: &Attention, split: Split) {
                 unsafe {
                     let [total, part] = scratch.states;
                     layout.pack_queries::<K>(a, &tile, scratch);
-                    layout.clear::<K>(total);
+                    layout.clear(tile.rows(a), total);
                     for chunk in tile.chunks(a) {
                         layout.attend::<K>(a, &tile, chunk, scratch, part);
                         K::merge(total, part, tile.rows(a), layout.width);
@@ -238,7 +238,7 @@ unsafe fn run<K: Kernels>(a: &Attention, split: Split) {
                 // SAFETY: as above; the parts of this tile are complete and no other task touches them.
                 unsafe {
                     let [total, _] = scratch.states;
-                    layout.clear::<K>(total);
+                    layout.clear(tile.rows(a), total);
                     for chunk in tile.chunks(a) {
                         K::merge(total, parts.state(t * chunks + chunk), tile.rows(a), layout.width);
                     }

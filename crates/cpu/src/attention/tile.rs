@@ -3,7 +3,7 @@
 //! The order of work, and where each buffer lives between uses, is decided here; the arithmetic is in `kernels`.
 
 use super::dispatch::Kernels;
-use super::kernels::{Ahead, BLOCK, Bias, Softmax, State, chains, place};
+use super::kernels::{BLOCK, Bias, Softmax, State, chains, place};
 use super::lanes::Elem;
 use super::mask::read;
 use super::{Attention, CHUNK, Operand};
@@ -73,6 +73,8 @@ fn with_floats<R>(cell: &RefCell<Vec<Line>>, floats: usize, f: impl FnOnce(*mut 
 pub(super) struct Scratch {
     /// Scaled queries: for each set of rows that go through a kernel together `[dim][rows]`; or spread rows.
     queries: *mut f32,
+    /// Per row the first key it sees and the first it does not.
+    seen: *mut (usize, usize),
     scores: *mut f32,
     shrink: *mut f32,
     /// Rows `BLOCK` apart, for one set of rows.
@@ -148,16 +150,6 @@ impl Operand {
     }
 }
 
-impl Operand {
-    /// The rows from (b, h, t) on.
-    fn ahead(&self, b: usize, h: usize, t: usize) -> Ahead {
-        let size = self.dtype.size() as isize;
-        let [sb, sh, st] = self.strides;
-        let at = (b as isize * sb + h as isize * sh + t as isize * st) * size;
-        Ahead { ptr: self.ptr.wrapping_offset(at), stride: st * size }
-    }
-}
-
 impl Layout {
     pub(super) fn new<K: Kernels>(a: &Attention, rows: usize) -> Layout {
         Layout {
@@ -186,6 +178,7 @@ impl Layout {
         let panel = 2 * self.lanes;
         let sizes = [
             self.queries,
+            self.rows * size_of::<(usize, usize)>() / size_of::<f32>(),
             self.rows * BLOCK,
             self.rows + 16,
             16 * BLOCK,
@@ -198,7 +191,7 @@ impl Layout {
         SCRATCH.with(|cell| {
             with_floats(cell, sizes.iter().sum(), |base| {
                 let mut at = base;
-                let [queries, scores, shrink, bias, panel, values, total, part] = sizes.map(|n| {
+                let [queries, seen, scores, shrink, bias, panel, values, total, part] = sizes.map(|n| {
                     let this = at;
                     // SAFETY: the buffer holds the sum of the sizes.
                     at = unsafe { at.add(n) };
@@ -206,7 +199,8 @@ impl Layout {
                 });
                 // SAFETY: each has `state_floats`.
                 let states = unsafe { [self.state(total), self.state(part)] };
-                f(Scratch { queries, scores, shrink, bias, panel, values, states })
+                let seen = seen.cast();
+                f(Scratch { queries, seen, scores, shrink, bias, panel, values, states })
             })
         })
     }
@@ -216,14 +210,16 @@ impl Layout {
         PARTS.with(|cell| with_floats(cell, n * self.state_floats(), |base| f(&Parts { base, layout: self })))
     }
 
+    /// Nothing seen yet by `rows` rows.
+    ///
     /// # Safety
     /// The state has this layout.
-    pub(super) unsafe fn clear<K: Kernels>(&self, s: State) {
+    pub(super) unsafe fn clear(&self, rows: usize, s: State) {
         // SAFETY: the caller's promise.
         unsafe {
-            std::slice::from_raw_parts_mut(s.max, self.rows).fill(f32::NEG_INFINITY);
-            s.sums.write_bytes(0, self.rows * self.lanes);
-            s.acc.write_bytes(0, self.rows * self.width);
+            std::slice::from_raw_parts_mut(s.max, rows).fill(f32::NEG_INFINITY);
+            s.sums.write_bytes(0, rows * self.lanes);
+            s.acc.write_bytes(0, rows * self.width);
         }
     }
 
@@ -238,6 +234,8 @@ impl Layout {
         unsafe {
             for r in 0..rows {
                 let (h, t) = tile.row(a, r);
+                let seen = a.seen(t);
+                *s.seen.add(r) = (seen.start, seen.end);
                 let row = s.panel;
                 with_elem!(a.q.dtype, T => K::scale_row::<T>(a.q.at(tile.batch, h, t), self.dim, scale, row));
                 if spread > 0 {
@@ -271,28 +269,32 @@ impl Layout {
         let (from, to) = (seen.start.max(chunk * CHUNK), seen.end.min((chunk + 1) * CHUNK));
         // SAFETY: the caller's promises.
         unsafe {
-            self.clear::<K>(part);
+            let rows = tile.rows(a);
+            self.clear(rows, part);
             for block in from / BLOCK..to.div_ceil(BLOCK) {
                 let first = block * BLOCK;
                 let keys = from.max(first)..to.min(first + BLOCK);
-                let sets = Self::sets::<K>(a, tile, first);
+                let sets = Self::sets::<K>(rows, first, s);
                 with_elem!(a.k.dtype, T => self.score::<K, T>(a, tile, first, &keys, &sets, s));
                 self.soften::<K>(a, tile, first, &sets, s, part);
-                with_elem!(a.v.dtype, T => self.weigh::<K, T>(a, tile, first, &keys, &sets, s, part, keys.end == to));
+                with_elem!(a.v.dtype, T => self.weigh::<K, T>(a, tile, first, &keys, &sets, s, part));
             }
         }
     }
 
     /// The sets of rows that see something of block `first`.
-    fn sets<K: Kernels>(a: &Attention, tile: &Tile, first: usize) -> SmallVec<[Set; 32]> {
-        let rows = tile.rows(a);
-        let set = |start: usize| {
-            let rows = start..(start + K::ROWS).min(rows);
-            let lo = a.seen(tile.row(a, rows.start).1).start.max(first);
-            let hi = a.seen(tile.row(a, rows.end - 1).1).end.min(first + BLOCK);
-            (lo < hi).then(|| Set { start, rows: rows.len(), keys: (lo - first, hi - first) })
-        };
-        (0..rows).step_by(K::ROWS).filter_map(set).collect()
+    unsafe fn sets<K: Kernels>(rows: usize, first: usize, s: Scratch) -> SmallVec<[Set; 16]> {
+        let mut sets = SmallVec::new();
+        for start in (0..rows).step_by(K::ROWS) {
+            let n = K::ROWS.min(rows - start);
+            // SAFETY: `pack_queries` filled all rows.
+            let (lo, hi) = unsafe { ((*s.seen.add(start)).0.max(first), (*s.seen.add(start + n - 1)).1) };
+            let hi = hi.min(first + BLOCK);
+            if lo < hi {
+                sets.push(Set { start, rows: n, keys: (lo - first, hi - first) });
+            }
+        }
+        sets
     }
 
     /// Scores of the block: one panel of keys after the other, each against all rows.
@@ -312,12 +314,10 @@ impl Layout {
                 let (lo, hi) = (set.keys.0 / K::N * K::N, set.keys.1);
                 // SAFETY: the caller's promises; the keys exist up to `hi`.
                 unsafe {
-                    // What is used next: the values of these keys.
-                    let ahead = a.v.ahead(tile.batch, tile.kv_head, first + lo);
                     let (q, from) =
                         (s.queries.add(set.start * spread), a.k.at::<T>(tile.batch, tile.kv_head, first + lo));
                     let scores = s.scores.add(set.start * BLOCK + lo);
-                    K::dot_in_place(set.rows, q, from, stride, hi - lo, self.dim, scores, ahead);
+                    K::dot_in_place(set.rows, q, from, stride, hi - lo, self.dim, scores);
                 }
             }
             return;
@@ -354,10 +354,11 @@ impl Layout {
         for set in sets {
             let (from, to) = set.keys;
             for r in 0..set.rows {
-                let (h, t) = tile.row(a, set.start + r);
-                let range = a.seen(t);
-                seen[r] = (range.start as isize - first as isize, range.end as isize - first as isize);
+                // SAFETY: the row exists.
+                let (lo, hi) = unsafe { *s.seen.add(set.start + r) };
+                seen[r] = (lo as isize - first as isize, hi as isize - first as isize);
                 if bias_kind != Bias::None {
+                    let (h, t) = tile.row(a, set.start + r);
                     // SAFETY: the set's keys exist; the bias buffer has 16 rows.
                     unsafe {
                         a.bias_row(tile.batch, h, t, first + from, to - from, s.bias.add(r * BLOCK + from));
@@ -392,7 +393,6 @@ impl Layout {
         sets: &[Set],
         s: Scratch,
         part: State,
-        last: bool,
     ) {
         let stride = a.v.strides[2];
         let width = 2 * K::N;
@@ -410,8 +410,6 @@ impl Layout {
                         part.acc.add(set.start * self.width),
                         self.width,
                         s.shrink.add(set.start),
-                        // What is used next: the keys of the next block.
-                        if last { Ahead::NOTHING } else { a.k.ahead(tile.batch, tile.kv_head, first + BLOCK) },
                     );
                 }
                 return;
