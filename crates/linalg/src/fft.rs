@@ -64,11 +64,20 @@ struct Lines {
     read: usize,
 }
 
-/// Neighbouring lines of one block: the columns from `first` on, and where they go, a slice a row.
+/// Neighbouring lines of one block: `columns` of them from `first` on, and where they go.
 struct Part<'a, O> {
     block: usize,
     first: usize,
-    rows: Vec<&'a mut [O]>,
+    columns: usize,
+    to: Target<'a, O>,
+}
+
+/// Where the lines of a part go.
+enum Target<'a, O> {
+    /// All of the block.
+    Whole(&'a mut [O]),
+    /// Their columns of it, a slice a row.
+    Rows(Vec<&'a mut [O]>),
 }
 
 impl Lines {
@@ -82,15 +91,21 @@ impl Lines {
         let tile = self.inner.min(TILE);
         let workspace = || (make(), vec![I::default(); tile * self.read], vec![O::default(); tile * self.to]);
         let block = self.inner * self.read.max(self.to);
-        let blocks = out.chunks_exact_mut(self.to * self.inner).enumerate();
+        let (size, per) = (self.to * self.inner, (GRAIN / block).max(1));
         if self.inner == 1 {
-            let per = (GRAIN / block).max(1);
-            return each(blocks.collect(), per, workspace, |(transform, line, _), (block, result)| {
-                let known = self.from.min(self.read);
-                line[..known].copy_from_slice(&input[block * self.from..][..known]);
-                line[known..].fill(I::default());
-                transform(line, result);
-            });
+            let known = self.from.min(self.read);
+            return each(
+                out.chunks_mut(per * size).enumerate().collect(),
+                1,
+                workspace,
+                |(transform, line, _), (t, to)| {
+                    for (o, result) in (t * per..).zip(to.chunks_exact_mut(size)) {
+                        line[..known].copy_from_slice(&input[o * self.from..][..known]);
+                        line[known..].fill(I::default());
+                        transform(line, result);
+                    }
+                },
+            );
         }
         let run = |(transform, before, after): &mut (F, Vec<I>, Vec<O>), part: Part<'_, O>| {
             self.part(input, part, transform, before, after);
@@ -98,19 +113,24 @@ impl Lines {
         // Whole blocks, or a few broad parts of each where there are few blocks.
         let parts = (PARTS / self.outer).min(block / GRAIN).min(self.inner.div_ceil(tile));
         if parts < 2 {
-            return each(blocks.collect(), (GRAIN / block).max(1), workspace, |w, (block, rows)| {
-                run(w, Part { block, first: 0, rows: rows.chunks_exact_mut(self.inner).collect() });
+            return each(out.chunks_mut(per * size).enumerate().collect(), 1, workspace, |w, (t, to)| {
+                for (block, rows) in (t * per..).zip(to.chunks_exact_mut(size)) {
+                    run(w, Part { block, first: 0, columns: self.inner, to: Target::Whole(rows) });
+                }
             });
         }
         let columns = self.inner.div_ceil(parts).next_multiple_of(tile);
         let mut items = Vec::new();
-        for (block, rows) in blocks {
-            let start = items.len();
-            let part = |first| Part { block, first, rows: Vec::with_capacity(self.to) };
-            items.extend((0..self.inner).step_by(columns).map(part));
-            for row in rows.chunks_exact_mut(self.inner) {
-                items[start..].iter_mut().zip(row.chunks_mut(columns)).for_each(|(part, row)| part.rows.push(row));
+        for (block, whole) in out.chunks_exact_mut(size).enumerate() {
+            let mut cut: Vec<Vec<&mut [O]>> = Vec::new();
+            cut.resize_with(self.inner.div_ceil(columns), || Vec::with_capacity(self.to));
+            for row in whole.chunks_exact_mut(self.inner) {
+                cut.iter_mut().zip(row.chunks_mut(columns)).for_each(|(part, row)| part.push(row));
             }
+            items.extend(cut.into_iter().zip((0..).step_by(columns)).map(|(rows, first)| {
+                let columns = columns.min(self.inner - first);
+                Part { block, first, columns, to: Target::Rows(rows) }
+            }));
         }
         each(items, 1, workspace, run);
     }
@@ -128,9 +148,8 @@ impl Lines {
         O: Element,
     {
         let (tile, known) = (self.inner.min(TILE), self.from.min(self.read));
-        let columns = part.rows.first().map_or(0, |row| row.len());
-        for first in (0..columns).step_by(tile) {
-            let width = tile.min(columns - first);
+        for first in (0..part.columns).step_by(tile) {
+            let width = tile.min(part.columns - first);
             for i in 0..known {
                 let row = &input[(part.block * self.from + i) * self.inner + part.first + first..][..width];
                 for (b, &x) in row.iter().enumerate() {
@@ -143,9 +162,13 @@ impl Lines {
             for (line, result) in before.chunks_exact_mut(self.read).zip(after.chunks_exact_mut(self.to)).take(width) {
                 transform(line, result);
             }
-            for (i, row) in part.rows.iter_mut().enumerate() {
-                for (b, x) in row[first..first + width].iter_mut().enumerate() {
-                    *x = after[b * self.to + i];
+            for i in 0..self.to {
+                let row = match &mut part.to {
+                    Target::Whole(block) => &mut block[i * self.inner + first..][..width],
+                    Target::Rows(rows) => &mut rows[i][first..][..width],
+                };
+                for b in 0..width {
+                    row[b] = after[b * self.to + i];
                 }
             }
         }
