@@ -30,5 +30,6 @@ fn uniform(shape: &[usize], seed: u64) -> Array {
         x ^= x << 17;
         (x >> 40) as f32 / (1 << 23) as f32 - 1.0
     };
-    Array::from_vec((0..shape.iter().product()).map(|_| next()).collect(), shape)
+    let values: Vec<f32> = (0..shape.iter().product()).map(|_| next()).collect();
+    Array::from_slice(&values, shape)
 }

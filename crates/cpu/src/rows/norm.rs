@@ -131,6 +131,8 @@ impl<T: Elem> Rows<T> {
                     y = T::round(s, y) + T::load(s, self.bias.add(at), n);
                 }
                 if self.streaming && n == LANES32 {
+                    // The next row comes in while this one goes out.
+                    s.prefetch(x.wrapping_add(self.len + at).cast());
                     T::stream(s, out.add(at), y);
                 } else {
                     T::store(s, out.add(at), n, y);

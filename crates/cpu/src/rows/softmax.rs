@@ -24,9 +24,8 @@ fn softmax_rows<T: Elem>(x: &Tensor, out: &Tensor) {
     pool::for_each_chunk(count, grain(len), &|range| {
         with_scratch(len * 4, |scratch| {
             let scratch = scratch.cast();
-            for row in range.clone() {
-                simd::dispatch(SoftmaxRow { x: x.at(row * len), out: out.at(row * len), scratch, len, streaming });
-            }
+            let (first, rows) = (range.start * len, range.len());
+            simd::dispatch(SoftmaxRows { x: x.at(first), out: out.at(first), scratch, rows, len, streaming });
         });
     });
 }
@@ -53,12 +52,13 @@ unsafe fn largest<S: Simd, T: Elem>(s: S, x: *const T, len: usize) -> f32 {
     acc[0].max(acc[1]).max(acc[2].max(acc[3])).reduce_max()
 }
 
-/// The sum of `exp(x - top)` over a row; the terms go to `keep` where it is not null.
+/// The sum of `exp(x - top)` over a row; the terms go to `keep` where it is not null. The row behind this one is fetched
+/// meanwhile, if `ahead`.
 ///
 /// # Safety
 /// The row can be read, and `keep` written.
 #[inline(always)]
-unsafe fn exponentials<S: Simd, T: Elem>(s: S, x: *const T, len: usize, top: f32, keep: *mut f32) -> f64 {
+unsafe fn exponentials<S: Simd, T: Elem>(s: S, x: *const T, len: usize, top: f32, keep: *mut f32, ahead: bool) -> f64 {
     let top = s.f32(top);
     let (mut total, mut at) = (0.0, 0);
     while at < len {
@@ -67,6 +67,9 @@ unsafe fn exponentials<S: Simd, T: Elem>(s: S, x: *const T, len: usize, top: f32
         let mut k = 0;
         while at < end {
             let n = LANES32.min(end - at);
+            if ahead {
+                s.prefetch(x.wrapping_add(len + at).cast());
+            }
             // SAFETY: inside the row.
             unsafe {
                 let mut e = vec::exp(s, T::load(s, x.add(at), n) - top);
@@ -87,36 +90,49 @@ unsafe fn exponentials<S: Simd, T: Elem>(s: S, x: *const T, len: usize, top: f32
     total
 }
 
-struct SoftmaxRow<T> {
+struct SoftmaxRows<T> {
     x: *const T,
     out: *mut T,
     scratch: *mut f32,
+    rows: usize,
     len: usize,
     streaming: bool,
 }
 
-impl<T: Elem> Kernel for SoftmaxRow<T> {
+impl<T: Elem> Kernel for SoftmaxRows<T> {
     type Out = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        // SAFETY: whoever made this vouches for one row of `len` elements and as much scratch.
+        for row in 0..self.rows {
+            // SAFETY: whoever made this vouches for `rows` rows of `len` elements.
+            unsafe { self.row(s, self.x.add(row * self.len), self.out.add(row * self.len)) };
+        }
+        if self.streaming {
+            s.fence();
+        }
+    }
+}
+
+impl<T: Elem> SoftmaxRows<T> {
+    /// # Safety
+    /// The row can be read, the result and a row of scratch written.
+    #[inline(always)]
+    unsafe fn row<S: Simd>(&self, s: S, x: *const T, out: *mut T) {
+        // SAFETY: passed on.
         unsafe {
-            let top = largest(s, self.x, self.len);
-            let total = exponentials(s, self.x, self.len, top, self.scratch);
+            let top = largest(s, x, self.len);
+            let total = exponentials(s, x, self.len, top, self.scratch, self.streaming);
             let scale = s.f32((1.0 / total) as f32);
             let mut at = 0;
             while at < self.len {
                 let n = LANES32.min(self.len - at);
                 let y = <f32 as Elem>::load(s, self.scratch.add(at), n) * scale;
                 if self.streaming && n == LANES32 {
-                    T::stream(s, self.out.add(at), y);
+                    T::stream(s, out.add(at), y);
                 } else {
-                    T::store(s, self.out.add(at), n, y);
+                    T::store(s, out.add(at), n, y);
                 }
                 at += LANES32;
-            }
-            if self.streaming {
-                s.fence();
             }
         }
     }
@@ -208,7 +224,7 @@ impl<T: Elem> Kernel for LogSumExp<T> {
             let top = largest(s, self.x, self.len);
             // An infinite maximum would make NaN of itself; then only other NaN matter.
             let from = if top.is_infinite() { 0.0 } else { top };
-            let total = exponentials(s, self.x, self.len, from, std::ptr::null_mut());
+            let total = exponentials(s, self.x, self.len, from, std::ptr::null_mut(), true);
             finish(f64::from(top), total, total.is_nan())
         }
     }

@@ -588,4 +588,8 @@ impl Simd for Avx2 {
     fn fence(self) {
         v!(_mm_sfence())
     }
+    #[inline(always)]
+    fn prefetch(self, p: *const u8) {
+        v!(_mm_prefetch::<_MM_HINT_T0>(p.cast()))
+    }
 }

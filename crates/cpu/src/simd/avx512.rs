@@ -435,6 +435,10 @@ impl Simd for Avx512 {
     fn fence(self) {
         v!(_mm_sfence())
     }
+    #[inline(always)]
+    fn prefetch(self, p: *const u8) {
+        v!(_mm_prefetch::<_MM_HINT_T0>(p.cast()))
+    }
 }
 
 /// The upper halves of singles.

@@ -118,12 +118,48 @@ impl Kernel for Round {
     }
 }
 
-/// Writes `n` values of a tile to memory as `dtype`, past the cache when `streaming`.
+/// Writes `n` values of a tile to memory as `dtype`, past the cache when `streaming`. Whoever streams calls [`fence`] at
+/// the end.
 ///
 /// # Safety
 /// The tile holds `n` wide values, the memory `n` elements.
 pub(super) unsafe fn store(tile: *const u8, dtype: Dtype, out: *mut u8, n: usize, streaming: bool) {
     simd::dispatch(Store { tile, dtype, out, n, streaming });
+}
+
+/// Asks for `bytes` bytes of memory, which may lie anywhere.
+pub(super) fn fetch(from: *const u8, bytes: usize) {
+    simd::dispatch(Fetch { from, bytes });
+}
+
+struct Fetch {
+    from: *const u8,
+    bytes: usize,
+}
+
+impl Kernel for Fetch {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        for at in (0..self.bytes).step_by(64) {
+            s.prefetch(self.from.wrapping_add(at));
+        }
+    }
+}
+
+/// Ends a run of streaming stores: others may read what was written.
+pub(super) fn fence() {
+    simd::dispatch(Fence);
+}
+
+struct Fence;
+
+impl Kernel for Fence {
+    type Out = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        s.fence();
+    }
 }
 
 struct Store {
@@ -164,7 +200,6 @@ impl Kernel for Store {
                     S::F32::load(s, self.tile.add(i).cast()).store_nt(self.out.add(i).cast());
                     i += 64;
                 }
-                s.fence();
             }
             std::ptr::copy_nonoverlapping(self.tile.add(i), self.out.add(i), bytes - i);
         }

@@ -32,6 +32,14 @@ const GRAIN: usize = 32 << 10;
 /// Outputs from this size on are written past the cache.
 const STREAMING: usize = 4 << 20;
 
+/// Elements of a function's tile between two requests for memory.
+const SLICE: usize = 256;
+
+/// Whether an instruction computes much more than it moves.
+fn is_function(op: Ew) -> bool {
+    float::unary(op).is_some() || float::binary(op).is_some()
+}
+
 /// The dtype a value has in a register: halves are held as f32.
 pub(crate) fn wide(dtype: Dtype) -> Dtype {
     if dtype.is_half() { Dtype::Float32 } else { dtype }
@@ -54,6 +62,8 @@ pub(crate) struct Program<'a> {
     inputs: &'a [Tensor],
     loops: &'a Loops,
     access: SmallVec<[Access; 8]>,
+    /// Where each input begins, and bytes of its elements; no bytes for inputs that are not read front to back.
+    flat: SmallVec<[(usize, usize); 8]>,
     /// Where tiles of registers, constants and gathered inputs start, in bytes, for tiles of one element.
     tiles: usize,
     tile_width: usize,
@@ -70,9 +80,14 @@ impl<'a> Program<'a> {
                 Access::Gathered
             }
         });
+        let flat = inputs.iter().enumerate().map(|(i, t)| {
+            let read = loops.is_flat(i + 1) && !loops.is_constant(i + 1);
+            (t.ptr() as usize, if read { t.dtype.size() } else { 0 })
+        });
+        let flat = flat.collect();
         let tiles = tape.registers as usize + tape.consts.len() + inputs.len() + 1;
         let widest = tape.widest().max(4);
-        Program { tape, inputs, loops, access: access.collect(), tiles, tile_width: widest }
+        Program { tape, inputs, loops, access: access.collect(), flat, tiles, tile_width: widest }
     }
 
     /// Elements of a tile.
@@ -142,12 +157,23 @@ impl<'a> Program<'a> {
         });
     }
 
+    /// Fetches one of `parts` parts of what the tile of `n` elements from flat index `start` on reads in one piece.
+    fn fetch(&self, start: usize, n: usize, part: usize, parts: usize) {
+        for &(base, size) in &self.flat {
+            let (from, to) = (n * part / parts * size, n * (part + 1) / parts * size);
+            if to > from {
+                copy::fetch((base + start * size + from) as *const u8, to - from);
+            }
+        }
+    }
+
     /// Runs the tape over the flat range `start..start + len` and returns where the result lies: `len` elements of
-    /// the wide dtype of the result. With `target`, the last instruction writes there.
+    /// the wide dtype of the result. With `target`, the last instruction writes there. With `next`, what the tile from
+    /// there on reads is fetched meanwhile, so that reading overlaps computing and writing.
     ///
     /// # Safety
     /// `scratch` was prepared for tiles of `n >= len` elements; the range lies in the nest; `target` holds `len`
-    /// elements and may be an input's own elements of this range.
+    /// elements, none of them an input's.
     pub(crate) unsafe fn tile_at(
         &self,
         scratch: *mut u8,
@@ -155,6 +181,7 @@ impl<'a> Program<'a> {
         start: usize,
         len: usize,
         target: Option<*mut u8>,
+        next: Option<usize>,
     ) -> *const u8 {
         for i in 0..self.inputs.len() {
             if self.access[i] == Access::Gathered {
@@ -168,8 +195,8 @@ impl<'a> Program<'a> {
                 Src::Const(c) => self.constant(scratch, n, c),
                 Src::Input(i) => match self.access[i as usize] {
                     Access::Direct => {
-                        let t = &self.inputs[i as usize];
-                        t.ptr().wrapping_add(start * t.dtype.size())
+                        let (base, size) = self.flat[i as usize];
+                        (base + start * size) as *const u8
                     }
                     _ => self.gathered(scratch, n, i),
                 },
@@ -177,18 +204,38 @@ impl<'a> Program<'a> {
         };
         let last = self.tape.instrs.len().wrapping_sub(1);
         let mut result = place(self.tape.result);
+        let slices = |op: Ew| if next.is_some() && is_function(op) { len.div_ceil(SLICE) } else { 1 };
+        // Functions give memory time to answer; without any, every instruction has its share.
+        let functions: usize = self.tape.instrs.iter().map(|i| i.op).filter(|&op| is_function(op)).map(slices).sum();
+        let parts = if functions > 0 { functions } else { self.tape.instrs.len() };
+        let mut part = 0;
         for (k, instr) in self.tape.instrs.iter().enumerate() {
             let out = match target {
                 Some(target) if k == last => target,
                 _ => self.register(scratch, n, instr.out),
             };
             let args = instr.args.map(place);
-            // SAFETY: every place holds `len` elements of the dtype the instruction names.
-            unsafe {
-                step::step(isa(), instr.op, wide(instr.from), wide(instr.to), len, args, out);
-                if instr.to.is_half() && instr.op != Ew::Select {
-                    copy::round_to(instr.to, out.cast(), len);
+            let (from, to) = (wide(instr.from), wide(instr.to));
+            let count = slices(instr.op);
+            for slice in 0..count {
+                if let Some(next) = next
+                    && (functions == 0 || is_function(instr.op))
+                {
+                    self.fetch(next, len, part, parts);
+                    part += 1;
                 }
+                let start = slice * SLICE;
+                let m = if slice + 1 == count { len - start } else { SLICE };
+                // SAFETY: every place holds `len` elements of the dtype the instruction names; a function takes all
+                // its arguments in one dtype.
+                unsafe {
+                    let args = args.map(|a| a.wrapping_add(start * from.size()));
+                    step::step(isa(), instr.op, from, to, m, args, out.wrapping_add(start * to.size()));
+                }
+            }
+            if instr.to.is_half() && instr.op != Ew::Select {
+                // SAFETY: the result was just written.
+                unsafe { copy::round_to(instr.to, out.cast(), len) };
             }
             result = out;
         }
@@ -239,13 +286,17 @@ pub(crate) fn run(tape: &Tape, inputs: &[Tensor], consts: &[u64], output: &mut T
                 while at < range.end {
                     let n = tile.min(range.end - at);
                     let out = (base as *mut u8).add(at * size);
-                    if half || streaming {
-                        let result = program.tile_at(scratch, tile, at, n, None);
+                    let next = streaming.then_some(at + n);
+                    if half || streaming || in_place {
+                        let result = program.tile_at(scratch, tile, at, n, None, next);
                         copy::store(result, output.dtype, out, n, streaming);
                     } else {
-                        program.tile_at(scratch, tile, at, n, Some(out));
+                        program.tile_at(scratch, tile, at, n, Some(out), next);
                     }
                     at += n;
+                }
+                if streaming {
+                    copy::fence();
                 }
             }
         });
