@@ -33,9 +33,7 @@ impl Array {
     pub fn apply(op: impl Into<Op>, inputs: Inputs) -> Result<SmallVec<[Array; 1]>> {
         let op = op.into();
         let outs = op.infer(&inputs)?;
-        let n = outs.len() as u32;
-        let node = Arc::new(Node::lazy(op, Stream::current(), outs, inputs));
-        Ok((0..n).map(|index| Array { node: node.clone(), index }).collect())
+        Ok(Array::outputs_of(op, inputs, outs))
     }
 
     /// The single output of `op` applied to `inputs`.
@@ -51,6 +49,13 @@ impl Array {
     /// A node whose outputs the caller has inferred already.
     pub(crate) fn inferred(op: Op, inputs: Inputs, outs: Avals) -> Array {
         Array { node: Arc::new(Node::lazy(op, Stream::current(), outs, inputs)), index: 0 }
+    }
+
+    /// All outputs of a node whose outputs the caller has inferred already.
+    pub(crate) fn outputs_of(op: Op, inputs: Inputs, outs: Avals) -> SmallVec<[Array; 1]> {
+        let n = outs.len() as u32;
+        let node = Arc::new(Node::lazy(op, Stream::current(), outs, inputs));
+        (0..n).map(|index| Array { node: node.clone(), index }).collect()
     }
 
     /// An array that stands on memory that exists: a mapped file, a buffer of another library.

@@ -20,6 +20,7 @@ pub mod scalar;
 pub mod schedule;
 pub mod shape;
 pub mod stream;
+pub mod transforms;
 
 pub use array::{Array, array};
 pub use dtype::Dtype;

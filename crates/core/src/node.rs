@@ -1,7 +1,8 @@
 //! A node of the graph: one op, its inferred outputs, its inputs until it is claimed, its results once it is ready.
 //!
 //! Life of a node: *lazy* (holds its inputs), *claimed* (one evaluation took the inputs and will finish it), *ready*
-//! (holds tensors) or *failed* (holds the error that its dependents report).
+//! (holds tensors) or *failed* (holds the error that its dependents report). While a transform traces, nodes keep
+//! their inputs when they are claimed.
 
 use crate::array::Array;
 use crate::buffer::Tensor;
@@ -10,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::ops::Op;
 use crate::shape::Shape;
 use crate::stream::Stream;
+use crate::transforms::trace;
 use smallvec::SmallVec;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
@@ -37,13 +39,18 @@ pub type Inputs = SmallVec<[Array; 2]>;
 /// The results of an op.
 pub(crate) type Tensors = SmallVec<[Tensor; 1]>;
 
+struct Links {
+    claimed: bool,
+    /// `Some` while lazy, or kept.
+    inputs: Option<Inputs>,
+}
+
 pub(crate) struct Node {
     pub(crate) id: u64,
     pub(crate) op: Op,
     pub(crate) stream: Stream,
     pub(crate) outs: Avals,
-    /// `Some` while lazy.
-    inputs: Mutex<Option<Inputs>>,
+    links: Mutex<Links>,
     ready: OnceLock<Result<Tensors>>,
     /// Position in the evaluation that is being collected: epoch in the high half, index in the low half.
     pub(crate) mark: AtomicU64,
@@ -60,7 +67,7 @@ impl Node {
             op,
             stream,
             outs,
-            inputs: Mutex::new(Some(inputs)),
+            links: Mutex::new(Links { claimed: false, inputs: Some(inputs) }),
             ready: OnceLock::new(),
             mark: AtomicU64::new(0),
         }
@@ -73,24 +80,28 @@ impl Node {
             op,
             stream: Stream::of(crate::stream::Device::CPU),
             outs,
-            inputs: Mutex::new(None),
+            links: Mutex::new(Links { claimed: true, inputs: None }),
             ready: OnceLock::from(Ok(SmallVec::from_buf([tensor]))),
             mark: AtomicU64::new(0),
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<Inputs>> {
-        self.inputs.lock().unwrap_or_else(|e| e.into_inner())
+    fn lock(&self) -> MutexGuard<'_, Links> {
+        self.links.lock().unwrap_or_else(|e| e.into_inner())
     }
 
     /// Takes the inputs of a lazy node and so makes the caller responsible for finishing it.
     pub(crate) fn claim(&self) -> Option<Inputs> {
-        self.lock().take()
+        let mut links = self.lock();
+        if std::mem::replace(&mut links.claimed, true) {
+            return None;
+        }
+        if trace::keeps(self.id) { links.inputs.clone() } else { links.inputs.take() }
     }
 
-    /// The inputs of a lazy node.
+    /// The inputs, as long as they are known.
     pub(crate) fn inputs(&self) -> Option<Inputs> {
-        self.lock().clone()
+        self.lock().inputs.clone()
     }
 
     /// The results, if the node is done.
@@ -145,14 +156,19 @@ impl Node {
 impl Drop for Node {
     /// Releases a whole graph without recursion: a chain of a million nodes must not overflow the stack.
     fn drop(&mut self) {
-        let Some(inputs) = self.inputs.get_mut().unwrap_or_else(|e| e.into_inner()).take() else { return };
+        let Some(inputs) = self.links.get_mut().unwrap_or_else(|e| e.into_inner()).inputs.take() else { return };
         let mut stack: Vec<Array> = inputs.into_vec();
         while let Some(array) = stack.pop() {
             if let Some(node) = Arc::into_inner(array.node)
-                && let Some(inputs) = node.claim()
+                && let Some(inputs) = node.lock().inputs.take()
             {
                 stack.extend(inputs);
             }
         }
     }
+}
+
+/// An id above those of all nodes that exist.
+pub(crate) fn next_id() -> u64 {
+    NEXT_ID.fetch_add(1, Ordering::SeqCst)
 }

@@ -7,6 +7,7 @@ use crate::node::{Aval, Avals, Inputs};
 use crate::ops::{Op, Operand, Rule, operand::Arg};
 use crate::scalar::{Real, Scalar};
 use crate::shape::{self, Shape};
+use crate::transforms::{Grads, Lane, Site, Transform};
 use smallvec::SmallVec;
 
 /// Data that exists already; never evaluated.
@@ -144,3 +145,18 @@ pub fn arange(
     }
     Array::apply1(Arange { start: Real(a), step: Real(s), len: len as usize, dtype }, Inputs::new())
 }
+
+/// Leaves of the graph: nothing flows into them, and no lane differs.
+macro_rules! leaves {
+    ($($op:ty),*) => {$(
+        impl Transform for $op {
+            fn vjp(&self, at: &Site<'_>) -> Result<Grads> {
+                Ok(at.none())
+            }
+            fn vmap(&self, _: &[Lane], _: usize) -> Result<Vec<Array>> {
+                Err(Error::unsupported(format!("[{}] has no inputs to map", self.name())))
+            }
+        }
+    )*};
+}
+leaves!(Constant, Full, Arange);

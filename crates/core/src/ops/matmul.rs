@@ -8,9 +8,10 @@ use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::node::{Aval, Avals};
 use crate::ops::view::reshape_to;
-use crate::ops::{Rule, astype, broadcast_to};
+use crate::ops::{Rule, astype, broadcast_to, multiply};
 use crate::scalar::Real;
 use crate::shape::{self, Shape, show};
+use crate::transforms::{Grads, Lane, Site, Transform};
 use smallvec::smallvec;
 
 /// `(..., M, K)` times `(..., K, N)` with equal batch axes and dtypes. Half precision sums in f32 and rounds once.
@@ -173,5 +174,41 @@ impl Array {
     #[track_caller]
     pub fn matmul(&self, other: &Array) -> Array {
         crate::or_panic(matmul(self, other))
+    }
+}
+
+/// The conjugate transpose of batches of matrices.
+pub(crate) fn adjoint(a: &Array) -> Result<Array> {
+    let a = super::matrix_transpose(a)?;
+    if a.dtype().is_complex() { super::conjugate(&a) } else { Ok(a) }
+}
+
+/// Gradients of a and b, where they are wanted, from that of their product.
+pub(crate) fn product_grads(g: &Array, a: &Array, b: &Array, wanted: &[bool]) -> Result<[Option<Array>; 2]> {
+    let of_a = wanted[0].then(|| matmul(g, &adjoint(b)?)).transpose()?;
+    let of_b = wanted[1].then(|| matmul(&adjoint(a)?, g)).transpose()?;
+    Ok([of_a, of_b])
+}
+
+impl Transform for Matmul {
+    fn vjp(&self, at: &Site<'_>) -> Result<Grads> {
+        let grads = product_grads(&at.cotangent(0)?, &at.inputs[0], &at.inputs[1], at.wanted)?;
+        Ok(grads.into_iter().collect())
+    }
+    fn vmap(&self, lanes: &[Lane], _: usize) -> Result<Vec<Array>> {
+        // Batch axes broadcast.
+        Ok(vec![matmul(&lanes[0].array, &lanes[1].array)?])
+    }
+}
+
+impl Transform for AddMM {
+    fn vjp(&self, at: &Site<'_>) -> Result<Grads> {
+        let g = at.cotangent(0)?;
+        let [a, b] = product_grads(&multiply(&g, self.alpha.0)?, &at.inputs[1], &at.inputs[2], &at.wanted[1..])?;
+        Ok(smallvec![Some(multiply(&g, self.beta.0)?), a, b])
+    }
+    fn vmap(&self, lanes: &[Lane], size: usize) -> Result<Vec<Array>> {
+        let c = lanes[0].spread(size)?;
+        Ok(vec![addmm(&c, &lanes[1].array, &lanes[2].array, self.alpha.0, self.beta.0)?])
     }
 }

@@ -6,6 +6,7 @@
 use crate::array::Array;
 use crate::error::Result;
 use crate::node::Avals;
+use crate::transforms::{self, Grads, Lane, Site, Transform};
 use std::fmt::Debug;
 use std::hash::Hash;
 
@@ -90,6 +91,8 @@ pub enum Class {
     Reduce,
     /// A kernel of its own.
     Kernel,
+    /// The last inputs, unchanged, as many as there are outputs: marks for transforms.
+    Same,
     /// A kernel whose output starts as a copy of the first input, or takes it over when nobody else needs it.
     Update,
 }
@@ -114,6 +117,22 @@ macro_rules! registry {
             /// What is wrong with the inputs.
             pub fn infer(&self, inputs: &[Array]) -> Result<Avals> {
                 match self { $(Op::$name(op) => op.infer(inputs),)* }
+            }
+
+            /// Its derivative; see [`Transform::vjp`].
+            ///
+            /// # Errors
+            /// Where none exists.
+            pub fn vjp(&self, at: &Site<'_>) -> Result<Grads> {
+                match self { $(Op::$name(op) => op.vjp(at),)* }
+            }
+
+            /// All lanes at once; see [`Transform::vmap`].
+            ///
+            /// # Errors
+            /// Where the op cannot be mapped.
+            pub fn vmap(&self, lanes: &[Lane], size: usize) -> Result<Vec<Array>> {
+                match self { $(Op::$name(op) => op.vmap(lanes, size),)* }
             }
 
             /// How the scheduler treats it.
@@ -144,6 +163,9 @@ registry! {
     View view::Contiguous => Contiguous;
     View view::StopGradient => StopGradient;
     View view::Depends => Depends;
+    Same transforms::Tracer => Tracer;
+    Same transforms::Placeholder => Placeholder;
+    Same transforms::Custom => Custom;
     Reduce reduce::Reduce => Reduce;
     Kernel statistics::ArgReduce => ArgReduce;
     Kernel scan::Scan => Scan;

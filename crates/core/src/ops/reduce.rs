@@ -4,8 +4,10 @@ use crate::array::Array;
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::node::{Aval, Avals};
-use crate::ops::{Rule, astype};
+use crate::ops::view::{layout_last, permute, reshape_to};
+use crate::ops::{Rule, astype, broadcast_to, cumprod, divide, equal, multiply};
 use crate::shape::{self, Axes, Shape, show};
+use crate::transforms::{Grads, Lane, Site, Transform, behind};
 use smallvec::{SmallVec, smallvec};
 
 /// What a reduction keeps.
@@ -115,4 +117,42 @@ reductions! {
     "Smallest value; NaN when any is NaN." min Min;
     "Whether all are nonzero; true of nothing." all All;
     "Whether any is nonzero; false of nothing." any Any;
+}
+
+impl Transform for Reduce {
+    fn vjp(&self, at: &Site<'_>) -> Result<Grads> {
+        let (g, x, y) = (at.cotangent(0)?, &at.inputs[0], &at.outputs[0]);
+        let spread = |a: &Array| broadcast_to(a, x.shape());
+        Ok(smallvec![match self.kind {
+            ReduceKind::Sum => Some(spread(&g)?),
+            ReduceKind::Prod => Some(multiply(&spread(&g)?, &others(x, &self.axes)?)?),
+            // Ties share.
+            ReduceKind::Max | ReduceKind::Min => {
+                let hit = astype(&equal(x, &spread(y)?)?, x.dtype())?;
+                let axes: Vec<i32> = self.axes.iter().map(|&i| i as i32).collect();
+                let share = astype(&divide(&g, &sum(&hit, axes, true)?)?, x.dtype())?;
+                Some(multiply(&hit, &spread(&share)?)?)
+            }
+            ReduceKind::All | ReduceKind::Any => None,
+        }])
+    }
+
+    fn vmap(&self, lanes: &[Lane], size: usize) -> Result<Vec<Array>> {
+        let axes = self.axes.iter().map(|&i| i + 1).collect();
+        let op = Reduce { kind: self.kind, axes, from: behind(size, &self.from) };
+        Ok(vec![Array::apply1(op, smallvec![lanes[0].array.clone()])?])
+    }
+}
+
+/// For each element the product of the others along `axes`: right where elements are zero.
+fn others(x: &Array, axes: &[usize]) -> Result<Array> {
+    let flat = layout_last("prod", x, axes)?;
+    let before = cumprod(&flat, Some(-1), false, false, None)?;
+    let after = cumprod(&flat, Some(-1), true, false, None)?;
+    let kept = (0..x.ndim()).filter(|i| !axes.contains(i));
+    let order: SmallVec<[usize; 4]> = kept.chain(axes.iter().copied()).collect();
+    let mut back: SmallVec<[usize; 4]> = SmallVec::from_elem(0, order.len());
+    order.iter().enumerate().for_each(|(i, &o)| back[o] = i);
+    let shape = order.iter().map(|&i| x.shape()[i]).collect();
+    permute(&reshape_to(&multiply(&before, &after)?, shape)?, back)
 }

@@ -143,6 +143,10 @@ fn execute(
                 Ok(smallvec![seen.ok_or_else(|| Error::eval(format!("[{}] no view", node.op.name())))?])
             }
         },
+        Class::Same => match &node.op {
+            Op::Placeholder(placeholder) => Err(placeholder.error()),
+            _ => Ok(inputs.drain(inputs.len() - node.outs.len()..).collect()),
+        },
         Class::Full => {
             let Op::Full(full) = &node.op else { return Err(Error::eval("[full] not a fill")) };
             let bits = full.value.to_bits(full.dtype).to_le_bytes();

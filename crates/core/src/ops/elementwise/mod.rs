@@ -3,6 +3,8 @@
 //! All arrays of a row have one shape and, but for the condition of `select`, one dtype: promotion, lifting of
 //! integers to float32 and broadcasting happen before, as nodes of their own that fuse as well.
 
+mod transform;
+
 use crate::array::Array;
 use crate::dtype::{Dtype, Kind};
 use crate::error::{Error, Result};

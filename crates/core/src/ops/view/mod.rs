@@ -3,6 +3,8 @@
 //! A view costs no copy where strides can express it; where they cannot, the scheduler makes the input row-major
 //! first. [`ViewRule::look`] is that decision.
 
+mod transform;
+
 use crate::array::Array;
 use crate::buffer::Tensor;
 use crate::dtype::Dtype;

@@ -1,0 +1,66 @@
+//! Ops whose rules are still to be written.
+
+use super::{Grads, Lane, Site, Transform};
+use crate::array::Array;
+use crate::error::{Error, Result};
+use crate::ops::{self, Rule};
+
+macro_rules! later {
+    ($($op:ty),* $(,)?) => {$(
+        impl Transform for $op {
+            fn vjp(&self, _: &Site<'_>) -> Result<Grads> {
+                Err(Error::unsupported(format!("[{}] has no derivative yet", self.name())))
+            }
+            fn vmap(&self, _: &[Lane], _: usize) -> Result<Vec<Array>> {
+                Err(Error::unsupported(format!("[{}] cannot be mapped yet", self.name())))
+            }
+        }
+    )*};
+}
+
+later! {
+    ops::scan::Scan,
+    ops::sort::Sort,
+    ops::sort::SearchSorted,
+    ops::statistics::ArgReduce,
+    ops::softmax::Softmax,
+    ops::softmax::LogSumExp,
+    ops::softmax::CrossEntropy,
+    ops::fast::norm::Norm,
+    ops::fast::rope::Rope,
+    ops::fast::attention::Attention,
+    ops::fast::delta::GatedDelta,
+    crate::random::RandomBits,
+    crate::random::InverseCdf,
+    ops::quantize::Quantize,
+    ops::quantize::Dequantize,
+    ops::quantize::QuantizedMatmul,
+    ops::quantize::ConvertFp8,
+    ops::join::Concatenate,
+    ops::join::Pad,
+    ops::gather::Gather,
+    ops::gather::GatherAxis,
+    ops::gather::DynamicSlice,
+    ops::scatter::SliceUpdate,
+    ops::scatter::DynamicSliceUpdate,
+    ops::scatter::Scatter,
+    ops::scatter::ScatterAxis,
+    ops::scatter::MaskedScatter,
+    ops::gather_mm::GatherMM,
+    ops::gather_mm::SegmentedMM,
+    ops::hadamard::Hadamard,
+    ops::conv::Convolution,
+    ops::fft::Fft,
+    ops::linalg::Cholesky,
+    ops::linalg::LuFactor,
+    ops::linalg::Qr,
+    ops::linalg::Inv,
+    ops::linalg::TriInv,
+    ops::linalg::Solve,
+    ops::linalg::SolveTriangular,
+    ops::linalg::Det,
+    ops::linalg::SlogDet,
+    ops::linalg::Svd,
+    ops::linalg::Eigh,
+    ops::linalg::Eig,
+}

@@ -1,0 +1,28 @@
+//! Functions of functions: gradients, vectorisation, compilation.
+//!
+//! A transform runs a closure on tracers, takes the graph that grew from them as a [`trace::Tape`], and replays it in
+//! its own way: [`vjp`] backwards, [`vmap`] with one axis more, [`compile`] with other inputs. Tracers are arrays and
+//! closures build ordinary nodes, so transforms nest in any order. The rules of the ops are in `ops`.
+
+mod compile;
+mod custom;
+mod grad;
+mod jvp;
+mod later;
+pub(crate) mod program;
+mod rule;
+pub(crate) mod trace;
+mod tree;
+mod vjp;
+mod vmap;
+
+pub use compile::{Compiled, compile, disable_compile, enable_compile};
+pub use custom::{Custom, CustomFunction, checkpoint, custom_function};
+pub use grad::{grad, value_and_grad};
+pub use jvp::jvp;
+pub(crate) use rule::behind;
+pub use rule::{Grads, Lane, Site, Transform};
+pub use trace::{Placeholder, Tracer};
+pub use tree::{Outcome, Tree};
+pub use vjp::vjp;
+pub use vmap::{MapAxes, vmap, vmap_axes};

@@ -1,0 +1,175 @@
+//! Trees of arrays: what transformed functions take and give.
+
+use crate::array::Array;
+use crate::error::{Error, Result};
+use std::collections::BTreeMap;
+use std::hash::{Hash, Hasher};
+
+/// Arrays in a fixed order inside some structure: one array, tuples, vectors, maps, modules.
+pub trait Tree: Sized {
+    /// Visits every array, in order.
+    fn visit<'a>(&'a self, f: &mut dyn FnMut(&'a Array));
+
+    /// The same structure with every array replaced, in the order of [`Tree::visit`].
+    fn map(&self, f: &mut dyn FnMut(&Array) -> Array) -> Self;
+
+    /// Feeds what two trees of this type can differ in beside their arrays: lengths, keys, what is there at all.
+    fn structure(&self, state: &mut dyn Hasher);
+
+    /// The arrays, in order.
+    fn leaves(&self) -> Vec<Array> {
+        let mut leaves = Vec::new();
+        self.visit(&mut |a| leaves.push(a.clone()));
+        leaves
+    }
+
+    /// The same structure with other arrays.
+    ///
+    /// # Panics
+    /// When there are fewer arrays than leaves.
+    fn with_leaves(&self, leaves: Vec<Array>) -> Self {
+        let mut leaves = leaves.into_iter();
+        self.map(&mut |_| leaves.next().expect("one array for every leaf"))
+    }
+}
+
+impl Tree for Array {
+    fn visit<'a>(&'a self, f: &mut dyn FnMut(&'a Array)) {
+        f(self)
+    }
+    fn map(&self, f: &mut dyn FnMut(&Array) -> Array) -> Self {
+        f(self)
+    }
+    fn structure(&self, _: &mut dyn Hasher) {}
+}
+
+impl<T: Tree> Tree for Vec<T> {
+    fn visit<'a>(&'a self, f: &mut dyn FnMut(&'a Array)) {
+        self.iter().for_each(|t| t.visit(f))
+    }
+    fn map(&self, f: &mut dyn FnMut(&Array) -> Array) -> Self {
+        self.iter().map(|t| t.map(f)).collect()
+    }
+    fn structure(&self, state: &mut dyn Hasher) {
+        state.write_usize(self.len());
+        self.iter().for_each(|t| t.structure(state))
+    }
+}
+
+impl<T: Tree, const N: usize> Tree for [T; N] {
+    fn visit<'a>(&'a self, f: &mut dyn FnMut(&'a Array)) {
+        self.iter().for_each(|t| t.visit(f))
+    }
+    fn map(&self, f: &mut dyn FnMut(&Array) -> Array) -> Self {
+        std::array::from_fn(|i| self[i].map(f))
+    }
+    fn structure(&self, state: &mut dyn Hasher) {
+        self.iter().for_each(|t| t.structure(state))
+    }
+}
+
+impl<T: Tree> Tree for Option<T> {
+    fn visit<'a>(&'a self, f: &mut dyn FnMut(&'a Array)) {
+        self.iter().for_each(|t| t.visit(f))
+    }
+    fn map(&self, f: &mut dyn FnMut(&Array) -> Array) -> Self {
+        self.as_ref().map(|t| t.map(f))
+    }
+    fn structure(&self, state: &mut dyn Hasher) {
+        state.write_u8(u8::from(self.is_some()));
+        self.iter().for_each(|t| t.structure(state))
+    }
+}
+
+impl<T: Tree> Tree for Box<T> {
+    fn visit<'a>(&'a self, f: &mut dyn FnMut(&'a Array)) {
+        (**self).visit(f)
+    }
+    fn map(&self, f: &mut dyn FnMut(&Array) -> Array) -> Self {
+        Box::new((**self).map(f))
+    }
+    fn structure(&self, state: &mut dyn Hasher) {
+        (**self).structure(state)
+    }
+}
+
+impl<K: Ord + Clone + Hash, T: Tree> Tree for BTreeMap<K, T> {
+    fn visit<'a>(&'a self, f: &mut dyn FnMut(&'a Array)) {
+        self.values().for_each(|t| t.visit(f))
+    }
+    fn map(&self, f: &mut dyn FnMut(&Array) -> Array) -> Self {
+        self.iter().map(|(k, t)| (k.clone(), t.map(f))).collect()
+    }
+    fn structure(&self, mut state: &mut dyn Hasher) {
+        state.write_usize(self.len());
+        for (k, t) in self {
+            k.hash(&mut state);
+            t.structure(state);
+        }
+    }
+}
+
+macro_rules! tuples {
+    ($(($($name:ident $i:tt),*))*) => {$(
+        impl<$($name: Tree),*> Tree for ($($name,)*) {
+            fn visit<'a>(&'a self, _f: &mut dyn FnMut(&'a Array)) {
+                $(self.$i.visit(_f);)*
+            }
+            fn map(&self, _f: &mut dyn FnMut(&Array) -> Array) -> Self {
+                ($(self.$i.map(_f),)*)
+            }
+            fn structure(&self, _state: &mut dyn Hasher) {
+                $(self.$i.structure(_state);)*
+            }
+        }
+    )*};
+}
+tuples! {
+    ()
+    (A 0)
+    (A 0, B 1)
+    (A 0, B 1, C 2)
+    (A 0, B 1, C 2, D 3)
+    (A 0, B 1, C 2, D 3, E 4)
+    (A 0, B 1, C 2, D 3, E 4, F 5)
+}
+
+/// What a transformed function may return: a tree of arrays, or a `Result` of one.
+pub trait Outcome {
+    /// The tree.
+    type Tree: Tree;
+    /// The tree, or the function's error.
+    ///
+    /// # Errors
+    /// What the function returned.
+    fn outcome(self) -> Result<Self::Tree>;
+}
+
+impl<T: Tree> Outcome for T {
+    type Tree = T;
+    fn outcome(self) -> Result<T> {
+        Ok(self)
+    }
+}
+
+impl<T: Tree> Outcome for Result<T> {
+    type Tree = T;
+    fn outcome(self) -> Result<T> {
+        self
+    }
+}
+
+/// An error unless both lists have the same shapes, position by position.
+pub(crate) fn expect_like(op: &str, what: &str, given: &[Array], like: &[Array]) -> Result<()> {
+    if given.len() != like.len() {
+        let (n, m) = (given.len(), like.len());
+        return Err(Error::value(format!("[{op}] {n} {what} were given for {m} arrays")));
+    }
+    for (i, (g, l)) in given.iter().zip(like).enumerate() {
+        if g.shape() != l.shape() {
+            let (a, b) = (crate::shape::show(g.shape()), crate::shape::show(l.shape()));
+            return Err(Error::shape(format!("[{op}] {what} {i} has shape {a}, its array has shape {b}")));
+        }
+    }
+    Ok(())
+}

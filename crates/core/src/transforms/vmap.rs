@@ -1,0 +1,140 @@
+//! Vectorisation: a function of one example applied to a batch, op by op.
+
+use super::program::Program;
+use super::trace::Placeholder;
+use super::{Lane, Outcome, Tree};
+use crate::array::Array;
+use crate::error::{Error, Result};
+use crate::ops;
+use crate::shape::{self, show};
+
+/// Which axis of each array is mapped: one for all, or one (or none) for every array in the order of the tree.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MapAxes {
+    /// This axis of every array.
+    All(i32),
+    /// An axis each; `None` is shared by all lanes.
+    Each(Vec<Option<i32>>),
+}
+
+impl From<i32> for MapAxes {
+    fn from(axis: i32) -> MapAxes {
+        MapAxes::All(axis)
+    }
+}
+impl<const N: usize> From<[Option<i32>; N]> for MapAxes {
+    fn from(axes: [Option<i32>; N]) -> MapAxes {
+        MapAxes::Each(axes.to_vec())
+    }
+}
+impl From<Vec<Option<i32>>> for MapAxes {
+    fn from(axes: Vec<Option<i32>>) -> MapAxes {
+        MapAxes::Each(axes)
+    }
+}
+
+impl MapAxes {
+    fn of(&self, what: &str, count: usize) -> Result<Vec<Option<i32>>> {
+        match self {
+            MapAxes::All(axis) => Ok(vec![Some(*axis); count]),
+            MapAxes::Each(axes) if axes.len() == count => Ok(axes.clone()),
+            MapAxes::Each(axes) => {
+                let n = axes.len();
+                Err(Error::value(format!("[vmap] {n} {what} axes were given for {count} arrays")))
+            }
+        }
+    }
+}
+
+/// `f` applied to every slice along axis 0 of its arguments, results stacked along axis 0 (`mx.vmap`).
+///
+/// # Errors
+/// The function returned gives errors: as [`vmap_axes`].
+pub fn vmap<P: Tree, F: Outcome>(f: impl Fn(&P) -> F) -> impl Fn(&P) -> Result<F::Tree> {
+    vmap_axes(f, 0, 0)
+}
+
+/// `f` applied to every slice along the axes `inputs` of its arguments, results stacked along the axes `outputs`.
+///
+/// Inside `f` arrays have no values: eval, item and to_vec are errors there.
+///
+/// # Errors
+/// The function returned gives errors: what `f` returns; axes out of range; sizes that differ; nothing to map.
+pub fn vmap_axes<P: Tree, F: Outcome>(
+    f: impl Fn(&P) -> F,
+    inputs: impl Into<MapAxes>,
+    outputs: impl Into<MapAxes>,
+) -> impl Fn(&P) -> Result<F::Tree> {
+    let (inputs, outputs) = (inputs.into(), outputs.into());
+    move |primals| {
+        let leaves = primals.leaves();
+        let mut size = None;
+        let mut lanes = Vec::with_capacity(leaves.len());
+        for (i, (a, axis)) in leaves.iter().zip(inputs.of("input", leaves.len())?).enumerate() {
+            let Some(axis) = axis else {
+                lanes.push(Lane { array: a.clone(), mapped: false });
+                continue;
+            };
+            let n = a.shape()[shape::axis("vmap", axis, a.ndim())?];
+            if *size.get_or_insert(n) != n {
+                return Err(Error::shape(format!(
+                    "[vmap] array {i} of shape {} has {n} lanes on axis {axis}, those before it have {}",
+                    show(a.shape()),
+                    size.unwrap_or(0)
+                )));
+            }
+            lanes.push(Lane { array: ops::moveaxis(a, axis, 0)?, mapped: true });
+        }
+        let Some(size) = size else {
+            return Err(Error::value("[vmap] no array is mapped; at least one needs an axis"));
+        };
+        let mut tree = None;
+        let mapped = map_lanes(&lanes, size, |arrays| {
+            let value = f(&primals.with_leaves(arrays)).outcome()?;
+            let leaves = value.leaves();
+            tree = Some(value);
+            Ok(leaves)
+        })?;
+        let axes = outputs.of("output", mapped.len())?;
+        let placed = mapped.into_iter().zip(axes).map(|(lane, axis)| match axis {
+            Some(axis) => ops::moveaxis(&lane.spread(size)?, 0, axis),
+            None if lane.mapped => Err(Error::value("[vmap] an output without an axis differs between lanes")),
+            None => Ok(lane.array),
+        });
+        let placed = placed.collect::<Result<Vec<_>>>()?;
+        Ok(tree.ok_or_else(|| Error::value("[vmap] the function was not called"))?.with_leaves(placed))
+    }
+}
+
+/// `f` of one lane, applied to all.
+pub(crate) fn map_lanes(
+    lanes: &[Lane],
+    size: usize,
+    f: impl FnOnce(Vec<Array>) -> Result<Vec<Array>>,
+) -> Result<Vec<Lane>> {
+    let inner = |lane: &Lane| match lane.mapped {
+        true => Placeholder::array("vmap", lane.shape(), lane.array.dtype()),
+        false => Ok(lane.array.clone()),
+    };
+    let inner: Vec<Array> = lanes.iter().map(inner).collect::<Result<_>>()?;
+    let outputs = f(inner.clone())?;
+    let mapped = || lanes.iter().zip(&inner).filter(|(lane, _)| lane.mapped);
+    let placeholders: Vec<Array> = mapped().map(|(_, a)| a.clone()).collect();
+    let (program, captured) = Program::new(&outputs, &placeholders);
+    let shared = captured.into_iter().map(|array| Lane { array, mapped: false });
+    let values: Vec<Lane> = mapped().map(|(lane, _)| lane.clone()).chain(shared).collect();
+    replay(&program, &values, size)
+}
+
+/// The outputs of a program for lanes.
+pub(crate) fn replay(program: &Program, values: &[Lane], size: usize) -> Result<Vec<Lane>> {
+    program.replay(values, |step, lanes| {
+        let mapped = lanes.iter().any(|l| l.mapped);
+        let outputs = if mapped {
+            step.op.vmap(lanes, size)?
+        } else {
+            Array::apply(step.op.clone(), lanes.iter().map(|l| l.array.clone()).collect())?.into_vec()
+        };
+        Ok(outputs.into_iter().map(|array| Lane { array, mapped }).collect())
+    })
+}

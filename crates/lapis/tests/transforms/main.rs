@@ -1,0 +1,3 @@
+//! Transforms: derivatives, mapping, compilation, and their nesting.
+
+mod interface;
