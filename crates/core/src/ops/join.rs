@@ -4,10 +4,11 @@ use crate::array::Array;
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::node::{Aval, Avals, Inputs};
-use crate::ops::view::drop_axes;
+use crate::ops::view::{Slice, drop_axes, reshape_to};
 use crate::ops::{Arange, Operand, Rule, astype, expand_dims, maximum, minimum, remainder, slice, subtract, take};
 use crate::scalar::Real;
 use crate::shape::{self, Shape, show};
+use crate::transforms::{Grads, Lane, Site, Transform};
 use smallvec::{SmallVec, smallvec};
 
 // ------------------------------------------------------------------ concatenate
@@ -310,5 +311,32 @@ impl Array {
     #[track_caller]
     pub fn split(&self, sections: impl Into<Sections>, axis: i32) -> Vec<Array> {
         crate::or_panic(split(self, sections, axis))
+    }
+}
+
+impl Transform for Pad {
+    fn vjp(&self, at: &Site<'_>) -> Result<Grads> {
+        let (g, shape) = (at.cotangent(0)?, at.inputs[0].shape());
+        let window = Slice { start: self.lo.clone(), step: SmallVec::from_elem(1, shape.len()), shape: shape.into() };
+        let inner = Array::apply1(window, smallvec![g.clone()])?;
+        let outer = at.wanted[1].then(|| super::subtract(&super::sum(&g, (), false)?, &super::sum(&inner, (), false)?));
+        let outer = outer.transpose()?.map(|v| reshape_to(&v, at.inputs[1].shape().into())).transpose()?;
+        Ok(smallvec![Some(inner), outer])
+    }
+
+    fn vmap(&self, lanes: &[Lane], size: usize) -> Result<Vec<Array>> {
+        let widths = |w: &[usize]| std::iter::once(0).chain(w.iter().copied()).collect();
+        let op = Pad { lo: widths(&self.lo), hi: widths(&self.hi) };
+        let a = lanes[0].spread(size)?;
+        if !lanes[1].mapped {
+            return Ok(vec![Array::apply1(op, smallvec![a, lanes[1].array.clone()])?]);
+        }
+        // Values that differ: the array and its place, each padded with zeros.
+        let zero = |dtype| super::full(&[], 0, Some(dtype));
+        let one = Array::apply1(op.clone(), smallvec![super::ones_like(&a, Some(Dtype::Bool))?, zero(Dtype::Bool)?])?;
+        let padded = Array::apply1(op, smallvec![a.clone(), zero(a.dtype())?])?;
+        let mut shape: Shape = SmallVec::from_elem(1, a.ndim());
+        shape[0] = size;
+        Ok(vec![super::select(&one, &padded, reshape_to(&lanes[1].array, shape)?)?])
     }
 }

@@ -208,7 +208,7 @@ impl Transform for AddMM {
         Ok(smallvec![Some(multiply(&g, self.beta.0)?), a, b])
     }
     fn vmap(&self, lanes: &[Lane], size: usize) -> Result<Vec<Array>> {
-        let c = lanes[0].spread(size)?;
-        Ok(vec![addmm(&c, &lanes[1].array, &lanes[2].array, self.alpha.0, self.beta.0)?])
+        let (c, a) = (lanes[0].spread(size)?, lanes[1].spread(size)?);
+        Ok(vec![addmm(&c, &a, &lanes[2].array, self.alpha.0, self.beta.0)?])
     }
 }

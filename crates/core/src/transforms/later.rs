@@ -37,7 +37,6 @@ later! {
     ops::quantize::QuantizedMatmul,
     ops::quantize::ConvertFp8,
     ops::join::Concatenate,
-    ops::join::Pad,
     ops::gather::Gather,
     ops::gather::GatherAxis,
     ops::gather::DynamicSlice,

@@ -1,3 +1,5 @@
 //! Transforms: derivatives, mapping, compilation, and their nesting.
 
+mod basic;
+mod check;
 mod interface;
