@@ -1,0 +1,1 @@
+//! `#[derive(Module)]`: the parameter tree of a struct from its fields.
