@@ -1,0 +1,259 @@
+//! Modules: structs whose fields are parameters, modules and plain values.
+//!
+//! `#[derive(Module)]` visits the fields; everything else (parameters by name, freezing, files, printing) is written
+//! once on top of that visit. Knows no layer.
+
+mod leaf;
+mod plain;
+mod print;
+mod weights;
+
+pub use leaf::{Buffer, Leaf, LeafMut, Mode, Param};
+pub use print::show;
+
+use crate::{Params, Quantize};
+use lapis::{Array, Dtype, Result};
+use std::any::Any;
+use std::path::Path;
+
+/// A tree of named parameters. Derive it: `#[derive(Module, Clone)]`.
+///
+/// Names are those of the fields, joined by dots; the entries of a `Vec` are numbered: `layers.0.weight`. `Option` and
+/// `Box` add nothing to a name. They are MLX's names, and those in checkpoints.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a Module",
+    note = "an array that is trained is a `Param`, state that is not is a `Buffer`; mark other fields with #[plain]"
+)]
+pub trait Module: Any + Send + Sync {
+    /// Calls `f` with the name of each field and the field.
+    fn fields<'a>(&'a self, f: &mut dyn FnMut(&str, &'a dyn Module));
+
+    /// As [`Module::fields`], to change them.
+    fn fields_mut(&mut self, f: &mut dyn FnMut(&str, &mut dyn Module));
+
+    /// The parameter, buffer or mode that this is, if it is one.
+    fn leaf(&self) -> Option<Leaf<'_>> {
+        None
+    }
+
+    /// As [`Module::leaf`], to change it.
+    fn leaf_mut(&mut self) -> Option<LeafMut<'_>> {
+        None
+    }
+
+    /// The name of the type; empty for what only holds others, such as `Vec`.
+    fn kind(&self) -> &'static str {
+        ""
+    }
+
+    /// What stands between the brackets of the printed form: `input_dims=4, output_dims=2, bias=True`.
+    fn repr_arguments(&self) -> String {
+        String::new()
+    }
+
+    /// This module as one that [`quantize`](crate::quantize) can change.
+    fn as_quantize(&mut self) -> Option<&mut dyn Quantize> {
+        None
+    }
+
+    /// Called by [`Module::train`] and [`Module::eval`] after the modes inside were set.
+    fn mode_changed(&mut self, _mode: Mode) {}
+
+    // ------------------------------------------------------------------ walks
+
+    /// Calls `f` with the dotted name of each leaf and the leaf.
+    fn visit<'a>(&'a self, f: &mut dyn FnMut(&str, Leaf<'a>)) {
+        walk(self, "", f);
+    }
+
+    /// As [`Module::visit`], to change them.
+    fn visit_mut(&mut self, f: &mut dyn FnMut(&str, LeafMut<'_>)) {
+        walk_mut(self, "", f);
+    }
+
+    /// The modules inside this one (not the fields that only hold others), by dotted name; a module comes before what
+    /// it holds. This module itself is not among them.
+    fn named_modules(&self) -> Vec<(String, &dyn Module)> {
+        let mut found = Vec::new();
+        inner(self, "", &mut found);
+        found
+    }
+
+    // ------------------------------------------------------------------ parameters
+
+    /// All parameters and buffers by name.
+    fn parameters(&self) -> Params {
+        let mut found = Params::new();
+        self.visit(&mut |path, leaf| {
+            found.extend(leaf.value().map(|value| (path.to_string(), value)));
+        });
+        found
+    }
+
+    /// The parameters that are not frozen.
+    fn trainable_parameters(&self) -> Params {
+        let mut found = Params::new();
+        self.visit(&mut |path, leaf| {
+            if let Leaf::Param(p) = leaf
+                && !p.is_frozen()
+            {
+                found.insert(path.to_string(), p.value().clone());
+            }
+        });
+        found
+    }
+
+    /// The number of elements of all parameters, packed ones as they are stored.
+    fn num_parameters(&self) -> usize {
+        let mut n = 0;
+        self.visit(&mut |_, leaf| n += leaf.value().map_or(0, |a| a.size()));
+        n
+    }
+
+    /// Replaces the parameters that `params` names. Shapes are not compared: [`Module::load_params`] does that.
+    ///
+    /// # Errors
+    /// With `strict`, a value error that lists the names this module does not have; nothing is changed then.
+    fn update(&mut self, params: &Params, strict: bool) -> Result<()> {
+        weights::update(self, params, strict)
+    }
+
+    /// Replaces every parameter and buffer by what `f` gives for its name and value (`Module.apply`).
+    ///
+    /// # Errors
+    /// What `f` returns; nothing is changed then.
+    fn apply(&mut self, f: &mut dyn FnMut(&str, &Array) -> Result<Array>) -> Result<()> {
+        let mut changed = Params::new();
+        for (path, value) in self.parameters() {
+            let value = f(&path, &value)?;
+            changed.insert(path, value);
+        }
+        self.update(&changed, true)
+    }
+
+    /// Casts the floating parameters (`Module.set_dtype`). Packed words stay as they are.
+    ///
+    /// # Errors
+    /// A dtype that floating parameters cannot be cast to.
+    fn set_dtype(&mut self, dtype: Dtype) -> Result<()> {
+        self.apply(&mut |_, value| {
+            if value.dtype().is_floating() { lapis::ops::astype(value, dtype) } else { Ok(value.clone()) }
+        })
+    }
+
+    // ------------------------------------------------------------------ freezing, modes
+
+    /// Keeps all parameters from training. Freeze a part by calling this on a field.
+    fn freeze(&mut self) {
+        self.freeze_where(&mut |_| true);
+    }
+
+    /// Trains all parameters again, but for those that cannot be trained (packed weights).
+    fn unfreeze(&mut self) {
+        self.unfreeze_where(&mut |_| true);
+    }
+
+    /// Freezes the parameters whose dotted name is chosen; says how many there were. MLX's `keys=["bias"]` is
+    /// `|name| lapis_nn::key(name) == "bias"`, `recurse=False` is `|name| !name.contains('.')`, and `strict=True` asks
+    /// that the number is not 0.
+    fn freeze_where(&mut self, choose: &mut dyn FnMut(&str) -> bool) -> usize {
+        set_frozen(self, true, choose)
+    }
+
+    /// As [`Module::freeze_where`], the other way.
+    fn unfreeze_where(&mut self, choose: &mut dyn FnMut(&str) -> bool) -> usize {
+        set_frozen(self, false, choose)
+    }
+
+    /// Sets what dropout and batch normalisation do: modules are made in training mode.
+    fn train(&mut self, training: bool) {
+        set_mode(self, if training { Mode::Train } else { Mode::Eval });
+    }
+
+    /// `train(false)`.
+    fn eval(&mut self) {
+        self.train(false);
+    }
+
+    // ------------------------------------------------------------------ files
+
+    /// Replaces parameters by those given (`Module.load_weights` with pairs).
+    ///
+    /// # Errors
+    /// With `strict`, one value error that lists every extra and missing name and every differing shape. Nothing is
+    /// changed then.
+    fn load_params(&mut self, params: &Params, strict: bool) -> Result<()> {
+        weights::load(self, params, strict)
+    }
+
+    /// Replaces parameters by those of a .safetensors or .npz file.
+    ///
+    /// # Errors
+    /// As [`Module::load_params`], and faults of the file.
+    fn load_weights(&mut self, path: &Path, strict: bool) -> Result<()> {
+        let params = weights::read(path)?;
+        weights::load(self, &params, strict)
+    }
+
+    /// Writes all parameters and buffers to a .safetensors or .npz file.
+    ///
+    /// # Errors
+    /// Another suffix; faults of computing and writing.
+    fn save_weights(&self, path: &Path) -> Result<()> {
+        weights::save(path, &self.parameters())
+    }
+}
+
+/// The last part of a dotted name.
+pub fn key(path: &str) -> &str {
+    path.rsplit('.').next().unwrap_or(path)
+}
+
+fn join(path: &str, name: &str) -> String {
+    if path.is_empty() { name.to_string() } else { format!("{path}.{name}") }
+}
+
+fn walk<'a, M: Module + ?Sized>(module: &'a M, path: &str, f: &mut dyn FnMut(&str, Leaf<'a>)) {
+    if let Some(leaf) = module.leaf() {
+        f(path, leaf);
+    }
+    module.fields(&mut |name, field| walk(field, &join(path, name), f));
+}
+
+fn walk_mut<M: Module + ?Sized>(module: &mut M, path: &str, f: &mut dyn FnMut(&str, LeafMut<'_>)) {
+    if let Some(leaf) = module.leaf_mut() {
+        f(path, leaf);
+    }
+    module.fields_mut(&mut |name, field| walk_mut(field, &join(path, name), f));
+}
+
+fn inner<'a, M: Module + ?Sized>(module: &'a M, path: &str, found: &mut Vec<(String, &'a dyn Module)>) {
+    module.fields(&mut |name, field| {
+        let path = join(path, name);
+        if !field.kind().is_empty() {
+            found.push((path.clone(), field));
+        }
+        inner(field, &path, found);
+    });
+}
+
+fn set_frozen<M: Module + ?Sized>(module: &mut M, frozen: bool, choose: &mut dyn FnMut(&str) -> bool) -> usize {
+    let mut n = 0;
+    module.visit_mut(&mut |path, leaf| {
+        if let LeafMut::Param(p) = leaf
+            && choose(path)
+        {
+            n += 1;
+            if frozen { p.freeze() } else { p.unfreeze() }
+        }
+    });
+    n
+}
+
+fn set_mode<M: Module + ?Sized>(module: &mut M, mode: Mode) {
+    if let Some(LeafMut::Mode(m)) = module.leaf_mut() {
+        *m = mode;
+    }
+    module.fields_mut(&mut |_, field| set_mode(field, mode));
+    module.mode_changed(mode);
+}
