@@ -6,9 +6,10 @@
 use crate::array::Array;
 use crate::error::{Error, Result};
 use crate::node::{Aval, Avals};
-use crate::ops::view::reshape_to;
-use crate::ops::{Rule, astype};
+use crate::ops::view::{permute, reshape_to};
+use crate::ops::{Rule, astype, flip, zeros_like};
 use crate::shape::{self, Shape, show};
+use crate::transforms::{Grads, Lane, Site, Transform};
 use smallvec::{SmallVec, smallvec};
 
 /// One number a spatial axis, outermost first.
@@ -338,4 +339,119 @@ pub fn convolve(a: &Array, v: &Array, mode: ConvolveMode) -> Result<Array> {
     let out = conv_general(&line(signal)?, &line(kernel)?, &settings)?;
     let len = out.size();
     reshape_to(&out, smallvec![len])
+}
+
+// ------------------------------------------------------------------ transforms
+
+/// The length of `len` positions that were moved `dilation` apart.
+fn spread(len: usize, dilation: usize) -> isize {
+    if len == 0 { 0 } else { ((len - 1) * dilation + 1) as isize }
+}
+
+/// `a` with its axis `axis` seen as two, the outer one of size `outer`.
+fn split(a: &Array, axis: usize, outer: usize) -> Result<Array> {
+    let mut shape: Shape = a.shape().into();
+    shape[axis] /= outer.max(1);
+    shape.insert(axis, outer);
+    reshape_to(a, shape)
+}
+
+/// `a` with axes `axis` and the one behind it as one.
+fn merge(a: &Array, axis: usize) -> Result<Array> {
+    let mut shape: Shape = a.shape().into();
+    let inner = shape.remove(axis + 1);
+    shape[axis] *= inner;
+    reshape_to(a, shape)
+}
+
+/// `a` with its axes in another order, given as lists put after each other.
+fn ordered(a: &Array, order: [&[usize]; 3]) -> Result<Array> {
+    permute(a, order.iter().flat_map(|part| part.iter().copied()).collect())
+}
+
+impl Convolution {
+    /// The gradient of the input: the cotangent, moved apart by the stride, under the reversed kernel.
+    fn of_input(&self, g: &Array, input: &Array, weight: &Array) -> Result<Array> {
+        let (n, groups) = (self.stride.len(), self.groups);
+        let mut op = Convolution {
+            stride: self.input_dilation.clone(),
+            input_dilation: self.stride.clone(),
+            flip: !self.flip,
+            ..self.clone()
+        };
+        for i in 0..n {
+            let (len, window) = (input.shape()[i + 1], spread(weight.shape()[i + 1], self.kernel_dilation[i]));
+            op.padding_lo[i] = window - 1 - self.padding_lo[i];
+            let reach = spread(len, self.input_dilation[i]) - 1 + window;
+            op.padding_hi[i] = reach - op.padding_lo[i] - spread(g.shape()[i + 1], self.stride[i]);
+        }
+        // (groups * outputs, axes, channels) to (groups * channels, axes, outputs).
+        let axes: SmallVec<[usize; 3]> = (2..n + 2).collect();
+        let turned = ordered(&split(weight, 0, groups)?, [&[0, n + 2], &axes, &[1]])?;
+        Array::apply1(op, smallvec![g.clone(), merge(&turned, 0)?])
+    }
+
+    /// The gradient of the weight: the input under the cotangent as a kernel, images in the place of channels.
+    fn of_weight(&self, g: &Array, input: &Array, weight: &Array) -> Result<Array> {
+        let (n, groups) = (self.stride.len(), self.groups);
+        let mut op = Convolution {
+            stride: self.kernel_dilation.clone(),
+            kernel_dilation: self.stride.clone(),
+            flip: false,
+            ..self.clone()
+        };
+        for i in 0..n {
+            let steps = spread(weight.shape()[i + 1], self.kernel_dilation[i]) - 1;
+            let (len, window) = (input.shape()[i + 1], spread(g.shape()[i + 1], self.stride[i]));
+            op.padding_hi[i] = steps + window - self.padding_lo[i] - spread(len, self.input_dilation[i]);
+        }
+        // (images, axes, groups * channels) to (channels, axes, groups * images).
+        let axes: SmallVec<[usize; 3]> = (1..n + 1).collect();
+        let lines = ordered(&split(input, n + 1, groups)?, [&[n + 2], &axes, &[n + 1, 0]])?;
+        let kernel = ordered(g, [&[n + 1], &axes, &[0]])?;
+        let out = Array::apply1(op, smallvec![merge(&lines, n + 1)?, kernel])?;
+        let out = ordered(&out, [&[n + 1], &axes, &[0]])?;
+        if !self.flip {
+            return Ok(out);
+        }
+        flip(&out, axes.iter().map(|&i| i as i32).collect::<Vec<_>>())
+    }
+}
+
+impl Transform for Convolution {
+    fn vjp(&self, at: &Site<'_>) -> Result<Grads> {
+        let (g, input, weight) = (at.cotangent(0)?, &at.inputs[0], &at.inputs[1]);
+        if [&g, input, weight].iter().any(|a| a.size() == 0) {
+            return Ok(smallvec![Some(zeros_like(input, None)?), Some(zeros_like(weight, None)?)]);
+        }
+        let of_input = at.wanted[0].then(|| self.of_input(&g, input, weight)).transpose()?;
+        let of_weight = at.wanted[1].then(|| self.of_weight(&g, input, weight)).transpose()?;
+        Ok(smallvec![of_input, of_weight])
+    }
+
+    fn vmap(&self, lanes: &[Lane], size: usize) -> Result<Vec<Array>> {
+        let (n, groups) = (self.stride.len(), self.groups);
+        let (input, weight) = (&lanes[0].array, &lanes[1].array);
+        if !lanes[1].mapped {
+            // More images.
+            let out = Array::apply1(self.clone(), smallvec![merge(input, 0)?, weight.clone()])?;
+            return Ok(vec![split(&out, 0, size)?]);
+        }
+        let axes: SmallVec<[usize; 4]> = (2..n + 3).collect();
+        if !lanes[0].mapped {
+            // More outputs of every group.
+            let by_group = ordered(&split(weight, 1, groups)?, [&[1, 0], &axes, &[n + 3]])?;
+            let out = Array::apply1(self.clone(), smallvec![input.clone(), merge(&merge(&by_group, 0)?, 0)?])?;
+            let out = split(&split(&out, n + 1, groups)?, n + 2, size)?;
+            let images: SmallVec<[usize; 4]> = (0..n + 2).collect();
+            return Ok(vec![merge(&ordered(&out, [&[n + 2], &images, &[n + 3]])?, n + 2)?]);
+        }
+        // A group each.
+        let images: SmallVec<[usize; 4]> = (1..n + 2).collect();
+        let side_by_side = merge(&ordered(input, [&images, &[0], &[n + 2]])?, n + 1)?;
+        let op = Convolution { groups: groups * size, ..self.clone() };
+        let out = split(&Array::apply1(op, smallvec![side_by_side, merge(weight, 0)?])?, n + 1, size)?;
+        let images: SmallVec<[usize; 4]> = (0..n + 1).collect();
+        Ok(vec![ordered(&out, [&[n + 1], &images, &[n + 2]])?])
+    }
 }

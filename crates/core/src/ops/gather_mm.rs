@@ -4,10 +4,15 @@ use crate::array::Array;
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::node::{Aval, Avals};
-use crate::ops::matmul::{matrices, product_dtype};
-use crate::ops::view::reshape_to;
-use crate::ops::{Rule, arange, astype, broadcast_to, matmul, multiply, select, slice};
+use crate::ops::matmul::{adjoint, matrices, product_dtype};
+use crate::ops::scatter::Combine;
+use crate::ops::view::{permute, reshape_to};
+use crate::ops::{
+    Rule, add, arange, argsort, astype, broadcast_to, conjugate, greater, greater_equal, index_combine, less,
+    logical_and, logical_or, matmul, multiply, searchsorted, select, slice, stack, sum, take, zeros_like,
+};
 use crate::shape::{self, Shape, show};
+use crate::transforms::{Grads, Lane, Site, Transform};
 use smallvec::{SmallVec, smallvec};
 
 /// `a[lhs] @ b[rhs]`: inputs a (..., M, K), b (..., K, N) and two index arrays of one shape, flat positions in the
@@ -92,7 +97,10 @@ fn indices(op: &str, given: Option<&Array>, lead: &[usize]) -> Result<Array> {
 
 /// Products over stretches of K: inputs a (M, K), b (K, N), segments (..., 2).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct SegmentedMM;
+pub struct SegmentedMM {
+    /// A promise that the segments follow each other and cover K; the gradient uses it, results do not depend on it.
+    pub partition: bool,
+}
 
 impl Rule for SegmentedMM {
     fn name(&self) -> &'static str {
@@ -124,7 +132,8 @@ pub fn segmented_mm(a: &Array, b: &Array, segments: &Array) -> Result<Array> {
     if !segments.dtype().is_integer() {
         return Err(Error::dtype(format!("[segmented_mm] segments are integers, not {}", segments.dtype())));
     }
-    Array::apply1(SegmentedMM, smallvec![astype(a, dtype)?, astype(b, dtype)?, segments.clone()])
+    let op = SegmentedMM { partition: false };
+    Array::apply1(op, smallvec![astype(a, dtype)?, astype(b, dtype)?, segments.clone()])
 }
 
 /// Matrix product of matrices whose blocks of `block_size` squared are masked (`mx.block_masked_mm`): masks have
@@ -170,4 +179,160 @@ fn masked(x: &Array, mask: Option<&Array>, block: usize) -> Result<Array> {
     cut.extend([(None, Some(m as i64), 1), (None, Some(n as i64), 1)]);
     let mask = slice(&mask, &cut)?;
     if mask.dtype() == Dtype::Bool { select(&mask, x, 0) } else { multiply(x, astype(&mask, x.dtype())?) }
+}
+
+// ------------------------------------------------------------------ transforms
+
+fn count(lead: &[usize]) -> usize {
+    lead.iter().product()
+}
+
+/// 0, 1, 2, ... as int64.
+fn places(n: usize) -> Result<Array> {
+    arange(0, n, 1, Some(Dtype::Int64))
+}
+
+/// Batches of matrices with one batch axis.
+fn flat(a: &Array) -> Result<Array> {
+    let (lead, [m, n]) = matrices("gather_mm", a)?;
+    reshape_to(a, smallvec![count(lead), m, n])
+}
+
+/// The matrices (T, M, K) as one of (K, T * M).
+fn side_by_side(a: &Array) -> Result<Array> {
+    let (lead, [m, k]) = matrices("gather_mm", a)?;
+    permute(&reshape_to(a, smallvec![count(lead) * m, k])?, smallvec![1, 0])
+}
+
+fn conj(a: &Array) -> Result<Array> {
+    if a.dtype().is_complex() { conjugate(a) } else { Ok(a.clone()) }
+}
+
+/// `index + first`, or `outside` where the index is not one of 0 to `last`: what is wrong in a lane stays wrong.
+fn shifted(index: &Array, first: &Array, last: usize, outside: usize) -> Result<Array> {
+    let wrong = logical_or(&less(index, 0)?, &greater(index, last as i64)?)?;
+    select(&wrong, outside as i64, &add(index, first)?)
+}
+
+impl GatherMM {
+    /// The gradient of `b`: for each of its matrices the products of the picks that met it, as one product over the
+    /// stretch where they stand once they are sorted.
+    fn of_right(&self, g: &Array, at: &Site<'_>) -> Result<Array> {
+        let (a, b) = (&at.inputs[0], &at.inputs[1]);
+        let total = at.inputs[2].size();
+        let flat_index = |i: usize| reshape_to(&astype(&at.inputs[i], Dtype::Int64)?, smallvec![total]);
+        let (mut lhs, mut rhs) = (flat_index(2)?, flat_index(3)?);
+        let mut g = flat(g)?;
+        if !self.sorted {
+            let order = argsort(&rhs, None)?;
+            (lhs, rhs, g) = (take(&lhs, &order, 0)?, take(&rhs, &order, 0)?, take(&g, &order, 0)?);
+        }
+        let picked = take(&flat(a)?, &lhs, 0)?;
+        let (lead, [m, _]) = (matrices("gather_mm", b)?.0, matrices("gather_mm", a)?.1);
+        let each = places(count(lead))?;
+        let bounds = [searchsorted(&rhs, &each, false)?, searchsorted(&rhs, &each, true)?];
+        let segments = multiply(&astype(&stack(&bounds, 1)?, Dtype::Int64)?, m as i64)?;
+        let rows = reshape_to(&g, smallvec![total * m, g.shape()[2]])?;
+        let inputs = smallvec![conj(&side_by_side(&picked)?)?, rows, segments];
+        reshape_to(&Array::apply1(SegmentedMM { partition: true }, inputs)?, b.shape().into())
+    }
+
+    /// The gradient of `a`: the product of each pick, added up.
+    fn of_left(&self, g: &Array, at: &Site<'_>) -> Result<Array> {
+        let (a, b, lhs, rhs) = (&at.inputs[0], &at.inputs[1], &at.inputs[2], &at.inputs[3]);
+        let own = reshape_to(&places(lhs.size())?, lhs.shape().into())?;
+        let each = Array::apply1(self.clone(), smallvec![g.clone(), adjoint(b)?, own, rhs.clone()])?;
+        let zeros = zeros_like(&flat(a)?, None)?;
+        let index = reshape_to(&astype(lhs, Dtype::Int64)?, smallvec![lhs.size()])?;
+        reshape_to(&index_combine(&zeros, &index, &flat(&each)?, Combine::Sum)?, a.shape().into())
+    }
+}
+
+impl Transform for GatherMM {
+    fn vjp(&self, at: &Site<'_>) -> Result<Grads> {
+        let g = at.cotangent(0)?;
+        let left = at.wanted[0].then(|| self.of_left(&g, at)).transpose()?;
+        let right = at.wanted[1].then(|| self.of_right(&g, at)).transpose()?;
+        Ok(smallvec![left, right, None, None])
+    }
+
+    fn vmap(&self, lanes: &[Lane], size: usize) -> Result<Vec<Array>> {
+        // Positions count through the matrices of all lanes.
+        let index = |of: &Lane, into: &Lane| -> Result<Array> {
+            let index = of.spread(size)?;
+            if !into.mapped {
+                return Ok(index);
+            }
+            let each = count(matrices("gather_mm", &into.array)?.0) / size.max(1);
+            let mut shape: Shape = SmallVec::from_elem(1, index.ndim());
+            shape[0] = size;
+            let first = reshape_to(&multiply(&places(size)?, each as i64)?, shape)?;
+            shifted(&astype(&index, Dtype::Int64)?, &first, each.saturating_sub(1), each * size)
+        };
+        let (lhs, rhs) = (index(&lanes[2], &lanes[0])?, index(&lanes[3], &lanes[1])?);
+        let op = GatherMM { sorted: self.sorted && lanes[1].mapped };
+        Ok(vec![Array::apply1(op, smallvec![lanes[0].array.clone(), lanes[1].array.clone(), lhs, rhs])?])
+    }
+}
+
+impl SegmentedMM {
+    /// Gradients where every k is in one segment: rows of `a` and `b` meet the matrix of theirs.
+    fn by_owner(g: &Array, at: &Site<'_>) -> Result<[Array; 2]> {
+        let (a, b, segments) = (&at.inputs[0], &at.inputs[1], &at.inputs[2]);
+        let (g, k) = (flat(g)?, b.shape()[0]);
+        let bounds = reshape_to(segments, smallvec![g.shape()[0], 2])?;
+        let ends = slice(&bounds, &[(None, None, 1), (Some(1), None, 1)])?;
+        let ends = reshape_to(&ends, smallvec![g.shape()[0]])?;
+        let owner = searchsorted(&astype(&ends, Dtype::Int64)?, &places(k)?, true)?;
+        let meet = |rows: &Array, g: &Array| -> Result<Array> {
+            let n = rows.shape()[1];
+            let inputs = smallvec![reshape_to(rows, smallvec![k, 1, n])?, g.clone(), places(k)?, owner.clone()];
+            let out = Array::apply1(GatherMM { sorted: true }, inputs)?;
+            reshape_to(&out, smallvec![k, g.shape()[2]])
+        };
+        let of_a = permute(&meet(&conj(b)?, &permute(&g, smallvec![0, 2, 1])?)?, smallvec![1, 0])?;
+        Ok([of_a, meet(&adjoint(a)?, &g)?])
+    }
+
+    /// Gradients where segments may overlap or leave gaps: whole products, of which each segment keeps its own.
+    fn by_mask(g: &Array, at: &Site<'_>) -> Result<[Array; 2]> {
+        let (a, b, segments) = (&at.inputs[0], &at.inputs[1], &at.inputs[2]);
+        let (g, k) = (flat(g)?, b.shape()[0]);
+        let bounds = astype(&reshape_to(segments, smallvec![g.shape()[0], 2])?, Dtype::Int64)?;
+        let bound = |i: i64| slice(&bounds, &[(None, None, 1), (Some(i), Some(i + 1), 1)]);
+        let at = places(k)?;
+        let inside = logical_and(&greater_equal(&at, &bound(0)?)?, &greater(&bound(1)?, &at)?)?;
+        let kept = |product: Array, shape: Shape| -> Result<Array> {
+            sum(&select(&reshape_to(&inside, shape)?, &product, 0)?, 0, false)
+        };
+        let s = g.shape()[0];
+        let of_a = kept(matmul(&g, &adjoint(b)?)?, smallvec![s, 1, k])?;
+        Ok([of_a, kept(matmul(&adjoint(a)?, &g)?, smallvec![s, k, 1])?])
+    }
+}
+
+impl Transform for SegmentedMM {
+    fn vjp(&self, at: &Site<'_>) -> Result<Grads> {
+        let g = at.cotangent(0)?;
+        let [a, b] = if self.partition { Self::by_owner(&g, at)? } else { Self::by_mask(&g, at)? };
+        Ok(smallvec![Some(a), Some(b), None])
+    }
+
+    fn vmap(&self, lanes: &[Lane], size: usize) -> Result<Vec<Array>> {
+        let (a, b, segments) = (&lanes[0].array, &lanes[1].array, &lanes[2]);
+        let (m, k, n) = (lanes[0].shape()[0], lanes[0].shape()[1], lanes[1].shape()[1]);
+        if lanes[0].mapped || lanes[1].mapped {
+            // Lanes after each other along K.
+            let (a, b) = (lanes[0].spread(size)?, lanes[1].spread(size)?);
+            let wide = reshape_to(&permute(&a, smallvec![1, 0, 2])?, smallvec![m, size * k])?;
+            let tall = reshape_to(&b, smallvec![size * k, n])?;
+            let mut shape: Shape = SmallVec::from_elem(1, segments.shape().len() + 1);
+            shape[0] = size;
+            let first = reshape_to(&multiply(&places(size)?, k as i64)?, shape)?;
+            let moved = shifted(&astype(&segments.spread(size)?, Dtype::Int64)?, &first, k, size * k + 1)?;
+            return Ok(vec![Array::apply1(self.clone(), smallvec![wide, tall, moved])?]);
+        }
+        let op = SegmentedMM { partition: false };
+        Ok(vec![Array::apply1(op, smallvec![a.clone(), b.clone(), segments.array.clone()])?])
+    }
 }

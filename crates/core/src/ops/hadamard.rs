@@ -4,9 +4,11 @@ use crate::array::Array;
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::node::{Aval, Avals};
-use crate::ops::{Rule, astype};
+use crate::ops::view::reshape_to;
+use crate::ops::{Rule, astype, eye, matmul};
 use crate::scalar::Real;
-use crate::shape::show;
+use crate::shape::{Shape, show};
+use crate::transforms::{Grads, Lane, Site, Transform};
 use smallvec::smallvec;
 
 /// `scale * (H_m ⊗ S) x` along the last axis, with Sylvester's S of size 2^k.
@@ -50,4 +52,25 @@ pub fn hadamard_transform(a: &Array, scale: Option<f64>) -> Result<Array> {
     let a = astype(a, if a.dtype().is_floating() { a.dtype() } else { Dtype::Float32 })?;
     let scale = Real(scale.unwrap_or(1.0 / (n as f64).sqrt()));
     Array::apply1(Hadamard { scale, m }, smallvec![a])
+}
+
+impl Transform for Hadamard {
+    fn vjp(&self, at: &Site<'_>) -> Result<Grads> {
+        let g = at.cotangent(0)?;
+        let blocks = Hadamard { scale: self.scale, m: 1 };
+        if self.m == 1 {
+            return Ok(smallvec![Some(Array::apply1(blocks, smallvec![g])?)]);
+        }
+        // H_m is not symmetric: the rows of the identity become the rows of its transpose.
+        let factor = Hadamard { scale: Real(1.0), m: self.m };
+        let transposed = Array::apply1(factor, smallvec![eye(self.m, None, 0, Some(g.dtype()))?])?;
+        let mut cut: Shape = g.shape().into();
+        let last = cut.pop().unwrap_or(1);
+        cut.extend([self.m, last / self.m]);
+        let parts = Array::apply1(blocks, smallvec![reshape_to(&g, cut)?])?;
+        Ok(smallvec![Some(reshape_to(&matmul(&transposed, &parts)?, g.shape().into())?)])
+    }
+    fn vmap(&self, lanes: &[Lane], _: usize) -> Result<Vec<Array>> {
+        Ok(vec![Array::apply1(self.clone(), smallvec![lanes[0].array.clone()])?])
+    }
 }

@@ -145,7 +145,7 @@ impl Transform for Reduce {
 }
 
 /// For each element the product of the others along `axes`: right where elements are zero.
-fn others(x: &Array, axes: &[usize]) -> Result<Array> {
+pub(crate) fn others(x: &Array, axes: &[usize]) -> Result<Array> {
     let flat = layout_last("prod", x, axes)?;
     let before = cumprod(&flat, Some(-1), false, false, None)?;
     let after = cumprod(&flat, Some(-1), true, false, None)?;

@@ -3,3 +3,4 @@
 mod basic;
 mod check;
 mod interface;
+mod linear;

@@ -3,6 +3,7 @@
 //! Everything is computed in complex64 and float32. Kernels are in the crate `lapis-linalg`.
 
 mod short_time;
+mod transform;
 
 pub use short_time::{Frames, istft, stft};
 
