@@ -10,6 +10,7 @@ use crate::node::{Aval, Avals};
 use crate::ops::elementwise::unary;
 use crate::ops::{self, Ew, Operand, Rule, astype};
 use crate::shape::{self, Shape, show};
+use crate::transforms::{Grads, Lane, Site, Transform};
 use smallvec::smallvec;
 use std::cell::RefCell;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -78,7 +79,7 @@ pub fn split(key: &Array, n: usize) -> Result<Array> {
     raw(&[n, 2], Dtype::Uint32, key)
 }
 
-/// Words of the generator.
+/// Words of the generator, `shape` for each key: keys stand along the last axis of the input.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct RandomBits {
     /// Sizes.
@@ -91,8 +92,20 @@ impl Rule for RandomBits {
     fn name(&self) -> &'static str {
         "random_bits"
     }
-    fn infer(&self, _: &[Array]) -> Result<Avals> {
-        Ok(smallvec![Aval::new(self.shape.clone(), self.dtype)])
+    fn infer(&self, inputs: &[Array]) -> Result<Avals> {
+        let keys = &inputs[0].shape()[..inputs[0].ndim() - 1];
+        let shape: Shape = keys.iter().chain(&self.shape).copied().collect();
+        shape::elements("random", &shape)?;
+        Ok(smallvec![Aval::new(shape, self.dtype)])
+    }
+}
+
+impl Transform for RandomBits {
+    fn vjp(&self, at: &Site<'_>) -> Result<Grads> {
+        Ok(at.none())
+    }
+    fn vmap(&self, lanes: &[Lane], _: usize) -> Result<Vec<Array>> {
+        Ok(vec![Array::apply1(self.clone(), smallvec![lanes[0].array.clone()])?])
     }
 }
 
@@ -364,7 +377,8 @@ pub fn permutation(x: Permuted<'_>, key: Option<&Array>) -> Result<Array> {
 
 // ------------------------------------------------------------------ categories
 
-/// Draws from one distribution by its inverse distribution function. Inputs: logits (V,) and uniforms, both float32.
+/// Draws from distributions by their inverse distribution functions. Inputs, both float32: logits (..., V), and uniforms
+/// whose shape begins with that of the distributions.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct InverseCdf;
 
@@ -374,6 +388,17 @@ impl Rule for InverseCdf {
     }
     fn infer(&self, inputs: &[Array]) -> Result<Avals> {
         Ok(smallvec![Aval::new(inputs[1].shape(), Dtype::Uint32)])
+    }
+}
+
+impl Transform for InverseCdf {
+    fn vjp(&self, at: &Site<'_>) -> Result<Grads> {
+        Ok(at.none())
+    }
+    fn vmap(&self, lanes: &[Lane], size: usize) -> Result<Vec<Array>> {
+        let shared = !lanes[0].mapped && lanes[0].array.ndim() == 1;
+        let logits = if shared { lanes[0].array.clone() } else { lanes[0].spread(size)? };
+        Ok(vec![Array::apply1(InverseCdf, smallvec![logits, lanes[1].spread(size)?])?])
     }
 }
 

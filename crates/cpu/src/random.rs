@@ -6,6 +6,7 @@
 //! Bits: 8 bytes written and about 75 integer operations per pair of words. Must not know: distributions.
 
 use crate::isa::{self, Isa};
+use crate::lines::Lines;
 use crate::math::{LOG_INVERSE, LOG_TABLE, LogSplit, log_split, rounded};
 use crate::pool::{self, SendPtr};
 use crate::simd::{self, Float, Int, Kernel, LANES32, Mask, Simd, Vector};
@@ -13,15 +14,18 @@ use lapis_core::buffer::Tensor;
 use lapis_core::error::Result;
 use std::f64::consts::LN_2;
 
-/// The words of a key of two `uint32` in a row-major output of whole words.
-pub(crate) fn run(key: &Tensor, out: &mut Tensor) -> Result<()> {
-    let word = |i: isize| {
-        // SAFETY: the key holds two elements, `strides[0]` apart.
-        unsafe { key.ptr().cast::<u32>().offset(i * key.strides[0]).read() }
-    };
+/// The words of each key of two `uint32`, one key after the other, in a row-major output of whole words.
+pub(crate) fn run(keys: &Tensor, out: &mut Tensor) -> Result<()> {
+    let lines = Lines::new(keys, keys.shape.len() - 1);
     // SAFETY: the output is row-major and nobody else's; buffers are aligned to cache lines.
     let words = unsafe { std::slice::from_raw_parts_mut(out.ptr().cast::<u32>(), out.nbytes() / 4) };
-    random_bits(isa::isa(), [word(0), word(1)], words);
+    let each = (words.len() / lines.count().max(1)).max(1);
+    let mut key: Vec<u32> = Vec::new();
+    for (i, words) in words.chunks_exact_mut(each).enumerate() {
+        // SAFETY: keys are uint32.
+        unsafe { lines.read(i, &mut key) };
+        random_bits(isa::isa(), [key[0], key[1]], words);
+    }
     Ok(())
 }
 

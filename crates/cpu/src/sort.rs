@@ -100,9 +100,24 @@ fn sort_in_runs<T: Copy + Send + Sync>(line: &mut Vec<T>, compare: fn(&T, &T) ->
 }
 
 /// Counts, for each value, the elements of a sorted sequence before its place.
-pub(crate) fn search_sorted(op: &SearchSorted, sequence: &Tensor, values: &Tensor, out: &mut Tensor) -> Result<()> {
-    with_lane!(sequence.dtype, search(op, sequence, values, out));
+pub(crate) fn search_sorted(op: &SearchSorted, sequences: &Tensor, values: &Tensor, out: &mut Tensor) -> Result<()> {
+    let lead = sequences.shape.len() - 1;
+    for row in 0..sequences.shape[..lead].iter().product() {
+        let (sequence, values, out) = (inner(sequences, lead, row), inner(values, lead, row), inner(out, lead, row));
+        with_lane!(sequence.dtype, search(op, &sequence, &values, &out));
+    }
     Ok(())
+}
+
+/// What stands at place `row`, in row-major order, of the first `lead` axes.
+fn inner(t: &Tensor, lead: usize, mut row: usize) -> Tensor {
+    let mut offset = t.offset as isize;
+    for i in (0..lead).rev() {
+        offset += (row % t.shape[i]) as isize * t.strides[i] * t.dtype.size() as isize;
+        row /= t.shape[i];
+    }
+    let (shape, strides) = (t.shape[lead..].into(), t.strides[lead..].into());
+    Tensor { offset: offset as usize, shape, strides, ..t.clone() }
 }
 
 fn search<T: Lane>(op: &SearchSorted, sequence: &Tensor, values: &Tensor, out: &Tensor) {

@@ -5,8 +5,11 @@ use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::node::{Aval, Avals, Inputs};
 use crate::ops::layout::flat_or_axis;
-use crate::ops::{Rule, broadcast_to};
+use crate::ops::scatter::{Combine, DynamicSliceUpdate, Scatter, ScatterAxis};
+use crate::ops::view::{Slice, permute, reshape_to};
+use crate::ops::{Rule, add, arange, astype, broadcast_to, less, moveaxis, select, slice, zeros_like};
 use crate::shape::{self, Shape, show};
+use crate::transforms::{Grads, Lane, Site, Transform, behind, map_made, moved};
 use smallvec::{SmallVec, smallvec};
 
 /// Elements of the first input at the indices that the others give, one index array for each of `axes`.
@@ -203,4 +206,116 @@ impl Array {
 /// Whether an array can stand where indices are wanted as a mask.
 pub(crate) fn is_mask(index: &Array) -> bool {
     index.dtype() == Dtype::Bool
+}
+
+// ------------------------------------------------------------------ transforms
+
+/// For arrays of `shape` in every lane: the number of the lane.
+pub(crate) fn lane_numbers(size: usize, shape: &[usize]) -> Result<Array> {
+    let mut column: Shape = SmallVec::from_elem(1, 1 + shape.len());
+    column[0] = size;
+    broadcast_to(&reshape_to(&arange(0, size, 1, Some(Dtype::Int64))?, column)?, &behind(size, shape))
+}
+
+impl Transform for Gather {
+    fn vjp(&self, at: &Site<'_>) -> Result<Grads> {
+        let op = Scatter { axes: self.axes.clone(), at: self.at, combine: Combine::Sum, window: None };
+        let mut inputs: Inputs = smallvec![zeros_like(&at.inputs[0], None)?, at.cotangent(0)?];
+        inputs.extend(at.inputs[1..].iter().cloned());
+        Ok(at.first(Array::apply1(op, inputs)?))
+    }
+
+    fn vmap(&self, lanes: &[Lane], size: usize) -> Result<Vec<Array>> {
+        let (a, indices) = (&lanes[0], &lanes[1..]);
+        let mut inputs: Inputs = smallvec![a.array.clone()];
+        if !indices.iter().any(|i| i.mapped) {
+            inputs.extend(indices.iter().map(|i| i.array.clone()));
+            return Ok(vec![Array::apply1(Gather { axes: moved(&self.axes), at: self.at + 1 }, inputs)?]);
+        }
+        let mut axes = self.axes.clone();
+        if a.mapped {
+            // The lane is one more index.
+            axes = moved(&axes);
+            axes.insert(0, 0);
+            inputs.push(lane_numbers(size, indices[0].shape())?);
+        }
+        for i in indices {
+            inputs.push(i.spread(size)?);
+        }
+        let out = Array::apply1(Gather { axes, at: self.at }, inputs)?;
+        Ok(vec![moveaxis(&out, self.at as i32, 0)?])
+    }
+}
+
+impl Transform for GatherAxis {
+    fn vjp(&self, at: &Site<'_>) -> Result<Grads> {
+        let op = ScatterAxis { axis: self.axis, combine: Combine::Sum };
+        let inputs = smallvec![zeros_like(&at.inputs[0], None)?, at.inputs[1].clone(), at.cotangent(0)?];
+        Ok(at.first(Array::apply1(op, inputs)?))
+    }
+
+    fn vmap(&self, lanes: &[Lane], size: usize) -> Result<Vec<Array>> {
+        let inputs = smallvec![lanes[0].spread(size)?, lanes[1].spread(size)?];
+        Ok(vec![Array::apply1(GatherAxis { axis: self.axis + 1 }, inputs)?])
+    }
+}
+
+/// A window that begins at `starts` on `axes`, as index arrays for these axes of what is left of the array when the
+/// other axes are cut to their size.
+pub(crate) struct MovingWindow {
+    pub(crate) cut: Slice,
+    pub(crate) indices: Vec<Array>,
+    /// Where the axes of the array stand among those of the index arrays and then the others.
+    pub(crate) order: SmallVec<[usize; 4]>,
+}
+
+impl MovingWindow {
+    pub(crate) fn new(shape: &[usize], size: &[usize], starts: &Array, axes: &[usize]) -> Result<MovingWindow> {
+        let starts = reshape_to(&astype(starts, Dtype::Int64)?, smallvec![axes.len()])?;
+        let by: Shape = axes.iter().map(|&i| size[i]).collect();
+        let mut cut = super::whole(size);
+        let mut indices = Vec::new();
+        for (k, &axis) in axes.iter().enumerate() {
+            cut.shape[axis] = shape[axis];
+            let n = shape[axis] as i64;
+            let start = slice(&starts, &[(Some(k as i64), Some(k as i64 + 1), 1)])?;
+            let first = select(&less(&start, 0)?, &add(&start, n)?, &start)?;
+            // What is negative still does not count from the end once more: it is out of range.
+            let first = select(&less(&first, 0)?, n, &first)?;
+            let mut places: Shape = SmallVec::from_elem(1, axes.len());
+            places[k] = size[axis];
+            let places = reshape_to(&add(&first, arange(0, size[axis], 1, Some(Dtype::Int64))?)?, places)?;
+            indices.push(broadcast_to(&places, &by)?);
+        }
+        let rest = (0..shape.len()).filter(|i| !axes.contains(i));
+        let now: SmallVec<[usize; 4]> = axes.iter().copied().chain(rest).collect();
+        let mut order: SmallVec<[usize; 4]> = SmallVec::from_elem(0, now.len());
+        now.iter().enumerate().for_each(|(at, &axis)| order[axis] = at);
+        Ok(MovingWindow { cut, indices, order })
+    }
+}
+
+impl Transform for DynamicSlice {
+    fn vjp(&self, at: &Site<'_>) -> Result<Grads> {
+        let inputs = smallvec![zeros_like(&at.inputs[0], None)?, at.cotangent(0)?, at.inputs[1].clone()];
+        Ok(at.first(Array::apply1(DynamicSliceUpdate { axes: self.axes.clone() }, inputs)?))
+    }
+
+    fn vmap(&self, lanes: &[Lane], size: usize) -> Result<Vec<Array>> {
+        if lanes[1].mapped && !self.axes.is_empty() {
+            return map_made(lanes, size, |x| {
+                let window = MovingWindow::new(x[0].shape(), &self.size, &x[1], &self.axes)?;
+                let mut inputs: Inputs = smallvec![Array::apply1(window.cut, smallvec![x[0].clone()])?];
+                inputs.extend(window.indices);
+                permute(&Array::apply1(Gather { axes: self.axes.clone(), at: 0 }, inputs)?, window.order)
+            });
+        }
+        let op = DynamicSlice { axes: moved(&self.axes), size: behind(size, &self.size) };
+        Ok(vec![Array::apply1(op, smallvec![lanes[0].spread(size)?, shared_starts(&lanes[1])?])?])
+    }
+}
+
+/// The starts of all lanes; those that are mapped are empty here.
+pub(crate) fn shared_starts(starts: &Lane) -> Result<Array> {
+    if starts.mapped { super::full(&[0], 0, Some(Dtype::Int64)) } else { Ok(starts.array.clone()) }
 }

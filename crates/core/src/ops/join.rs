@@ -4,6 +4,7 @@ use crate::array::Array;
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::node::{Aval, Avals, Inputs};
+use crate::ops::scatter::whole;
 use crate::ops::view::{Slice, drop_axes, reshape_to};
 use crate::ops::{Arange, Operand, Rule, astype, expand_dims, maximum, minimum, remainder, slice, subtract, take};
 use crate::scalar::Real;
@@ -338,5 +339,23 @@ impl Transform for Pad {
         let mut shape: Shape = SmallVec::from_elem(1, a.ndim());
         shape[0] = size;
         Ok(vec![super::select(&one, &padded, reshape_to(&lanes[1].array, shape)?)?])
+    }
+}
+
+impl Transform for Concatenate {
+    fn vjp(&self, at: &Site<'_>) -> Result<Grads> {
+        let g = at.cotangent(0)?;
+        let mut first = 0;
+        let part = |a: &Array| {
+            let mut window = whole(a.shape());
+            window.start[self.axis] = first;
+            first += a.shape()[self.axis];
+            Array::apply1(window, smallvec![g.clone()]).map(Some)
+        };
+        at.inputs.iter().map(part).collect()
+    }
+    fn vmap(&self, lanes: &[Lane], size: usize) -> Result<Vec<Array>> {
+        let inputs = lanes.iter().map(|l| l.spread(size)).collect::<Result<_>>()?;
+        Ok(vec![Array::apply1(Concatenate { axis: self.axis + 1 }, inputs)?])
     }
 }

@@ -276,7 +276,7 @@ fn without_leading_ones(a: &Array) -> Result<Array> {
 }
 
 /// Everything replaced by, or combined with, an update of the same shape.
-fn everywhere(a: &Array, update: &Array, combine: Combine) -> Result<Array> {
+pub(crate) fn everywhere(a: &Array, update: &Array, combine: Combine) -> Result<Array> {
     match combine {
         Combine::Set => Ok(update.clone()),
         Combine::Sum => add(a, update),

@@ -4,12 +4,18 @@
 use crate::array::Array;
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
-use crate::node::{Aval, Avals};
+use crate::node::{Aval, Avals, Inputs};
+use crate::ops::elementwise::conj;
+use crate::ops::gather::{DynamicSlice, Gather, GatherAxis, MovingWindow, lane_numbers, shared_starts};
 use crate::ops::gather::{expect_integers, fits_window, gathered_shape, same_but_axis, window_axes};
 use crate::ops::layout::flat_or_axis;
-use crate::ops::view::{Slice, clip_range};
-use crate::ops::{Operand, Rule, astype, broadcast_to};
+use crate::ops::scan::{ahead, cut, recurrence};
+use crate::ops::view::{Slice, clip_range, permute, reshape_to};
+use crate::ops::{Operand, Rule, arange, argsort, astype, broadcast_to, concatenate, cumsum, equal, flip, full};
+use crate::ops::{greater, greater_equal, less, logical_and, moveaxis, multiply, select, take};
+use crate::ops::{maximum, zeros_like};
 use crate::shape::{self, Shape, show};
+use crate::transforms::{Grads, Lane, Site, Transform, map_made, moved};
 use smallvec::{SmallVec, smallvec};
 
 /// What becomes of the value that stands where an update is written.
@@ -195,7 +201,7 @@ pub fn put_along_axis(a: &Array, indices: &Array, values: impl Operand, axis: im
     let indices = broadcast_to(indices, &places)?;
     let values = values.arg().materialize(a.dtype(), &places)?;
     let put = Array::apply1(ScatterAxis { axis, combine: Combine::Set }, smallvec![flat, indices, values])?;
-    super::view::reshape_to(&put, a.shape().into())
+    reshape_to(&put, a.shape().into())
 }
 
 // ------------------------------------------------------------------ masks
@@ -235,5 +241,220 @@ impl Array {
     #[track_caller]
     pub fn put_along_axis(&self, indices: &Array, values: impl Operand, axis: impl Into<Option<i32>>) -> Array {
         crate::or_panic(put_along_axis(self, indices, values, axis))
+    }
+}
+
+// ------------------------------------------------------------------ transforms
+
+/// Gradients of what stands at a place and of the only update that it gets, from that of the result. Where max and
+/// min find both equal the update has it.
+fn pair_grads(combine: Combine, g: &Array, x: &Array, u: &Array) -> Result<[Array; 2]> {
+    let kept = match combine {
+        Combine::Set => return Ok([zeros_like(g, None)?, g.clone()]),
+        Combine::Sum => return Ok([g.clone(), g.clone()]),
+        Combine::Prod => return Ok([multiply(g, &conj(u)?)?, multiply(g, &conj(x)?)?]),
+        Combine::Max => greater(x, u)?,
+        Combine::Min => less(x, u)?,
+    };
+    Ok([select(&kept, g, 0)?, select(&kept, 0, g)?])
+}
+
+/// Places that several updates may share.
+struct Places<'a> {
+    /// What an array holds there, in the shape of the updates.
+    read: &'a dyn Fn(&Array) -> Result<Array>,
+    /// An array with updates there.
+    write: &'a dyn Fn(&Array, &Array, Combine) -> Result<Array>,
+}
+
+impl Places<'_> {
+    /// Gradients of the array `x` and of the updates `u` from that of the result `y`. It goes to the update that came
+    /// last where they replace each other, and where equal ones are the largest or smallest.
+    fn grads(&self, combine: Combine, g: &Array, [x, u, y]: [&Array; 3]) -> Result<[Array; 2]> {
+        let at = (self.read)(g)?;
+        match combine {
+            Combine::Sum => return Ok([g.clone(), at]),
+            Combine::Prod => return Ok([(self.write)(g, &conj(u)?, combine)?, self.others(&at, x, u)?]),
+            _ => {}
+        }
+        let none = full(x.shape(), -1, Some(Dtype::Int64))?;
+        let mut numbers = reshape_to(&arange(0, u.size(), 1, Some(Dtype::Int64))?, u.shape().into())?;
+        if combine != Combine::Set {
+            let reached = (self.read)(y)?;
+            let beaten = if combine == Combine::Max { less(u, &reached)? } else { greater(u, &reached)? };
+            numbers = select(&beaten, -1, &numbers)?;
+        }
+        let last = (self.write)(&none, &numbers, Combine::Max)?;
+        let stays = logical_and(&greater_equal(&numbers, 0)?, &equal((self.read)(&last)?, &numbers)?)?;
+        Ok([select(&less(&last, 0)?, g, 0)?, select(&stays, &at, 0)?])
+    }
+
+    /// For each update the product of `g`, of what stood at its place and of the other updates there: right with
+    /// zeros. Updates are sorted by place; then products run along them and begin anew with each place.
+    fn others(&self, g: &Array, x: &Array, u: &Array) -> Result<Array> {
+        let (n, shape) = (u.size(), Shape::from(u.shape()));
+        let numbers = |of: &Array| reshape_to(&arange(0, of.size(), 1, Some(Dtype::Int64))?, of.shape().into());
+        let line = |a: &Array| reshape_to(a, smallvec![n]);
+        let place = line(&(self.read)(&numbers(x)?)?)?;
+        let order = argsort(&place, Some(0))?;
+        let sorted = |a: &Array| take(&line(a)?, &order, 0);
+        let (place, g, x, u) = (sorted(&place)?, sorted(g)?, sorted(&conj(&(self.read)(x)?)?)?, sorted(&conj(u)?)?);
+        let same = equal(cut(&place, 0, 1, None)?, cut(&place, 0, 0, Some(-1))?)?;
+        let no = full(&[1.min(n)], false, Some(Dtype::Bool))?;
+        let run = |same: &Array, u: &Array, first: &Array| {
+            recurrence(&select(same, ahead(u, 0)?, 0)?, &select(same, 0, first)?, 0)
+        };
+        let behind = run(&concatenate(&[same.clone(), no.clone()], 0)?, &u, &g)?;
+        let before = run(&concatenate(&[flip(&same, 0)?, no], 0)?, &flip(&u, 0)?, &flip(&x, 0)?)?;
+        let product = multiply(&behind, &flip(&before, 0)?)?;
+        reshape_to(&take(&product, &argsort(&order, Some(0))?, 0)?, shape)
+    }
+}
+
+impl Transform for SliceUpdate {
+    fn vjp(&self, at: &Site<'_>) -> Result<Grads> {
+        let (g, x, u) = (at.cotangent(0)?, &at.inputs[0], &at.inputs[1]);
+        let look = |a: &Array| Array::apply1(self.window.clone(), smallvec![a.clone()]);
+        let [of_x, of_u] = pair_grads(self.combine, &look(&g)?, &look(x)?, u)?;
+        if self.combine == Combine::Sum {
+            return Ok(smallvec![Some(g), Some(of_u)]);
+        }
+        let op = SliceUpdate { window: self.window.clone(), combine: Combine::Set };
+        Ok(smallvec![Some(Array::apply1(op, smallvec![g, of_x])?), Some(of_u)])
+    }
+
+    fn vmap(&self, lanes: &[Lane], size: usize) -> Result<Vec<Array>> {
+        let op = SliceUpdate { window: self.window.of_lanes(size), combine: self.combine };
+        Ok(vec![Array::apply1(op, smallvec![lanes[0].spread(size)?, lanes[1].spread(size)?])?])
+    }
+}
+
+impl Transform for DynamicSliceUpdate {
+    fn vjp(&self, at: &Site<'_>) -> Result<Grads> {
+        let (g, u, starts) = (at.cotangent(0)?, &at.inputs[1], &at.inputs[2]);
+        let look = DynamicSlice { axes: self.axes.clone(), size: u.shape().into() };
+        let of_u = Array::apply1(look, smallvec![g.clone(), starts.clone()])?;
+        let of_x = Array::apply1(self.clone(), smallvec![g, zeros_like(u, None)?, starts.clone()])?;
+        Ok(smallvec![Some(of_x), Some(of_u), None])
+    }
+
+    fn vmap(&self, lanes: &[Lane], size: usize) -> Result<Vec<Array>> {
+        if lanes[2].mapped && !self.axes.is_empty() {
+            return map_made(lanes, size, |x| {
+                let window = MovingWindow::new(x[0].shape(), x[1].shape(), &x[2], &self.axes)?;
+                let mut now: SmallVec<[usize; 4]> = SmallVec::from_elem(0, window.order.len());
+                window.order.iter().enumerate().for_each(|(axis, &at)| now[at] = axis);
+                let mut inputs: Inputs = smallvec![x[0].clone(), permute(&x[1], now)?];
+                inputs.extend(window.indices);
+                let (axes, combine) = (self.axes.clone(), Combine::Set);
+                Array::apply1(Scatter { axes, at: 0, combine, window: Some(Box::new(window.cut)) }, inputs)
+            });
+        }
+        let inputs = smallvec![lanes[0].spread(size)?, lanes[1].spread(size)?, shared_starts(&lanes[2])?];
+        Ok(vec![Array::apply1(DynamicSliceUpdate { axes: moved(&self.axes) }, inputs)?])
+    }
+}
+
+impl Transform for Scatter {
+    fn vjp(&self, at: &Site<'_>) -> Result<Grads> {
+        let (x, u, indices) = (&at.inputs[0], &at.inputs[1], &at.inputs[2..]);
+        let read = |a: &Array| {
+            let a = match &self.window {
+                Some(window) => Array::apply1((**window).clone(), smallvec![a.clone()])?,
+                None => a.clone(),
+            };
+            let inputs = std::iter::once(a).chain(indices.iter().cloned()).collect();
+            Array::apply1(Gather { axes: self.axes.clone(), at: self.at }, inputs)
+        };
+        let write = |a: &Array, u: &Array, combine| {
+            let inputs = [a.clone(), u.clone()].into_iter().chain(indices.iter().cloned()).collect();
+            Array::apply1(Scatter { combine, ..self.clone() }, inputs)
+        };
+        let places = Places { read: &read, write: &write };
+        let [of_x, of_u] = places.grads(self.combine, &at.cotangent(0)?, [x, u, &at.outputs[0]])?;
+        let mut grads = at.first(of_x);
+        grads[1] = Some(of_u);
+        Ok(grads)
+    }
+
+    fn vmap(&self, lanes: &[Lane], size: usize) -> Result<Vec<Array>> {
+        let indices = &lanes[2..];
+        let window = self.window.as_ref().map(|w| Box::new(w.of_lanes(size)));
+        let (axes, combine) = (moved(&self.axes), self.combine);
+        let (x, u) = (lanes[0].spread(size)?, lanes[1].spread(size)?);
+        if !indices.iter().any(|i| i.mapped) {
+            let inputs = [x, u].into_iter().chain(indices.iter().map(|i| i.array.clone())).collect();
+            return Ok(vec![Array::apply1(Scatter { axes, at: self.at + 1, combine, window }, inputs)?]);
+        }
+        // The lane is one more index.
+        let mut inputs: Inputs = smallvec![x, moveaxis(&u, 0, self.at as i32)?];
+        inputs.push(lane_numbers(size, indices[0].shape())?);
+        for i in indices {
+            inputs.push(i.spread(size)?);
+        }
+        let axes = std::iter::once(0).chain(axes).collect();
+        Ok(vec![Array::apply1(Scatter { axes, at: self.at, combine, window }, inputs)?])
+    }
+}
+
+impl Transform for ScatterAxis {
+    fn vjp(&self, at: &Site<'_>) -> Result<Grads> {
+        let (x, indices, u) = (&at.inputs[0], &at.inputs[1], &at.inputs[2]);
+        let axis = self.axis;
+        let read = |a: &Array| Array::apply1(GatherAxis { axis }, smallvec![a.clone(), indices.clone()]);
+        let write = |a: &Array, u: &Array, combine| {
+            Array::apply1(ScatterAxis { axis, combine }, smallvec![a.clone(), indices.clone(), u.clone()])
+        };
+        let places = Places { read: &read, write: &write };
+        let [of_x, of_u] = places.grads(self.combine, &at.cotangent(0)?, [x, u, &at.outputs[0]])?;
+        Ok(smallvec![Some(of_x), None, Some(of_u)])
+    }
+
+    fn vmap(&self, lanes: &[Lane], size: usize) -> Result<Vec<Array>> {
+        let op = ScatterAxis { axis: self.axis + 1, combine: self.combine };
+        let inputs = lanes.iter().map(|l| l.spread(size)).collect::<Result<_>>()?;
+        Ok(vec![Array::apply1(op, inputs)?])
+    }
+}
+
+/// For each element of a mask the number of the row it takes if it holds.
+fn rows_taken(mask: &Array) -> Result<Array> {
+    let count = cumsum(&reshape_to(mask, smallvec![mask.size()])?, Some(0), false, true, Some(Dtype::Int64))?;
+    reshape_to(&maximum(super::subtract(&count, 1)?, 0)?, mask.shape().into())
+}
+
+/// A mask over leading axes with as many axes as `a`.
+fn widened(mask: &Array, a: &Array) -> Result<Array> {
+    let mut shape: Shape = mask.shape().into();
+    shape.resize(a.ndim(), 1);
+    reshape_to(mask, shape)
+}
+
+impl Transform for MaskedScatter {
+    fn vjp(&self, at: &Site<'_>) -> Result<Grads> {
+        let (g, x, mask, rows) = (at.cotangent(0)?, &at.inputs[0], &at.inputs[1], &at.inputs[2]);
+        if rows.size() == 0 {
+            return Ok(smallvec![Some(g), None, None]);
+        }
+        let (taken, holds) = (rows_taken(mask)?, widened(mask, x)?);
+        let [of_x, of_u] = pair_grads(self.combine, &g, x, &take(rows, &taken, 0)?)?;
+        let op = Scatter { axes: smallvec![0], at: 0, combine: Combine::Sum, window: None };
+        let of_rows = Array::apply1(op, smallvec![zeros_like(rows, None)?, select(&holds, &of_u, 0)?, taken])?;
+        Ok(smallvec![Some(select(&holds, &of_x, &g)?), None, Some(of_rows)])
+    }
+
+    fn vmap(&self, lanes: &[Lane], size: usize) -> Result<Vec<Array>> {
+        if lanes[2].array.size() == 0 {
+            // Rows for nobody: no mask may hold anywhere.
+            let rows = &lanes[2].array;
+            let rest = rows.shape()[1 + usize::from(lanes[2].mapped)..].iter().copied();
+            let rows = reshape_to(rows, std::iter::once(0).chain(rest).collect())?;
+            let inputs = smallvec![lanes[0].spread(size)?, lanes[1].spread(size)?, rows];
+            return Ok(vec![Array::apply1(self.clone(), inputs)?]);
+        }
+        map_made(lanes, size, |x| {
+            let update = take(&x[2], &rows_taken(&x[1])?, 0)?;
+            select(&widened(&x[1], &x[0])?, &super::lookup::everywhere(&x[0], &update, self.combine)?, &x[0])
+        })
     }
 }

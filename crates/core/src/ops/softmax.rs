@@ -6,6 +6,7 @@ use crate::error::Result;
 use crate::node::{Aval, Avals};
 use crate::ops::{Rule, astype, layout_last, permute, reshape_to};
 use crate::shape::{self, Axes, Shape};
+use crate::transforms::{Grads, Lane, Site, Transform};
 use smallvec::{SmallVec, smallvec};
 
 /// `exp(x - max) / sum(exp(x - max))` along the last axis.
@@ -115,5 +116,55 @@ impl Array {
     #[track_caller]
     pub fn logsumexp(&self, axes: impl Into<Axes>, keepdims: bool) -> Array {
         crate::or_panic(logsumexp(self, axes, keepdims))
+    }
+}
+
+/// Halves in f32: a rounded exponent is wrong by its own size.
+fn wide(a: &Array) -> Result<Array> {
+    astype(a, if a.dtype().is_half() { Dtype::Float32 } else { a.dtype() })
+}
+
+impl Transform for Softmax {
+    fn vjp(&self, at: &Site<'_>) -> Result<Grads> {
+        let (g, y) = (wide(&at.cotangent(0)?)?, wide(&at.outputs[0])?);
+        let mean = super::sum(&super::multiply(&g, &y)?, -1, true)?;
+        Ok(at.first(super::multiply(&y, super::subtract(&g, &mean)?)?))
+    }
+    fn vmap(&self, lanes: &[Lane], _: usize) -> Result<Vec<Array>> {
+        Ok(vec![Array::apply1(Softmax, smallvec![lanes[0].array.clone()])?])
+    }
+}
+
+impl Transform for LogSumExp {
+    fn vjp(&self, at: &Site<'_>) -> Result<Grads> {
+        let (g, x) = (wide(&at.cotangent(0)?)?, wide(&at.inputs[0])?);
+        let y = if at.inputs[0].dtype().is_half() {
+            Array::apply1(LogSumExp, smallvec![x.clone()])?
+        } else {
+            at.outputs[0].clone()
+        };
+        // Where all are -inf none has a share.
+        let y = super::select(&super::equal(&y, f64::NEG_INFINITY)?, 0, &y)?;
+        Ok(at.first(super::multiply(&g, super::exp(&super::subtract(&x, &y)?)?)?))
+    }
+    fn vmap(&self, lanes: &[Lane], _: usize) -> Result<Vec<Array>> {
+        Ok(vec![Array::apply1(LogSumExp, smallvec![lanes[0].array.clone()])?])
+    }
+}
+
+impl Transform for CrossEntropy {
+    fn vjp(&self, at: &Site<'_>) -> Result<Grads> {
+        let column = |a: &Array| super::expand_dims(a, -1);
+        let (g, y, target) = (column(&at.cotangent(0)?)?, column(&at.outputs[0])?, column(&at.inputs[1])?);
+        let x = wide(&at.inputs[0])?;
+        // The loss and the target's logit give the log of the sum back: no second pass over the logits to find it.
+        let total = super::add(&y, super::take_along_axis(&x, &target, -1)?)?;
+        let p = super::exp(&super::subtract(&x, &total)?)?;
+        let classes = super::arange(0, x.shape()[x.ndim() - 1], 1, Some(Dtype::Int64))?;
+        let hit = astype(&super::equal(&classes, &target)?, x.dtype())?;
+        Ok(at.first(super::multiply(&g, super::subtract(&p, &hit)?)?))
+    }
+    fn vmap(&self, lanes: &[Lane], size: usize) -> Result<Vec<Array>> {
+        Ok(vec![Array::apply1(CrossEntropy, smallvec![lanes[0].spread(size)?, lanes[1].spread(size)?])?])
     }
 }

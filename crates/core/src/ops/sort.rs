@@ -4,8 +4,11 @@ use crate::array::Array;
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::node::{Aval, Avals};
-use crate::ops::{Rule, astype, reshape, slice};
+use crate::ops::gather::GatherAxis;
+use crate::ops::scatter::{Combine, ScatterAxis};
+use crate::ops::{Rule, astype, reshape, slice, zeros_like};
 use crate::shape::{self, show};
+use crate::transforms::{Grads, Lane, Site, Transform};
 use smallvec::smallvec;
 
 /// Orders elements along an axis: values or their positions, wholly or around one position.
@@ -111,7 +114,7 @@ pub fn topk(a: &Array, k: usize, axis: Option<i32>) -> Result<Array> {
     slice(&partition(&a, (n - k) as i64, Some(axis as i32))?, &ranges)
 }
 
-/// Where values belong in a sorted sequence.
+/// Where values belong in sorted sequences: the last axis of the first input, whose other axes lead those of the second.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct SearchSorted {
     /// After equal elements, not before.
@@ -123,7 +126,12 @@ impl Rule for SearchSorted {
         "searchsorted"
     }
     fn infer(&self, inputs: &[Array]) -> Result<Avals> {
-        Ok(smallvec![Aval::new(inputs[1].shape(), Dtype::Uint32)])
+        let (sequences, values) = (inputs[0].shape(), inputs[1].shape());
+        if !sequences.split_last().is_some_and(|(_, lead)| values.starts_with(lead)) {
+            let (s, t) = (show(sequences), show(values));
+            return Err(Error::shape(format!("[searchsorted] sequences of shape {s} for values of shape {t}")));
+        }
+        Ok(smallvec![Aval::new(values, Dtype::Uint32)])
     }
 }
 
@@ -139,4 +147,39 @@ pub fn searchsorted(sequence: &Array, values: &Array, right: bool) -> Result<Arr
     }
     let dtype = sequence.dtype().promote(values.dtype());
     Array::apply1(SearchSorted { right }, smallvec![astype(sequence, dtype)?, astype(values, dtype)?])
+}
+
+impl Transform for Sort {
+    fn vjp(&self, at: &Site<'_>) -> Result<Grads> {
+        if self.positions {
+            return Ok(at.none());
+        }
+        let axis = self.axis;
+        let order = |a: &Array| Array::apply1(Sort { axis, positions: true, kth: None }, smallvec![a.clone()]);
+        let mut g = at.cotangent(0)?;
+        if self.kth.is_some() {
+            // No order is promised beside the k-th: what sorting makes of it brings both sides together.
+            g = Array::apply1(GatherAxis { axis }, smallvec![g, order(&at.outputs[0])?])?;
+        }
+        let op = ScatterAxis { axis, combine: Combine::Sum };
+        let inputs = smallvec![zeros_like(&at.inputs[0], None)?, order(&at.inputs[0])?, g];
+        Ok(at.first(Array::apply1(op, inputs)?))
+    }
+
+    fn vmap(&self, lanes: &[Lane], _: usize) -> Result<Vec<Array>> {
+        let op = Sort { axis: self.axis + 1, ..self.clone() };
+        Ok(vec![Array::apply1(op, smallvec![lanes[0].array.clone()])?])
+    }
+}
+
+impl Transform for SearchSorted {
+    fn vjp(&self, at: &Site<'_>) -> Result<Grads> {
+        Ok(at.none())
+    }
+
+    fn vmap(&self, lanes: &[Lane], size: usize) -> Result<Vec<Array>> {
+        let shared = !lanes[0].mapped && lanes[0].array.ndim() == 1;
+        let sequence = if shared { lanes[0].array.clone() } else { lanes[0].spread(size)? };
+        Ok(vec![Array::apply1(self.clone(), smallvec![sequence, lanes[1].spread(size)?])?])
+    }
 }

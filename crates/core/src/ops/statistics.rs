@@ -8,6 +8,7 @@ use crate::ops::{
     Rule, abs, astype, divide, multiply, not_equal, reshape_to, select, sort, sqrt, square, subtract, sum,
 };
 use crate::shape::{self, Axes, Shape, show};
+use crate::transforms::{Grads, Lane, Site, Transform};
 use smallvec::{SmallVec, smallvec};
 
 fn count(a: &Array, axes: &[usize]) -> usize {
@@ -227,5 +228,15 @@ impl Array {
     #[track_caller]
     pub fn argmin(&self, axis: Option<i32>, keepdims: bool) -> Array {
         crate::or_panic(argmin(self, axis, keepdims))
+    }
+}
+
+impl Transform for ArgReduce {
+    fn vjp(&self, at: &Site<'_>) -> Result<Grads> {
+        Ok(at.none())
+    }
+    fn vmap(&self, lanes: &[Lane], _: usize) -> Result<Vec<Array>> {
+        let op = ArgReduce { max: self.max, axis: self.axis + 1 };
+        Ok(vec![Array::apply1(op, smallvec![lanes[0].array.clone()])?])
     }
 }

@@ -99,3 +99,8 @@ impl Lane {
 pub(crate) fn behind(size: usize, shape: &[usize]) -> Shape {
     std::iter::once(size).chain(shape.iter().copied()).collect()
 }
+
+/// Numbers of axes as they stand behind the mapped one.
+pub(crate) fn moved(axes: &[usize]) -> SmallVec<[usize; 4]> {
+    axes.iter().map(|&i| i + 1).collect()
+}

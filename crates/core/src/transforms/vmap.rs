@@ -126,6 +126,11 @@ pub(crate) fn map_lanes(
     replay(&program, &values, size)
 }
 
+/// An op mapped as what it is made of: `f` says so for one lane.
+pub(crate) fn map_made(lanes: &[Lane], size: usize, f: impl FnOnce(&[Array]) -> Result<Array>) -> Result<Vec<Array>> {
+    map_lanes(lanes, size, |arrays| Ok(vec![f(&arrays)?]))?.iter().map(|lane| lane.spread(size)).collect()
+}
+
 /// The outputs of a program for lanes.
 pub(crate) fn replay(program: &Program, values: &[Lane], size: usize) -> Result<Vec<Lane>> {
     program.replay(values, |step, lanes| {

@@ -4,3 +4,4 @@ mod basic;
 mod check;
 mod interface;
 mod linear;
+mod structure;

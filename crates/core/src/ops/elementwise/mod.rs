@@ -5,6 +5,8 @@
 
 mod transform;
 
+pub(crate) use transform::conj;
+
 use crate::array::Array;
 use crate::dtype::{Dtype, Kind};
 use crate::error::{Error, Result};

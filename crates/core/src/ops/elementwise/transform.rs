@@ -32,7 +32,8 @@ impl Transform for Elementwise {
     }
 }
 
-fn conj(a: &Array) -> Result<Array> {
+/// The conjugate, which is free for real numbers.
+pub(crate) fn conj(a: &Array) -> Result<Array> {
     if a.dtype().is_complex() { ops::conjugate(a) } else { Ok(a.clone()) }
 }
 
