@@ -132,12 +132,16 @@ fn read_cached(bytes: usize, threads: usize) -> f64 {
     (bytes * times * threads) as f64 / secs / 1e9
 }
 
-/// GB/s of reading `reads` arrays of `bytes` each and writing one, no arithmetic; the better of plain and of
-/// non-temporal stores. Arrays beyond the arena are measured on its size.
+/// GB/s of reading `reads` arrays of `bytes` each from memory and writing one, no arithmetic; the better of plain and
+/// of non-temporal stores. Every call reads other memory than the calls before, as the work that is measured does.
+/// Arrays beyond the arena are measured on its size.
 pub(crate) fn stream(reads: usize, bytes: usize, threads: usize) -> f64 {
     let (ins, out) = arena().halves();
     let each = (HALF / reads.max(1)).min(bytes) & !4095;
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
     let once = |nt: bool| {
+        let turns = (HALF / (reads * each).max(1)).max(1);
+        let ins = &ins[NEXT.fetch_add(1, Ordering::Relaxed) % turns * reads * each..];
         let out = SendPtr(out);
         let secs = on_threads(threads, |t| {
             let (start, len) = part_range(each, t, threads);

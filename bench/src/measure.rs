@@ -19,8 +19,8 @@ pub(crate) enum Limit {
     Operations { count: f64, peak: limits::Peak },
     /// Bytes that have to come from memory, over the bandwidth of reading.
     Read { bytes: f64 },
-    /// `reads` arrays of `bytes` each in and one out, over the time a loop without arithmetic takes for exactly
-    /// that traffic on a working set of exactly that size (so that what the caches hold is the same for both).
+    /// `reads` arrays of `bytes` each in, from memory, and one out, over the time a loop without arithmetic takes for
+    /// exactly that traffic.
     Stream { reads: usize, bytes: usize },
     /// A goal rather than a property of the machine: microseconds for each of `count` things.
     Goal { count: f64, us: f64 },

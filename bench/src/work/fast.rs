@@ -1,6 +1,6 @@
 //! Normalisations along rows, and attention.
 
-use super::{Case, uniform};
+use super::{Case, Rotation, uniform};
 use crate::limits::Peak;
 use crate::measure::{Bench, Limit, Measured, Result};
 use lapis::ops::fast::{self, AttentionMask, AttentionOptions};
@@ -20,14 +20,16 @@ const WIDTH: usize = 128;
 
 /// 4096 rows of 4096: one array in, one out. A row stays in cache between its passes.
 fn softmax(bench: &Bench) -> Result<Measured> {
-    let x = uniform(&[ROWS, ROWS], 1);
-    bench.time(Limit::Stream { reads: 1, bytes: 4 * ROWS * ROWS }, || Ok(ops::softmax(&x, -1)?.eval()?))
+    let mut x = Rotation::new(&[&uniform(&[ROWS, ROWS], 1)])?;
+    bench.time(Limit::Stream { reads: 1, bytes: 4 * ROWS * ROWS }, || Ok(ops::softmax(&x.next()[0], -1)?.eval()?))
 }
 
 /// As softmax; the weight is small.
 fn rms_norm(bench: &Bench) -> Result<Measured> {
-    let (x, w) = (uniform(&[ROWS, ROWS], 1), uniform(&[ROWS], 2));
-    bench.time(Limit::Stream { reads: 1, bytes: 4 * ROWS * ROWS }, || Ok(fast::rms_norm(&x, Some(&w), 1e-5)?.eval()?))
+    let (mut x, w) = (Rotation::new(&[&uniform(&[ROWS, ROWS], 1)])?, uniform(&[ROWS], 2));
+    bench.time(Limit::Stream { reads: 1, bytes: 4 * ROWS * ROWS }, || {
+        Ok(fast::rms_norm(&x.next()[0], Some(&w), 1e-5)?.eval()?)
+    })
 }
 
 /// Causal attention of a prompt on itself, 32 query heads on 8 key heads of 128: two products over half of the

@@ -5,6 +5,7 @@ mod fast;
 mod graph;
 mod matmul;
 mod quantized;
+mod training;
 
 use crate::measure::{Bench, Measured, Result};
 use lapis::prelude::*;
@@ -18,7 +19,31 @@ pub(crate) struct Case {
 
 /// Every benchmark, in the order of the report.
 pub(crate) fn all() -> Vec<Case> {
-    [matmul::CASES, quantized::CASES, fast::CASES, elementwise::CASES, graph::CASES].concat()
+    [matmul::CASES, quantized::CASES, fast::CASES, elementwise::CASES, training::CASES, graph::CASES].concat()
+}
+
+/// Bytes that a rotation goes through: more than a last-level cache holds.
+const COLD: usize = 512 << 20;
+
+/// The same arrays again and again, elsewhere in memory: each turn finds them as a program does that has done other
+/// things meanwhile, in no cache.
+struct Rotation {
+    copies: Vec<Vec<Array>>,
+    turn: usize,
+}
+
+impl Rotation {
+    fn new(arrays: &[&Array]) -> lapis::Result<Rotation> {
+        let bytes: usize = arrays.iter().map(|a| a.nbytes()).sum();
+        let copy = |a: &&Array| Array::from_bytes(&a.to_bytes()?, a.shape(), a.dtype());
+        let copies = (0..COLD.div_ceil(bytes)).map(|_| arrays.iter().map(copy).collect());
+        Ok(Rotation { copies: copies.collect::<lapis::Result<_>>()?, turn: 0 })
+    }
+
+    fn next(&mut self) -> &[Array] {
+        self.turn = (self.turn + 1) % self.copies.len();
+        &self.copies[self.turn]
+    }
 }
 
 /// An array of values from -1 to 1, the same for the same seed (xorshift).

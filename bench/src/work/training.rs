@@ -1,0 +1,95 @@
+//! A step of training: forward, backward and update of a small transformer.
+//!
+//! The limit is the peak of f32 multiply-adds, and what counts is the matrix products alone: 6 operations for each
+//! weight and token, and those of attention. Everything else is what the step loses.
+
+use super::{Case, uniform};
+use crate::limits::Peak;
+use crate::measure::{Bench, Limit, Measured, Result};
+use lapis::ops::fast::{self, AttentionMask, AttentionOptions};
+use lapis::prelude::*;
+use lapis::transforms::{checkpoint, value_and_grad};
+
+pub(super) const CASES: &[Case] = &[
+    Case { name: "train_step_4m_16x256_f32", run: |b| step(b, false) },
+    Case { name: "train_step_4m_checkpoint", run: |b| step(b, true) },
+];
+
+const VOCABULARY: usize = 2048;
+const WIDTH: usize = 256;
+const HEADS: usize = 8;
+const LAYERS: usize = 4;
+const BATCH: usize = 16;
+const LENGTH: usize = 256;
+/// Weights of a layer: queries, keys, values, output, up, down, and the scales of two norms.
+const PARTS: usize = 8;
+
+fn parameters() -> Result<Vec<Array>> {
+    let mut all = vec![weight(VOCABULARY, WIDTH, 1)?];
+    for l in 0..LAYERS as u64 {
+        for k in 0..4 {
+            all.push(weight(WIDTH, WIDTH, 10 * l + k)?);
+        }
+        all.push(weight(WIDTH, 4 * WIDTH, 10 * l + 4)?);
+        all.push(weight(4 * WIDTH, WIDTH, 10 * l + 5)?);
+        all.extend([ops::ones::<f32>(&[WIDTH])?, ops::ones::<f32>(&[WIDTH])?]);
+    }
+    all.push(weight(WIDTH, VOCABULARY, 99)?);
+    eval(&all)?;
+    Ok(all)
+}
+
+fn weight(rows: usize, columns: usize, seed: u64) -> lapis::Result<Array> {
+    ops::multiply(&uniform(&[rows, columns], seed + 1), (3.0 / rows as f64).sqrt())
+}
+
+/// A block of attention and a block of two products, each with its norm and residual.
+fn layer((x, p): &(Array, Vec<Array>)) -> lapis::Result<Array> {
+    let heads = |y: Array| -> lapis::Result<Array> {
+        let y = ops::reshape(&y, &[BATCH, LENGTH, HEADS, WIDTH / HEADS])?;
+        ops::transpose(&y, Some(&[0, 2, 1, 3]))
+    };
+    let h = fast::rms_norm(x, Some(&p[6]), 1e-5)?;
+    let q = heads(ops::matmul(&h, &p[0])?)?;
+    let k = heads(ops::matmul(&h, &p[1])?)?;
+    let v = heads(ops::matmul(&h, &p[2])?)?;
+    let scale = (WIDTH as f64 / HEADS as f64).powf(-0.5);
+    let options = AttentionOptions { scale, mask: AttentionMask::Causal, ..Default::default() };
+    let y = fast::scaled_dot_product_attention(&q, &k, &v, &options)?;
+    let y = ops::reshape(&ops::transpose(&y, Some(&[0, 2, 1, 3]))?, &[BATCH, LENGTH, WIDTH])?;
+    let x = ops::matmul(&y, &p[3])? + x;
+    let h = fast::rms_norm(&x, Some(&p[7]), 1e-5)?;
+    let h = ops::matmul(&h, &p[4])?;
+    let h = ops::sigmoid(&h)? * &h;
+    Ok(ops::matmul(&h, &p[5])? + x)
+}
+
+fn loss(p: &[Array], tokens: &Array, targets: &Array, saved: bool) -> lapis::Result<Array> {
+    let mut x = ops::take(&p[0], tokens, 0)?;
+    for l in 0..LAYERS {
+        let input = (x, p[1 + l * PARTS..1 + (l + 1) * PARTS].to_vec());
+        x = if saved { checkpoint(layer)(&input)? } else { layer(&input)? };
+    }
+    let logits = ops::matmul(&x, &p[p.len() - 1])?;
+    ops::mean(&fast::cross_entropy(&logits, targets)?, (), false)
+}
+
+fn step(bench: &Bench, saved: bool) -> Result<Measured> {
+    let mut p = parameters()?;
+    let tokens = |seed| -> lapis::Result<Array> {
+        let x = ops::multiply(&ops::abs(&uniform(&[BATCH, LENGTH], seed))?, (VOCABULARY - 1) as f64)?;
+        ops::astype(&x, Dtype::Int32)
+    };
+    let (x, y) = (tokens(3)?, tokens(4)?);
+    eval([&x, &y])?;
+    let count = BATCH * LENGTH;
+    let weights = LAYERS * 12 * WIDTH * WIDTH + WIDTH * VOCABULARY;
+    let attention = 2 * BATCH * LENGTH * LENGTH * WIDTH * LAYERS;
+    let operations = 6.0 * weights as f64 * count as f64 + 3.0 * attention as f64;
+    bench.time(Limit::Operations { count: operations, peak: Peak::F32 }, || {
+        let both = value_and_grad(|p: &Vec<Array>| loss(p, &x, &y, saved));
+        let (_, grads) = both(&p)?;
+        p = p.iter().zip(grads).map(|(p, g)| ops::subtract(p, g * 1e-3)).collect::<lapis::Result<_>>()?;
+        Ok(eval(&p)?)
+    })
+}
