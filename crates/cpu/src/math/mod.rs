@@ -25,7 +25,7 @@ pub(crate) use exp::rounded;
 pub(crate) use log::{INVERSE as LOG_INVERSE, LOG as LOG_TABLE, Split as LogSplit, split as log_split};
 
 use crate::isa::Isa;
-use crate::simd::{self, Kernel, Map1, Map2, Simd};
+use crate::simd::{self, Ahead, Kernel, Map1, Map2, Simd};
 
 /// Functions of vectors, to be used inside kernels.
 pub mod vec {
@@ -156,18 +156,18 @@ functions! { "Functions of two numbers." Binary binary Map2 Use2:
     "ln(e^x + e^y)." LogAddExp vec::logaddexp;
 }
 
-struct Args1(Isa, *const f32, *mut f32, usize);
+struct Args1<'a>(Isa, *const f32, *mut f32, usize, &'a [Ahead]);
 
-impl Use1 for Args1 {
+impl Use1 for Args1<'_> {
     fn run<F: Map1>(self, f: F) {
-        struct Call<F>(F, Args1);
-        impl<F: Map1> Kernel for Call<F> {
+        struct Call<'a, F>(F, Args1<'a>);
+        impl<F: Map1> Kernel for Call<'_, F> {
             type Out = ();
             #[inline(always)]
             fn run<S: Simd>(self, s: S) {
-                let Call(f, Args1(_, x, out, n)) = self;
+                let Call(f, Args1(_, x, out, n, ahead)) = self;
                 // SAFETY: vouched for by the caller of `unary_f32`.
-                unsafe { simd::map1_raw(s, f, x, out, n) }
+                unsafe { simd::map1_raw(s, f, x, out, n, ahead) }
             }
         }
         simd::dispatch_with(self.0, Call(f, self));
@@ -192,12 +192,13 @@ impl Use2 for Args2 {
     }
 }
 
-/// `out[i] = f(x[i])` for `n` numbers, on the calling thread. `out` may be `x`, but not overlap it otherwise.
+/// `out[i] = f(x[i])` for `n` numbers, on the calling thread. `out` may be `x`, but not overlap it otherwise. What is
+/// `ahead` is fetched meanwhile.
 ///
 /// # Safety
 /// `n` elements can be read from `x` on and written from `out` on.
-pub unsafe fn unary_f32(isa: Isa, f: Unary, x: *const f32, out: *mut f32, n: usize) {
-    f.apply(Args1(isa, x, out, n));
+pub unsafe fn unary_f32(isa: Isa, f: Unary, x: *const f32, out: *mut f32, n: usize, ahead: &[Ahead]) {
+    f.apply(Args1(isa, x, out, n, ahead));
 }
 
 /// `out[i] = f(x[i], y[i])` for `n` numbers, on the calling thread. `out` may be `x` or `y`, but not overlap them
@@ -216,7 +217,7 @@ pub unsafe fn binary_f32(isa: Isa, f: Binary, x: *const f32, y: *const f32, out:
 pub fn unary_slice(isa: Isa, f: Unary, x: &[f32], out: &mut [f32]) {
     assert_eq!(x.len(), out.len());
     // SAFETY: both slices hold that many elements.
-    unsafe { unary_f32(isa, f, x.as_ptr(), out.as_mut_ptr(), out.len()) }
+    unsafe { unary_f32(isa, f, x.as_ptr(), out.as_mut_ptr(), out.len(), &[]) }
 }
 
 /// [`binary_f32`] on slices.

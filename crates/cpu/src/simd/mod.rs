@@ -27,7 +27,7 @@ pub use array::Portable;
 pub use avx2::Avx2;
 #[cfg(target_arch = "x86_64")]
 pub use avx512::Avx512;
-pub use map::{Map1, Map2, map1, map1_raw, map2, map2_raw};
+pub use map::{Ahead, Map1, Map2, map1, map1_raw, map2, map2_raw};
 
 use crate::isa::{self, Isa};
 use half::{bf16, f16};
@@ -181,7 +181,7 @@ pub trait Simd: Copy + Send + Sync + 'static {
     /// Makes non-temporal stores visible to other threads; call it after the last [`Vector::store_nt`] of a task.
     #[inline(always)]
     fn fence(self) {}
-    /// Asks for the cache line at `p`, which may lie anywhere: nothing is read.
+    /// Asks for the cache line at `p` in the second level; it may lie anywhere, nothing is read.
     #[inline(always)]
     fn prefetch(self, _p: *const u8) {}
 }

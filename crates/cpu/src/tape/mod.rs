@@ -16,13 +16,15 @@ pub(crate) use scratch::with_scratch;
 
 use crate::geometry::Loops;
 use crate::isa::isa;
+use crate::math;
 use crate::moves::copy;
 use crate::pool;
+use crate::simd::Ahead;
 use lapis_core::buffer::Tensor;
 use lapis_core::dtype::Dtype;
 use lapis_core::error::Result;
 use lapis_core::ops::Ew;
-use lapis_core::schedule::tape::{Src, Tape};
+use lapis_core::schedule::tape::{Instr, Src, Tape};
 use smallvec::SmallVec;
 
 /// Bytes of registers, constants and gathered inputs that one tile may take.
@@ -31,14 +33,6 @@ const TILE_BYTES: usize = 24 << 10;
 const GRAIN: usize = 32 << 10;
 /// Outputs from this size on are written past the cache.
 const STREAMING: usize = 4 << 20;
-
-/// Elements of a function's tile between two requests for memory.
-const SLICE: usize = 256;
-
-/// Whether an instruction computes much more than it moves.
-fn is_function(op: Ew) -> bool {
-    float::unary(op).is_some() || float::binary(op).is_some()
-}
 
 /// The dtype a value has in a register: halves are held as f32.
 pub(crate) fn wide(dtype: Dtype) -> Dtype {
@@ -157,14 +151,10 @@ impl<'a> Program<'a> {
         });
     }
 
-    /// Fetches one of `parts` parts of what the tile of `n` elements from flat index `start` on reads in one piece.
-    fn fetch(&self, start: usize, n: usize, part: usize, parts: usize) {
-        for &(base, size) in &self.flat {
-            let (from, to) = (n * part / parts * size, n * (part + 1) / parts * size);
-            if to > from {
-                copy::fetch((base + start * size + from) as *const u8, to - from);
-            }
-        }
+    /// What the tile from flat index `start` on reads in one piece.
+    fn ahead(&self, start: usize) -> SmallVec<[Ahead; 8]> {
+        let read = self.flat.iter().filter(|&&(_, size)| size > 0);
+        read.map(|&(base, size)| Ahead { at: (base + start * size) as *const u8, size }).collect()
     }
 
     /// Runs the tape over the flat range `start..start + len` and returns where the result lies: `len` elements of
@@ -204,38 +194,31 @@ impl<'a> Program<'a> {
         };
         let last = self.tape.instrs.len().wrapping_sub(1);
         let mut result = place(self.tape.result);
-        let slices = |op: Ew| if next.is_some() && is_function(op) { len.div_ceil(SLICE) } else { 1 };
-        // Functions give memory time to answer; without any, every instruction has its share.
-        let functions: usize = self.tape.instrs.iter().map(|i| i.op).filter(|&op| is_function(op)).map(slices).sum();
-        let parts = if functions > 0 { functions } else { self.tape.instrs.len() };
-        let mut part = 0;
+        // A function gives memory time to answer; without one, every instruction has its share of the waiting.
+        let mut ahead = next.map(|next| self.ahead(next)).unwrap_or_default();
+        let function = |i: &Instr| wide(i.from) == Dtype::Float32 && i.from == i.to && float::unary(i.op).is_some();
+        let shares = if self.tape.instrs.iter().any(function) { 0 } else { self.tape.instrs.len() };
         for (k, instr) in self.tape.instrs.iter().enumerate() {
             let out = match target {
                 Some(target) if k == last => target,
                 _ => self.register(scratch, n, instr.out),
             };
             let args = instr.args.map(place);
-            let (from, to) = (wide(instr.from), wide(instr.to));
-            let count = slices(instr.op);
-            for slice in 0..count {
-                if let Some(next) = next
-                    && (functions == 0 || is_function(instr.op))
-                {
-                    self.fetch(next, len, part, parts);
-                    part += 1;
-                }
-                let start = slice * SLICE;
-                let m = if slice + 1 == count { len - start } else { SLICE };
-                // SAFETY: every place holds `len` elements of the dtype the instruction names; a function takes all
-                // its arguments in one dtype.
-                unsafe {
-                    let args = args.map(|a| a.wrapping_add(start * from.size()));
-                    step::step(isa(), instr.op, from, to, m, args, out.wrapping_add(start * to.size()));
-                }
+            for a in ahead.iter().filter(|_| shares > 0) {
+                let (from, to) = (len * k / shares, len * (k + 1) / shares);
+                copy::fetch(a.at.wrapping_add(from * a.size), (to - from) * a.size);
             }
-            if instr.to.is_half() && instr.op != Ew::Select {
-                // SAFETY: the result was just written.
-                unsafe { copy::round_to(instr.to, out.cast(), len) };
+            // SAFETY: every place holds `len` elements of the dtype the instruction names.
+            unsafe {
+                match float::unary(instr.op) {
+                    Some(f) if !ahead.is_empty() && function(instr) => {
+                        math::unary_f32(isa(), f, args[0].cast(), out.cast(), len, &std::mem::take(&mut ahead));
+                    }
+                    _ => step::step(isa(), instr.op, wide(instr.from), wide(instr.to), len, args, out),
+                }
+                if instr.to.is_half() && instr.op != Ew::Select {
+                    copy::round_to(instr.to, out.cast(), len);
+                }
             }
             result = out;
         }
