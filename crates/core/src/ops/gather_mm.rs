@@ -4,12 +4,13 @@ use crate::array::Array;
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::node::{Aval, Avals};
+use crate::ops::elementwise::conj;
 use crate::ops::matmul::{adjoint, matrices, product_dtype};
 use crate::ops::scatter::Combine;
 use crate::ops::view::{permute, reshape_to};
 use crate::ops::{
-    Rule, add, arange, argsort, astype, broadcast_to, conjugate, greater, greater_equal, index_combine, less,
-    logical_and, logical_or, matmul, multiply, searchsorted, select, slice, stack, sum, take, zeros_like,
+    Rule, add, arange, argsort, astype, broadcast_to, greater, greater_equal, index_combine, less, logical_and,
+    logical_or, matmul, multiply, searchsorted, select, slice, stack, sum, take, zeros_like,
 };
 use crate::shape::{self, Shape, show};
 use crate::transforms::{Grads, Lane, Site, Transform};
@@ -202,10 +203,6 @@ fn flat(a: &Array) -> Result<Array> {
 fn side_by_side(a: &Array) -> Result<Array> {
     let (lead, [m, k]) = matrices("gather_mm", a)?;
     permute(&reshape_to(a, smallvec![count(lead) * m, k])?, smallvec![1, 0])
-}
-
-fn conj(a: &Array) -> Result<Array> {
-    if a.dtype().is_complex() { conjugate(a) } else { Ok(a.clone()) }
 }
 
 /// `index + first`, or `outside` where the index is not one of 0 to `last`: what is wrong in a lane stays wrong.

@@ -53,7 +53,8 @@ impl Placeholder {
         let name = self.transform;
         Error::value(format!(
             "[{name}] a value was asked for inside the function that {name} transforms; there arrays have shapes and \
-             no values: move eval, item and to_vec out of it, and choose between values with ops::select"
+             no values: move eval, item, to_vec and what counts elements (masks as indices, nonzero, unique) out of it, \
+             and choose between values with ops::select"
         ))
     }
 

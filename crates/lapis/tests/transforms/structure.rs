@@ -315,8 +315,42 @@ fn shapes_that_depend_on_values_cannot_be_mapped() {
     let x = normal(&[2, 3], 92);
     let masked = vmap(|x: &Array| ops::index(x, &ops::greater(x, 0)?))(&x);
     let error = masked.unwrap_err().to_string();
-    assert!(error.contains("vmap"), "{error}");
+    assert!(error.contains("vmap") && error.contains("masks as indices"), "{error}");
     // A mask that all lanes share selects the same of each.
     let shared = vmap(|x: &Array| ops::index(x, vec![true, false, true]))(&x).unwrap();
     assert_eq!(shared.shape(), [2, 2]);
+}
+
+#[test]
+fn gradients_of_complex_and_half_numbers() {
+    // The real loss |z1|^2 + |z1 z2|^2 as a running product, and written out.
+    let size = |z: &Array| ops::sum(&ops::square(&ops::abs(z)?)?, (), false);
+    let scan = |z: &Array| size(&ops::cumprod(z, Some(0), false, true, None)?);
+    let plain = |z: &Array| {
+        let (a, b) = (z.index(0), z.index(1));
+        ops::add(size(&a)?, size(&ops::multiply(&a, &b)?)?)
+    };
+    let parts = array([0.5f32, -1.5, 2.0, 0.25]);
+    let z = ops::view(&parts, Dtype::Complex64).unwrap();
+    let (a, b) = (grad(scan)(&z).unwrap(), grad(plain)(&z).unwrap());
+    assert!(ops::allclose(&a, &b, 1e-5, 1e-6, false).unwrap().item::<bool>().unwrap(), "{a}\n{b}");
+
+    // Rounded once: what float32 gives for the same numbers.
+    let x = normal(&[2, 8], 95).astype(Dtype::Bfloat16);
+    type Loss = fn(&Array) -> Result<Array>;
+    let losses: [(&str, Loss); 5] = [
+        ("softmax", |x| ops::multiply(&ops::softmax(x, -1)?, x)),
+        ("logsumexp", |x| ops::logsumexp(x, -1, false)),
+        ("cumprod", |x| ops::cumprod(x, Some(1), false, true, None)),
+        ("logcumsumexp", |x| ops::logcumsumexp(x, Some(1), true, true)),
+        ("take", |x| ops::take(x, &array([1, 1, 1, 0, 1]), 0)),
+    ];
+    for (name, f) in losses {
+        let loss = |x: &Array| ops::sum(&f(x)?, (), false);
+        let exact = grad(loss)(&x.astype(Dtype::Float32)).unwrap();
+        let found = grad(loss)(&x).unwrap();
+        assert_eq!(found.dtype(), Dtype::Bfloat16);
+        let close = ops::allclose(&found.astype(Dtype::Float32), &exact, 1e-2, 1e-2, false).unwrap();
+        assert!(close.item::<bool>().unwrap(), "{name}:\n{found}\n{exact}");
+    }
 }

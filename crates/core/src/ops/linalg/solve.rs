@@ -9,6 +9,7 @@ use crate::array::Array;
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::node::{Aval, Avals};
+use crate::ops::elementwise::conj;
 use crate::ops::matmul::matrices;
 use crate::ops::reduce::others;
 use crate::ops::view::{drop_axes, permute, reshape_to};
@@ -257,10 +258,6 @@ impl Transform for SolveTriangular {
     fn vmap(&self, lanes: &[Lane], size: usize) -> Result<Vec<Array>> {
         systems(self.clone(), lanes, size)
     }
-}
-
-fn conj(a: &Array) -> Result<Array> {
-    if a.dtype().is_complex() { conjugate(a) } else { Ok(a.clone()) }
 }
 
 /// A number for each matrix, as matrices of one element.
