@@ -1,0 +1,83 @@
+//! Rows of a table, by number.
+
+use super::{Layer, Weight};
+use crate::quantize::{Packing, Quantize};
+use crate::{Module, Param};
+use lapis::ops::quantize::{Format, quantize};
+use lapis::{Array, Dtype, Error, Result, random};
+
+/// A table of vectors: weight (number, dims), normal with deviation √(1/dims) (`nn.Embedding`).
+///
+/// [`nn::quantize`](crate::quantize) packs the table in place (`nn.QuantizedEmbedding`); rows are decoded as they are
+/// looked up.
+#[derive(Module, Clone, Debug)]
+#[module(repr, kind, quantize)]
+pub struct Embedding {
+    /// The table: parameters `weight`, or `weight`, `scales` and `biases` when it is packed.
+    #[flatten]
+    pub weight: Weight,
+}
+
+fn table(number: usize, dims: usize) -> Result<Array> {
+    let scale = Array::from_vec(vec![(1.0 / dims as f64).sqrt() as f32], &[]);
+    random::normal(&[number, dims], Dtype::Float32, None, Some(&scale), None)
+}
+
+impl Embedding {
+    /// `number` vectors of `dims` features.
+    ///
+    /// # Errors
+    /// A table too large to exist.
+    pub fn new(number: usize, dims: usize) -> Result<Embedding> {
+        Ok(Embedding { weight: Weight::Dense { weight: Param::new(table(number, dims)?) } })
+    }
+
+    /// A packed table of random vectors (`nn.QuantizedEmbedding`).
+    ///
+    /// # Errors
+    /// `dims` that are not a multiple of the group.
+    pub fn quantized(number: usize, dims: usize, format: Format) -> Result<Embedding> {
+        Ok(Embedding { weight: Weight::packed(quantize(&table(number, dims)?, format, None)?) })
+    }
+
+    /// `x @ weight.T`: the table as an output projection.
+    ///
+    /// # Errors
+    /// A last axis of `x` that is not `dims`.
+    pub fn as_linear(&self, x: &Array) -> Result<Array> {
+        self.weight.project(x, None)
+    }
+
+    fn repr(&self) -> String {
+        let (number, dims) = self.weight.dims();
+        let mut text = format!("{number}, {dims}");
+        if let Some(f) = self.weight.format() {
+            text += &format!(", group_size={}, bits={}, mode={}", f.group(), f.bits(), f.mode().name());
+        }
+        text
+    }
+
+    fn shown_kind(&self) -> &'static str {
+        if self.weight.format().is_some() { "QuantizedEmbedding" } else { "Embedding" }
+    }
+}
+
+impl Layer for Embedding {
+    /// The vectors of the numbers in `x`, along a new last axis.
+    fn forward(&self, x: &Array) -> Result<Array> {
+        self.weight.rows(x)
+    }
+}
+
+impl Quantize for Embedding {
+    fn quantize(&mut self, packing: Packing) -> Result<()> {
+        if packing.input {
+            return Err(Error::value("[quantize] an embedding has no input to round"));
+        }
+        self.weight.quantize(packing)
+    }
+
+    fn is_quantized(&self) -> bool {
+        self.weight.format().is_some()
+    }
+}

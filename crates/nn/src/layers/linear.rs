@@ -1,0 +1,175 @@
+//! Products with a matrix of parameters.
+
+use super::{Layer, Weight, truth, uniform};
+use crate::quantize::{Packing, Quantize};
+use crate::{Mode, Module, Param};
+use lapis::ops::quantize::{Format, quantize};
+use lapis::{Array, Result, ops};
+
+/// `x @ weight.T + bias`: weight (output, input), both uniform in ±1/√input (`nn.Linear`).
+///
+/// [`nn::quantize`](crate::quantize) packs the weight in place; the layer then is what MLX calls `QuantizedLinear`, or
+/// `QQLinear` when inputs are rounded too.
+#[derive(Module, Clone, Debug)]
+#[module(repr, kind, quantize, mode)]
+pub struct Linear {
+    /// The matrix: parameters `weight`, or `weight`, `scales` and `biases` when it is packed.
+    #[flatten]
+    pub weight: Weight,
+    /// (output,).
+    pub bias: Option<Param>,
+    mode: Mode,
+}
+
+impl Linear {
+    /// From `input` to `output` features.
+    ///
+    /// # Errors
+    /// A matrix too large to exist.
+    pub fn new(input: usize, output: usize, bias: bool) -> Result<Linear> {
+        let k = (1.0 / input as f64).sqrt();
+        let weight = Weight::dense(uniform(k, &[output, input])?);
+        let bias = bias.then(|| uniform(k, &[output]).map(Param::new)).transpose()?;
+        Ok(Linear { weight, bias, mode: Mode::Train })
+    }
+
+    /// A packed layer with a random weight and a bias of zeros, all frozen (`nn.QuantizedLinear`).
+    ///
+    /// # Errors
+    /// An input size that is not a multiple of the group.
+    pub fn quantized(input: usize, output: usize, bias: bool, format: Format) -> Result<Linear> {
+        let weight = uniform((1.0 / input as f64).sqrt(), &[output, input])?;
+        let bias = bias.then(|| ops::zeros::<f32>(&[output]).map(Param::fixed)).transpose()?;
+        Ok(Linear { weight: Weight::packed(quantize(&weight, format, None)?), bias, mode: Mode::Train })
+    }
+
+    /// A layer whose inputs are rounded as its weight is: `format` is nvfp4 or mxfp8 (`nn.QQLinear`). In training mode
+    /// it holds numbers, after [`Module::eval`] codes.
+    ///
+    /// # Errors
+    /// Another format; an input size that is not a multiple of the group.
+    pub fn rounding(input: usize, output: usize, format: Format) -> Result<Linear> {
+        let mut layer = Linear::new(input, output, false)?;
+        layer.quantize(Packing::from(format).with_input()?)?;
+        Ok(layer)
+    }
+
+    /// A layer of given parameters.
+    pub fn from_parts(weight: Weight, bias: Option<Array>) -> Linear {
+        Linear { weight, bias: bias.map(Param::new), mode: Mode::Train }
+    }
+
+    /// (input, output) features.
+    pub fn dims(&self) -> (usize, usize) {
+        let (output, input) = self.weight.dims();
+        (input, output)
+    }
+
+    fn repr(&self) -> String {
+        let (input, output) = self.dims();
+        let mut text = format!("input_dims={input}, output_dims={output}");
+        if !matches!(self.weight, Weight::Rounding { .. }) {
+            text += &format!(", bias={}", truth(self.bias.is_some()));
+        }
+        if let Some(f) = self.weight.format() {
+            text += &format!(", group_size={}, bits={}, mode={}", f.group(), f.bits(), f.mode().name());
+        }
+        text
+    }
+
+    fn shown_kind(&self) -> &'static str {
+        match self.weight {
+            Weight::Dense { .. } => "Linear",
+            Weight::Packed { .. } => "QuantizedLinear",
+            Weight::Rounding { .. } => "QQLinear",
+        }
+    }
+
+    fn set_mode(&mut self, mode: Mode) {
+        self.weight.set_mode(mode);
+    }
+}
+
+impl Layer for Linear {
+    fn forward(&self, x: &Array) -> Result<Array> {
+        self.weight.project(x, self.bias.as_deref())
+    }
+}
+
+impl Quantize for Linear {
+    fn quantize(&mut self, packing: Packing) -> Result<()> {
+        if packing.input && self.bias.is_some() {
+            return Err(lapis::Error::value("[quantize] a layer that rounds its inputs has no bias"));
+        }
+        self.weight.quantize(packing)?;
+        self.weight.set_mode(self.mode);
+        Ok(())
+    }
+
+    fn is_quantized(&self) -> bool {
+        self.weight.format().is_some()
+    }
+}
+
+/// `y[o] = x2ᵀ weight[o] x1 + bias[o]`: weight (output, input2, input1), uniform in ±1/√input1 like the bias
+/// (`nn.Bilinear`).
+#[derive(Module, Clone, Debug)]
+#[module(repr)]
+pub struct Bilinear {
+    /// (output, input2, input1).
+    pub weight: Param,
+    /// (output,).
+    pub bias: Option<Param>,
+}
+
+impl Bilinear {
+    /// From `input1` and `input2` to `output` features.
+    ///
+    /// # Errors
+    /// Sizes too large.
+    pub fn new(input1: usize, input2: usize, output: usize, bias: bool) -> Result<Bilinear> {
+        let k = (1.0 / input1 as f64).sqrt();
+        let weight = Param::new(uniform(k, &[output, input2, input1])?);
+        let bias = bias.then(|| uniform(k, &[output]).map(Param::new)).transpose()?;
+        Ok(Bilinear { weight, bias })
+    }
+
+    /// x1 (..., input1) and x2 (..., input2) with the same leading axes to (..., output).
+    ///
+    /// # Errors
+    /// Shapes that do not fit.
+    pub fn forward(&self, x1: &Array, x2: &Array) -> Result<Array> {
+        let (out, in2, in1) = self.sizes();
+        let w = ops::reshape(&self.weight, &[out * in2, in1])?;
+        let y = super::affine(&ops::reshape(x1, &[-1, in1 as i64])?, &w, None)?;
+        let y = ops::swapaxes(&ops::reshape(&y, &[-1, out as i64, in2 as i64])?, -2, -1)?;
+        let y = ops::squeeze(&ops::matmul(&ops::reshape(x2, &[-1, 1, in2 as i64])?, &y)?, [1])?;
+        let mut shape = x1.shape().to_vec();
+        if let Some(last) = shape.last_mut() {
+            *last = out;
+        }
+        let y = ops::reshape(&y, &shape)?;
+        super::scale_shift(&y, None, self.bias.as_ref())
+    }
+
+    fn sizes(&self) -> (usize, usize, usize) {
+        let s = self.weight.shape();
+        (s[0], s[1], s[2])
+    }
+
+    fn repr(&self) -> String {
+        let (out, in2, in1) = self.sizes();
+        let bias = truth(self.bias.is_some());
+        format!("input1_dims={in1}, input2_dims={in2}, output_dims={out}, bias={bias}")
+    }
+}
+
+/// Gives its input (`nn.Identity`).
+#[derive(Module, Clone, Copy, Debug, Default)]
+pub struct Identity;
+
+impl Layer for Identity {
+    fn forward(&self, x: &Array) -> Result<Array> {
+        Ok(x.clone())
+    }
+}
