@@ -6,18 +6,19 @@
 
 mod compile;
 mod custom;
+pub(crate) mod decompose;
 mod grad;
 mod jvp;
-mod later;
 pub(crate) mod program;
 mod rule;
 pub(crate) mod trace;
 mod tree;
-mod vjp;
+pub(crate) mod vjp;
 mod vmap;
 
 pub use compile::{Compiled, compile, disable_compile, enable_compile};
 pub use custom::{Custom, CustomFunction, checkpoint, custom_function};
+pub use decompose::Decompose;
 pub use grad::{grad, value_and_grad};
 pub use jvp::jvp;
 pub use rule::{Grads, Lane, Site, Transform};

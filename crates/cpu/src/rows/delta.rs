@@ -1,5 +1,5 @@
 //! The gated delta rule: one matrix state a head, updated step by step. The state (Dv x Dk in f32) stays in the cache;
-//! 8 operations an element of it and step.
+//! 8 operations an element of it and step. Float64 computes in f64, plainly.
 
 use super::{Elem, Shared};
 use crate::pool;
@@ -13,13 +13,30 @@ use std::borrow::Cow;
 
 /// Computes y and the final state.
 pub(crate) fn gated_delta(op: &GatedDelta, inputs: &[Tensor], outputs: &mut [Tensor]) -> Result<()> {
+    match outputs[0].dtype {
+        Dtype::Float64 => run::<f64>(op, inputs, outputs),
+        _ => run::<f32>(op, inputs, outputs),
+    }
+}
+
+/// What states are made of.
+trait Number: Copy + Send + Sync + bytemuck::Pod {
+    /// The elements of a contiguous tensor, in place where they are of this type.
+    fn widen(t: &Tensor) -> Cow<'_, [Self]>;
+    /// # Safety
+    /// Element `i` can be written.
+    unsafe fn write(self, p: *mut u8, dtype: Dtype, i: usize);
+    fn step(step: Step<'_, Self>);
+}
+
+fn run<N: Number>(op: &GatedDelta, inputs: &[Tensor], outputs: &mut [Tensor]) -> Result<()> {
     let dtype = outputs[0].dtype;
-    // Everything in f32; the rounding of y is the only one.
+    // Everything in f32 or f64; the rounding of y is the only one.
     let dense: Vec<Tensor> = inputs.iter().map(contiguous).collect::<Result<_>>()?;
-    let widened: Vec<Cow<'_, [f32]>> = dense[..5].iter().map(widen).collect();
+    let widened: Vec<Cow<'_, [N]>> = dense[..5].iter().map(N::widen).collect();
     let [q, k, v, gamma, beta] = &widened[..] else { return Ok(()) };
     let mut rest = dense[5..].iter();
-    let start = if op.state { rest.next().map(widen) } else { None };
+    let start = if op.state { rest.next().map(N::widen) } else { None };
     let mask = if op.mask { rest.next().map(|m| m.contiguous_bytes()) } else { None };
 
     let (qs, vs) = (&inputs[0].shape, &inputs[2].shape);
@@ -27,7 +44,7 @@ pub(crate) fn gated_delta(op: &GatedDelta, inputs: &[Tensor], outputs: &mut [Ten
     let (hv, dv) = (vs[2], vs[3]);
     let vector_gate = inputs[3].shape.len() == 4;
     let y = Shared(outputs[0].ptr());
-    let state = Shared(outputs[1].ptr().cast::<f32>());
+    let state = Shared(outputs[1].ptr().cast::<N>());
     pool::run(batch * hv, &|task| {
         let (b, h) = (task / hv, task % hv);
         let kh = h * hk / hv;
@@ -35,16 +52,16 @@ pub(crate) fn gated_delta(op: &GatedDelta, inputs: &[Tensor], outputs: &mut [Ten
         let state = unsafe { std::slice::from_raw_parts_mut(state.at(task * dv * dk), dv * dk) };
         match &start {
             Some(start) => state.copy_from_slice(&start[task * dv * dk..(task + 1) * dv * dk]),
-            None => state.fill(0.0),
+            None => state.fill(N::zeroed()),
         }
-        let mut row = vec![0.0f32; dv];
+        let mut row = vec![N::zeroed(); dv];
         for t in 0..steps {
             let at = b * steps + t;
-            row.fill(0.0);
+            row.fill(N::zeroed());
             if mask.is_none_or(|m| m[at] != 0) {
                 let key = (at * hk + kh) * dk;
                 let gate = if vector_gate { (at * hv + h) * dk } else { at * hv + h };
-                simd::dispatch(Step {
+                N::step(Step {
                     state,
                     q: &q[key..key + dk],
                     k: &k[key..key + dk],
@@ -56,54 +73,70 @@ pub(crate) fn gated_delta(op: &GatedDelta, inputs: &[Tensor], outputs: &mut [Ten
             }
             for (i, &value) in row.iter().enumerate() {
                 // SAFETY: as above.
-                unsafe { write(y.at(0), dtype, (at * hv + h) * dv + i, value) };
+                unsafe { value.write(y.at(0), dtype, (at * hv + h) * dv + i) };
             }
         }
     });
     Ok(())
 }
 
-/// The elements of a contiguous tensor as f32, in place where they are.
-fn widen(t: &Tensor) -> Cow<'_, [f32]> {
-    let bytes = t.contiguous_bytes();
-    match t.dtype {
-        Dtype::Float16 => bytemuck::cast_slice::<u8, half::f16>(bytes).iter().map(|x| x.to_f32()).collect::<Vec<f32>>(),
-        Dtype::Bfloat16 => {
-            bytemuck::cast_slice::<u8, half::bf16>(bytes).iter().map(|x| x.to_f32()).collect::<Vec<f32>>()
+impl Number for f32 {
+    fn widen(t: &Tensor) -> Cow<'_, [f32]> {
+        let bytes = t.contiguous_bytes();
+        match t.dtype {
+            Dtype::Float16 => bytemuck::cast_slice::<u8, half::f16>(bytes).iter().map(|x| x.to_f32()).collect(),
+            Dtype::Bfloat16 => bytemuck::cast_slice::<u8, half::bf16>(bytes).iter().map(|x| x.to_f32()).collect(),
+            _ => Cow::Borrowed(bytemuck::cast_slice(bytes)),
         }
-        Dtype::Float64 => bytemuck::cast_slice::<u8, f64>(bytes).iter().map(|&x| x as f32).collect::<Vec<f32>>(),
-        _ => return Cow::Borrowed(bytemuck::cast_slice(bytes)),
     }
-    .into()
+    unsafe fn write(self, p: *mut u8, dtype: Dtype, i: usize) {
+        // SAFETY: passed on.
+        unsafe {
+            match dtype {
+                Dtype::Float16 => p.cast::<half::f16>().add(i).write(half::f16::from_f32(self)),
+                Dtype::Bfloat16 => p.cast::<half::bf16>().add(i).write(half::bf16::from_f32(self)),
+                _ => p.cast::<f32>().add(i).write(self),
+            }
+        }
+    }
+    fn step(step: Step<'_, f32>) {
+        simd::dispatch(step);
+    }
 }
 
-/// # Safety
-/// Element `i` can be written.
-unsafe fn write(p: *mut u8, dtype: Dtype, i: usize, x: f32) {
-    // SAFETY: passed on.
-    unsafe {
-        match dtype {
-            Dtype::Float16 => p.cast::<half::f16>().add(i).write(half::f16::from_f32(x)),
-            Dtype::Bfloat16 => p.cast::<half::bf16>().add(i).write(half::bf16::from_f32(x)),
-            Dtype::Float64 => p.cast::<f64>().add(i).write(f64::from(x)),
-            _ => p.cast::<f32>().add(i).write(x),
+impl Number for f64 {
+    fn widen(t: &Tensor) -> Cow<'_, [f64]> {
+        Cow::Borrowed(bytemuck::cast_slice(t.contiguous_bytes()))
+    }
+    unsafe fn write(self, p: *mut u8, _: Dtype, i: usize) {
+        // SAFETY: passed on.
+        unsafe { p.cast::<f64>().add(i).write(self) }
+    }
+    fn step(step: Step<'_, f64>) {
+        let Step { state, q, k, v, gamma, beta, y } = step;
+        for (i, row) in state.chunks_exact_mut(k.len()).enumerate() {
+            row.iter_mut().zip(gamma.iter().cycle()).for_each(|(s, g)| *s *= g);
+            let known: f64 = row.iter().zip(k).map(|(s, k)| s * k).sum();
+            let change = beta * (v[i] - known);
+            row.iter_mut().zip(k).for_each(|(s, k)| *s += change * k);
+            y[i] = row.iter().zip(q).map(|(s, q)| s * q).sum();
         }
     }
 }
 
 /// One step of one head: `S = gamma S; d = beta (v - S k); S = S + d k^T; y = S q`.
-struct Step<'a> {
-    state: &'a mut [f32],
-    q: &'a [f32],
-    k: &'a [f32],
-    v: &'a [f32],
+struct Step<'a, N> {
+    state: &'a mut [N],
+    q: &'a [N],
+    k: &'a [N],
+    v: &'a [N],
     /// One number, or one a column.
-    gamma: &'a [f32],
-    beta: f32,
-    y: &'a mut [f32],
+    gamma: &'a [N],
+    beta: N,
+    y: &'a mut [N],
 }
 
-impl Kernel for Step<'_> {
+impl Kernel for Step<'_, f32> {
     type Out = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {

@@ -2,6 +2,7 @@
 
 mod basic;
 mod check;
+mod fast;
 mod interface;
 mod linear;
 mod structure;

@@ -1,13 +1,15 @@
 //! Scaled dot-product attention.
 
-use super::{check_floating, check_shape};
+use super::{check_floating, check_shape, wide};
 use crate::array::Array;
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::node::{Aval, Avals, Inputs};
-use crate::ops::{Rule, astype, broadcast_to};
+use crate::ops::{self, Rule, astype, broadcast_to, matmul, multiply, reshape_to};
 use crate::scalar::Real;
 use crate::shape::{Shape, show};
+use crate::transforms::decompose::{fold, pull, unfold};
+use crate::transforms::{Decompose, Grads, Lane, Site, Transform};
 use smallvec::smallvec;
 
 /// softmax(scale * q * k^T + mask) * v in one pass. Inputs: q, k, v, then mask and sinks where present.
@@ -37,6 +39,93 @@ impl Rule for Attention {
         let mut shape: Shape = inputs[0].shape().into();
         shape[3] = inputs[2].shape()[3];
         Ok(smallvec![Aval::new(shape, self.dtype)])
+    }
+}
+
+impl Attention {
+    /// Which of `keys` the `queries` see by their places: (Tq, Tk), or `None` where they see all.
+    fn seen(&self, queries: usize, keys: usize) -> Result<Option<Array>> {
+        let places = |start: i64, n: usize| ops::arange(start, start + n as i64, 1, Some(Dtype::Int64));
+        let at = ops::expand_dims(&places(keys as i64 - queries as i64, queries)?, 1)?;
+        let key = places(0, keys)?;
+        let before = self.causal.then(|| ops::less_equal(&key, &at)).transpose()?;
+        // A window longer than any distance sees all.
+        let window = self.window.map(|w| w.min(queries + keys + 1) as i64);
+        let near = window.map(|w| ops::greater(&ops::add(&key, w)?, &at)).transpose()?;
+        Ok(match (before, near) {
+            (Some(a), Some(b)) => Some(ops::logical_and(&a, &b)?),
+            (a, b) => a.or(b),
+        })
+    }
+
+    /// Scores after cap and masks, (B, Hq, Tq, Tk), in f32 or f64.
+    fn scores(&self, q: &Array, k: &Array, mask: Option<&Array>) -> Result<Array> {
+        let wide = wide(self.dtype);
+        let (&[b, hq, tq, d], &[_, hk, tk, _]) = (q.shape(), k.shape()) else {
+            return Err(Error::shape("[scaled_dot_product_attention] q and k have four axes"));
+        };
+        // Query heads that share keys are rows of one product.
+        let rows = smallvec![b, hk, hq / hk.max(1) * tq, d];
+        let q = reshape_to(&multiply(&astype(q, wide)?, self.scale.0)?, rows)?;
+        let mut scores = matmul(&q, &ops::matrix_transpose(&astype(k, wide)?)?)?;
+        if let Some(cap) = self.softcap {
+            scores = multiply(&ops::tanh(&ops::divide(&scores, cap.0)?)?, cap.0)?;
+        }
+        scores = reshape_to(&scores, smallvec![b, hq, tq, tk])?;
+        let mut keep = self.seen(tq, tk)?;
+        match mask {
+            Some(m) if m.dtype() == Dtype::Bool => {
+                keep = Some(match keep {
+                    Some(seen) => ops::logical_and(&seen, m)?,
+                    None => m.clone(),
+                });
+            }
+            Some(m) => scores = ops::add(&scores, &astype(m, wide)?)?,
+            None => {}
+        }
+        let lowest = if wide == Dtype::Float64 { f64::MIN } else { f32::MIN.into() };
+        keep.map_or(Ok(scores.clone()), |keep| ops::select(&keep, &scores, lowest))
+    }
+}
+
+impl Decompose for Attention {
+    fn decompose(&self, inputs: &[Array]) -> Result<Vec<Array>> {
+        let (q, k, v) = (&inputs[0], &inputs[1], &inputs[2]);
+        let scores = self.scores(q, k, self.mask.then(|| &inputs[3]))?;
+        let weights = match inputs.last() {
+            Some(sinks) if self.sinks => {
+                let sinks = reshape_to(&astype(sinks, scores.dtype())?, smallvec![1, sinks.size(), 1, 1])?;
+                let top = ops::stop_gradient(&ops::maximum(&ops::max(&scores, -1, true)?, &sinks)?)?;
+                let (own, sunk) = (ops::exp(&ops::subtract(&scores, &top)?)?, ops::exp(&ops::subtract(&sinks, &top)?)?);
+                ops::divide(&own, &ops::add(&ops::sum(&own, -1, true)?, &sunk)?)?
+            }
+            _ => ops::softmax(&scores, -1)?,
+        };
+        let (&[b, hq, tq, tk], &[_, hk, _, dv]) = (weights.shape(), v.shape()) else {
+            return Err(Error::shape("[scaled_dot_product_attention] v has four axes"));
+        };
+        let weights = reshape_to(&weights, smallvec![b, hk, hq / hk.max(1) * tq, tk])?;
+        let out = matmul(&weights, &astype(v, weights.dtype())?)?;
+        Ok(vec![astype(&reshape_to(&out, smallvec![b, hq, tq, dv])?, self.dtype)?])
+    }
+}
+
+impl Transform for Attention {
+    fn vjp(&self, at: &Site<'_>) -> Result<Grads> {
+        pull(at, |inputs| self.decompose(inputs))
+    }
+
+    fn vmap(&self, lanes: &[Lane], size: usize) -> Result<Vec<Array>> {
+        let (last, heads) = (lanes.len() - 1, self.sinks && lanes[lanes.len() - 1].mapped);
+        // Lanes are batch rows; with sinks of their own they are heads. Key heads follow: (l Hq + h) / G = l Hkv + h / G.
+        let axis = usize::from(heads);
+        let join = |(i, lane): (usize, &Lane)| match self.sinks && i == last {
+            true if heads => fold(lane, size, 0),
+            true => Ok(lane.array.clone()),
+            false => fold(lane, size, axis),
+        };
+        let inputs = lanes.iter().enumerate().map(join).collect::<Result<_>>()?;
+        Ok(vec![unfold(&Array::apply1(self.clone(), inputs)?, size, axis)?])
     }
 }
 

@@ -1,18 +1,22 @@
 //! The gated delta rule: a linear recurrence with a matrix state a head.
 
-use super::{check_floating, check_shape};
+use super::{check_floating, check_shape, wide};
 use crate::array::Array;
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::node::{Aval, Avals, Inputs};
-use crate::ops::{Rule, astype};
+use crate::ops::{self, Rule, add, astype, multiply, reshape_to, subtract};
 use crate::shape::{Shape, show};
+use crate::transforms::decompose::{fold, unfold};
+use crate::transforms::trace::tracers;
+use crate::transforms::vjp::backward;
+use crate::transforms::{Decompose, Grads, Lane, Site, Transform};
 use smallvec::smallvec;
 
 /// The recurrence over T. Inputs: q, k, v, gamma, beta, then the initial state and the mask where present.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct GatedDelta {
-    /// Whether an initial state (float32) is given.
+    /// Whether an initial state is given.
     pub state: bool,
     /// Whether a mask (bool) is given.
     pub mask: bool,
@@ -26,13 +30,135 @@ impl Rule for GatedDelta {
         let (q, v) = (&inputs[0], &inputs[2]);
         let (b, hv, dv, dk) = (v.shape()[0], v.shape()[2], v.shape()[3], q.shape()[3]);
         let state: Shape = smallvec![b, hv, dv, dk];
-        Ok(smallvec![Aval::new(v.shape(), v.dtype()), Aval::new(state, Dtype::Float32)])
+        Ok(smallvec![Aval::new(v.shape(), v.dtype()), Aval::new(state, wide(v.dtype()))])
+    }
+}
+
+/// Sizes of a call.
+struct Sizes {
+    b: usize,
+    steps: usize,
+    hk: usize,
+    /// Heads of v a head of k.
+    each: usize,
+    dv: usize,
+    dk: usize,
+}
+
+impl Sizes {
+    fn new(inputs: &[Array]) -> Result<Sizes> {
+        match (inputs[0].shape(), inputs[2].shape()) {
+            (&[b, steps, hk, dk], &[_, _, hv, dv]) => Ok(Sizes { b, steps, hk, each: hv / hk, dv, dk }),
+            _ => Err(Error::shape("[gated_delta_update] q and v have four axes")),
+        }
+    }
+}
+
+impl GatedDelta {
+    /// q, k, v, gamma, beta as one array a step each, one input after the other, then the first state. States are
+    /// (B, Hk, heads of v a head of k, Dv, Dk); the parts broadcast to that.
+    fn parts(&self, inputs: &[Array], n: &Sizes) -> Result<Vec<Array>> {
+        let wide = wide(inputs[2].dtype());
+        let gates = if inputs[3].ndim() == 4 { n.dk } else { 1 };
+        let tails = [
+            [n.hk, 1, 1, n.dk],
+            [n.hk, 1, 1, n.dk],
+            [n.hk, n.each, n.dv, 1],
+            [n.hk, n.each, 1, gates],
+            [n.hk, n.each, 1, 1],
+        ];
+        let mut parts = Vec::with_capacity(5 * n.steps + 1);
+        for (a, tail) in inputs.iter().zip(tails) {
+            let shape = [n.b, n.steps].into_iter().chain(tail).collect();
+            let a = reshape_to(&astype(a, wide)?, shape)?;
+            for t in 0..n.steps {
+                parts.push(step(&a, t)?);
+            }
+        }
+        let state = smallvec![n.b, n.hk, n.each, n.dv, n.dk];
+        parts.push(match inputs.get(5) {
+            Some(first) if self.state => reshape_to(first, state)?,
+            _ => ops::full(&state, 0, Some(wide))?,
+        });
+        Ok(parts)
+    }
+
+    fn recur(&self, inputs: &[Array], n: &Sizes, parts: &[Array]) -> Result<Vec<Array>> {
+        let (steps, dtype) = (n.steps, inputs[2].dtype());
+        let mask = match inputs.last() {
+            Some(mask) if self.mask => Some(reshape_to(mask, smallvec![n.b, steps, 1, 1, 1, 1])?),
+            _ => None,
+        };
+        let mut state = parts[5 * steps].clone();
+        let mut rows = Vec::with_capacity(steps);
+        for t in 0..steps {
+            let [q, k, v, gamma, beta] = std::array::from_fn(|i| &parts[i * steps + t]);
+            let decayed = multiply(&state, gamma)?;
+            let known = ops::sum(&multiply(&decayed, k)?, -1, true)?;
+            let change = multiply(&subtract(v, &known)?, beta)?;
+            let next = add(&decayed, &multiply(&change, k)?)?;
+            let mut y = ops::sum(&multiply(&next, q)?, -1, true)?;
+            match &mask {
+                Some(mask) => {
+                    let keep = step(mask, t)?;
+                    y = ops::select(&keep, &y, 0)?;
+                    state = ops::select(&keep, &next, &state)?;
+                }
+                None => state = next,
+            }
+            rows.push(reshape_to(&y, smallvec![n.b, n.hk * n.each, n.dv])?);
+        }
+        let y = match rows.is_empty() {
+            true => ops::full(inputs[2].shape(), 0, Some(dtype))?,
+            false => astype(&ops::stack(&rows, 1)?, dtype)?,
+        };
+        Ok(vec![y, reshape_to(&state, smallvec![n.b, n.hk * n.each, n.dv, n.dk])?])
+    }
+}
+
+/// Step `t` of an array (B, T, ...).
+fn step(a: &Array, t: usize) -> Result<Array> {
+    let t = t as i64;
+    ops::squeeze(&ops::slice(a, &[(None, None, 1), (Some(t), Some(t + 1), 1)])?, 1)
+}
+
+impl Decompose for GatedDelta {
+    fn decompose(&self, inputs: &[Array]) -> Result<Vec<Array>> {
+        let n = Sizes::new(inputs)?;
+        self.recur(inputs, &n, &self.parts(inputs, &n)?)
+    }
+}
+
+impl Transform for GatedDelta {
+    fn vjp(&self, at: &Site<'_>) -> Result<Grads> {
+        // The inputs are cut into steps before the recurrence is traced: the gradients of the steps are put side by
+        // side, where the gradient of each cut would be as long as the whole.
+        let n = Sizes::new(at.inputs)?;
+        let parts = tracers(&self.parts(at.inputs, &n)?)?;
+        let mut pulled = backward(&self.recur(at.inputs, &n, &parts)?, at.cotangents.to_vec(), &parts)?;
+        let mut grads = at.none();
+        if let (Some(g), true) = (pulled.pop().flatten(), self.state) {
+            grads[5] = Some(reshape_to(&g, at.inputs[5].shape().into())?);
+        }
+        for (i, a) in at.inputs[..5].iter().enumerate().filter(|&(i, _)| at.wanted[i] && n.steps > 0) {
+            let range = i * n.steps..(i + 1) * n.steps;
+            let each = pulled[range.clone()].iter().zip(&parts[range]);
+            let each = each.map(|(g, part)| g.clone().map_or_else(|| ops::zeros_like(part, None), Ok));
+            let whole = ops::stack(&each.collect::<Result<Vec<_>>>()?, 1)?;
+            grads[i] = Some(reshape_to(&whole, a.shape().into())?);
+        }
+        Ok(grads)
+    }
+
+    fn vmap(&self, lanes: &[Lane], size: usize) -> Result<Vec<Array>> {
+        let inputs = lanes.iter().map(|l| fold(l, size, 0)).collect::<Result<_>>()?;
+        Array::apply(self.clone(), inputs)?.iter().map(|a| unfold(a, size, 0)).collect()
     }
 }
 
 /// For each t: `S = gamma S; d = beta (v - S k); S = S + d k^T; y = S q` (`mx.fast.gated_delta_update`). q, k
 /// (B, T, Hk, Dk); v (B, T, Hv, Dv); gamma (B, T, Hv) or (B, T, Hv, Dk); beta (B, T, Hv); state (B, Hv, Dv, Dk) in
-/// float32, zero when absent; heads of q and k serve Hv / Hk heads of v each. Where `mask` (B, T) is False, y is 0 and
+/// float32 (float64 where the others are), zero when absent; heads of q and k serve Hv / Hk heads of v each. Where `mask` (B, T) is False, y is 0 and
 /// the state stays. Returns y and the state.
 ///
 /// # Errors
@@ -71,11 +197,11 @@ pub fn gated_delta_update(
         inputs.push(astype(a, dtype)?);
     }
     for a in [gamma, beta] {
-        inputs.push(astype(a, Dtype::Float32)?);
+        inputs.push(astype(a, wide(dtype))?);
     }
     if let Some(s) = initial_state {
         check_shape(op, "initial_state", s, &[b, hv, dv, dk])?;
-        inputs.push(astype(s, Dtype::Float32)?);
+        inputs.push(astype(s, wide(dtype))?);
     }
     if let Some(m) = mask {
         check_shape(op, "mask", m, &[b, t])?;

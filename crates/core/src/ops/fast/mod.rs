@@ -12,8 +12,14 @@ pub use norm::{cross_entropy, layer_norm, rms_norm};
 pub use rope::{Frequencies, Offset, rope};
 
 use crate::array::Array;
+use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::shape::show;
+
+/// What an op computes in that gives `dtype`.
+fn wide(dtype: Dtype) -> Dtype {
+    if dtype == Dtype::Float64 { dtype } else { Dtype::Float32 }
+}
 
 /// An error unless `a` is a real floating array.
 fn check_floating(op: &str, what: &str, a: &Array) -> Result<()> {

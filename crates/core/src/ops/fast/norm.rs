@@ -1,13 +1,14 @@
 //! Normalisation over the last axis, and the cross entropy of logits.
 
-use super::{check_floating, check_shape};
+use super::{check_floating, check_shape, wide};
 use crate::array::Array;
 use crate::error::{Error, Result};
 use crate::node::{Aval, Avals, Inputs};
 use crate::ops::softmax::CrossEntropy;
-use crate::ops::{Rule, astype};
+use crate::ops::{self, Rule, add, astype, multiply, reshape_to, subtract, sum_to};
 use crate::scalar::Real;
-use crate::shape::show;
+use crate::shape::{Shape, show};
+use crate::transforms::{Decompose, Grads, Lane, Site, Transform};
 use smallvec::smallvec;
 
 /// Root-mean-square or layer normalisation along the last axis. Inputs: x, then weight and bias where present.
@@ -29,6 +30,92 @@ impl Rule for Norm {
     }
     fn infer(&self, inputs: &[Array]) -> Result<Avals> {
         Ok(smallvec![Aval::new(inputs[0].shape(), inputs[0].dtype())])
+    }
+}
+
+impl Norm {
+    fn plain(&self) -> Norm {
+        Norm { weight: false, bias: false, ..self.clone() }
+    }
+
+    /// x in the dtype the op computes in, less its mean where it is centred, and the factor that normalises it.
+    fn parts(&self, x: &Array) -> Result<(Array, Array)> {
+        let mut x = astype(x, wide(x.dtype()))?;
+        if self.centred {
+            x = subtract(&x, &ops::mean(&x, -1, true)?)?;
+        }
+        let spread = ops::mean(&ops::square(&x)?, -1, true)?;
+        Ok((x, ops::rsqrt(&add(&spread, self.eps.0)?)?))
+    }
+
+    /// A normalised x times the weight plus the bias, which broadcast.
+    fn affine(&self, mut y: Array, rest: &[Array]) -> Result<Array> {
+        let mut rest = rest.iter();
+        if self.weight
+            && let Some(w) = rest.next()
+        {
+            y = multiply(&y, w)?;
+        }
+        if self.bias
+            && let Some(b) = rest.next()
+        {
+            y = add(&y, b)?;
+        }
+        Ok(y)
+    }
+}
+
+impl Decompose for Norm {
+    fn decompose(&self, inputs: &[Array]) -> Result<Vec<Array>> {
+        let (x, scale) = self.parts(&inputs[0])?;
+        Ok(vec![self.affine(astype(&multiply(&x, &scale)?, inputs[0].dtype())?, &inputs[1..])?])
+    }
+}
+
+impl Transform for Norm {
+    fn vjp(&self, at: &Site<'_>) -> Result<Grads> {
+        let (x, scale) = self.parts(&at.inputs[0])?;
+        let g = astype(&at.cotangent(0)?, x.dtype())?;
+        let mut grads = at.none();
+        if at.wanted[0] {
+            // The share of g that a normalised row cannot follow: along the row, and all elements alike.
+            let g = if self.weight { multiply(&g, &astype(&at.inputs[1], x.dtype())?)? } else { g.clone() };
+            let along = ops::mean(&multiply(&g, &x)?, -1, true)?;
+            let along = multiply(&along, &multiply(&ops::square(&scale)?, &scale)?)?;
+            let free = if self.centred { subtract(&g, &ops::mean(&g, -1, true)?)? } else { g };
+            grads[0] = Some(subtract(&multiply(&free, &scale)?, &multiply(&x, &along)?)?);
+        }
+        let last = at.inputs.len() - 1;
+        if self.weight && at.wanted[1] {
+            let y = multiply(&x, &scale)?;
+            grads[1] = Some(sum_to(&multiply(&g, &y)?, at.inputs[1].shape())?);
+        }
+        if self.bias && at.wanted[last] {
+            grads[last] = Some(sum_to(&g, at.inputs[last].shape())?);
+        }
+        // In the dtypes of the inputs, so that no wide array outlives its use.
+        for (g, a) in grads.iter_mut().zip(at.inputs) {
+            *g = g.take().map(|g| astype(&g, a.dtype())).transpose()?;
+        }
+        Ok(grads)
+    }
+
+    fn vmap(&self, lanes: &[Lane], size: usize) -> Result<Vec<Array>> {
+        if lanes[1..].iter().all(|l| !l.mapped) {
+            return Ok(vec![Array::apply1(self.clone(), lanes.iter().map(|l| l.array.clone()).collect())?]);
+        }
+        let y = Array::apply1(self.plain(), smallvec![lanes[0].array.clone()])?;
+        let y = Lane { array: y, mapped: lanes[0].mapped }.spread(size)?;
+        let beside = |l: &Lane| -> Result<Array> {
+            if !l.mapped {
+                return Ok(l.array.clone());
+            }
+            let mut shape: Shape = Shape::from_elem(1, y.ndim());
+            (shape[0], shape[y.ndim() - 1]) = (size, l.shape()[0]);
+            reshape_to(&l.array, shape)
+        };
+        let rest = lanes[1..].iter().map(beside).collect::<Result<Vec<_>>>()?;
+        Ok(vec![self.affine(y, &rest)?])
     }
 }
 

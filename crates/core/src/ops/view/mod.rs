@@ -5,6 +5,8 @@
 
 mod transform;
 
+pub(crate) use transform::sum_to;
+
 use crate::array::Array;
 use crate::buffer::Tensor;
 use crate::dtype::Dtype;

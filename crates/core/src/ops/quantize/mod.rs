@@ -11,6 +11,8 @@ use crate::ops::{Rule, astype, broadcast_to, reshape_to};
 use crate::shape::{self, Shape, show};
 use smallvec::smallvec;
 
+mod transform;
+
 /// How a group of weights becomes codes.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Mode {

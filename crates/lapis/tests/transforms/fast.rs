@@ -1,0 +1,482 @@
+//! Norms, rotary embedding, attention, the gated delta rule, quantized products: their derivatives and mapping, and
+//! that each formula is what its kernel computes.
+
+use crate::check::{check, derivatives, mapping, mapping_within, normal};
+use lapis::ops::fast::attention::{Attention, AttentionMask, AttentionOptions, scaled_dot_product_attention};
+use lapis::ops::fast::delta::{GatedDelta, gated_delta_update};
+use lapis::ops::fast::norm::{Norm, layer_norm, rms_norm};
+use lapis::ops::fast::rope::{Frequencies, Rope, rope};
+use lapis::ops::{Format, Mode, Quantized, QuantizedMatmul};
+use lapis::prelude::*;
+use lapis::scalar::Real;
+use lapis::transforms::{Decompose, grad, jvp, vjp};
+
+fn one(a: Result<Array>) -> Result<Vec<Array>> {
+    Ok(vec![a?])
+}
+
+/// sin(a), sin(2a), sin(3a), ...
+fn wave(shape: &[usize], a: f64) -> Array {
+    let n: usize = shape.iter().product();
+    Array::from_vec((0..n).map(|i| ((i + 1) as f64 * a).sin() as f32).collect::<Vec<f32>>(), shape)
+}
+
+/// The first values of an array and the sum of its magnitudes, against numbers that MLX gives.
+fn same_as(name: &str, a: &Array, first: &[f32], total: f32) {
+    let values = a.to_vec::<f32>().unwrap();
+    let size = total / values.len() as f32;
+    for (i, (x, y)) in values.iter().zip(first).enumerate() {
+        assert!((x - y).abs() < 1e-5 * (size + y.abs()), "{name}: element {i} is {x}, not {y}");
+    }
+    let sum: f32 = values.iter().map(|x| x.abs()).sum();
+    assert!((sum - total).abs() < 1e-5 * total, "{name}: magnitudes add up to {sum}, not {total}");
+}
+
+fn weighed(y: Result<Array>, shape: &[usize]) -> Result<Array> {
+    ops::sum(&ops::multiply(&y?, &wave(shape, 1.1))?, (), false)
+}
+
+#[test]
+fn norms() {
+    let (x, w, b) = (|| normal(&[2, 3, 5], 1), || normal(&[5], 2), || normal(&[5], 3));
+    check("rms_norm", &|x| one(rms_norm(&x[0], Some(&x[1]), 1e-3)), &[x(), w()]);
+    check("rms_norm of one axis", &|x| one(rms_norm(&x[0], Some(&x[1]), 1e-3)), &[w(), b()]);
+    check("rms_norm without weight", &|x| one(rms_norm(&x[0], None, 1e-3)), &[x()]);
+    check("layer_norm", &|x| one(layer_norm(&x[0], Some(&x[1]), Some(&x[2]), 1e-3)), &[x(), w(), b()]);
+    check("layer_norm without bias", &|x| one(layer_norm(&x[0], Some(&x[1]), None, 1e-3)), &[x(), w()]);
+    check("layer_norm without weight", &|x| one(layer_norm(&x[0], None, Some(&x[1]), 1e-3)), &[x(), b()]);
+    check("bare layer_norm", &|x| one(layer_norm(&x[0], None, None, 1e-3)), &[x()]);
+}
+
+#[test]
+fn norms_have_the_gradients_of_mlx() {
+    let (x, w, b) = (wave(&[3, 8], 0.7), wave(&[8], 0.3), wave(&[8], 0.2));
+    let g = grad(|a: &Vec<Array>| weighed(rms_norm(&a[0], Some(&a[1]), 1e-5), &[3, 8]))(&vec![x.clone(), w.clone()]);
+    let g = g.unwrap();
+    same_as("rms_norm x", &g[0], &[0.5218581, 0.8698764, 0.06325915, -1.095338, -1.032146, 0.1745672], 15.82013);
+    same_as("rms_norm w", &g[1], &[0.8938136, 0.1876829, 0.08938581, 0.2674738, -0.3661337, -0.8827862], 3.671809);
+    let layer = |a: &Vec<Array>| weighed(layer_norm(&a[0], Some(&a[1]), Some(&a[2]), 1e-5), &[3, 8]);
+    let g = grad(layer)(&vec![x, w, b]).unwrap();
+    same_as("layer_norm x", &g[0], &[0.4290681, 0.777029, -0.02956833, -1.188077, -1.124768, 0.0820339], 15.33009);
+    same_as("layer_norm w", &g[1], &[0.9733574, 0.1431885, -0.01307124, 0.2082043, -0.3259643, -0.7754906], 3.457896);
+    same_as("layer_norm b", &g[2], &[0.2846727, 0.6221806, 0.2797647, -0.3683793, -0.6139559, -0.1885957], 3.390771);
+}
+
+#[test]
+fn rotary_embedding() {
+    for traditional in [false, true] {
+        let f = |x: &[Array]| one(rope(&ops::square(&x[0])?, 4, traditional, Frequencies::Base(50.0), 0.5, &x[1]));
+        check("rope", &f, &[normal(&[2, 2, 3, 6], 4), array([7i64])]);
+        check("rope, offset a row", &f, &[normal(&[2, 3, 4], 5), array([7i32, 2])]);
+        let f = |x: &[Array]| one(rope(&ops::square(&x[0])?, 4, traditional, Frequencies::Given(&x[1]), 1.0, 3));
+        check("rope, frequencies", &f, &[normal(&[2, 3, 6], 6), array([1.0f32, 5.0])]);
+    }
+    let loss = |x: &Array| weighed(rope(x, 4, false, Frequencies::Base(100.0), 0.5, 7), &[1, 2, 3, 8]);
+    let g = grad(loss)(&wave(&[1, 2, 3, 8], 0.7)).unwrap();
+    same_as("rope", &g, &[-0.7792425, 0.4331771, 0.4603428, -1.171141, -0.7055403, 0.3115417], 29.98335);
+}
+
+#[test]
+fn frequencies_of_a_rotary_embedding_have_gradients() {
+    // One pair at one position p: the angle is p / f, so d(cos)/df = sin(p/f) p / f^2.
+    let x = Array::from_vec(vec![1.0f32, 0.0], &[1, 1, 2]);
+    let f = |f: &Array| ops::sum(&rope(&x, 2, false, Frequencies::Given(f), 1.0, 3)?, (), false);
+    let got = grad(f)(&array([2.0f32])).unwrap().item::<f32>().unwrap();
+    let (p, f) = (3.0f32, 2.0f32);
+    let want = ((p / f).sin() - (p / f).cos()) * p / (f * f);
+    assert!((got - want).abs() < 1e-5, "{got}, not {want}");
+}
+
+fn attend(x: &[Array], options: AttentionOptions<'_>) -> Result<Vec<Array>> {
+    one(scaled_dot_product_attention(&x[0], &x[1], &x[2], &AttentionOptions { scale: 0.6, ..options }))
+}
+
+#[test]
+fn attention() {
+    let qkv = || vec![normal(&[2, 4, 3, 2], 7), normal(&[2, 2, 4, 2], 8), normal(&[2, 2, 4, 3], 9)];
+    let with = |a: Array| qkv().into_iter().chain([a]).collect::<Vec<_>>();
+    let none = AttentionOptions::default();
+    check("attention", &|x| attend(x, none), &qkv());
+    let causal = AttentionOptions { mask: AttentionMask::Causal, ..none };
+    check("causal", &|x| attend(x, causal), &qkv());
+    check("causal window", &|x| attend(x, AttentionOptions { window: Some(2), ..causal }), &qkv());
+    check("soft cap", &|x| attend(x, AttentionOptions { softcap: Some(1.5), ..causal }), &qkv());
+    let masked = |x: &[Array]| attend(x, AttentionOptions { mask: AttentionMask::Array(&x[3]), ..none });
+    // The first row sees nothing and averages all values.
+    let keep = [false, false, false, false, true, false, true, true, false, true, true, true];
+    check("bool mask", &masked, &with(Array::from_vec(keep.to_vec(), &[3, 4])));
+    check("additive mask", &masked, &with(normal(&[2, 1, 3, 4], 10)));
+    let both = |x: &[Array]| {
+        attend(x, AttentionOptions { mask: AttentionMask::Array(&x[3]), window: Some(3), softcap: Some(2.0), ..none })
+    };
+    check("additive mask, window, soft cap", &both, &with(normal(&[3, 4], 11)));
+    check("sinks", &|x| attend(x, AttentionOptions { sinks: Some(&x[3]), ..causal }), &with(normal(&[4], 12)));
+}
+
+#[test]
+fn attention_has_the_gradients_of_mlx() {
+    const SHAPE: [usize; 4] = [1, 4, 3, 8];
+    fn attend(a: &[Array], mask: AttentionMask<'_>, sinks: Option<&Array>) -> Result<Array> {
+        let options = AttentionOptions { scale: 0.5, mask, sinks, ..AttentionOptions::default() };
+        weighed(scaled_dot_product_attention(&a[0], &a[1], &a[2], &options), &SHAPE)
+    }
+    let qkv = || vec![wave(&SHAPE, 0.7), wave(&[1, 2, 5, 8], 0.9), wave(&[1, 2, 5, 8], 1.3)];
+    let g = grad(|a: &Vec<Array>| attend(a, AttentionMask::Causal, None))(&qkv()).unwrap();
+    same_as("q", &g[0], &[0.03978162, 0.2248752, 0.2397878, 0.07323364, -0.1487422, -0.258153], 23.2136);
+    same_as("k", &g[1], &[-0.02440827, 0.07649922, 0.1414281, 0.1398412, 0.07248465, -0.02896255], 17.36375);
+    same_as("v", &g[2], &[0.5530879, 0.1518736, -0.4153095, -0.5286388, -0.06426775, 0.4703361], 21.77112);
+    let with = |a: Array| qkv().into_iter().chain([a]).collect::<Vec<_>>();
+    let g = grad(|a: &Vec<Array>| attend(a, AttentionMask::Array(&a[3]), None))(&with(wave(&[3, 5], 0.37))).unwrap();
+    same_as("k under a mask", &g[1], &[0.2068897, 0.3425993, 0.317179, 0.1425847, -0.09906952, -0.2941299], 13.92732);
+    same_as("mask", &g[3], &[0.8211046, -1.455244, 0.3461777, 2.960834, -2.672872, -1.169141], 21.12945);
+    let g = grad(|a: &Vec<Array>| attend(a, AttentionMask::None, Some(&a[3])))(&with(wave(&[4], 0.8))).unwrap();
+    same_as("q beside sinks", &g[0], &[0.1973728, 0.2769967, 0.146995, -0.09424955, -0.264168, -0.2341692], 23.72906);
+    same_as("sinks", &g[3], &[-0.3259209, 0.242937, -0.01165132, -0.1212167], 0.701726);
+}
+
+/// q, k, v, gamma, beta, state of the gated delta rule: 1 row, 3 steps, 1 key head of size 2, 2 heads of size 3.
+fn delta(vector_gate: bool) -> Vec<Array> {
+    let near_one = |shape: &[usize], seed| ops::sigmoid(&normal(shape, seed)).unwrap();
+    let gate: &[usize] = if vector_gate { &[1, 3, 2, 2] } else { &[1, 3, 2] };
+    let (q, k, v) = (normal(&[1, 3, 1, 2], 13), normal(&[1, 3, 1, 2], 14), normal(&[1, 3, 2, 3], 15));
+    vec![q, k, v, near_one(gate, 16), near_one(&[1, 3, 2], 17), normal(&[1, 2, 3, 2], 18)]
+}
+
+#[test]
+fn gated_delta_rule() {
+    let run = |x: &[Array], state: Option<&Array>, mask: Option<&Array>| {
+        Ok(gated_delta_update(&x[0], &x[1], &x[2], &x[3], &x[4], state, mask)?.to_vec())
+    };
+    for vector_gate in [false, true] {
+        let all = delta(vector_gate);
+        let bare = |x: &[Array]| run(x, None, None);
+        derivatives("from zero", &bare, &all[..5]);
+        check("with a state", &|x| run(x, Some(&x[5]), None), &all);
+        let mask = array([true, false, true]).reshape(&[1, 3]);
+        let masked: Vec<Array> = all[..5].iter().cloned().chain([mask]).collect();
+        derivatives("with a mask", &|x| run(x, None, Some(&x[5])), &masked);
+        mapping("with a mask", &|x| run(x, None, Some(&x[5])), &masked);
+    }
+}
+
+/// The kernel and the formula give the same, up to roundings of the dtype.
+fn formula_is_kernel(name: &str, op: &impl Decompose, inputs: &[Array], kernel: &[Array]) {
+    let formula = op.decompose(inputs).unwrap();
+    assert_eq!(formula.len(), kernel.len(), "{name}");
+    for (a, b) in formula.iter().zip(kernel) {
+        assert_eq!((a.shape(), a.dtype()), (b.shape(), b.dtype()), "{name}");
+        let tolerance = if a.dtype() == Dtype::Bfloat16 { 1e-2 } else { 2e-5 };
+        let close = ops::allclose(a, b, tolerance, tolerance * 0.1, true).unwrap().item::<bool>().unwrap();
+        assert!(close, "{name} in {:?}:\n{a}\n{b}", a.dtype());
+    }
+}
+
+#[test]
+fn formulas_are_what_kernels_compute() {
+    for dtype in [Dtype::Float32, Dtype::Bfloat16, Dtype::Float64] {
+        let cast = |a: Array| ops::astype(&a, dtype).unwrap();
+        let (x, w, b) = (cast(normal(&[4, 33], 19)), cast(normal(&[33], 20)), cast(normal(&[33], 21)));
+        for centred in [false, true] {
+            let op = Norm { eps: Real(1e-5), centred, weight: true, bias: centred };
+            let (inputs, kernel) = match centred {
+                false => (vec![x.clone(), w.clone()], rms_norm(&x, Some(&w), 1e-5)),
+                true => (vec![x.clone(), w.clone(), b.clone()], layer_norm(&x, Some(&w), Some(&b), 1e-5)),
+            };
+            formula_is_kernel("norm", &op, &inputs, &[kernel.unwrap()]);
+        }
+        let x = cast(normal(&[2, 3, 5, 12], 22));
+        let (offsets, freqs) = (array([100i64, 3]), array([1.0f32, 3.0, 10.0, 50.0]));
+        for traditional in [false, true] {
+            let op = Rope { dims: 8, traditional, base: Some(Real(100.0)), scale: Real(0.7) };
+            let kernel = rope(&x, 8, traditional, Frequencies::Base(100.0), 0.7, &offsets).unwrap();
+            formula_is_kernel("rope", &op, &[x.clone(), offsets.clone()], &[kernel]);
+            let kernel = rope(&x, 8, traditional, Frequencies::Given(&freqs), 0.7, &offsets).unwrap();
+            let op = Rope { base: None, ..op };
+            formula_is_kernel("rope", &op, &[x.clone(), offsets.clone(), freqs.clone()], &[kernel]);
+        }
+        let qkv = [normal(&[2, 4, 7, 8], 23), normal(&[2, 2, 9, 8], 24), normal(&[2, 2, 9, 6], 25)].map(cast);
+        let mask = ops::greater(&normal(&[2, 4, 7, 9], 26), 0.0).unwrap();
+        let sinks = cast(normal(&[4], 27));
+        let op = Attention {
+            scale: Real(0.3),
+            softcap: Some(Real(3.0)),
+            causal: false,
+            window: Some(4),
+            mask: true,
+            sinks: true,
+            dtype,
+        };
+        let options = AttentionOptions {
+            scale: 0.3,
+            softcap: Some(3.0),
+            window: Some(4),
+            mask: AttentionMask::Array(&mask),
+            sinks: Some(&sinks),
+        };
+        let kernel = scaled_dot_product_attention(&qkv[0], &qkv[1], &qkv[2], &options).unwrap();
+        let inputs: Vec<Array> = qkv.iter().cloned().chain([mask.clone(), sinks.clone()]).collect();
+        formula_is_kernel("attention", &op, &inputs, &[kernel]);
+        let op = Attention { softcap: None, causal: true, window: None, mask: false, sinks: false, ..op };
+        let options = AttentionOptions { scale: 0.3, mask: AttentionMask::Causal, ..AttentionOptions::default() };
+        let kernel = scaled_dot_product_attention(&qkv[0], &qkv[1], &qkv[2], &options).unwrap();
+        formula_is_kernel("causal attention", &op, &qkv, &[kernel]);
+
+        let mut inputs = delta(true);
+        inputs.iter_mut().take(3).for_each(|a| *a = cast(a.clone()));
+        let gates = if dtype == Dtype::Float64 { dtype } else { Dtype::Float32 };
+        inputs.iter_mut().skip(3).for_each(|a| *a = ops::astype(a, gates).unwrap());
+        inputs.push(array([true, true, false]).reshape(&[1, 3]));
+        let [q, k, v, gamma, beta, state, mask] = &inputs[..] else { unreachable!() };
+        let kernel = gated_delta_update(q, k, v, gamma, beta, Some(state), Some(mask)).unwrap();
+        formula_is_kernel("gated delta", &GatedDelta { state: true, mask: true }, &inputs, &kernel);
+    }
+}
+
+// ------------------------------------------------------------------ quantized
+
+fn f32_normal(shape: &[usize], seed: u64) -> Array {
+    ops::astype(&normal(shape, seed), Dtype::Float32).unwrap()
+}
+
+/// Weights of every mode, a stack of two.
+fn weights() -> Vec<Quantized> {
+    let w = f32_normal(&[2, 32, 64], 28);
+    let affine = [2, 3, 4, 8].map(|bits| Format::affine(bits, 32).unwrap());
+    let block = [Mode::Mxfp4, Mode::Mxfp8, Mode::Nvfp4].map(|m| Format::new(m, None, None).unwrap());
+    let mut all: Vec<Quantized> =
+        affine.into_iter().chain(block).map(|f| ops::quantize(&w, f, None).unwrap()).collect();
+    all.push(ops::quantize(&w, block[2], Some(&array(4.0f32))).unwrap());
+    all
+}
+
+/// The parts that have derivatives, and the weights with others in their place.
+fn free(w: &Quantized) -> Vec<Array> {
+    match &w.biases {
+        Some(b) => vec![w.scales.clone(), b.clone()],
+        None => w.global_scale.clone().into_iter().collect(),
+    }
+}
+fn with(w: &Quantized, free: &[Array]) -> Quantized {
+    let mut w = w.clone();
+    match free {
+        [scales, biases] => (w.scales, w.biases) = (scales.clone(), Some(biases.clone())),
+        [global] => w.global_scale = Some(global.clone()),
+        _ => {}
+    }
+    w
+}
+
+/// The unpacked weights in ops that have derivatives.
+fn unpacked(w: &Quantized, free: &[Array]) -> Result<Array> {
+    let [scales, biases] = free else {
+        let global = w.global_scale.as_ref().map(|_| array(1.0f32));
+        let plain = ops::dequantize(&Quantized { global_scale: global, ..w.clone() }, Some(Dtype::Float32))?;
+        return free.first().map_or(Ok(plain.clone()), |g| ops::multiply(&plain, g));
+    };
+    let ones = with(w, &[ops::ones_like(scales, None)?, ops::zeros_like(biases, None)?]);
+    let codes = ops::dequantize(&ones, None)?;
+    let wide = |a: &Array| ops::repeat(a, w.format.group(), -1);
+    ops::add(&ops::multiply(&codes, &wide(scales)?)?, &wide(biases)?)
+}
+
+type Function<'a> = &'a dyn Fn(&Vec<Array>) -> Result<Array>;
+
+/// Two functions have the same values, gradients, changes, and gradients of gradients.
+fn same(name: &str, f: Function<'_>, g: Function<'_>, inputs: &[Array]) {
+    let close = |what: &str, a: &[Array], b: &[Array]| {
+        assert_eq!(a.len(), b.len(), "{name}: {what}");
+        for (i, (a, b)) in a.iter().zip(b).enumerate() {
+            let size = ops::max(&ops::abs(b).unwrap(), (), false).unwrap().item::<f32>().unwrap();
+            let close = ops::allclose(a, b, 1e-4, 3e-5 * f64::from(size) + 1e-6, true).unwrap();
+            assert!(close.item::<bool>().unwrap(), "{name}, {what} {i}:\n{a}\n{b}");
+        }
+    };
+    let inputs = inputs.to_vec();
+    let y = f(&inputs).unwrap();
+    let cotangent = f32_normal(y.shape(), 60);
+    let tangents: Vec<Array> = inputs.iter().map(|a| f32_normal(a.shape(), 61)).collect();
+    let run = |f: Function<'_>| {
+        let (y, pulled) = vjp(f, &inputs, &cotangent).unwrap();
+        let (_, pushed) = jvp(f, &inputs, &tangents).unwrap();
+        let first = |x: &Vec<Array>| {
+            let g = grad(|x: &Vec<Array>| ops::sum(&ops::square(&f(x)?)?, (), false))(x)?;
+            let each = g.iter().map(|g| ops::sum(&ops::sin(&ops::multiply(g, 0.01)?)?, (), false));
+            each.reduce(|a, b| ops::add(&a?, &b?)).unwrap()
+        };
+        (y, pulled, pushed, grad(first)(&inputs).unwrap())
+    };
+    let (a, b) = (run(f), run(g));
+    close("value", &[a.0], &[b.0]);
+    close("vjp", &a.1, &b.1);
+    close("jvp", &[a.2], &[b.2]);
+    close("second order", &a.3, &b.3);
+}
+
+fn single(w: &Quantized) -> Quantized {
+    let first = |a: &Array| ops::index(a, 0).unwrap();
+    let biases = w.biases.as_ref().map(first);
+    Quantized { packed: first(&w.packed), scales: first(&w.scales), biases, ..w.clone() }
+}
+
+#[test]
+fn quantized_products_differentiate_as_dense_ones() {
+    for stacked in weights() {
+        let w = single(&stacked);
+        let name = format!("{:?} {}", w.format.mode(), w.format.bits());
+        let inputs = |k: usize| [vec![f32_normal(&[3, k], 29)], free(&w)].concat();
+        for transpose in [true, false] {
+            let product = |x: &Vec<Array>| ops::quantized_matmul(&x[0], &with(&w, &x[1..]), transpose);
+            let dense = |x: &Vec<Array>| {
+                let w = unpacked(&w, &x[1..])?;
+                let w = if transpose { ops::matrix_transpose(&w)? } else { w };
+                ops::matmul(&x[0], &w)
+            };
+            let x = inputs(if transpose { 64 } else { 32 });
+            same(&format!("{name}, transpose {transpose}"), &product, &dense, &x);
+        }
+        let values = |x: &Vec<Array>| ops::dequantize(&with(&w, x), Some(Dtype::Float32));
+        if !free(&w).is_empty() {
+            same(&name, &values, &|x| unpacked(&w, x), &free(&w));
+        }
+    }
+}
+
+#[test]
+fn gathered_quantized_products_differentiate_as_dense_ones() {
+    let (lhs, rhs) = (array([2i32, 0, 2, 1]), array([1i32, 1, 0, 1]));
+    for w in weights() {
+        let x = [vec![f32_normal(&[3, 2, 64], 30)], free(&w)].concat();
+        let product = |x: &Vec<Array>| ops::gather_qmm(&x[0], &with(&w, &x[1..]), Some(&lhs), Some(&rhs), true);
+        let dense = |x: &Vec<Array>| {
+            let w = ops::matrix_transpose(&unpacked(&w, &x[1..])?)?;
+            ops::matmul(&ops::take(&x[0], &lhs, 0)?, &ops::take(&w, &rhs, 0)?)
+        };
+        same(&format!("{:?} {}", w.format.mode(), w.format.bits()), &product, &dense, &x);
+    }
+}
+
+#[test]
+fn products_with_rounded_rows_have_the_gradients_of_exact_ones() {
+    for stacked in weights().into_iter().filter(|w| matches!(w.format.mode(), Mode::Nvfp4 | Mode::Mxfp8)) {
+        let w = single(&stacked);
+        let dense = ops::dequantize(&w, Some(Dtype::Float32)).unwrap();
+        let (x, g) = (f32_normal(&[3, 64], 31), f32_normal(&[3, 32], 32));
+        let (_, got) = vjp(|x: &Array| ops::qqmm(x, &w, None), &x, &g).unwrap();
+        let want = ops::matmul(&g, &dense).unwrap();
+        assert!(ops::allclose(&got, &want, 1e-5, 1e-4, false).unwrap().item::<bool>().unwrap(), "{got}\n{want}");
+        let (_, got) = jvp(|x: &Array| ops::qqmm(x, &w, None), &x, &x).unwrap();
+        let want = ops::matmul(&x, &dense.t()).unwrap();
+        assert!(ops::allclose(&got, &want, 1e-5, 1e-4, false).unwrap().item::<bool>().unwrap(), "{got}\n{want}");
+    }
+}
+
+/// The parts of packed weights as a list, and back.
+fn parts(w: &Quantized) -> Vec<Array> {
+    let rest = w.biases.iter().chain(&w.global_scale).cloned();
+    [w.packed.clone(), w.scales.clone()].into_iter().chain(rest).collect()
+}
+fn whole(w: &Quantized, parts: &[Array]) -> Result<Quantized> {
+    let biases = w.biases.as_ref().map(|_| parts[2].clone());
+    let global = w.global_scale.as_ref().map(|_| parts[2].clone());
+    Quantized::new(parts[0].clone(), parts[1].clone(), biases, global, w.format)
+}
+
+#[test]
+fn quantization_is_mapped() {
+    for stacked in weights() {
+        let w = single(&stacked);
+        let name = format!("{:?} {}", w.format.mode(), w.format.bits());
+        let format = w.format;
+        let map = |what: &str, f: &dyn Fn(&[Array]) -> Result<Vec<Array>>, first: Vec<Array>, w: &Quantized| {
+            mapping_within(2e-5, &format!("{what}, {name}"), f, &[first, parts(w)].concat());
+        };
+        map("dequantize", &|x| one(ops::dequantize(&whole(&w, x)?, None)), vec![], &w);
+        let product = |x: &[Array]| one(ops::quantized_matmul(&x[0], &whole(&w, &x[1..])?, true));
+        map("product", &product, vec![f32_normal(&[2, 3, 64], 33)], &w);
+        map("product of a vector", &product, vec![f32_normal(&[64], 33)], &w);
+        map(
+            "x @ w",
+            &|x| one(ops::quantized_matmul(&x[0], &whole(&w, &x[1..])?, false)),
+            vec![f32_normal(&[3, 32], 34)],
+            &w,
+        );
+        let pairs = vec![f32_normal(&[3, 2, 64], 35), array([2i64, 0, 1]), array([1i64, 0, 1])];
+        let gathered = |x: &[Array]| one(ops::gather_qmm(&x[0], &whole(&w, &x[3..])?, Some(&x[1]), Some(&x[2]), true));
+        map("gathered product", &gathered, pairs.clone(), &stacked);
+        if matches!(format.mode(), Mode::Nvfp4 | Mode::Mxfp8) {
+            map("qqmm", &|x| one(ops::qqmm(&x[0], &whole(&w, &x[1..])?, None)), vec![f32_normal(&[3, 64], 36)], &w);
+            let rounded =
+                |x: &[Array]| one(ops::gather_qqmm(&x[0], &whole(&w, &x[3..])?, Some(&x[1]), Some(&x[2]), None));
+            map("gathered qqmm", &rounded, pairs, &stacked);
+        }
+        let global = w.global_scale.clone();
+        let quantize = |x: &[Array]| Ok(parts(&ops::quantize(&x[0], format, x.get(1))?)[..2].to_vec());
+        let inputs: Vec<Array> = [f32_normal(&[2, 64], 37)].into_iter().chain(global).collect();
+        mapping_within(1e-9, &format!("quantize, {name}"), &quantize, &inputs);
+    }
+    mapping("to_fp8", &|x| one(ops::to_fp8(&x[0])), &[f32_normal(&[5], 38)]);
+    mapping("from_fp8", &|x| one(ops::from_fp8(&x[0], Dtype::Float32)), &[array([3u8, 200, 17])]);
+}
+
+#[test]
+fn positions_outside_their_lane_are_errors() {
+    let w = &weights()[0];
+    let x = f32_normal(&[2, 3, 1, 64], 39);
+    let rhs = array([[0i64, 0, 2], [0, 0, 0]]);
+    let f = |a: &Vec<Array>| ops::gather_qmm(&a[0], &whole(w, &a[2..])?, None, Some(&a[1]), true);
+    let lanes: Vec<Array> = parts(w).iter().map(|p| ops::stack(&[p.clone(), p.clone()], 0).unwrap()).collect();
+    let y = lapis::transforms::vmap(f)(&[vec![x, rhs], lanes].concat()).unwrap();
+    assert!(lapis::eval([&y]).unwrap_err().to_string().contains("rhs_indices"));
+}
+
+#[test]
+fn quantized_products_are_what_their_formula_computes() {
+    for stacked in weights() {
+        let w = single(&stacked);
+        let name = format!("{:?} {}", w.format.mode(), w.format.bits());
+        let x = f32_normal(&[3, 64], 40);
+        let op = QuantizedMatmul { format: w.format, transpose: true, gathered: false, rounds_x: None };
+        let with = |w: &Quantized, x: &[Array]| [vec![x[0].clone()], parts(w), x[1..].to_vec()].concat();
+        let tight = |op: &QuantizedMatmul, inputs: &[Array], kernel: Result<Array>| {
+            let (formula, kernel) = (op.decompose(inputs).unwrap().remove(0), kernel.unwrap());
+            assert_eq!((formula.shape(), formula.dtype()), (kernel.shape(), kernel.dtype()), "{name}");
+            let close = ops::allclose(&formula, &kernel, 1e-5, 1e-4, false).unwrap().item::<bool>().unwrap();
+            assert!(close, "{name}, {op:?}:\n{formula}\n{kernel}");
+        };
+        tight(&op, &with(&w, &[x.clone()]), ops::quantized_matmul(&x, &w, true));
+        let pairs = [f32_normal(&[2, 3, 64], 41), array([1i64, 0, 1]), array([0i64, 0, 1])];
+        let gathered = QuantizedMatmul { gathered: true, ..op.clone() };
+        tight(
+            &gathered,
+            &with(&stacked, &pairs),
+            ops::gather_qmm(&pairs[0], &stacked, Some(&pairs[1]), Some(&pairs[2]), true),
+        );
+        if matches!(w.format.mode(), Mode::Nvfp4 | Mode::Mxfp8) {
+            let rounded = QuantizedMatmul { rounds_x: Some(false), ..op };
+            tight(&rounded, &with(&w, &[x.clone()]), ops::qqmm(&x, &w, None));
+        }
+    }
+}
+
+#[test]
+fn quantized_weights_have_the_gradients_of_mlx() {
+    let (w, x) = (wave(&[6, 64], 0.37), wave(&[3, 64], 0.7));
+    let format = Format::affine(4, 32).unwrap();
+    let q = ops::quantize(&w, format, None).unwrap();
+    let inputs = [vec![x], free(&q)].concat();
+    let product = |a: &Vec<Array>| weighed(ops::quantized_matmul(&a[0], &with(&q, &a[1..]), true), &[3, 6]);
+    let g = grad(product)(&inputs).unwrap();
+    same_as("x", &g[0], &[-1.712084, -0.9824046, -0.1731988, 0.8022718, 1.627821, 2.249362], 317.8296);
+    same_as("scales", &g[1], &[38.60193, -3.622501, 32.4863, 16.54418, 14.80851, -11.63538], 233.2976);
+    same_as("biases", &g[2], &[1.085599, 1.548649, 1.790303, -0.2283014, 0.5385482, -1.75576], 13.94326);
+    let decoded = |a: &Vec<Array>| ops::sum(&ops::multiply(&ops::dequantize(&with(&q, a), None)?, &w)?, (), false);
+    let g = grad(decoded)(&free(&q)).unwrap();
+    same_as("decoded scales", &g[0], &[-126.4306, -110.1553, -104.1893, -114.9049, -132.2195, -137.0934], 1466.518);
+    same_as("decoded biases", &g[1], &[0.342309, 1.518282, 1.927796, 1.364119, 0.1118091, -1.196945], 14.984);
+    let coded = |w: &Array| {
+        let (q, c) = (ops::quantize(w, format, None)?, wave(&[6, 2], 1.7));
+        let biases = ops::multiply(&free(&q)[1], &ops::multiply(&c, 2)?)?;
+        ops::sum(&ops::add(&ops::multiply(&q.scales, &c)?, &biases)?, (), false)
+    };
+    same_as("quantize", &grad(coded)(&w).unwrap(), &[0.0; 6], 15.28073);
+}
