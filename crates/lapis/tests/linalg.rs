@@ -114,6 +114,17 @@ fn qr_has_the_signs_of_lapack() {
     let (q, r) = linalg::qr(&array([[-2.0f32, 1.0, 3.0], [0.0, 0.0, 1.0]])).unwrap();
     assert_values(&q, &[1.0, 0.0, 0.0, 1.0]);
     assert_values(&r, &[-2.0, 1.0, 3.0, 0.0, 0.0, 1.0]);
+    let (re, im) = (array([[1.0f32, 2.0], [-3.0, 0.5]]), array([[-2.0f32, 1.0], [1.0, 4.0]]));
+    let turn = ops::multiply(&im.astype(Dtype::Complex64), lapis::dtype::c64::new(0.0, 1.0)).unwrap();
+    let (q, r) = linalg::qr(&(re.astype(Dtype::Complex64) + turn)).unwrap();
+    let diagonal = r.diagonal(0, 0, 1).to_vec::<lapis::dtype::c64>().unwrap();
+    assert!(diagonal.iter().all(|z| z.im == 0.0), "{diagonal:?}");
+    let expected = [-3.872983, -4.133199];
+    for (got, want) in diagonal.iter().map(|z| z.re).zip(expected) {
+        assert!((got.abs() - f32::abs(want)).abs() < 1e-5, "{got}, not {want} of either sign");
+    }
+    let first = q.to_vec::<lapis::dtype::c64>().unwrap()[0];
+    assert!((first - lapis::dtype::c64::new(-0.258199, 0.516398)).norm() < 1e-6, "{first}");
 }
 
 #[test]

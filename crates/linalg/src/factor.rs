@@ -9,6 +9,7 @@ use faer::linalg::qr::no_pivoting::factor as qr_factor;
 use faer::{Conj, Mat, Par, Spec};
 use lapis_core::buffer::Tensor;
 use lapis_core::error::Result;
+use std::cmp::Ordering;
 
 /// `linalg.cholesky`
 pub(crate) fn cholesky<T: Scalar>(name: &str, upper: bool, a: &Tensor, out: &mut Tensor) -> Result<()> {
@@ -68,7 +69,24 @@ pub(crate) fn qr<T: Scalar>(name: &str, a: &Tensor, outputs: &mut [Tensor]) -> R
         let mut memory = MemBuffer::new(need);
         let stack = MemStack::new(&mut memory);
         qr_factor::qr_in_place(packed.as_mut(), tau.as_mut(), Par::Seq, stack, Spec::default());
-        fill(r, n, |i, j| if i <= j { packed[(i, j)] } else { T::ZERO });
+        // The diagonal of LAPACK's R is real.
+        let turn = |j: usize| -> T {
+            let d = packed[(j, j)];
+            let size = d.magnitude();
+            if d == d.conjugate() || size == 0.0 {
+                return T::ONE;
+            }
+            let along = T::ONE.scaled(size);
+            let sign = if (d + along).magnitude() < (d - along).magnitude() { -1.0 } else { 1.0 };
+            d.conjugate().scaled(sign / size)
+        };
+        let turns: Vec<T> = (0..k).map(turn).collect();
+        let entry = |i: usize, j: usize| packed[(i, j)] * turns[i];
+        fill(r, n, |i, j| match i.cmp(&j) {
+            Ordering::Less => entry(i, j),
+            Ordering::Equal => (entry(i, i) + entry(i, i).conjugate()).scaled(0.5),
+            Ordering::Greater => T::ZERO,
+        });
 
         let mut basis = Mat::<T>::identity(m, k);
         let need = householder::apply_block_householder_sequence_on_the_left_in_place_scratch::<T>(m, block, k);
@@ -81,7 +99,7 @@ pub(crate) fn qr<T: Scalar>(name: &str, a: &Tensor, outputs: &mut [Tensor]) -> R
             Par::Seq,
             MemStack::new(&mut memory),
         );
-        fill(q, k, |i, j| basis[(i, j)]);
+        fill(q, k, |i, j| basis[(i, j)] * turns[j].conjugate());
         Ok(())
     })
 }

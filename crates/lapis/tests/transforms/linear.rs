@@ -1,9 +1,9 @@
 //! Convolutions, products of picked matrices, Fourier and Hadamard transforms, decompositions.
 
-use crate::check::{check, mapping, normal, positive};
-use lapis::ops::ConvSettings;
+use crate::check::{check, derivatives, mapping, normal, positive};
 use lapis::ops::fft::{self, FftNorm};
 use lapis::ops::linalg::{self, Norm};
+use lapis::ops::{ConvSettings, Spatial};
 use lapis::prelude::*;
 use lapis::transforms::{grad, jvp, vjp};
 
@@ -59,6 +59,30 @@ fn indices(values: &[i32]) -> Array {
 // ------------------------------------------------------------------ products
 
 #[test]
+fn products_of_picked_matrices() {
+    for sorted in [false, true] {
+        let picked = |x: &[Array]| Ok(vec![ops::gather_mm(&x[0], &x[1], Some(&x[2]), Some(&x[3]), sorted)?]);
+        // Matrices that nobody picks, and that several do.
+        let rhs = if sorted { [0, 2, 2, 3] } else { [2, 0, 3, 2] };
+        let picks = [normal(&[3, 2, 4], 1), normal(&[5, 4, 3], 2), indices(&[1, 0, 1, 2]), indices(&rhs)];
+        derivatives("gather_mm", &picked, &picks);
+        let twice = |x: &[Array]| {
+            let of = |r: &Vec<Array>| {
+                let y = ops::gather_mm(&r[0], &r[1], Some(&picks[2]), Some(&picks[3]), sorted)?;
+                ops::sum(&ops::square(&y)?, (), false)
+            };
+            grad(of)(&x.to_vec())
+        };
+        derivatives("gather_mm, second order", &twice, &picks[..2]);
+        if !sorted {
+            mapping("gather_mm", &picked, &picks);
+        }
+    }
+    let rows = |x: &[Array]| Ok(vec![ops::gather_mm(&x[0], &x[1], None, Some(&x[2]), false)?]);
+    check("rows", &rows, &[normal(&[4, 1, 3], 3), normal(&[2, 3, 2], 4), indices(&[1, 0, 1, 1])]);
+}
+
+#[test]
 fn products_of_stretches() {
     let stretches = |x: &[Array]| Ok(vec![ops::segmented_mm(&x[0], &x[1], &x[2])?]);
     // One after the other; with a gap, an overlap and nothing in one of them.
@@ -88,6 +112,38 @@ fn a_lane_does_not_reach_into_the_next() {
 }
 
 // ------------------------------------------------------------------ convolutions
+
+#[test]
+fn convolutions() {
+    let squared = |name: &str, settings: ConvSettings, input: &[usize], weight: &[usize]| {
+        let f = |x: &[Array]| Ok(vec![ops::conv_general(&x[0], &x[1], &settings)?]);
+        check(name, &f, &[normal(input, 20), normal(weight, 21)]);
+    };
+    let plain = ConvSettings::default;
+    let each = |list: &[i64]| Spatial::from(list);
+    squared("plain", plain(), &[2, 6, 3], &[4, 3, 3]);
+    let whole = ConvSettings {
+        stride: each(&[2, 3]),
+        padding_lo: each(&[2, -1]),
+        padding_hi: each(&[1, 3]),
+        kernel_dilation: each(&[1, 2]),
+        input_dilation: each(&[3, 2]),
+        ..plain()
+    };
+    squared("all settings", whole.clone(), &[2, 4, 5, 2], &[3, 2, 3, 2]);
+    squared("reversed", ConvSettings { flip: true, ..whole.clone() }, &[2, 4, 5, 2], &[3, 2, 3, 2]);
+    squared("groups", ConvSettings { groups: 2, flip: true, ..whole }, &[2, 4, 5, 4], &[6, 2, 3, 2]);
+    // The last inputs meet no window.
+    squared("left over", ConvSettings { stride: each(&[3]), ..plain() }, &[1, 9, 2], &[2, 2, 2]);
+    squared("each channel alone", ConvSettings { groups: 3, ..plain() }, &[2, 5, 5, 3], &[3, 3, 3, 1]);
+    squared("two outputs a channel", ConvSettings { groups: 2, ..plain() }, &[1, 6, 2], &[4, 3, 1]);
+    let deep = ConvSettings { stride: each(&[1, 2, 1]), padding_lo: Spatial::All(1), groups: 2, ..plain() };
+    squared("three axes", deep, &[1, 3, 4, 3, 2], &[2, 2, 3, 2, 1]);
+    let back = |x: &[Array]| Ok(vec![ops::conv_transpose2d(&x[0], &x[1], 2, 1, 1, 1, 1)?]);
+    check("transposed", &back, &[normal(&[1, 3, 4, 2], 22), normal(&[3, 3, 2, 2], 23)]);
+    let line = |x: &[Array]| Ok(vec![ops::convolve(&x[0], &x[1], ops::ConvolveMode::Same)?]);
+    check("convolve", &line, &[normal(&[7], 24), normal(&[3], 25)]);
+}
 
 /// sin(0), sin(1), ...
 fn sines(shape: &[usize]) -> Array {
@@ -145,6 +201,44 @@ fn complex(re: &Array, im: &Array) -> Result<Array> {
 /// Real and imaginary part.
 fn parts(z: &Array) -> Result<Vec<Array>> {
     Ok(vec![ops::real(z)?, ops::imag(z)?])
+}
+
+#[test]
+fn fourier_transforms() {
+    type Transform = fn(&Array, Option<usize>, i32, FftNorm) -> Result<Array>;
+    let kinds: [(&str, Transform); 4] = [
+        ("fft", |a, n, i, s| fft::fft(a, n, i, s)),
+        ("ifft", |a, n, i, s| fft::ifft(a, n, i, s)),
+        ("rfft", |a, n, i, s| fft::rfft(a, n, i, s)),
+        ("irfft", |a, n, i, s| fft::irfft(a, n, i, s)),
+    ];
+    for (name, f) in kinds {
+        for (n, norm) in [(None, FftNorm::Backward), (Some(4), FftNorm::Ortho), (Some(7), FftNorm::Forward)] {
+            let of = |x: &[Array]| {
+                let z = if name == "rfft" { x[0].clone() } else { complex(&x[0], &x[1])? };
+                let y = f(&z, n, 1, norm)?;
+                // Not linear, so that second derivatives are there.
+                parts(&ops::multiply(&y, &y)?)
+            };
+            let x = [normal(&[2, 5, 2], 30), normal(&[2, 5, 2], 31)];
+            let x = if name == "rfft" { &x[..1] } else { &x[..] };
+            coarse(name, &of, x);
+            let second = |x: &[Array]| {
+                let total = |x: &Vec<Array>| {
+                    let y = of(x)?;
+                    ops::astype(&ops::sum(&ops::square(&y[0])?, (), false)?, Dtype::Float64)
+                };
+                let g = grad(total)(&x.to_vec())?;
+                g.iter().map(|g| ops::multiply(g, 0.01)).collect()
+            };
+            coarse(&format!("{name}, second order"), &second, x);
+            mapping(name, &of, x);
+        }
+    }
+    let frames = fft::Frames { window: Some(ops::hanning(8).unwrap()), ..fft::Frames::default() };
+    coarse("stft", &|x| parts(&fft::stft(&x[0], 8, &frames)?), &[normal(&[2, 20], 32)]);
+    let there_and_back = |x: &[Array]| Ok(vec![fft::istft(&fft::stft(&x[0], 8, &frames)?, None, None, &frames)?]);
+    coarse("istft", &there_and_back, &[normal(&[2, 20], 32)]);
 }
 
 #[test]
@@ -208,6 +302,52 @@ fn inverses_and_systems() {
     check("solve", &system, &[a(), normal(&[2, 3, 2], 42)]);
     check("solve, vectors", &system, &[a(), normal(&[3], 43)]);
     check("solve, one matrix", &system, &[normal(&[3, 3], 44), normal(&[2, 3, 2], 45)]);
+}
+
+#[test]
+fn determinants() {
+    for n in 1..=5 {
+        let x = [normal(&[2, n, n], 50 + n as u64)];
+        check("det", &|x| Ok(vec![linalg::det(&x[0])?]), &x);
+        let both = |x: &[Array]| {
+            let (sign, log) = linalg::slogdet(&x[0])?;
+            Ok(vec![sign, log])
+        };
+        check("slogdet", &both, &x);
+    }
+    // Of singular matrices: the products of the other rows stay.
+    for n in 2..=5 {
+        let x = normal(&[n, n], 56);
+        let first = ops::slice(&x, &[(None, Some(1), 1)]).unwrap();
+        let zero = ops::multiply(&first, 0.0).unwrap();
+        let rest = ops::slice(&x, &[(Some(1), None, 1)]).unwrap();
+        let singular = ops::concatenate(&[zero, rest], 0).unwrap();
+        let f = |a: &Array| linalg::det(a);
+        assert_eq!(f(&singular).unwrap().item::<f64>().unwrap(), 0.0);
+        derivatives("det of a singular matrix", &|x| Ok(vec![f(&x[0])?]), &[singular]);
+        // Of rank 0 there is none.
+        let g = grad(|a: &Array| f(a))(&ops::zeros::<f64>(&[n, n]).unwrap()).unwrap();
+        assert_eq!(g.all_finite().unwrap(), true);
+        assert_eq!(ops::max(&g.abs(), (), false).unwrap().item::<f64>().unwrap(), 0.0);
+    }
+}
+
+#[test]
+fn triangular_and_orthogonal_factors() {
+    let a = || normal(&[2, 4, 4], 60);
+    for upper in [false, true] {
+        check("cholesky", &|x| Ok(vec![linalg::cholesky(&definite(&x[0])?, upper)?]), &[a()]);
+    }
+    for shape in [[4, 4], [5, 3], [3, 5], [1, 3], [3, 1]] {
+        let x = [normal(&[2, shape[0], shape[1]], 61)];
+        let qr = |x: &[Array]| linalg::qr(&x[0]).map(|(q, r)| vec![q, r]);
+        check("qr", &qr, &x);
+        check("q", &|x| Ok(vec![qr(x)?.remove(0)]), &x);
+        check("r", &|x| Ok(vec![qr(x)?.remove(1)]), &x);
+        let lu = |x: &[Array]| linalg::lu(&x[0]).map(|(_, l, u)| vec![l, u]);
+        check("lu", &lu, &x);
+        check("lu_factor", &|x| Ok(vec![linalg::lu_factor(&x[0])?.0]), &x);
+    }
 }
 
 /// `v diag(f) vᵀ`, which does not depend on the choice of vectors.
@@ -294,4 +434,53 @@ fn normal_part(a: &Array) -> Result<Array> {
     let n = a.shape()[a.ndim() - 1];
     let turn = ops::subtract(ops::eye(n, None, 1, Some(a.dtype()))?, ops::eye(n, None, -1, Some(a.dtype()))?)?;
     ops::add(ops::multiply(a, 0.3)?, ops::multiply(turn, 2.0)?)
+}
+
+#[test]
+fn complex_matrices() {
+    let x = [normal(&[2, 3, 3], 80), normal(&[2, 3, 3], 81)];
+    let z = |x: &[Array]| complex(&x[0], &x[1]);
+    let h = |a: &Array| ops::conjugate(&ops::matrix_transpose(a)?);
+    let one = |by: f64| ops::multiply(ops::eye(3, None, 0, Some(Dtype::Complex64)).unwrap(), by as f32).unwrap();
+    let shifted = |x: &[Array]| ops::add(z(x)?, one(4.0));
+    let definite = |x: &[Array]| ops::add(ops::matmul(&z(x)?, &h(&z(x)?)?)?, one(3.0));
+    coarse("inv", &|x| parts(&linalg::inv(&shifted(x)?)?), &x);
+    coarse("solve", &|x| parts(&linalg::solve(&shifted(x)?, &z(x)?)?), &x);
+    coarse("tri_inv", &|x| parts(&linalg::tri_inv(&shifted(x)?, true)?), &x);
+    coarse("cholesky", &|x| parts(&linalg::cholesky(&definite(x)?, false)?), &x);
+    coarse("cholesky, upper", &|x| parts(&linalg::cholesky(&definite(x)?, true)?), &x);
+    coarse("det", &|x| parts(&linalg::det(&z(x)?)?), &x);
+    let wide = [normal(&[4, 4], 82), normal(&[4, 4], 83)];
+    coarse("det of 4", &|x| parts(&linalg::det(&z(x)?)?), &wide);
+    let sign_and_log = |x: &[Array]| {
+        let (sign, log) = linalg::slogdet(&z(x)?)?;
+        Ok([parts(&sign)?, vec![log]].concat())
+    };
+    coarse("slogdet", &sign_and_log, &x);
+    coarse("lu", &|x| Ok([parts(&linalg::lu(&shifted(x)?)?.1)?, parts(&linalg::lu(&shifted(x)?)?.2)?].concat()), &x);
+    let qr = |x: &[Array]| {
+        let (q, r) = linalg::qr(&shifted(x)?)?;
+        Ok([parts(&q)?, parts(&r)?].concat())
+    };
+    coarse("qr", &qr, &x);
+    let eigh = |x: &[Array]| {
+        let (w, v) = linalg::eigh(&definite(x)?, "L")?;
+        Ok([parts(&conjugated(&v, &ops::log(&w)?, &h(&v)?)?)?, vec![w]].concat())
+    };
+    coarse("eigh", &eigh, &x);
+    for shape in [[3, 3], [4, 2], [2, 4]] {
+        let x = [normal(&shape, 84), normal(&shape, 85)];
+        let k = shape[0].min(shape[1]) as i64;
+        let svd = |x: &[Array]| {
+            let (u, s, vh) = linalg::svd(&z(x)?)?;
+            let un = ops::slice(&u, &[(None, None, 1), (None, Some(k), 1)])?;
+            let vn = ops::slice(&vh, &[(None, Some(k), 1)])?;
+            let left = conjugated(&un, &ops::sin(&s)?, &h(&un)?)?;
+            Ok([parts(&conjugated(&un, &ops::sin(&s)?, &vn)?)?, parts(&left)?, vec![s]].concat())
+        };
+        coarse("svd", &svd, &x);
+        coarse("pinv", &|x| parts(&linalg::pinv(&z(x)?)?), &x);
+    }
+    coarse("eig", &|x| parts(&ops::sum(&linalg::eigvals(&z(x)?)?.square(), -1, false)?), &x);
+    coarse("norm", &|x| Ok(vec![linalg::norm(&z(x)?, (), (), false)?]), &x);
 }

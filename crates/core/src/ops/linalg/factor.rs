@@ -114,7 +114,8 @@ impl Rule for Qr {
 }
 
 /// (Q, R) with `a = QR` (`mx.linalg.qr`): Q (..., m, k) with orthonormal columns, R (..., k, n) upper triangular, k the
-/// smaller of m and n. Signs as LAPACK's Householder form: the diagonal of R may be negative.
+/// smaller of m and n. Signs as LAPACK's Householder form: the diagonal of R may be negative; of complex matrices it is
+/// real too, of either sign.
 ///
 /// # Errors
 /// Shapes and dtypes.
