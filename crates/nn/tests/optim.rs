@@ -3,8 +3,8 @@
 
 use lapis::transforms::{Tree, compile};
 use lapis::{Array, Dtype, ErrorKind, array, eval, io, ops};
-use lapis_nn::Params;
 use lapis_nn::optim::*;
+use lapis_nn::{Module, Param, Params};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -443,15 +443,50 @@ fn optim_works_inside_compile() {
     }
 }
 
-/// Without evaluation of the state nothing piles up: what the steps do not need is not there.
+/// State costs nothing before the first step; then a step needs no memory beside parameters, gradients and state.
 #[test]
-fn optim_state_before_the_first_step_costs_no_memory() {
-    let w = one("w", ops::full(&[1 << 20], 1.0, Some(Dtype::Float32)).unwrap());
+fn optim_steps_work_in_place() {
+    const BYTES: usize = 16 << 20;
+    const SLACK: usize = 4 << 20; // of other tests in this process
+    let full = |x: f64| one("w", ops::full(&[BYTES / 4], x, Some(Dtype::Float32)).unwrap());
+    let (mut w, g) = (full(1.0), full(0.5));
+    eval(w.values().chain(g.values())).unwrap();
     let mut adam = Adam::new(0.1);
     adam.init(&w).unwrap();
     let before = lapis::memory::active();
     eval(adam.state().values()).unwrap();
-    assert!(lapis::memory::active() < before + (1 << 20));
+    assert!(lapis::memory::active() < before + SLACK);
+    for t in 0..4 {
+        w = adam.apply(&g, &w).unwrap();
+        lapis::memory::reset_peak();
+        eval(w.values().chain(adam.state().values())).unwrap();
+        // One number repeated at first, w and the gradient are no more than that in memory; then w, m and v are whole.
+        assert!(lapis::memory::peak() <= before + 3 * BYTES + SLACK, "step {t}");
+    }
+}
+
+#[derive(Module)]
+struct Line {
+    slope: Param,
+    offset: Option<Param>,
+}
+
+#[test]
+fn optim_update_trains_a_model_and_refuses_as_a_whole() {
+    let mut line = Line { slope: Param::new(array([1.0f32])), offset: Some(Param::new(array([2.0f32]))) };
+    let mut sgd = Sgd::new(0.5);
+    let mut g = one("slope", array([1.0f32]));
+    sgd.update(&mut line, &g).unwrap();
+    assert_eq!(flat(&line.parameters()), [2.0, 0.5]);
+    g.insert("curve".into(), array([1.0f32]));
+    let before = bits(&sgd.state());
+    refused(sgd.update(&mut line, &g), &["curve"]);
+    assert_eq!((flat(&line.parameters()), bits(&sgd.state())), (vec![2.0, 0.5], before));
+    for _ in 0..40 {
+        let grads = line.parameters().into_iter().map(|(k, w)| (k, w * 0.5)).collect();
+        sgd.update(&mut line, &grads).unwrap();
+    }
+    assert!(flat(&line.parameters()).iter().all(|w| w.abs() < 1e-3));
 }
 
 #[test]

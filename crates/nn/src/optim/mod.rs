@@ -43,7 +43,7 @@ pub use muon::Muon;
 pub use rule::{At, Base, Rule, Shapes, Slots};
 pub use schedule::{Rate, Schedule, cosine_decay, exponential_decay, join_schedules, linear_schedule, step_decay};
 
-use crate::Params;
+use crate::{Module, Params};
 use lapis::{Array, Result, io};
 use std::path::Path;
 
@@ -56,6 +56,9 @@ pub struct Proposal {
 }
 
 /// Turns gradients into new parameters.
+///
+/// State begins as zeros of the parameter's dtype. Results have the dtype that parameter, gradient and state promote to,
+/// the learning rate is cast to the gradient's: all the same dtype stays that dtype.
 ///
 /// The state is a flat tree with MLX's names: `step` (uint64), `learning_rate`, and for each parameter its slots, such
 /// as `layers.0.weight.m`. It is exact: an optimiser that takes up the state of another goes on bit by bit like it.
@@ -84,6 +87,18 @@ pub trait Optimizer: Send {
     fn apply(&mut self, grads: &Params, params: &Params) -> Result<Params> {
         let proposal = self.propose(grads, params)?;
         Ok(self.accept(proposal))
+    }
+
+    /// One step of a model (`Optimizer.update`): the parameters that have gradients get their new values, lazily. The
+    /// old values are free once nobody else holds them.
+    ///
+    /// # Errors
+    /// As [`propose`](Optimizer::propose); model and state have not changed then.
+    fn update(&mut self, model: &mut dyn Module, grads: &Params) -> Result<()> {
+        let proposal = self.propose(grads, &model.parameters())?;
+        model.update(&proposal.params, true)?;
+        self.accept(proposal);
+        Ok(())
     }
 
     /// The state, to evaluate and to save.
