@@ -443,7 +443,7 @@ fn quantized_products_are_what_their_formula_computes() {
             let close = ops::allclose(&formula, &kernel, 1e-5, 1e-4, false).unwrap().item::<bool>().unwrap();
             assert!(close, "{name}, {op:?}:\n{formula}\n{kernel}");
         };
-        tight(&op, &with(&w, &[x.clone()]), ops::quantized_matmul(&x, &w, true));
+        tight(&op, &with(&w, std::slice::from_ref(&x)), ops::quantized_matmul(&x, &w, true));
         let pairs = [f32_normal(&[2, 3, 64], 41), array([1i64, 0, 1]), array([0i64, 0, 1])];
         let gathered = QuantizedMatmul { gathered: true, ..op.clone() };
         tight(
@@ -453,7 +453,7 @@ fn quantized_products_are_what_their_formula_computes() {
         );
         if matches!(w.format.mode(), Mode::Nvfp4 | Mode::Mxfp8) {
             let rounded = QuantizedMatmul { rounds_x: Some(false), ..op };
-            tight(&rounded, &with(&w, &[x.clone()]), ops::qqmm(&x, &w, None));
+            tight(&rounded, &with(&w, std::slice::from_ref(&x)), ops::qqmm(&x, &w, None));
         }
     }
 }
