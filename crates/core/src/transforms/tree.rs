@@ -109,23 +109,28 @@ impl<K: Ord + Clone + Hash, T: Tree> Tree for BTreeMap<K, T> {
     }
 }
 
+impl Tree for () {
+    fn visit<'a>(&'a self, _: &mut dyn FnMut(&'a Array)) {}
+    fn map(&self, _: &mut dyn FnMut(&Array) -> Array) -> Self {}
+    fn structure(&self, _: &mut dyn Hasher) {}
+}
+
 macro_rules! tuples {
     ($(($($name:ident $i:tt),*))*) => {$(
         impl<$($name: Tree),*> Tree for ($($name,)*) {
-            fn visit<'a>(&'a self, _f: &mut dyn FnMut(&'a Array)) {
-                $(self.$i.visit(_f);)*
+            fn visit<'a>(&'a self, f: &mut dyn FnMut(&'a Array)) {
+                $(self.$i.visit(f);)*
             }
-            fn map(&self, _f: &mut dyn FnMut(&Array) -> Array) -> Self {
-                ($(self.$i.map(_f),)*)
+            fn map(&self, f: &mut dyn FnMut(&Array) -> Array) -> Self {
+                ($(self.$i.map(f),)*)
             }
-            fn structure(&self, _state: &mut dyn Hasher) {
-                $(self.$i.structure(_state);)*
+            fn structure(&self, state: &mut dyn Hasher) {
+                $(self.$i.structure(state);)*
             }
         }
     )*};
 }
 tuples! {
-    ()
     (A 0)
     (A 0, B 1)
     (A 0, B 1, C 2)

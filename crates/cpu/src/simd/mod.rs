@@ -357,6 +357,7 @@ pub fn dispatch_with<K: Kernel>(isa: Isa, k: K) -> K::Out {
         // SAFETY: the level is available.
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => unsafe { avx2::enter(k) },
+        #[cfg(target_arch = "aarch64")]
         Isa::Neon => k.run(Portable::<true>),
         _ => k.run(Portable::<false>),
     }
