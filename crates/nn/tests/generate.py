@@ -52,8 +52,38 @@ def layer(expression, *inputs, train=True, call=None, prepare=None, name=None):
     case = {"name": name or expression, "train": train, "repr": text, "params": params}
     case |= {"inputs": [pack(x) for x in inputs], "outputs": outs}
     after = flat(module)
+    grads = gradients(expression, inputs, train, call) if case["outputs"] else {}
     changed = {k: v for k, v in after.items() if v != params.get(k)}
-    return case | {"after": changed}
+    return case | {"after": changed, "grads": grads}
+
+
+def counted(a):
+    """Weights that are the same in every language."""
+    return ((mx.arange(a.size) * 37 % 11 - 5) / 5).reshape(a.shape)
+
+
+def gradients(expression, inputs, train, call):
+    """Of a weighted sum of the outputs: for each parameter and floating input, the weighted sum of its gradient."""
+    mx.random.seed(SEED)
+    module = eval("nn." + expression)
+    module.train(train)
+    real = [i for i, x in enumerate(inputs) if x.dtype == mx.float32]
+
+    def loss(params, arrays):
+        module.update(params)
+        x = list(inputs)
+        for i, a in zip(real, arrays):
+            x[i] = a
+        out = (call or (lambda m, *x: m(*x)))(module, *x)
+        return sum((o * counted(o)).sum() for o in (out if isinstance(out, tuple) else (out,)))
+
+    try:
+        params, arrays = mx.grad(loss, argnums=(0, 1))(module.trainable_parameters(), [inputs[i] for i in real])
+    except ValueError as error:
+        print("no gradients:", expression, error)
+        return {}
+    found = {k: (g * counted(g)).sum().item() for k, g in tree_flatten(params)}
+    return found | {f"input {i}": (g * counted(g)).sum().item() for i, g in zip(real, arrays)}
 
 
 def layers():
@@ -146,6 +176,10 @@ def layers():
     yield layer("QuantizedEmbedding(4, 64)", wide, call=lambda m, x: m.as_linear(x), name="QuantizedEmbedding(4, 64).as_linear")
     # MLX has no qqmm on CPUs: only what the layer holds.
     yield layer("QQLinear(64, 8)", wide, train=False, call=lambda m, x: ())
+    yield layer("AllToShardedLinear(3, 4)", x)
+    yield layer("ShardedToAllLinear(3, 4)", x)
+    yield layer("QuantizedAllToShardedLinear(64, 8)", wide)
+    yield layer("QuantizedShardedToAllLinear(64, 8, bias=False)", wide)
     yield layer("PReLU(3, 0.1)", x)
     yield layer("GELU('tanh')", x)
 

@@ -27,7 +27,11 @@ impl Linear {
     /// # Errors
     /// A matrix too large to exist.
     pub fn new(input: usize, output: usize, bias: bool) -> Result<Linear> {
-        let k = (1.0 / input as f64).sqrt();
+        Linear::with_bound((1.0 / input as f64).sqrt(), input, output, bias)
+    }
+
+    /// As [`Linear::new`], uniform in ±k.
+    pub(crate) fn with_bound(k: f64, input: usize, output: usize, bias: bool) -> Result<Linear> {
         let weight = Weight::dense(uniform(k, &[output, input])?);
         let bias = bias.then(|| uniform(k, &[output]).map(Param::new)).transpose()?;
         Ok(Linear { weight, bias, mode: Mode::Train })

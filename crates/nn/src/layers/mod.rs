@@ -3,6 +3,7 @@
 
 mod attention;
 mod conv;
+mod distributed;
 mod dropout;
 mod embedding;
 mod linear;
@@ -18,6 +19,10 @@ mod weight;
 pub use attention::{Heads, MultiHeadAttention};
 pub use conv::{
     Conv1d, Conv2d, Conv3d, ConvOptions, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d, ConvTransposeOptions,
+};
+pub use distributed::{
+    AllToShardedLinear, ShardedToAllLinear, Sharding, average_gradients, clip_grad_norm_sharded, shard_inplace,
+    sum_gradients,
 };
 pub use dropout::{Dropout, Dropout2d, Dropout3d};
 pub use embedding::Embedding;

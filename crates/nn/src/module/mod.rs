@@ -20,6 +20,22 @@ use std::path::Path;
 ///
 /// Names are those of the fields, joined by dots; the entries of a `Vec` are numbered: `layers.0.weight`. `Option` and
 /// `Box` add nothing to a name. They are MLX's names, and those in checkpoints.
+///
+/// An array alone is no module: say whether it is trained.
+///
+/// ```compile_fail
+/// #[derive(lapis_nn::Module)]
+/// struct Scale {
+///     by: lapis::Array,
+/// }
+/// ```
+///
+/// ```
+/// #[derive(lapis_nn::Module)]
+/// struct Scale {
+///     by: lapis_nn::Param,
+/// }
+/// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a Module",
     note = "an array that is trained is a `Param`, state that is not is a `Buffer`; mark other fields with #[plain]"

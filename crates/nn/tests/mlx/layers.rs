@@ -3,19 +3,25 @@
 use crate::case::{array, arrays, cases, expect_like, text};
 use lapis::ops::fast::AttentionMask;
 use lapis::ops::quantize::{Format, Mode};
-use lapis::{Array, Result, random};
+use lapis::{Array, Result, ops, random};
 use lapis_nn::activations::{gelu, tanh};
 use lapis_nn::*;
 use serde_json::Value;
+use std::cell::RefCell;
 
-/// Parameters, text and outputs of `module` against those of the case.
-fn check<M: Module + std::fmt::Display>(
+thread_local! {
+    static AFTER_PARAMETERS: RefCell<Array> = RefCell::new(random::key(0));
+}
+
+/// Parameters, text, outputs and gradients of `module` against those of the case.
+fn check<M: Module + Clone + std::fmt::Display>(
     case: &Value,
     module: Result<M>,
     call: &dyn Fn(&M, &[Array]) -> Result<Vec<Array>>,
 ) {
     let name = text(case, "name");
     let mut module = module.unwrap();
+    AFTER_PARAMETERS.set(random::state());
     let compare = |module: &M, changed: &Value| {
         let params = module.parameters();
         let all = case["params"].as_object().unwrap().keys().chain(changed.as_object().unwrap().keys());
@@ -44,9 +50,50 @@ fn check<M: Module + std::fmt::Display>(
         expect_like(name, got, want, false);
     }
     compare(&module, &case["after"]);
+    check_gradients(case, &module, call);
 }
 
-fn layer<M: Layer + std::fmt::Display>(case: &Value, module: Result<M>) {
+/// Weights that are the same in every language.
+fn counted(a: &Array) -> Array {
+    let weights = (0..a.size()).map(|i| ((i * 37 % 11) as f32 - 5.0) / 5.0).collect();
+    Array::from_vec(weights, a.shape())
+}
+
+fn weighted_sum(a: &Array) -> Result<Array> {
+    ops::sum(&ops::multiply(a, counted(a))?, (), false)
+}
+
+/// Gradients of a weighted sum of the outputs by parameters and inputs, as weighted sums.
+fn check_gradients<M: Module + Clone>(case: &Value, module: &M, call: &dyn Fn(&M, &[Array]) -> Result<Vec<Array>>) {
+    let (name, want) = (text(case, "name"), case["grads"].as_object().unwrap());
+    if want.is_empty() {
+        return;
+    }
+    // The random state as it was after the parameters were drawn, and the parameters as they were.
+    let mut module = module.clone();
+    let drawn = case["params"].as_object().unwrap().iter().map(|(k, v)| (k.clone(), array(v))).collect();
+    module.update(&drawn, true).unwrap();
+    let inputs = arrays(&case["inputs"]);
+    let loss = |m: &M, x: &[Array]| -> Result<Array> {
+        random::set_state(AFTER_PARAMETERS.with_borrow(Clone::clone));
+        let sums: Vec<Array> = call(m, x)?.iter().map(weighted_sum).collect::<Result<_>>()?;
+        sums.iter().skip(1).try_fold(sums[0].clone(), |a, b| ops::add(&a, b))
+    };
+    let (_, mut grads) = value_and_grad(&module, |m| loss(m, &inputs)).unwrap_or_else(|e| panic!("{name}: {e}"));
+    let by_input = lapis::transforms::grad(|x: &Vec<Array>| loss(&module, x));
+    for (i, g) in by_input(&inputs).unwrap_or_else(|e| panic!("{name}: {e}")).into_iter().enumerate() {
+        if inputs[i].dtype().is_floating() {
+            grads.insert(format!("input {i}"), g);
+        }
+    }
+    assert_eq!(grads.keys().collect::<Vec<_>>(), want.keys().collect::<Vec<_>>(), "{name}: what has gradients");
+    for (key, grad) in &grads {
+        let (got, want) = (weighted_sum(grad).unwrap().item::<f32>().unwrap(), want[key].as_f64().unwrap() as f32);
+        assert!((got - want).abs() <= 2e-4 * (1.0 + want.abs()), "{name}: gradient by {key} is {got}, MLX has {want}");
+    }
+}
+
+fn layer<M: Layer + Clone + std::fmt::Display>(case: &Value, module: Result<M>) {
     check(case, module, &|m, x| Ok(vec![m.forward(&x[0])?]));
 }
 
@@ -56,6 +103,10 @@ fn one(x: Result<Array>) -> Result<Vec<Array>> {
 
 fn both((a, b): (Array, Array)) -> Vec<Array> {
     vec![a, b]
+}
+
+fn alone() -> lapis::distributed::Group {
+    lapis::distributed::init(false).unwrap()
 }
 
 fn run(case: &Value) {
@@ -166,7 +217,7 @@ fn run(case: &Value) {
             let call = |m: &MultiHeadAttention, x: &[Array]| {
                 let mask = MultiHeadAttention::create_additive_causal_mask(3, lapis::Dtype::Float32)?;
                 expect_like("mask", &mask, &x[3], true);
-                one(m.forward(&x[0], &x[1], &x[2], AttentionMask::Array(&mask)))
+                one(m.forward(&x[0], &x[1], &x[2], AttentionMask::Array(&x[3])))
             };
             check(case, MultiHeadAttention::new(8, 2), &call);
         }
@@ -229,6 +280,14 @@ fn run(case: &Value) {
             check(case, Embedding::quantized(4, 64, affine(4, 64)), &|m, x| one(m.as_linear(&x[0])));
         }
         "QQLinear(64, 8)" => layer(case, Linear::rounding(64, 8, Format::new(Mode::Nvfp4, None, None).unwrap())),
+        "AllToShardedLinear(3, 4)" => layer(case, AllToShardedLinear::new(3, 4, true, alone())),
+        "ShardedToAllLinear(3, 4)" => layer(case, ShardedToAllLinear::new(3, 4, true, alone())),
+        "QuantizedAllToShardedLinear(64, 8)" => {
+            layer(case, AllToShardedLinear::quantized(64, 8, true, affine(4, 64), alone()));
+        }
+        "QuantizedShardedToAllLinear(64, 8, bias=False)" => {
+            layer(case, ShardedToAllLinear::quantized(64, 8, false, affine(4, 64), alone()));
+        }
         "PReLU(3, 0.1)" => layer(case, PReLU::new(3, 0.1)),
         "GELU('tanh')" => layer(case, Ok(GELU { approx: GeluApprox::from_name("tanh").unwrap() })),
         other => panic!("a layer that the test does not know: {other}"),

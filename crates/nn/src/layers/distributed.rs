@@ -1,0 +1,182 @@
+//! Linear layers whose weight is spread over a group of processes, and sums over the group.
+//!
+//! lapis has groups of one process so far; the layers are written for any size and hold their part of the weight.
+
+use super::{Layer, Linear, truth};
+use crate::{Module, Params};
+use lapis::distributed::Group;
+use lapis::ops::quantize::Format;
+use lapis::transforms::custom_function;
+use lapis::{Array, Error, Result, ops};
+
+/// How a weight is spread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sharding {
+    /// By output features: every process sees the whole input and gives a part of the output.
+    AllToSharded,
+    /// By input features: every process sees a part of the input; outputs are summed.
+    ShardedToAll,
+}
+
+/// `n` divided by the processes of the group, or an error.
+fn share(what: &str, n: usize, group: Group) -> Result<usize> {
+    if n.is_multiple_of(group.size()) {
+        return Ok(n / group.size());
+    }
+    Err(Error::value(format!("[shard] {n} {what} features do not divide among {} processes", group.size())))
+}
+
+/// This process's part of each parameter: `segments` equal runs along the axis are divided one by one, so that weights
+/// that were joined (queries, keys and values) stay so.
+fn shard(params: &Params, sharding: Sharding, segments: usize, group: Group) -> Result<Params> {
+    let part = |(name, a): (&String, &Array)| {
+        let is_bias = crate::key(name) == "bias";
+        let axis = match sharding {
+            Sharding::AllToSharded if is_bias => -1,
+            Sharding::AllToSharded => a.ndim().saturating_sub(2) as i32,
+            Sharding::ShardedToAll if is_bias => return Ok((name.clone(), a.clone())),
+            Sharding::ShardedToAll => -1,
+        };
+        let own = |run: &Array| ops::split(run, group.size(), axis).map(|parts| parts[group.rank()].clone());
+        let runs = ops::split(a, segments, axis)?;
+        let parts: Vec<Array> = runs.iter().map(own).collect::<Result<_>>()?;
+        Ok((name.clone(), ops::contiguous(&ops::concatenate(&parts, axis)?, false)?))
+    };
+    params.iter().map(part).collect()
+}
+
+/// Replaces the parameters of a module by this process's part of them (`nn.shard_inplace`).
+///
+/// # Errors
+/// Axes that do not divide.
+pub fn shard_inplace<M: Module>(module: &mut M, sharding: Sharding, segments: usize, group: Group) -> Result<()> {
+    let parts = shard(&module.parameters(), sharding, segments, group)?;
+    module.update(&parts, true)
+}
+
+/// `x`, whose gradient is the sum of the gradients of all processes (`sum_gradients`).
+///
+/// # Errors
+/// Faults of communication.
+pub fn sum_gradients(x: &Array, group: Group) -> Result<Array> {
+    if group.size() == 1 {
+        return Ok(x.clone());
+    }
+    let same = custom_function(|x: &[Array]| Ok(x.to_vec()));
+    let summed = same.vjp(move |_, cotangents, _| Ok(vec![group.all_sum(&cotangents[0])?]));
+    let mut outputs = summed.call(std::slice::from_ref(x))?;
+    outputs.pop().ok_or_else(|| Error::value("[sum_gradients] nothing came back"))
+}
+
+macro_rules! layers {
+    ($($(#[$doc:meta])* $name:ident $sharding:ident $sizes:expr, $whole:expr;)*) => {$(
+        $(#[$doc])*
+        #[derive(Module, Clone, Debug)]
+        #[module(repr, kind)]
+        pub struct $name {
+            #[flatten]
+            linear: Linear,
+            #[plain]
+            group: Group,
+        }
+
+        impl $name {
+            /// This process's part of a layer from `input` to `output` features.
+            ///
+            /// # Errors
+            /// Features that do not divide among the processes.
+            pub fn new(input: usize, output: usize, bias: bool, group: Group) -> Result<$name> {
+                let (own_input, own_output) = $sizes(input, output, group)?;
+                let linear = Linear::with_bound((1.0 / input as f64).sqrt(), own_input, own_output, bias)?;
+                Ok($name { linear, group })
+            }
+
+            /// The same, packed, with a bias of zeros.
+            ///
+            /// # Errors
+            /// Features that do not divide among the processes or into groups.
+            pub fn quantized(input: usize, output: usize, bias: bool, format: Format, group: Group) -> Result<$name> {
+                let (own_input, own_output) = $sizes(input, output, group)?;
+                Ok($name { linear: Linear::quantized(own_input, own_output, bias, format)?, group })
+            }
+
+            /// This process's part of a layer, plain or packed, that all processes have (`nn.shard_linear`).
+            ///
+            /// # Errors
+            /// Axes that do not divide.
+            pub fn from_linear(mut linear: Linear, segments: usize, group: Group) -> Result<$name> {
+                shard_inplace(&mut linear, Sharding::$sharding, segments, group)?;
+                Ok($name { linear, group })
+            }
+
+            fn repr(&self) -> String {
+                let (input, output) = self.linear.dims();
+                let (input, output) = $whole(input, output, self.group.size());
+                let bias = truth(self.linear.bias.is_some());
+                let mut text = format!("input_dims={input}, output_dims={output}, bias={bias}");
+                if let Some(f) = self.linear.weight.format() {
+                    text += &format!(", group_size={}, bits={}, mode={}", f.group(), f.bits(), f.mode().name());
+                }
+                text
+            }
+
+            fn shown_kind(&self) -> &'static str {
+                match self.linear.weight.format() {
+                    Some(_) => concat!("Quantized", stringify!($name)),
+                    None => stringify!($name),
+                }
+            }
+        }
+    )*};
+}
+
+layers! {
+    /// The whole input to this process's part of the output (`nn.AllToShardedLinear`, `nn.QuantizedAllToShardedLinear`).
+    AllToShardedLinear AllToSharded
+        |input, output, group| Ok::<_, Error>((input, share("output", output, group)?)),
+        |input, output, n| (input, output * n);
+    /// This process's part of the input to the whole output, summed over the group (`nn.ShardedToAllLinear`,
+    /// `nn.QuantizedShardedToAllLinear`).
+    ShardedToAllLinear ShardedToAll
+        |input, output, group| Ok::<_, Error>((share("input", input, group)?, output)),
+        |input, output, n| (input * n, output);
+}
+
+impl Layer for AllToShardedLinear {
+    fn forward(&self, x: &Array) -> Result<Array> {
+        self.linear.forward(&sum_gradients(x, self.group)?)
+    }
+}
+
+impl Layer for ShardedToAllLinear {
+    fn forward(&self, x: &Array) -> Result<Array> {
+        let part = self.linear.weight.project(x, None)?;
+        super::scale_shift(&self.group.all_sum(&part)?, None, self.linear.bias.as_ref())
+    }
+}
+
+/// The mean of the gradients of all processes (`nn.average_gradients`).
+///
+/// # Errors
+/// Faults of communication.
+pub fn average_gradients(gradients: &Params, group: Group) -> Result<Params> {
+    if group.size() == 1 {
+        return Ok(gradients.clone());
+    }
+    let mean = |(name, g): (&String, &Array)| Ok((name.clone(), ops::divide(group.all_sum(g)?, group.size())?));
+    gradients.iter().map(mean).collect()
+}
+
+/// Gradients whose parts lie on all processes, scaled so that their common norm is at most `max_norm`, and that norm
+/// (`nn.clip_grad_norm_sharded`).
+///
+/// # Errors
+/// Faults of communication.
+pub fn clip_grad_norm_sharded(gradients: &Params, max_norm: f64, group: Group) -> Result<(Params, Array)> {
+    let zero = lapis::array(0.0f32);
+    let add = |sum: Array, g: &Array| ops::add(&sum, ops::sum(&ops::square(g)?, (), false)?);
+    let norm = ops::sqrt(&group.all_sum(&gradients.values().try_fold(zero, add)?)?)?;
+    let factor = ops::minimum(ops::divide(max_norm, ops::add(&norm, 1e-6)?)?, 1.0)?;
+    let scaled = |(name, g): (&String, &Array)| Ok((name.clone(), ops::multiply(g, &factor)?));
+    Ok((gradients.iter().map(scaled).collect::<Result<_>>()?, norm))
+}
