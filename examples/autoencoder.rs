@@ -41,7 +41,7 @@ impl Autoencoder {
         let x = relu(&self.open.forward(code)?)?;
         let x = ops::reshape(&x, &[-1, 4, 4, 16])?;
         let x = relu(&self.grow[0].forward(&x)?)?;
-        ops::sigmoid(&self.grow[1].forward(&x)?)
+        self.grow[1].forward(&x)
     }
 }
 
@@ -66,7 +66,7 @@ fn main() -> Result<()> {
     random::seed(0);
     let steps: usize = std::env::args().nth(1).and_then(|s| s.parse().ok()).unwrap_or(800);
     let mut model = Autoencoder::new()?;
-    let mut adam = Adam::new(3e-3);
+    let mut adam = Adam::new(2e-3).bias_correction(true);
     let mut last = f32::NAN;
     for step in 1..=steps {
         let x = discs(32)?;

@@ -55,7 +55,7 @@ fn glyphs() -> Vec<[[f32; 4]; 7]> {
 fn digits(n: usize, seed: u64) -> Result<(Array, Array)> {
     let key = |k: u64| random::key(seed * 10 + k);
     let labels = random::randint(0, 10, &[n], Dtype::Int32, Some(&key(0)))?;
-    let places = random::randint(0, 6, &[n, 2], Dtype::Int32, Some(&key(1)))?.to_vec::<i32>()?;
+    let places = random::randint(0, 4, &[n, 2], Dtype::Int32, Some(&key(1)))?.to_vec::<i32>()?;
     let glyphs = glyphs();
     let mut ink = vec![0.0f32; n * SIDE * SIDE];
     for (i, &digit) in labels.to_vec::<i32>()?.iter().enumerate() {
@@ -68,7 +68,7 @@ fn digits(n: usize, seed: u64) -> Result<(Array, Array)> {
     }
     let light = random::uniform(0.5, 1.0, &[n, 1], Dtype::Float32, Some(&key(2)))?;
     let noise = random::normal(&[n, SIDE * SIDE], Dtype::Float32, None, None, Some(&key(3)))?;
-    Ok((Array::from_vec(ink, &[n, SIDE * SIDE]) * light + noise * 0.2, labels))
+    Ok((Array::from_vec(ink, &[n, SIDE * SIDE]) * light + noise * 0.1, labels))
 }
 
 fn accuracy(model: &Mlp, x: &Array, y: &Array) -> Result<f32> {
