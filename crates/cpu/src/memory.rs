@@ -6,7 +6,7 @@ use lapis_core::buffer::{Buffer, Memory};
 use lapis_core::error::{Error, Result};
 use lapis_core::memory;
 use std::alloc::{Layout, alloc, dealloc};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 const ALIGN: usize = 64;
@@ -49,30 +49,69 @@ impl Memory for Block {
 impl Drop for Block {
     fn drop(&mut self) {
         memory::release(self.size);
-        let mut cache = lock();
-        if self.size + cache.bytes <= memory::cache_limit() {
-            cache.bytes += self.size;
-            memory::cache_changed(self.size as isize);
-            cache.free.entry(self.size).or_default().push(Free(self.ptr));
+        let limit = memory::cache_limit();
+        if self.size <= limit {
+            let mut cache = lock();
+            cache.shrink(limit - self.size);
+            cache.put(self.size, self.ptr);
             return;
         }
-        drop(cache);
         // SAFETY: `ptr` came from `alloc` with this layout.
         unsafe { dealloc(self.ptr, layout(self.size)) };
     }
 }
 
-struct Free(*mut u8);
+struct Free {
+    ptr: *mut u8,
+    /// When it came, counted in blocks.
+    since: u64,
+}
 // SAFETY: a free block belongs to the cache alone.
 unsafe impl Send for Free {}
 
+/// Free blocks by size, those of one size in the order in which they came. What came last is used first, while its
+/// lines and pages are warm; what came first is given back first, so that sizes no longer in use do not stay.
 #[derive(Default)]
 struct Cache {
-    free: BTreeMap<usize, Vec<Free>>,
+    free: BTreeMap<usize, VecDeque<Free>>,
     bytes: usize,
+    count: u64,
 }
 
-static CACHE: Mutex<Cache> = Mutex::new(Cache { free: BTreeMap::new(), bytes: 0 });
+impl Cache {
+    fn put(&mut self, size: usize, ptr: *mut u8) {
+        self.count += 1;
+        self.bytes += size;
+        memory::cache_changed(size as isize);
+        self.free.entry(size).or_default().push_back(Free { ptr, since: self.count });
+    }
+
+    fn take(&mut self, size: usize) -> Option<*mut u8> {
+        let block = self.free.get_mut(&size)?.pop_back()?;
+        self.bytes -= size;
+        memory::cache_changed(-(size as isize));
+        Some(block.ptr)
+    }
+
+    /// Gives blocks back to the system, the oldest first, until at most `limit` bytes are kept.
+    fn shrink(&mut self, limit: usize) {
+        while self.bytes > limit {
+            let oldest = self.free.iter().filter_map(|(&size, list)| Some((list.front()?.since, size))).min();
+            let Some((_, size)) = oldest else { break };
+            let Some(list) = self.free.get_mut(&size) else { break };
+            let Some(block) = list.pop_front() else { break };
+            if list.is_empty() {
+                self.free.remove(&size);
+            }
+            self.bytes -= size;
+            memory::cache_changed(-(size as isize));
+            // SAFETY: the block came from `alloc` with the layout of its class.
+            unsafe { dealloc(block.ptr, layout(size)) };
+        }
+    }
+}
+
+static CACHE: Mutex<Cache> = Mutex::new(Cache { free: BTreeMap::new(), bytes: 0, count: 0 });
 
 fn lock() -> MutexGuard<'static, Cache> {
     CACHE.lock().unwrap_or_else(PoisonError::into_inner)
@@ -122,15 +161,9 @@ pub(crate) fn allocate(bytes: usize) -> Result<Buffer> {
     }
     let size = class(bytes);
     memory::charge(size)?;
-    let mut cache = lock();
-    if let Some(list) = cache.free.get_mut(&size)
-        && let Some(Free(ptr)) = list.pop()
-    {
-        cache.bytes -= size;
-        memory::cache_changed(-(size as isize));
+    if let Some(ptr) = lock().take(size) {
         return Ok(Buffer::new(Block { ptr, len: bytes, size }));
     }
-    drop(cache);
     let ptr = system(size).or_else(|| {
         trim(0);
         system(size)
@@ -173,15 +206,7 @@ pub(crate) fn upload(bytes: &[u8]) -> Result<Buffer> {
     Ok(buffer)
 }
 
-/// Gives cached blocks back to the system until at most `limit` bytes are kept, largest first.
+/// Gives cached blocks back to the system until at most `limit` bytes are kept, the oldest first.
 pub(crate) fn trim(limit: usize) {
-    let mut cache = lock();
-    while cache.bytes > limit {
-        let Some((&size, _)) = cache.free.iter().rev().find(|(_, list)| !list.is_empty()) else { break };
-        let Some(Free(ptr)) = cache.free.get_mut(&size).and_then(Vec::pop) else { break };
-        cache.bytes -= size;
-        memory::cache_changed(-(size as isize));
-        // SAFETY: `ptr` came from `alloc` with the layout of its class.
-        unsafe { dealloc(ptr, layout(size)) };
-    }
+    lock().shrink(limit);
 }

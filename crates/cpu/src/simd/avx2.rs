@@ -590,6 +590,6 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     fn prefetch(self, p: *const u8) {
-        v!(_mm_prefetch::<_MM_HINT_T1>(p.cast()))
+        v!(_mm_prefetch::<_MM_HINT_T0>(p.cast()))
     }
 }

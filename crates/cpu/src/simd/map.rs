@@ -45,8 +45,8 @@ pub struct Ahead {
     pub size: usize,
 }
 
-/// [`map1`] on pointers; `out` may be `x` itself, but not overlap it otherwise. What is `ahead` is fetched into the
-/// second-level cache meanwhile, a little with every vector, so that memory works while the function is computed.
+/// [`map1`] on pointers; `out` may be `x` itself, but not overlap it otherwise. What is `ahead` is fetched meanwhile, a
+/// little with every vector, so that memory works while the function is computed.
 ///
 /// # Safety
 /// `n` elements can be read from `x` on and written from `out` on.

@@ -181,7 +181,7 @@ pub trait Simd: Copy + Send + Sync + 'static {
     /// Makes non-temporal stores visible to other threads; call it after the last [`Vector::store_nt`] of a task.
     #[inline(always)]
     fn fence(self) {}
-    /// Asks for the cache line at `p` in the second level; it may lie anywhere, nothing is read.
+    /// Asks for the cache line at `p`, which may lie anywhere: nothing is read.
     #[inline(always)]
     fn prefetch(self, _p: *const u8) {}
 }
