@@ -132,7 +132,7 @@ pub fn dynamic_slice_update(a: &Array, update: &Array, starts: &Array, axes: &[i
 // ------------------------------------------------------------------ index arrays
 
 /// The second input written into the first at the places that the index arrays, the inputs from the third on, name.
-/// Shapes and indices are those of [`Gather`](super::Gather), seen from the other side.
+/// Shapes and indices are those of [`Gather`], seen from the other side.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Scatter {
     /// Indexed axes, distinct, in the order of the index arrays.

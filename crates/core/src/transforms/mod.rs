@@ -1,6 +1,6 @@
 //! Functions of functions: gradients, vectorisation, compilation.
 //!
-//! A transform runs a closure on tracers, takes the graph that grew from them as a [`trace::Tape`], and replays it in
+//! A transform runs a closure on tracers, takes the graph that grew from them as a `trace::Tape`, and replays it in
 //! its own way: [`vjp`] backwards, [`vmap`] with one axis more, [`compile`] with other inputs. Tracers are arrays and
 //! closures build ordinary nodes, so transforms nest in any order. The rules of the ops are in `ops`.
 

@@ -106,6 +106,15 @@ macro_rules! by_dtype {
 }
 pub(crate) use by_dtype;
 
+/// Asks for a line of the row behind this one: pass `pass` of two over a row fetches one half of it, so that memory is
+/// busy all the time. `at` counts elements of this row.
+#[inline(always)]
+pub(crate) fn fetch_next<S: Simd, T>(s: S, x: *const T, len: usize, at: usize, pass: usize) {
+    if (at / LANES32).is_multiple_of(2) {
+        s.prefetch(x.wrapping_add(len + (pass * len + at) / 2).cast());
+    }
+}
+
 /// Rows of a row-major tensor: their number and length.
 pub(crate) fn rows(t: &Tensor) -> (usize, usize) {
     let len = t.shape.last().copied().unwrap_or(1);

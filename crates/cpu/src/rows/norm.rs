@@ -1,6 +1,6 @@
 //! Root-mean-square and layer normalisation. Moves x and the result once; 4 to 6 operations an element.
 
-use super::{BLOCK, Elem, STREAMING, Shared, by_dtype, grain, rows};
+use super::{BLOCK, Elem, STREAMING, Shared, by_dtype, fetch_next, grain, rows};
 use crate::pool;
 use crate::simd::{self, Float, Kernel, LANES32, Simd, Vector};
 use crate::tape::contiguous;
@@ -93,6 +93,9 @@ impl<T: Elem> Rows<T> {
             let mut k = 0;
             while at < end {
                 let n = LANES32.min(end - at);
+                if squared && self.streaming {
+                    fetch_next(s, x, self.len, at, 0);
+                }
                 // SAFETY: inside the row.
                 let v = unsafe { T::load(s, x.add(at), n) };
                 let mut d = v - mean;
@@ -131,8 +134,7 @@ impl<T: Elem> Rows<T> {
                     y = T::round(s, y) + T::load(s, self.bias.add(at), n);
                 }
                 if self.streaming && n == LANES32 {
-                    // The next row comes in while this one goes out.
-                    s.prefetch(x.wrapping_add(self.len + at).cast());
+                    fetch_next(s, x, self.len, at, 1);
                     T::stream(s, out.add(at), y);
                 } else {
                     T::store(s, out.add(at), n, y);

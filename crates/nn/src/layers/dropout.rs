@@ -57,8 +57,8 @@ macro_rules! layers {
 layers! {
     /// Zeros at single places (`nn.Dropout`).
     Dropout (0..=usize::MAX), 0;
-    /// Zeros in whole channels of x ([batch,] height, width, channels) (`nn.Dropout2d`).
+    /// Zeros in whole channels of x (`[batch,]` height, width, channels) (`nn.Dropout2d`).
     Dropout2d (3..=4), 2;
-    /// Zeros in whole channels of x ([batch,] depth, height, width, channels) (`nn.Dropout3d`).
+    /// Zeros in whole channels of x (`[batch,]` depth, height, width, channels) (`nn.Dropout3d`).
     Dropout3d (4..=5), 3;
 }

@@ -6,7 +6,7 @@ use lapis::ops::fast::{Frequencies, Offset, rope};
 use lapis::shape::show;
 use lapis::{Array, Dtype, Error, Result, ops};
 
-/// Rotary position encoding (`nn.RoPE`); see [`rope`].
+/// Rotary position encoding (`nn.RoPE`); see [`rope()`].
 #[derive(Module, Clone, Debug)]
 #[module(repr)]
 pub struct RoPE {
