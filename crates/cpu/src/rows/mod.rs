@@ -111,7 +111,7 @@ pub(crate) use by_dtype;
 #[inline(always)]
 pub(crate) fn fetch_next<S: Simd, T>(s: S, x: *const T, len: usize, at: usize, pass: usize) {
     if (at / LANES32).is_multiple_of(2) {
-        s.prefetch(x.wrapping_add(len + (pass * len + at) / 2).cast());
+        s.prefetch_far(x.wrapping_add(len + (pass * len + at) / 2).cast());
     }
 }
 

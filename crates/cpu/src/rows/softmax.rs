@@ -1,7 +1,7 @@
 //! Softmax, log-sum-exp and cross entropy of rows. Moves the input once (and the result, for softmax); the work is one
 //! exponential an element.
 
-use super::{BLOCK, Elem, STREAMING, Shared, by_dtype, fetch_next, grain, rows};
+use super::{BLOCK, Elem, STREAMING, Shared, by_dtype, grain, rows};
 use crate::math::{self, vec};
 use crate::pool;
 use crate::simd::{self, Float, Kernel, LANES32, Mask, Simd, Vector};
@@ -68,7 +68,7 @@ unsafe fn exponentials<S: Simd, T: Elem>(s: S, x: *const T, len: usize, top: f32
         while at < end {
             let n = LANES32.min(end - at);
             if ahead {
-                fetch_next(s, x, len, at, 0);
+                s.prefetch_far(x.wrapping_add(len + at).cast());
             }
             // SAFETY: inside the row.
             unsafe {
@@ -128,7 +128,6 @@ impl<T: Elem> SoftmaxRows<T> {
                 let n = LANES32.min(self.len - at);
                 let y = <f32 as Elem>::load(s, self.scratch.add(at), n) * scale;
                 if self.streaming && n == LANES32 {
-                    fetch_next(s, x, self.len, at, 1);
                     T::stream(s, out.add(at), y);
                 } else {
                     T::store(s, out.add(at), n, y);

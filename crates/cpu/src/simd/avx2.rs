@@ -592,4 +592,8 @@ impl Simd for Avx2 {
     fn prefetch(self, p: *const u8) {
         v!(_mm_prefetch::<_MM_HINT_T0>(p.cast()))
     }
+    #[inline(always)]
+    fn prefetch_far(self, p: *const u8) {
+        v!(_mm_prefetch::<_MM_HINT_T1>(p.cast()))
+    }
 }

@@ -439,6 +439,10 @@ impl Simd for Avx512 {
     fn prefetch(self, p: *const u8) {
         v!(_mm_prefetch::<_MM_HINT_T0>(p.cast()))
     }
+    #[inline(always)]
+    fn prefetch_far(self, p: *const u8) {
+        v!(_mm_prefetch::<_MM_HINT_T1>(p.cast()))
+    }
 }
 
 /// The upper halves of singles.

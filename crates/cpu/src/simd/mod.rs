@@ -184,6 +184,9 @@ pub trait Simd: Copy + Send + Sync + 'static {
     /// Asks for the cache line at `p`, which may lie anywhere: nothing is read.
     #[inline(always)]
     fn prefetch(self, _p: *const u8) {}
+    /// [`Simd::prefetch`] into the second-level cache: for what is needed later than the first would keep it.
+    #[inline(always)]
+    fn prefetch_far(self, _p: *const u8) {}
 }
 
 /// What vectors of floats and of integers have in common.
