@@ -11,6 +11,25 @@
 //! assert_eq!((&a + &b).to_vec::<f32>()?, [11.0, 22.0, 33.0]);
 //! # Ok::<(), lapis::Error>(())
 //! ```
+//!
+//! # What is stored, and what only passes through
+//!
+//! A value that somebody holds a handle to is wanted: an evaluation that comes by it also stores it. Values without a
+//! handle live in one pass over memory. Rust drops temporaries at the end of a statement, so build long expressions in a
+//! function that returns the array, or bind the result and evaluate it in the next statement:
+//!
+//! ```
+//! use lapis::prelude::*;
+//!
+//! fn silu_mul(x: &Array, y: &Array) -> Array {
+//!     x * x.sigmoid() * y
+//! }
+//!
+//! let x = array([1.0f32, 2.0]);
+//! let z = silu_mul(&x, &x);
+//! z.eval()?; // one pass, one result
+//! # Ok::<(), lapis::Error>(())
+//! ```
 #![forbid(unsafe_code)]
 
 pub use lapis_core::ops::{fft, linalg};

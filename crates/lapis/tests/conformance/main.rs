@@ -97,13 +97,26 @@ fn every_family_of_the_data_is_run() {
     assert_eq!(families().unwrap().into_iter().collect::<BTreeSet<_>>(), named);
 }
 
+/// The levels of this machine.
+fn levels() -> Vec<&'static str> {
+    let mut levels = vec!["scalar"];
+    #[cfg(target_arch = "x86_64")]
+    {
+        levels.extend(is_x86_feature_detected!("avx2").then_some("avx2"));
+        levels.extend(is_x86_feature_detected!("avx512vbmi").then_some("avx512"));
+    }
+    #[cfg(target_arch = "aarch64")]
+    levels.push("neon");
+    levels
+}
+
 /// All families again with each level of the CPU kernels forced, in processes of their own.
 #[test]
 fn every_level() {
     if std::env::var_os("LAPIS_SIMD").is_some() {
         return;
     }
-    for level in ["avx512", "avx2", "scalar"] {
+    for level in levels() {
         let run = std::process::Command::new(std::env::current_exe().unwrap())
             .args(["family::", "--test-threads=1"])
             .env("LAPIS_SIMD", level)
