@@ -1,8 +1,8 @@
 //! Scaled dot-product attention in one pass: softmax(scale * q * k^T + mask) * v without a matrix of scores.
 //!
 //! Work: `4 * D` operations per visible (query, key) pair and query head, at about two thirds of the machine's f32
-//! multiply-add rate; a decode step reads keys and values once for all query heads that share them, at about two
-//! thirds of the speed of a plain read. (`cargo run --release -p lapis-bench -- --only sdpa`.)
+//! multiply-add rate; a decode step reads keys and values once for all query heads that share them, at a little
+//! more than half of the speed of a plain read. (`cargo run --release -p lapis-bench -- --only sdpa`.)
 //!
 //! The bits of a query row depend on its own inputs alone: not on the other rows of the call, the batch, the number
 //! of threads, nor on whether it came in a long prefill or a single step. Keys are taken in blocks of `BLOCK` and
