@@ -3,6 +3,7 @@
 //! Knows nothing of arrays. The promotion table is the one of MLX (`mx.result_type`).
 
 use crate::error::{Error, Result};
+use serde::{Deserialize, Serialize};
 use std::fmt;
 
 pub use half::{bf16, f16};
@@ -11,7 +12,8 @@ pub use half::{bf16, f16};
 pub type c64 = num_complex::Complex<f32>;
 
 /// The type of an array's elements.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 #[repr(u8)]
 pub enum Dtype {
     /// One byte, 0 or 1.

@@ -12,12 +12,14 @@ use crate::ops::Op;
 use crate::shape::Shape;
 use crate::stream::Stream;
 use crate::transforms::trace;
+use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
 
 /// Shape and dtype of an array: all that is known before evaluation.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Aval {
     /// Sizes of the axes.
     pub shape: Shape,

@@ -8,9 +8,10 @@ use crate::dtype::{Dtype, bf16, f16};
 use crate::error::{Error, Result};
 use crate::node::{Aval, Avals};
 use crate::ops::elementwise::unary;
-use crate::ops::{self, Ew, Operand, Rule, astype};
+use crate::ops::{self, Ew, Operand, Rule, astype, expect};
 use crate::shape::{self, Shape, show};
 use crate::transforms::{Grads, Lane, Site, Transform};
+use serde::{Deserialize, Serialize};
 use smallvec::smallvec;
 use std::cell::RefCell;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -80,7 +81,8 @@ pub fn split(key: &Array, n: usize) -> Result<Array> {
 }
 
 /// Words of the generator, `shape` for each key: keys stand along the last axis of the input.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct RandomBits {
     /// Sizes.
     pub shape: Shape,
@@ -93,7 +95,15 @@ impl Rule for RandomBits {
         "random_bits"
     }
     fn infer(&self, inputs: &[Array]) -> Result<Avals> {
-        let keys = &inputs[0].shape()[..inputs[0].ndim() - 1];
+        expect::count(self.name(), inputs, 1)?;
+        let (keys, one) = inputs[0].shape().split_at(inputs[0].ndim().saturating_sub(1));
+        expect::fit(self.name(), one == [2], inputs)?;
+        expect::dtype(self.name(), &inputs[0], inputs[0].dtype() == Dtype::Uint32)?;
+        let counts = shape::elements("random", &self.shape)? <= u32::MAX as usize;
+        if !(counts && matches!(self.dtype, Dtype::Uint32 | Dtype::Uint64)) {
+            let (n, dtype) = (shape::show(&self.shape), self.dtype);
+            return Err(Error::value(format!("[random] words of shape {n} and type {dtype} cannot be drawn")));
+        }
         let shape: Shape = keys.iter().chain(&self.shape).copied().collect();
         shape::elements("random", &shape)?;
         Ok(smallvec![Aval::new(shape, self.dtype)])
@@ -379,7 +389,7 @@ pub fn permutation(x: Permuted<'_>, key: Option<&Array>) -> Result<Array> {
 
 /// Draws from distributions by their inverse distribution functions. Inputs, both float32: logits (..., V), and uniforms
 /// whose shape begins with that of the distributions.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct InverseCdf;
 
 impl Rule for InverseCdf {
@@ -387,6 +397,13 @@ impl Rule for InverseCdf {
         "categorical"
     }
     fn infer(&self, inputs: &[Array]) -> Result<Avals> {
+        expect::count(self.name(), inputs, 2)?;
+        for a in inputs {
+            expect::dtype(self.name(), a, a.dtype() == Dtype::Float32)?;
+        }
+        let of = inputs[0].shape().split_last();
+        let fits = of.is_some_and(|(&classes, lead)| classes > 0 && inputs[1].shape().starts_with(lead));
+        expect::fit(self.name(), fits, inputs)?;
         Ok(smallvec![Aval::new(inputs[1].shape(), Dtype::Uint32)])
     }
 }

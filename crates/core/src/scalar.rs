@@ -2,21 +2,22 @@
 
 use crate::dtype::{Dtype, Kind, c64};
 use crate::error::{Error, Result};
+use serde::{Deserialize, Serialize};
 use std::hash::{Hash, Hasher};
 
 const TWO_63: f64 = 9_223_372_036_854_775_808.0;
 
 /// A number from the host program.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub enum Scalar {
     /// A truth value.
     Bool(bool),
     /// An integer; wide enough for every integer dtype.
-    Int(i128),
+    Int(#[serde(with = "text")] i128),
     /// A real number.
-    Float(f64),
+    Float(#[serde(with = "text")] f64),
     /// A complex number.
-    Complex(c64),
+    Complex(#[serde(with = "pair")] c64),
 }
 
 impl Scalar {
@@ -122,8 +123,8 @@ impl Hash for Scalar {
 }
 
 /// A real attribute of an op, compared and hashed by its bits.
-#[derive(Clone, Copy, Debug)]
-pub struct Real(pub f64);
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Real(#[serde(with = "text")] pub f64);
 
 impl PartialEq for Real {
     fn eq(&self, other: &Real) -> bool {
@@ -134,6 +135,36 @@ impl Eq for Real {}
 impl Hash for Real {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.0.to_bits().hash(state);
+    }
+}
+
+/// Numbers as text, which is exact and has infinities and NaN.
+mod text {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+    use std::fmt::Debug;
+    use std::str::FromStr;
+
+    pub(super) fn serialize<T: Debug, S: Serializer>(number: &T, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(&format!("{number:?}"))
+    }
+
+    pub(super) fn deserialize<'de, T: FromStr, D: Deserializer<'de>>(from: D) -> Result<T, D::Error> {
+        let text = String::deserialize(from)?;
+        text.parse().map_err(|_| D::Error::custom(format!("{text:?} is not a number")))
+    }
+}
+
+/// A complex number as two numbers.
+mod pair {
+    use super::{Real, c64};
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(z: &c64, to: S) -> Result<S::Ok, S::Error> {
+        [Real(z.re.into()), Real(z.im.into())].serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<c64, D::Error> {
+        <[Real; 2]>::deserialize(from).map(|[re, im]| c64::new(re.0 as f32, im.0 as f32))
     }
 }
 

@@ -7,9 +7,10 @@ use crate::array::Array;
 use crate::error::{Error, Result};
 use crate::node::{Aval, Avals};
 use crate::ops::view::{permute, reshape_to};
-use crate::ops::{Rule, astype, flip, zeros_like};
+use crate::ops::{Rule, astype, expect, flip, zeros_like};
 use crate::shape::{self, Shape, show};
 use crate::transforms::{Grads, Lane, Site, Transform};
+use serde::{Deserialize, Serialize};
 use smallvec::{SmallVec, smallvec};
 
 /// One number a spatial axis, outermost first.
@@ -17,7 +18,8 @@ pub type PerAxis = SmallVec<[usize; 3]>;
 
 /// `out[b, t, o] = sum over k, c of in[b, t * stride + k * dilation - padding, c] * w[o, k, c]`: input (batch, spatial
 /// axes, channels), weight (outputs, spatial axes, channels / groups). Half precision sums in f32.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Convolution {
     /// Steps of the window.
     pub stride: PerAxis,
@@ -52,13 +54,33 @@ impl Rule for Convolution {
         "conv"
     }
     fn infer(&self, inputs: &[Array]) -> Result<Avals> {
+        expect::count("conv", inputs, 2)?;
+        expect::alike("conv", inputs)?;
+        expect::dtype("conv", &inputs[0], inputs[0].dtype().is_floating())?;
         let (input, weight) = (inputs[0].shape(), inputs[1].shape());
+        let shapes = || format!("input {}, weight {}", show(input), show(weight));
+        if input.len() != weight.len() || !(3..=5).contains(&input.len()) {
+            let text = "input and weight need the same number of dimensions, 3 to 5";
+            return Err(Error::shape(format!("[conv] {text}: {}", shapes())));
+        }
+        let (axes, groups) = (input.len() - 2, self.groups);
+        let lists = [&self.stride, &self.kernel_dilation, &self.input_dilation];
+        let counts = lists.iter().all(|list| list.len() == axes && !list.contains(&0));
+        expect::fit("conv", counts && [self.padding_lo.len(), self.padding_hi.len()] == [axes; 2], inputs)?;
+        let channels = input[axes + 1];
+        if groups == 0 || !channels.is_multiple_of(groups) || !weight[0].is_multiple_of(groups) {
+            return Err(Error::value(format!("[conv] channels do not divide into {groups} groups: {}", shapes())));
+        }
+        if weight[axes + 1] != channels / groups {
+            let want = channels / groups;
+            return Err(Error::shape(format!("[conv] the last axis of the weight must be {want}: {}", shapes())));
+        }
         let mut shape: Shape = smallvec![input[0]];
         for i in 0..input.len() - 2 {
             let (n, k) = (input[i + 1], weight[i + 1]);
             let length = self.length(i, n, k).ok_or_else(|| {
                 let text = "a kernel that does not fit the padded input along spatial axis";
-                Error::shape(format!("[conv] {text} {i}: input {}, weight {}", show(input), show(weight)))
+                Error::shape(format!("[conv] {text} {i}: {}", shapes()))
             })?;
             shape.push(length);
         }
@@ -174,14 +196,6 @@ pub fn conv_general(input: &Array, weight: &Array, settings: &ConvSettings) -> R
         return Err(Error::shape(format!("[conv] {text}: {}", shapes())));
     }
     let axes = input.ndim() - 2;
-    let (groups, channels) = (settings.groups, input.shape()[axes + 1]);
-    if groups == 0 || !channels.is_multiple_of(groups) || !weight.shape()[0].is_multiple_of(groups) {
-        return Err(Error::value(format!("[conv] channels do not divide into {groups} groups: {}", shapes())));
-    }
-    if weight.shape()[axes + 1] != channels / groups {
-        let want = channels / groups;
-        return Err(Error::shape(format!("[conv] the last axis of the weight must be {want}: {}", shapes())));
-    }
     let padding = |p: &Spatial| -> Result<SmallVec<[isize; 3]>> {
         Ok(p.expand("padding", axes)?.into_iter().map(|n| n as isize).collect())
     };
@@ -191,7 +205,7 @@ pub fn conv_general(input: &Array, weight: &Array, settings: &ConvSettings) -> R
         padding_hi: padding(&settings.padding_hi)?,
         kernel_dilation: settings.kernel_dilation.positive("kernel dilation", axes)?,
         input_dilation: settings.input_dilation.positive("input dilation", axes)?,
-        groups,
+        groups: settings.groups,
         flip: settings.flip,
     };
     Array::apply1(op, smallvec![astype(input, dtype)?, astype(weight, dtype)?])

@@ -4,10 +4,11 @@ use crate::array::Array;
 use crate::dtype::{Dtype, Element};
 use crate::error::{Error, Result};
 use crate::node::{Aval, Avals, Inputs};
-use crate::ops::{Op, Operand, Rule, operand::Arg};
+use crate::ops::{Op, Operand, Rule, expect, operand::Arg};
 use crate::scalar::{Real, Scalar};
 use crate::shape::{self, Shape};
 use crate::transforms::{Grads, Lane, Site, Transform};
+use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
 /// Data that exists already; never evaluated.
@@ -24,7 +25,8 @@ impl Rule for Constant {
 }
 
 /// One number in every place.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Full {
     /// The number, cast to `dtype`.
     pub value: Scalar,
@@ -38,7 +40,8 @@ impl Rule for Full {
     fn name(&self) -> &'static str {
         "full"
     }
-    fn infer(&self, _: &[Array]) -> Result<Avals> {
+    fn infer(&self, inputs: &[Array]) -> Result<Avals> {
+        expect::count("full", inputs, 0)?;
         Ok(SmallVec::from_buf([Aval::new(self.shape.clone(), self.dtype)]))
     }
 }
@@ -96,7 +99,8 @@ pub fn ones_like(a: &Array, dtype: Option<Dtype>) -> Result<Array> {
 }
 
 /// `start + i * step`, computed in f64 (integers: in 64 bits) and cast.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Arange {
     /// First value.
     pub start: Real,
@@ -112,7 +116,12 @@ impl Rule for Arange {
     fn name(&self) -> &'static str {
         "arange"
     }
-    fn infer(&self, _: &[Array]) -> Result<Avals> {
+    fn infer(&self, inputs: &[Array]) -> Result<Avals> {
+        expect::count("arange", inputs, 0)?;
+        shape::elements("arange", &[self.len])?;
+        if !(self.start.0.is_finite() && self.step.0.is_finite()) {
+            return Err(Error::value(format!("[arange] from {} in steps of {}", self.start.0, self.step.0)));
+        }
         Ok(SmallVec::from_buf([Aval::new([self.len].as_slice(), self.dtype)]))
     }
 }

@@ -7,9 +7,10 @@ use crate::node::{Aval, Avals, Inputs};
 use crate::ops::layout::flat_or_axis;
 use crate::ops::scatter::{Combine, DynamicSliceUpdate, Scatter, ScatterAxis};
 use crate::ops::view::{Slice, permute, reshape_to};
-use crate::ops::{Rule, add, arange, astype, broadcast_to, less, moveaxis, select, slice, zeros_like};
+use crate::ops::{Rule, add, arange, astype, broadcast_to, expect, less, moveaxis, select, slice, zeros_like};
 use crate::shape::{self, Shape, show};
 use crate::transforms::{Grads, Lane, Site, Transform, behind, map_made, moved};
+use serde::{Deserialize, Serialize};
 use smallvec::{SmallVec, smallvec};
 
 /// Elements of the first input at the indices that the others give, one index array for each of `axes`.
@@ -17,7 +18,8 @@ use smallvec::{SmallVec, smallvec};
 /// The index arrays have one shape and any integer dtype. An index of -n to n-1 is good for an axis of size n, negative
 /// ones count from the end, others are an index error naming value, axis and size. With `rest` the sizes of the axes
 /// that are not indexed, the result has shape `rest[..at] ++ index shape ++ rest[at..]`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Gather {
     /// Indexed axes, distinct, in the order of the index arrays.
     pub axes: SmallVec<[usize; 4]>,
@@ -30,6 +32,7 @@ impl Rule for Gather {
         "gather"
     }
     fn infer(&self, inputs: &[Array]) -> Result<Avals> {
+        expect::at_least(self.name(), inputs, 2)?;
         let (a, indices) = (&inputs[0], &inputs[1..]);
         let shape = gathered_shape(self.name(), a.shape(), &self.axes, self.at, indices)?;
         Ok(smallvec![Aval::new(shape, a.dtype())])
@@ -45,7 +48,8 @@ pub(crate) fn gathered_shape(op: &str, shape: &[usize], axes: &[usize], at: usiz
         }
         expect_integers(op, i)?;
     }
-    if axes.iter().any(|&i| i >= shape.len()) || axes.len() != indices.len() || at + axes.len() > shape.len() {
+    expect::distinct(op, axes, shape.len())?;
+    if axes.len() != indices.len() || at > shape.len() - axes.len() {
         let s = show(shape);
         return Err(Error::axis(format!("[{op}] axes {axes:?} and place {at} do not fit an array of shape {s}")));
     }
@@ -75,7 +79,8 @@ pub fn take(a: &Array, indices: &Array, axis: impl Into<Option<i32>>) -> Result<
 
 /// Elements of the first input at the indices of the second along one axis: both have the same shape but for that
 /// axis.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct GatherAxis {
     /// The axis.
     pub axis: usize,
@@ -86,6 +91,7 @@ impl Rule for GatherAxis {
         "take_along_axis"
     }
     fn infer(&self, inputs: &[Array]) -> Result<Avals> {
+        expect::count(self.name(), inputs, 2)?;
         let (a, indices) = (&inputs[0], &inputs[1]);
         expect_integers(self.name(), indices)?;
         same_but_axis(self.name(), a.shape(), indices.shape(), self.axis)?;
@@ -126,7 +132,8 @@ pub fn take_along_axis(a: &Array, indices: &Array, axis: impl Into<Option<i32>>)
 // ------------------------------------------------------------------ places known at evaluation
 
 /// A window whose start the second input gives: one integer for each of `axes`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct DynamicSlice {
     /// Axes with a start; the others are taken whole from 0.
     pub axes: SmallVec<[usize; 4]>,
@@ -139,7 +146,9 @@ impl Rule for DynamicSlice {
         "slice"
     }
     fn infer(&self, inputs: &[Array]) -> Result<Avals> {
+        expect::count(self.name(), inputs, 2)?;
         fits_window(self.name(), inputs[0].shape(), &self.size)?;
+        check_starts(self.name(), inputs[0].ndim(), &inputs[1], &self.axes)?;
         Ok(smallvec![Aval::new(self.size.clone(), inputs[0].dtype())])
     }
 }
@@ -151,22 +160,20 @@ pub(crate) fn fits_window(op: &str, shape: &[usize], size: &[usize]) -> Result<(
     Err(Error::shape(format!("[{op}] a window of shape {} does not fit an array of shape {}", show(size), show(shape))))
 }
 
-/// Checks the starts of a window; gives the axes.
-pub(crate) fn window_axes(op: &str, ndim: usize, starts: &Array, axes: &[i32]) -> Result<SmallVec<[usize; 4]>> {
+/// Checks that the starts of a window are an integer for each of its axes.
+pub(crate) fn check_starts(op: &str, ndim: usize, starts: &Array, axes: &[usize]) -> Result<()> {
     expect_integers(op, starts)?;
-    let mut out: SmallVec<[usize; 4]> = SmallVec::new();
-    for &axis in axes {
-        let axis = shape::axis(op, axis, ndim)?;
-        if out.contains(&axis) {
-            return Err(Error::axis(format!("[{op}] axis {axis} is named twice in {axes:?}")));
-        }
-        out.push(axis);
-    }
-    if starts.ndim() > 1 || starts.size() != out.len() {
-        let (n, s) = (out.len(), show(starts.shape()));
+    expect::distinct(op, axes, ndim)?;
+    if starts.ndim() > 1 || starts.size() != axes.len() {
+        let (n, s) = (axes.len(), show(starts.shape()));
         return Err(Error::shape(format!("[{op}] starts of shape {s} for {n} axes")));
     }
-    Ok(out)
+    Ok(())
+}
+
+/// Axes counted from the front.
+pub(crate) fn counted(op: &str, ndim: usize, axes: &[i32]) -> Result<SmallVec<[usize; 4]>> {
+    axes.iter().map(|&axis| shape::axis(op, axis, ndim)).collect()
 }
 
 /// A window of shape `size` of `a` that begins at `starts`, an array of one integer for each of `axes`, known only at
@@ -176,7 +183,7 @@ pub(crate) fn window_axes(op: &str, ndim: usize, starts: &Array, axes: &[i32]) -
 /// Sizes larger than the array; axes out of range or named twice; starts that are not integers or not one an axis.
 /// When evaluated: a start with which the window does not fit.
 pub fn dynamic_slice(a: &Array, starts: &Array, axes: &[i32], size: &[usize]) -> Result<Array> {
-    let axes = window_axes("slice", a.ndim(), starts, axes)?;
+    let axes = counted("slice", a.ndim(), axes)?;
     Array::apply1(DynamicSlice { axes, size: size.into() }, smallvec![a.clone(), starts.clone()])
 }
 

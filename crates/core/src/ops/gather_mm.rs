@@ -5,20 +5,23 @@ use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::node::{Aval, Avals};
 use crate::ops::elementwise::conj;
-use crate::ops::matmul::{adjoint, matrices, product_dtype};
+use crate::ops::gather::expect_integers;
+use crate::ops::matmul::{adjoint, expect_products, matrices, product_dtype};
 use crate::ops::scatter::Combine;
 use crate::ops::view::{permute, reshape_to};
 use crate::ops::{
-    Rule, add, arange, argsort, astype, broadcast_to, greater, greater_equal, index_combine, less, logical_and,
+    Rule, add, arange, argsort, astype, broadcast_to, expect, greater, greater_equal, index_combine, less, logical_and,
     logical_or, matmul, multiply, searchsorted, select, slice, stack, sum, take, zeros_like,
 };
 use crate::shape::{self, Shape, show};
 use crate::transforms::{Grads, Lane, Site, Transform};
+use serde::{Deserialize, Serialize};
 use smallvec::{SmallVec, smallvec};
 
 /// `a[lhs] @ b[rhs]`: inputs a (..., M, K), b (..., K, N) and two index arrays of one shape, flat positions in the
 /// batch axes of a and b. Gives the indices' shape + (M, N).
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct GatherMM {
     /// A promise that the indices of b ascend; kernels may use it, results do not depend on it.
     pub sorted: bool,
@@ -29,6 +32,11 @@ impl Rule for GatherMM {
         "gather_mm"
     }
     fn infer(&self, inputs: &[Array]) -> Result<Avals> {
+        expect::count(self.name(), inputs, 4)?;
+        expect_products(self.name(), &inputs[..2])?;
+        for indices in &inputs[2..] {
+            expect_integers(self.name(), indices)?;
+        }
         let ((_, [m, k]), (_, [k2, n])) = (matrices(self.name(), &inputs[0])?, matrices(self.name(), &inputs[1])?);
         if k != k2 || inputs[2].shape() != inputs[3].shape() {
             let shapes: Vec<_> = inputs.iter().map(|a| show(a.shape())).collect();
@@ -97,7 +105,8 @@ fn indices(op: &str, given: Option<&Array>, lead: &[usize]) -> Result<Array> {
 }
 
 /// Products over stretches of K: inputs a (M, K), b (K, N), segments (..., 2).
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct SegmentedMM {
     /// A promise that the segments follow each other and cover K; the gradient uses it, results do not depend on it.
     pub partition: bool,
@@ -108,11 +117,28 @@ impl Rule for SegmentedMM {
         "segmented_mm"
     }
     fn infer(&self, inputs: &[Array]) -> Result<Avals> {
-        let ((_, [m, _]), (_, [_, n])) = (matrices(self.name(), &inputs[0])?, matrices(self.name(), &inputs[1])?);
-        let mut shape: Shape = inputs[2].shape()[..inputs[2].ndim() - 1].into();
+        expect::count(self.name(), inputs, 3)?;
+        expect_products(self.name(), &inputs[..2])?;
+        let (&[m, k], &[k2, n]) = (inputs[0].shape(), inputs[1].shape()) else {
+            return Err(misfit(&inputs[0], &inputs[1]));
+        };
+        if k != k2 {
+            return Err(misfit(&inputs[0], &inputs[1]));
+        }
+        let Some((2, lead)) = inputs[2].shape().split_last() else {
+            let s = show(inputs[2].shape());
+            return Err(Error::shape(format!("[segmented_mm] segments have shape (...,2), not {s}")));
+        };
+        expect_integers(self.name(), &inputs[2])?;
+        let mut shape: Shape = lead.into();
         shape.extend([m, n]);
         Ok(smallvec![Aval::new(shape, inputs[0].dtype())])
     }
+}
+
+fn misfit(a: &Array, b: &Array) -> Error {
+    let (a, b) = (show(a.shape()), show(b.shape()));
+    Error::shape(format!("[segmented_mm] needs shapes (M,K) and (K,N), not {a} and {b}"))
 }
 
 /// `a[:, s:e] @ b[s:e, :]` for every pair (s, e) of `segments` (`mx.segmented_mm`): a (M, K), b (K, N), segments
@@ -122,17 +148,6 @@ impl Rule for SegmentedMM {
 /// Shapes and dtypes that do not fit. At evaluation: a segment that reaches outside 0..K.
 pub fn segmented_mm(a: &Array, b: &Array, segments: &Array) -> Result<Array> {
     let dtype = product_dtype("segmented_mm", &[a, b])?;
-    if a.ndim() != 2 || b.ndim() != 2 || a.shape()[1] != b.shape()[0] {
-        let (a, b) = (show(a.shape()), show(b.shape()));
-        return Err(Error::shape(format!("[segmented_mm] needs shapes (M,K) and (K,N), not {a} and {b}")));
-    }
-    if segments.shape().last() != Some(&2) {
-        let s = show(segments.shape());
-        return Err(Error::shape(format!("[segmented_mm] segments have shape (...,2), not {s}")));
-    }
-    if !segments.dtype().is_integer() {
-        return Err(Error::dtype(format!("[segmented_mm] segments are integers, not {}", segments.dtype())));
-    }
     let op = SegmentedMM { partition: false };
     Array::apply1(op, smallvec![astype(a, dtype)?, astype(b, dtype)?, segments.clone()])
 }

@@ -5,14 +5,16 @@ use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::node::{Aval, Avals};
 use crate::ops::view::reshape_to;
-use crate::ops::{Rule, astype, eye, matmul};
+use crate::ops::{Rule, astype, expect, eye, matmul};
 use crate::scalar::Real;
 use crate::shape::{Shape, show};
 use crate::transforms::{Grads, Lane, Site, Transform};
+use serde::{Deserialize, Serialize};
 use smallvec::smallvec;
 
 /// `scale * (H_m ⊗ S) x` along the last axis, with Sylvester's S of size 2^k.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Hadamard {
     /// Factor of the result.
     pub scale: Real,
@@ -25,7 +27,12 @@ impl Rule for Hadamard {
         "hadamard_transform"
     }
     fn infer(&self, inputs: &[Array]) -> Result<Avals> {
-        Ok(smallvec![Aval::new(inputs[0].shape(), inputs[0].dtype())])
+        let shape = expect::only(self.name(), inputs)?;
+        expect::dtype(self.name(), &inputs[0], inputs[0].dtype().is_floating())?;
+        let (n, m) = (shape.last().copied().unwrap_or(1), self.m);
+        let fits = [1, 12, 20, 28].contains(&m) && n.is_multiple_of(m) && (n / m).is_power_of_two();
+        expect::fit(self.name(), fits, inputs)?;
+        Ok(smallvec![Aval::new(shape, inputs[0].dtype())])
     }
 }
 

@@ -6,16 +6,20 @@ use crate::error::{Error, Result};
 use crate::node::{Aval, Avals, Inputs};
 use crate::ops::scatter::whole;
 use crate::ops::view::{Slice, drop_axes, reshape_to};
-use crate::ops::{Arange, Operand, Rule, astype, expand_dims, maximum, minimum, remainder, slice, subtract, take};
+use crate::ops::{
+    Arange, Operand, Rule, astype, expand_dims, expect, maximum, minimum, remainder, slice, subtract, take,
+};
 use crate::scalar::Real;
 use crate::shape::{self, Shape, show};
 use crate::transforms::{Grads, Lane, Site, Transform};
+use serde::{Deserialize, Serialize};
 use smallvec::{SmallVec, smallvec};
 
 // ------------------------------------------------------------------ concatenate
 
 /// Arrays one after the other along an axis.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Concatenate {
     /// The axis.
     pub axis: usize,
@@ -26,7 +30,10 @@ impl Rule for Concatenate {
         "concatenate"
     }
     fn infer(&self, inputs: &[Array]) -> Result<Avals> {
+        expect::at_least("concatenate", inputs, 1)?;
+        expect::alike("concatenate", inputs)?;
         let first = &inputs[0];
+        expect::axis("concatenate", self.axis, first.shape())?;
         let mut shape: Shape = first.shape().into();
         shape[self.axis] = 0;
         for a in inputs {
@@ -40,7 +47,7 @@ impl Rule for Concatenate {
                 let axis = self.axis;
                 return Err(Error::shape(format!("[concatenate] shapes {s} and {t} differ outside axis {axis}")));
             }
-            shape[self.axis] += a.shape()[self.axis];
+            shape[self.axis] = shape[self.axis].saturating_add(a.shape()[self.axis]);
         }
         shape::elements("concatenate", &shape)?;
         Ok(smallvec![Aval::new(shape, first.dtype())])
@@ -173,7 +180,8 @@ pub fn unstack(a: &Array, axis: i32) -> Result<Vec<Array>> {
 // ------------------------------------------------------------------ pad
 
 /// The first input surrounded by the second, a single element.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Pad {
     /// Elements in front on each axis.
     pub lo: SmallVec<[usize; 4]>,
@@ -186,7 +194,11 @@ impl Rule for Pad {
         "pad"
     }
     fn infer(&self, inputs: &[Array]) -> Result<Avals> {
+        expect::count("pad", inputs, 2)?;
+        expect::alike("pad", inputs)?;
         let a = &inputs[0];
+        let widths = [self.lo.len(), self.hi.len()] == [a.ndim(); 2];
+        expect::fit("pad", widths && inputs[1].ndim() == 0, inputs)?;
         let sizes = a.shape().iter().zip(&self.lo).zip(&self.hi);
         let shape: Option<Shape> = sizes.map(|((d, lo), hi)| d.checked_add(*lo)?.checked_add(*hi)).collect();
         let shape = shape.ok_or_else(|| Error::overflow("[pad] the padded sizes do not fit in 64 bits"))?;

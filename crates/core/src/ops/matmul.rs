@@ -8,14 +8,15 @@ use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::node::{Aval, Avals};
 use crate::ops::view::reshape_to;
-use crate::ops::{Rule, astype, broadcast_to, multiply};
+use crate::ops::{Rule, astype, broadcast_to, expect, multiply};
 use crate::scalar::Real;
 use crate::shape::{self, Shape, show};
 use crate::transforms::{Grads, Lane, Site, Transform};
+use serde::{Deserialize, Serialize};
 use smallvec::smallvec;
 
 /// `(..., M, K)` times `(..., K, N)` with equal batch axes and dtypes. Half precision sums in f32 and rounds once.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Matmul;
 
 impl Rule for Matmul {
@@ -23,12 +24,15 @@ impl Rule for Matmul {
         "matmul"
     }
     fn infer(&self, inputs: &[Array]) -> Result<Avals> {
+        expect::count(self.name(), inputs, 2)?;
+        expect_products(self.name(), inputs)?;
         Ok(smallvec![product(self.name(), &inputs[0], &inputs[1])?])
     }
 }
 
 /// `alpha * a @ b + beta * c`: inputs c, a, b; c has the shape of the product. One rounding at the end.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct AddMM {
     /// Factor of the product.
     pub alpha: Real,
@@ -41,6 +45,8 @@ impl Rule for AddMM {
         "addmm"
     }
     fn infer(&self, inputs: &[Array]) -> Result<Avals> {
+        expect::count(self.name(), inputs, 3)?;
+        expect_products(self.name(), inputs)?;
         let out = product(self.name(), &inputs[1], &inputs[2])?;
         if inputs[0].shape() != out.shape.as_slice() {
             let (c, ab) = (show(inputs[0].shape()), show(&out.shape));
@@ -59,6 +65,12 @@ fn product(op: &str, a: &Array, b: &Array) -> Result<Aval> {
     let mut shape: Shape = lead_a.into();
     shape.extend([m, n]);
     Ok(Aval::new(shape, a.dtype()))
+}
+
+/// Checks that the arrays hold floating or complex numbers of one type.
+pub(crate) fn expect_products(op: &str, arrays: &[Array]) -> Result<()> {
+    expect::dtype(op, &arrays[0], arrays[0].dtype().is_inexact())?;
+    expect::alike(op, arrays)
 }
 
 fn mismatch(op: &str, a: &Array, b: &Array) -> Error {

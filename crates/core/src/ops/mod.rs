@@ -7,6 +7,7 @@ use crate::array::Array;
 use crate::error::Result;
 use crate::node::Avals;
 use crate::transforms::{self, Grads, Lane, Site, Transform};
+use serde::{Deserialize, Serialize};
 use std::fmt::Debug;
 use std::hash::Hash;
 
@@ -15,6 +16,7 @@ pub mod conv;
 pub mod create;
 pub mod einsum;
 pub mod elementwise;
+pub(crate) mod expect;
 pub mod fast;
 pub mod fft;
 pub mod full;
@@ -98,11 +100,11 @@ pub enum Class {
 }
 
 macro_rules! registry {
-    ($($class:ident $path:path => $name:ident;)*) => {
-        /// Any op, as data.
-        #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+    ($($(#[$stored:meta])? $class:ident $path:path => $name:ident;)*) => {
+        /// Any op, as data. In files it goes by the name of its variant.
+        #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
         pub enum Op {
-            $(#[allow(missing_docs)] $name($path),)*
+            $(#[allow(missing_docs)] $(#[$stored])? $name($path),)*
         }
 
         impl Op {
@@ -151,7 +153,7 @@ macro_rules! registry {
 
 registry! {
     Elementwise elementwise::Elementwise => Elementwise;
-    Kernel full::Constant => Constant;
+    #[serde(skip)] Kernel full::Constant => Constant;
     Full full::Full => Full;
     Kernel full::Arange => Arange;
     View view::Broadcast => Broadcast;
@@ -163,9 +165,9 @@ registry! {
     View view::Contiguous => Contiguous;
     View view::StopGradient => StopGradient;
     View view::Depends => Depends;
-    Same transforms::Tracer => Tracer;
-    Same transforms::Placeholder => Placeholder;
-    Same transforms::Custom => Custom;
+    #[serde(skip)] Same transforms::Tracer => Tracer;
+    #[serde(skip)] Same transforms::Placeholder => Placeholder;
+    #[serde(skip)] Same transforms::Custom => Custom;
     Reduce reduce::Reduce => Reduce;
     Kernel statistics::ArgReduce => ArgReduce;
     Kernel scan::Scan => Scan;

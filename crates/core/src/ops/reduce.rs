@@ -5,13 +5,14 @@ use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::node::{Aval, Avals};
 use crate::ops::view::{layout_last, permute, reshape_to};
-use crate::ops::{Rule, astype, broadcast_to, cumprod, divide, equal, multiply};
+use crate::ops::{Rule, astype, broadcast_to, cumprod, divide, equal, expect, multiply};
 use crate::shape::{self, Axes, Shape, show};
 use crate::transforms::{Grads, Lane, Site, Transform, behind};
+use serde::{Deserialize, Serialize};
 use smallvec::{SmallVec, smallvec};
 
 /// What a reduction keeps.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub enum ReduceKind {
     /// The sum; half precision adds in f32.
     Sum,
@@ -28,7 +29,8 @@ pub enum ReduceKind {
 }
 
 /// A reduction over some axes, which stay with size 1.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Reduce {
     /// What is kept.
     pub kind: ReduceKind,
@@ -50,8 +52,16 @@ impl Rule for Reduce {
         }
     }
     fn infer(&self, inputs: &[Array]) -> Result<Avals> {
+        let mut shape = expect::only(self.name(), inputs)?;
         let a = &inputs[0];
-        let mut shape: Shape = a.shape().into();
+        expect::distinct(self.name(), &self.axes, a.ndim())?;
+        expect::fit(self.name(), self.axes.is_sorted() && self.from.as_slice() == a.shape(), inputs)?;
+        let fits = match self.kind {
+            ReduceKind::Sum | ReduceKind::Prod => accumulates_in(a.dtype()) == a.dtype(),
+            ReduceKind::All | ReduceKind::Any => a.dtype() == Dtype::Bool,
+            ReduceKind::Max | ReduceKind::Min => true,
+        };
+        expect::dtype(self.name(), a, fits)?;
         for &axis in &self.axes {
             shape[axis] = 1;
         }

@@ -9,15 +9,16 @@ use crate::ops::join::Pad;
 use crate::ops::scatter::{Combine, ScatterAxis};
 use crate::ops::view::reshape_to;
 use crate::ops::{
-    Rule, add, arange, astype, broadcast_to, equal, exp, flip, full, multiply, reshape, select, slice, subtract,
+    Rule, add, arange, astype, broadcast_to, equal, exp, expect, flip, full, multiply, reshape, select, slice, subtract,
 };
 use crate::ops::{stack, zeros_like};
 use crate::shape::{self, Shape};
 use crate::transforms::{Grads, Lane, Site, Transform};
+use serde::{Deserialize, Serialize};
 use smallvec::{SmallVec, smallvec};
 
 /// What a scan keeps.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub enum ScanKind {
     /// Running sum.
     Sum,
@@ -32,7 +33,8 @@ pub enum ScanKind {
 }
 
 /// A running reduction.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Scan {
     /// What is kept.
     pub kind: ScanKind,
@@ -55,7 +57,11 @@ impl Rule for Scan {
         }
     }
     fn infer(&self, inputs: &[Array]) -> Result<Avals> {
-        Ok(smallvec![Aval::new(inputs[0].shape(), inputs[0].dtype())])
+        let shape = expect::only(self.name(), inputs)?;
+        expect::axis(self.name(), self.axis, &shape)?;
+        let dtype = inputs[0].dtype();
+        expect::dtype(self.name(), &inputs[0], self.kind != ScanKind::LogAddExp || dtype.is_inexact())?;
+        Ok(smallvec![Aval::new(shape, dtype)])
     }
 }
 

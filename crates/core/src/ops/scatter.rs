@@ -7,22 +7,25 @@ use crate::error::{Error, Result};
 use crate::node::{Aval, Avals, Inputs};
 use crate::ops::elementwise::conj;
 use crate::ops::gather::{DynamicSlice, Gather, GatherAxis, MovingWindow, lane_numbers, shared_starts};
-use crate::ops::gather::{expect_integers, fits_window, gathered_shape, same_but_axis, window_axes};
+use crate::ops::gather::{check_starts, counted, expect_integers, fits_window, gathered_shape, same_but_axis};
 use crate::ops::layout::flat_or_axis;
 use crate::ops::scan::{ahead, cut, recurrence};
 use crate::ops::view::{Slice, clip_range, permute, reshape_to};
-use crate::ops::{Operand, Rule, arange, argsort, astype, broadcast_to, concatenate, cumsum, equal, flip, full};
+use crate::ops::{
+    Operand, Rule, arange, argsort, astype, broadcast_to, concatenate, cumsum, equal, expect, flip, full,
+};
 use crate::ops::{greater, greater_equal, less, logical_and, moveaxis, multiply, select, take};
 use crate::ops::{maximum, zeros_like};
 use crate::shape::{self, Shape, show};
 use crate::transforms::{Grads, Lane, Site, Transform, map_made, moved};
+use serde::{Deserialize, Serialize};
 use smallvec::{SmallVec, smallvec};
 
 /// What becomes of the value that stands where an update is written.
 ///
 /// Updates of one place follow each other in row-major order of their indices; half precision accumulates in f32 and
 /// is rounded once.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub enum Combine {
     /// The update takes its place; of several the last.
     Set,
@@ -55,7 +58,8 @@ fn expect_update(op: &str, a: &Array, update: &Array, shape: &[usize]) -> Result
 // ------------------------------------------------------------------ windows
 
 /// The second input written into a window of the first.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct SliceUpdate {
     /// The window; its shape is that of the update.
     pub window: Slice,
@@ -68,6 +72,8 @@ impl Rule for SliceUpdate {
         "slice_update"
     }
     fn infer(&self, inputs: &[Array]) -> Result<Avals> {
+        expect::count(self.name(), inputs, 2)?;
+        expect::fit(self.name(), self.window.lies_within(inputs[0].shape()), inputs)?;
         expect_update(self.name(), &inputs[0], &inputs[1], &self.window.shape)?;
         like(&inputs[0])
     }
@@ -100,7 +106,8 @@ pub(crate) fn whole(shape: &[usize]) -> Slice {
 }
 
 /// The second input written into a window of the first whose start the third gives.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct DynamicSliceUpdate {
     /// Axes with a start; on the others the window begins at 0.
     pub axes: SmallVec<[usize; 4]>,
@@ -111,7 +118,9 @@ impl Rule for DynamicSliceUpdate {
         "slice_update"
     }
     fn infer(&self, inputs: &[Array]) -> Result<Avals> {
+        expect::count(self.name(), inputs, 3)?;
         let (a, update) = (&inputs[0], &inputs[1]);
+        check_starts(self.name(), a.ndim(), &inputs[2], &self.axes)?;
         fits_window(self.name(), a.shape(), update.shape())?;
         expect_update(self.name(), a, update, update.shape())?;
         like(a)
@@ -124,7 +133,7 @@ impl Rule for DynamicSliceUpdate {
 /// # Errors
 /// As [`dynamic_slice`](super::dynamic_slice).
 pub fn dynamic_slice_update(a: &Array, update: &Array, starts: &Array, axes: &[i32]) -> Result<Array> {
-    let axes = window_axes("slice_update", a.ndim(), starts, axes)?;
+    let axes = counted("slice_update", a.ndim(), axes)?;
     let update = astype(update, a.dtype())?;
     Array::apply1(DynamicSliceUpdate { axes }, smallvec![a.clone(), update, starts.clone()])
 }
@@ -133,7 +142,8 @@ pub fn dynamic_slice_update(a: &Array, update: &Array, starts: &Array, axes: &[i
 
 /// The second input written into the first at the places that the index arrays, the inputs from the third on, name.
 /// Shapes and indices are those of [`Gather`], seen from the other side.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Scatter {
     /// Indexed axes, distinct, in the order of the index arrays.
     pub axes: SmallVec<[usize; 4]>,
@@ -150,7 +160,13 @@ impl Rule for Scatter {
         "scatter"
     }
     fn infer(&self, inputs: &[Array]) -> Result<Avals> {
+        expect::at_least(self.name(), inputs, 3)?;
         let (a, update, indices) = (&inputs[0], &inputs[1], &inputs[2..]);
+        if let Some(w) = &self.window {
+            let everything = |&i: &usize| i < a.ndim() && w.step[i] == 1 && w.shape[i] == a.shape()[i];
+            let fits = w.lies_within(a.shape()) && self.axes.iter().all(everything);
+            expect::fit(self.name(), fits, inputs)?;
+        }
         let within = self.window.as_ref().map_or(a.shape(), |w| &w.shape);
         let shape = gathered_shape(self.name(), within, &self.axes, self.at, indices)?;
         expect_update(self.name(), a, update, &shape)?;
@@ -160,7 +176,8 @@ impl Rule for Scatter {
 
 /// The third input written into the first at the indices of the second along one axis: all have the same shape but for
 /// that axis.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ScatterAxis {
     /// The axis.
     pub axis: usize,
@@ -173,6 +190,7 @@ impl Rule for ScatterAxis {
         "put_along_axis"
     }
     fn infer(&self, inputs: &[Array]) -> Result<Avals> {
+        expect::count(self.name(), inputs, 3)?;
         let (a, indices, update) = (&inputs[0], &inputs[1], &inputs[2]);
         expect_integers(self.name(), indices)?;
         same_but_axis(self.name(), a.shape(), indices.shape(), self.axis)?;
@@ -209,7 +227,8 @@ pub fn put_along_axis(a: &Array, indices: &Array, values: impl Operand, axis: im
 /// The rows of the third input written, in order, into the first where the mask, the second, holds. The shape of the
 /// mask are the leading axes of the first input; each row has the shape of the others. Rows too many are ignored, too
 /// few are a value error.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct MaskedScatter {
     /// How.
     pub combine: Combine,
@@ -220,6 +239,7 @@ impl Rule for MaskedScatter {
         "masked_scatter"
     }
     fn infer(&self, inputs: &[Array]) -> Result<Avals> {
+        expect::count(self.name(), inputs, 3)?;
         let (a, mask, rows) = (&inputs[0], &inputs[1], &inputs[2]);
         if mask.dtype() != Dtype::Bool {
             return Err(Error::dtype(format!("[masked_scatter] the mask holds {}, not bool", mask.dtype())));

@@ -2,15 +2,24 @@
 
 use crate::array::Array;
 use crate::dtype::Dtype;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::node::{Aval, Avals};
-use crate::ops::{Rule, astype, layout_last, permute, reshape_to};
-use crate::shape::{self, Axes, Shape};
+use crate::ops::{Rule, astype, expect, layout_last, permute, reshape_to};
+use crate::shape::{self, Axes, Shape, show};
 use crate::transforms::{Grads, Lane, Site, Transform};
+use serde::{Deserialize, Serialize};
 use smallvec::{SmallVec, smallvec};
 
+/// The shape of the only input: rows of real floating numbers.
+fn rows(op: &str, inputs: &[Array]) -> Result<Shape> {
+    let shape = expect::only(op, inputs)?;
+    expect::fit(op, !shape.is_empty(), inputs)?;
+    expect::dtype(op, &inputs[0], inputs[0].dtype().is_floating())?;
+    Ok(shape)
+}
+
 /// `exp(x - max) / sum(exp(x - max))` along the last axis.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Softmax;
 
 impl Rule for Softmax {
@@ -18,7 +27,7 @@ impl Rule for Softmax {
         "softmax"
     }
     fn infer(&self, inputs: &[Array]) -> Result<Avals> {
-        Ok(smallvec![Aval::new(inputs[0].shape(), inputs[0].dtype())])
+        Ok(smallvec![Aval::new(rows("softmax", inputs)?, inputs[0].dtype())])
     }
 }
 
@@ -55,7 +64,7 @@ fn complex(a: &Array, axes: &[usize]) -> Result<Array> {
 }
 
 /// `max + ln(sum(exp(x - max)))` along the last axis, which stays with size 1.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct LogSumExp;
 
 impl Rule for LogSumExp {
@@ -63,7 +72,7 @@ impl Rule for LogSumExp {
         "logsumexp"
     }
     fn infer(&self, inputs: &[Array]) -> Result<Avals> {
-        let mut shape: Shape = inputs[0].shape().into();
+        let mut shape = rows("logsumexp", inputs)?;
         if let Some(last) = shape.last_mut() {
             *last = 1;
         }
@@ -94,7 +103,7 @@ pub fn logsumexp(a: &Array, axes: impl Into<Axes>, keepdims: bool) -> Result<Arr
 }
 
 /// `logsumexp(logits) - logits[target]` along the last axis.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct CrossEntropy;
 
 impl Rule for CrossEntropy {
@@ -102,7 +111,19 @@ impl Rule for CrossEntropy {
         "cross_entropy"
     }
     fn infer(&self, inputs: &[Array]) -> Result<Avals> {
-        Ok(smallvec![Aval::new(inputs[1].shape(), Dtype::Float32)])
+        expect::count(self.name(), inputs, 2)?;
+        let (logits, targets) = (&inputs[0], &inputs[1]);
+        expect::dtype(self.name(), logits, logits.dtype().is_floating())?;
+        expect::dtype(self.name(), targets, targets.dtype() == Dtype::Int64)?;
+        match logits.shape().split_last() {
+            Some((&classes, lead)) if classes > 0 && lead == targets.shape() => {}
+            _ => {
+                let (l, t) = (show(logits.shape()), show(targets.shape()));
+                let text = format!("[cross_entropy] logits of shape {l} do not fit targets of shape {t}");
+                return Err(Error::shape(text));
+            }
+        }
+        Ok(smallvec![Aval::new(targets.shape(), Dtype::Float32)])
     }
 }
 

@@ -6,13 +6,15 @@ use crate::error::{Error, Result};
 use crate::node::{Aval, Avals};
 use crate::ops::gather::GatherAxis;
 use crate::ops::scatter::{Combine, ScatterAxis};
-use crate::ops::{Rule, astype, reshape, slice, zeros_like};
+use crate::ops::{Rule, astype, expect, reshape, slice, zeros_like};
 use crate::shape::{self, show};
 use crate::transforms::{Grads, Lane, Site, Transform};
+use serde::{Deserialize, Serialize};
 use smallvec::smallvec;
 
 /// Orders elements along an axis: values or their positions, wholly or around one position.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Sort {
     /// Along which axis.
     pub axis: usize,
@@ -32,7 +34,10 @@ impl Rule for Sort {
         }
     }
     fn infer(&self, inputs: &[Array]) -> Result<Avals> {
+        expect::count(self.name(), inputs, 1)?;
         let a = &inputs[0];
+        expect::axis(self.name(), self.axis, a.shape())?;
+        expect::fit(self.name(), self.kth.is_none_or(|k| k < a.shape()[self.axis]), inputs)?;
         if self.positions && a.shape()[self.axis] > u32::MAX as usize {
             return Err(Error::overflow(format!("[{}] axis {} has more than 2^32 elements", self.name(), self.axis)));
         }
@@ -115,7 +120,8 @@ pub fn topk(a: &Array, k: usize, axis: Option<i32>) -> Result<Array> {
 }
 
 /// Where values belong in sorted sequences: the last axis of the first input, whose other axes lead those of the second.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct SearchSorted {
     /// After equal elements, not before.
     pub right: bool,
@@ -126,6 +132,8 @@ impl Rule for SearchSorted {
         "searchsorted"
     }
     fn infer(&self, inputs: &[Array]) -> Result<Avals> {
+        expect::count(self.name(), inputs, 2)?;
+        expect::alike(self.name(), inputs)?;
         let (sequences, values) = (inputs[0].shape(), inputs[1].shape());
         if !sequences.split_last().is_some_and(|(_, lead)| values.starts_with(lead)) {
             let (s, t) = (show(sequences), show(values));

@@ -5,10 +5,11 @@ use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::node::{Aval, Avals};
 use crate::ops::{
-    Rule, abs, astype, divide, multiply, not_equal, reshape_to, select, sort, sqrt, square, subtract, sum,
+    Rule, abs, astype, divide, expect, multiply, not_equal, reshape_to, select, sort, sqrt, square, subtract, sum,
 };
 use crate::shape::{self, Axes, Shape, show};
 use crate::transforms::{Grads, Lane, Site, Transform};
+use serde::{Deserialize, Serialize};
 use smallvec::{SmallVec, smallvec};
 
 fn count(a: &Array, axes: &[usize]) -> usize {
@@ -143,7 +144,8 @@ pub fn diff(a: &Array, n: usize, axis: i32) -> Result<Array> {
 // ------------------------------------------------------------------ arg reductions
 
 /// Index of the largest or smallest element along one axis, which stays with size 1.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ArgReduce {
     /// Largest or smallest.
     pub max: bool,
@@ -156,7 +158,9 @@ impl Rule for ArgReduce {
         if self.max { "argmax" } else { "argmin" }
     }
     fn infer(&self, inputs: &[Array]) -> Result<Avals> {
+        expect::count(self.name(), inputs, 1)?;
         let a = &inputs[0];
+        expect::axis(self.name(), self.axis, a.shape())?;
         if a.shape()[self.axis] == 0 {
             return Err(Error::value(format!(
                 "[{}] axis {} of shape {} is empty",

@@ -11,8 +11,9 @@ use crate::array::Array;
 use crate::dtype::{Dtype, Kind};
 use crate::error::{Error, Result};
 use crate::node::{Aval, Avals, Inputs};
-use crate::ops::{Op, Operand, Rule, broadcast_to, operand::Arg};
+use crate::ops::{Op, Operand, Rule, broadcast_to, expect, operand::Arg};
 use crate::shape;
+use serde::{Deserialize, Serialize};
 use smallvec::smallvec;
 
 /// Which kinds of dtype a row takes, as a set.
@@ -160,7 +161,7 @@ macro_rules! arity {
 macro_rules! table {
     ($($doc:literal $variant:ident $name:ident $arity:tt $takes:ident $lifts:ident $gives:ident;)*) => {
         /// The elementwise ops.
-        #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
         #[repr(u8)]
         pub enum Ew {
             $(#[doc = $doc] $variant,)*
@@ -286,7 +287,7 @@ impl Ew {
     /// The dtype to compute in for arguments that promote to `dtype`.
     fn computes_in(self, dtype: Dtype) -> Result<Dtype> {
         let row = self.row();
-        if !row.takes.has(dtype.kind()) {
+        if !row.takes.has(dtype.kind()) || (row.takes == Takes::FLOAT && dtype != Dtype::Float32) {
             return Err(Error::dtype(format!("[{}] {dtype} is not a type it takes", row.name)));
         }
         if matches!(self, Ew::LeftShift | Ew::RightShift) && dtype == Dtype::Bool {
@@ -297,7 +298,8 @@ impl Ew {
 }
 
 /// A node of the table.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Elementwise {
     /// Which row.
     pub op: Ew,
@@ -310,12 +312,26 @@ impl Rule for Elementwise {
         self.op.row().name
     }
     fn infer(&self, inputs: &[Array]) -> Result<Avals> {
-        let first = inputs.last().map(|a| a.shape()).unwrap_or_default();
+        expect::count(self.name(), inputs, self.op.row().arity.into())?;
+        let first = inputs[0].shape();
         if let Some(other) = inputs.iter().find(|a| a.shape() != first) {
             let (a, b) = (shape::show(first), shape::show(other.shape()));
             return Err(Error::shape(format!("[{}] shapes {a} and {b} differ", self.name())));
         }
+        expect::dtype(self.name(), &inputs[0], self.fits(inputs))?;
         Ok(smallvec![Aval::new(first, self.to)])
+    }
+}
+
+impl Elementwise {
+    /// Whether the inputs have the dtypes that the row computes in, and its result that which it gives.
+    fn fits(&self, inputs: &[Array]) -> bool {
+        let (first, last) = (inputs[0].dtype(), inputs[inputs.len() - 1].dtype());
+        match self.op {
+            Ew::AsType => true,
+            Ew::Select => first == Dtype::Bool && inputs[1].dtype() == last && self.to == last,
+            op => first == last && op.computes_in(first).is_ok_and(|d| d == first) && op.gives(first) == self.to,
+        }
     }
 }
 

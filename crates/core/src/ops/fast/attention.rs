@@ -5,15 +5,17 @@ use crate::array::Array;
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::node::{Aval, Avals, Inputs};
-use crate::ops::{self, Rule, astype, broadcast_to, matmul, multiply, reshape_to};
+use crate::ops::{self, Rule, astype, broadcast_to, expect, matmul, multiply, reshape_to};
 use crate::scalar::Real;
-use crate::shape::{Shape, show};
+use crate::shape::show;
 use crate::transforms::decompose::{fold, pull, unfold};
 use crate::transforms::{Decompose, Grads, Lane, Site, Transform};
+use serde::{Deserialize, Serialize};
 use smallvec::smallvec;
 
 /// softmax(scale * q * k^T + mask) * v in one pass. Inputs: q, k, v, then mask and sinks where present.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Attention {
     /// Factor of the scores.
     pub scale: Real,
@@ -36,10 +38,37 @@ impl Rule for Attention {
         "scaled_dot_product_attention"
     }
     fn infer(&self, inputs: &[Array]) -> Result<Avals> {
-        let mut shape: Shape = inputs[0].shape().into();
-        shape[3] = inputs[2].shape()[3];
-        Ok(smallvec![Aval::new(shape, self.dtype)])
+        let op = self.name();
+        expect::count(op, inputs, 3 + usize::from(self.mask) + usize::from(self.sinks))?;
+        let (q, k, v) = (&inputs[0], &inputs[1], &inputs[2]);
+        for (what, a) in [("q", q), ("k", k), ("v", v)] {
+            check_floating(op, what, a)?;
+        }
+        let (&[b, hq, tq, d], &[kb, hk, tk, kd], &[vb, hv, tv, dv]) = (q.shape(), k.shape(), v.shape()) else {
+            return Err(misfit(q, k, v));
+        };
+        let heads = hk > 0 && hq.is_multiple_of(hk) || hq == 0;
+        if !(b == kb && b == vb && hk == hv && tk == tv && d == kd && heads) {
+            return Err(misfit(q, k, v));
+        }
+        expect::dtype(op, q, self.dtype == q.dtype().promote(k.dtype()).promote(v.dtype()))?;
+        if self.mask {
+            expect::dtype(op, &inputs[3], [Dtype::Bool, self.dtype].contains(&inputs[3].dtype()))?;
+            check_shape(op, "mask", &inputs[3], &[b, hq, tq, tk])?;
+        }
+        if self.sinks {
+            let sinks = &inputs[inputs.len() - 1];
+            check_floating(op, "sinks", sinks)?;
+            check_shape(op, "sinks", sinks, &[hq])?;
+        }
+        Ok(smallvec![Aval::new([b, hq, tq, dv].as_slice(), self.dtype)])
     }
+}
+
+fn misfit(q: &Array, k: &Array, v: &Array) -> Error {
+    let (q, k, v) = (show(q.shape()), show(k.shape()), show(v.shape()));
+    let want = "(B,Hq,Tq,D), (B,Hkv,Tk,D), (B,Hkv,Tk,Dv) with Hq a multiple of Hkv";
+    Error::shape(format!("[scaled_dot_product_attention] q {q}, k {k}, v {v} are not {want}"))
 }
 
 impl Attention {
@@ -164,21 +193,6 @@ pub struct AttentionOptions<'a> {
 /// Shapes that do not fit; dtypes that are not real floating; an additive mask that does not promote to the result.
 pub fn scaled_dot_product_attention(q: &Array, k: &Array, v: &Array, options: &AttentionOptions<'_>) -> Result<Array> {
     let op = "scaled_dot_product_attention";
-    for (what, a) in [("q", q), ("k", k), ("v", v)] {
-        check_floating(op, what, a)?;
-    }
-    let fits = match (q.shape(), k.shape(), v.shape()) {
-        (&[b, hq, _, d], &[kb, hk, tk, kd], &[vb, hv, tv, _]) => {
-            b == kb && b == vb && hk == hv && tk == tv && d == kd && (hk > 0 && hq.is_multiple_of(hk) || hq == 0)
-        }
-        _ => false,
-    };
-    if !fits {
-        let (q, k, v) = (show(q.shape()), show(k.shape()), show(v.shape()));
-        return Err(Error::shape(format!(
-            "[{op}] q {q}, k {k}, v {v} are not (B,Hq,Tq,D), (B,Hkv,Tk,D), (B,Hkv,Tk,Dv) with Hq a multiple of Hkv"
-        )));
-    }
     let dtype = q.dtype().promote(k.dtype()).promote(v.dtype());
     let mut inputs: Inputs = smallvec![q.clone(), k.clone(), v.clone()];
     let mut causal = false;
@@ -191,15 +205,13 @@ pub fn scaled_dot_product_attention(q: &Array, k: &Array, v: &Array, options: &A
                 let d = m.dtype();
                 return Err(Error::dtype(format!("[{op}] a mask of {d} does not promote to the result's {dtype}")));
             }
-            let full = [q.shape()[0], q.shape()[1], q.shape()[2], k.shape()[2]];
+            let (&[b, hq, tq, _], &[_, _, tk, _]) = (q.shape(), k.shape()) else { return Err(misfit(q, k, v)) };
             let m = if m.dtype() == Dtype::Bool { m.clone() } else { astype(m, dtype)? };
-            inputs.push(broadcast_to(&m, &full)?);
+            inputs.push(broadcast_to(&m, &[b, hq, tq, tk])?);
             mask = true;
         }
     }
     if let Some(sinks) = options.sinks {
-        check_floating(op, "sinks", sinks)?;
-        check_shape(op, "sinks", sinks, &[q.shape()[1]])?;
         inputs.push(sinks.clone());
     }
     let op = Attention {

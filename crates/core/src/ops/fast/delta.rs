@@ -5,16 +5,18 @@ use crate::array::Array;
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::node::{Aval, Avals, Inputs};
-use crate::ops::{self, Rule, add, astype, multiply, reshape_to, subtract};
-use crate::shape::{Shape, show};
+use crate::ops::{self, Rule, add, astype, expect, multiply, reshape_to, subtract};
+use crate::shape::show;
 use crate::transforms::decompose::{fold, unfold};
 use crate::transforms::trace::tracers;
 use crate::transforms::vjp::backward;
 use crate::transforms::{Decompose, Grads, Lane, Site, Transform};
+use serde::{Deserialize, Serialize};
 use smallvec::smallvec;
 
 /// The recurrence over T. Inputs: q, k, v, gamma, beta, then the initial state and the mask where present.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct GatedDelta {
     /// Whether an initial state is given.
     pub state: bool,
@@ -27,10 +29,36 @@ impl Rule for GatedDelta {
         "gated_delta_update"
     }
     fn infer(&self, inputs: &[Array]) -> Result<Avals> {
-        let (q, v) = (&inputs[0], &inputs[2]);
-        let (b, hv, dv, dk) = (v.shape()[0], v.shape()[2], v.shape()[3], q.shape()[3]);
-        let state: Shape = smallvec![b, hv, dv, dk];
-        Ok(smallvec![Aval::new(v.shape(), v.dtype()), Aval::new(state, wide(v.dtype()))])
+        let op = self.name();
+        expect::count(op, inputs, 5 + usize::from(self.state) + usize::from(self.mask))?;
+        let [q, k, v, gamma, beta, rest @ ..] = inputs else { return Err(Error::value("[gated_delta_update] inputs")) };
+        check_floating(op, "q", q)?;
+        let (&[b, t, hk, dk], &[_, _, hv, dv]) = (q.shape(), v.shape()) else {
+            let (q, v) = (show(q.shape()), show(v.shape()));
+            return Err(Error::shape(format!("[{op}] q {q} and v {v} are not (B,T,Hk,Dk) and (B,T,Hv,Dv)")));
+        };
+        if hk == 0 || !hv.is_multiple_of(hk) {
+            return Err(Error::shape(format!("[{op}] {hv} heads of v are not a multiple of {hk} heads of q")));
+        }
+        check_shape(op, "k", k, &[b, t, hk, dk])?;
+        check_shape(op, "v", v, &[b, t, hv, dv])?;
+        check_shape(op, "beta", beta, &[b, t, hv])?;
+        let gates: &[usize] = if gamma.ndim() == 4 { &[b, t, hv, dk] } else { &[b, t, hv] };
+        check_shape(op, "gamma", gamma, gates)?;
+        expect::alike(op, &inputs[..3])?;
+        let state = wide(q.dtype());
+        for a in [gamma, beta] {
+            expect::dtype(op, a, a.dtype() == state)?;
+        }
+        if self.state {
+            check_shape(op, "initial_state", &rest[0], &[b, hv, dv, dk])?;
+            expect::dtype(op, &rest[0], rest[0].dtype() == state)?;
+        }
+        if let (true, Some(mask)) = (self.mask, rest.last()) {
+            check_shape(op, "mask", mask, &[b, t])?;
+            expect::dtype(op, mask, mask.dtype() == Dtype::Bool)?;
+        }
+        Ok(smallvec![Aval::new(v.shape(), v.dtype()), Aval::new([b, hv, dv, dk].as_slice(), state)])
     }
 }
 
@@ -176,21 +204,6 @@ pub fn gated_delta_update(
     for (what, a) in [("q", q), ("k", k), ("v", v), ("gamma", gamma), ("beta", beta)] {
         check_floating(op, what, a)?;
     }
-    let (&[b, t, hk, dk], &[_, _, hv, dv]) = (q.shape(), v.shape()) else {
-        let (q, v) = (show(q.shape()), show(v.shape()));
-        return Err(Error::shape(format!("[{op}] q {q} and v {v} are not (B,T,Hk,Dk) and (B,T,Hv,Dv)")));
-    };
-    if hk == 0 || !hv.is_multiple_of(hk) {
-        return Err(Error::shape(format!("[{op}] {hv} heads of v are not a multiple of {hk} heads of q")));
-    }
-    check_shape(op, "k", k, &[b, t, hk, dk])?;
-    check_shape(op, "v", v, &[b, t, hv, dv])?;
-    check_shape(op, "beta", beta, &[b, t, hv])?;
-    if gamma.ndim() == 4 {
-        check_shape(op, "gamma", gamma, &[b, t, hv, dk])?;
-    } else {
-        check_shape(op, "gamma", gamma, &[b, t, hv])?;
-    }
     let dtype = q.dtype().promote(k.dtype()).promote(v.dtype());
     let mut inputs: Inputs = Inputs::new();
     for a in [q, k, v] {
@@ -200,11 +213,9 @@ pub fn gated_delta_update(
         inputs.push(astype(a, wide(dtype))?);
     }
     if let Some(s) = initial_state {
-        check_shape(op, "initial_state", s, &[b, hv, dv, dk])?;
         inputs.push(astype(s, wide(dtype))?);
     }
     if let Some(m) = mask {
-        check_shape(op, "mask", m, &[b, t])?;
         inputs.push(astype(m, Dtype::Bool)?);
     }
     let op = GatedDelta { state: initial_state.is_some(), mask: mask.is_some() };

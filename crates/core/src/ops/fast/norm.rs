@@ -5,14 +5,16 @@ use crate::array::Array;
 use crate::error::{Error, Result};
 use crate::node::{Aval, Avals, Inputs};
 use crate::ops::softmax::CrossEntropy;
-use crate::ops::{self, Rule, add, astype, multiply, reshape_to, subtract, sum_to};
+use crate::ops::{self, Rule, add, astype, expect, multiply, reshape_to, subtract, sum_to};
 use crate::scalar::Real;
-use crate::shape::{Shape, show};
+use crate::shape::Shape;
 use crate::transforms::{Decompose, Grads, Lane, Site, Transform};
+use serde::{Deserialize, Serialize};
 use smallvec::smallvec;
 
 /// Root-mean-square or layer normalisation along the last axis. Inputs: x, then weight and bias where present.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Norm {
     /// Added to the mean square or the variance.
     pub eps: Real,
@@ -29,7 +31,19 @@ impl Rule for Norm {
         if self.centred { "layer_norm" } else { "rms_norm" }
     }
     fn infer(&self, inputs: &[Array]) -> Result<Avals> {
-        Ok(smallvec![Aval::new(inputs[0].shape(), inputs[0].dtype())])
+        let name = self.name();
+        expect::count(name, inputs, 1 + usize::from(self.weight) + usize::from(self.bias))?;
+        let x = &inputs[0];
+        check_floating(name, "x", x)?;
+        let Some(&size) = x.shape().last() else {
+            return Err(Error::shape(format!("[{name}] x is 0-d; at least one axis is needed")));
+        };
+        expect::alike(name, inputs)?;
+        let rest = ["weight", "bias"].into_iter().skip(usize::from(!self.weight));
+        for (what, a) in rest.zip(&inputs[1..]) {
+            check_shape(name, what, a, &[size])?;
+        }
+        Ok(smallvec![Aval::new(x.shape(), x.dtype())])
     }
 }
 
@@ -140,14 +154,10 @@ pub fn layer_norm(x: &Array, weight: Option<&Array>, bias: Option<&Array>, eps: 
 fn norm(op: Norm, x: &Array, weight: Option<&Array>, bias: Option<&Array>) -> Result<Array> {
     let name = op.name();
     check_floating(name, "x", x)?;
-    let Some(&size) = x.shape().last() else {
-        return Err(Error::shape(format!("[{name}] x is 0-d; at least one axis is needed")));
-    };
     let mut dtype = x.dtype();
     for (what, a) in [("weight", weight), ("bias", bias)] {
         let Some(a) = a else { continue };
         check_floating(name, what, a)?;
-        check_shape(name, what, a, &[size])?;
         if weight.is_some() {
             dtype = dtype.promote(a.dtype());
         }
@@ -169,13 +179,6 @@ pub fn cross_entropy(logits: &Array, targets: &Array) -> Result<Array> {
     check_floating(op, "logits", logits)?;
     if !targets.dtype().is_integer() {
         return Err(Error::dtype(format!("[{op}] targets are integers, not {}", targets.dtype())));
-    }
-    match logits.shape().split_last() {
-        Some((&classes, lead)) if classes > 0 && lead == targets.shape() => {}
-        _ => {
-            let (l, t) = (show(logits.shape()), show(targets.shape()));
-            return Err(Error::shape(format!("[{op}] logits of shape {l} do not fit targets of shape {t}")));
-        }
     }
     let targets = astype(targets, crate::Dtype::Int64)?;
     Array::apply1(CrossEntropy, smallvec![logits.clone(), targets])

@@ -5,16 +5,18 @@ use crate::array::Array;
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::node::{Aval, Avals, Inputs};
-use crate::ops::{self, Rule, add, astype, broadcast_to, multiply, reshape_to, subtract};
+use crate::ops::{self, Rule, add, astype, broadcast_to, expect, multiply, reshape_to, subtract};
 use crate::scalar::Real;
 use crate::shape::{Shape, show};
 use crate::transforms::decompose::{fold, map_formula, pull, unfold};
 use crate::transforms::{Decompose, Grads, Lane, Site, Transform};
+use serde::{Deserialize, Serialize};
 use smallvec::smallvec;
 
 /// Rotates pairs of features by an angle that grows with the position. Inputs: x, offsets (int64, one or one a batch
 /// row), then the frequencies (float32) where given.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Rope {
     /// Features that rotate; the rest passes.
     pub dims: usize,
@@ -31,7 +33,31 @@ impl Rule for Rope {
         "rope"
     }
     fn infer(&self, inputs: &[Array]) -> Result<Avals> {
-        Ok(smallvec![Aval::new(inputs[0].shape(), inputs[0].dtype())])
+        let op = self.name();
+        expect::count(op, inputs, 2 + usize::from(self.base.is_none()))?;
+        let (x, offset) = (&inputs[0], &inputs[1]);
+        check_floating(op, "x", x)?;
+        let s = show(x.shape());
+        if x.ndim() < 3 {
+            return Err(Error::shape(format!("[{op}] x of shape {s}; at least three axes (B, ..., T, D) are needed")));
+        }
+        let (dims, features) = (self.dims, x.shape()[x.ndim() - 1]);
+        if dims == 0 || !dims.is_multiple_of(2) || dims > features {
+            return Err(Error::value(format!(
+                "[{op}] dims {dims} is not even and between 2 and the {features} features of {s}"
+            )));
+        }
+        if offset.dtype() != Dtype::Int64 || (offset.size() != 1 && offset.shape() != [x.shape()[0]]) {
+            let (o, d) = (show(offset.shape()), offset.dtype());
+            return Err(Error::value(format!(
+                "[{op}] offset ({d} of shape {o}) is not one integer or one a batch row of {s}"
+            )));
+        }
+        if let Some(freqs) = inputs.get(2) {
+            expect::dtype(op, freqs, freqs.dtype() == Dtype::Float32)?;
+            check_shape(op, "freqs", freqs, &[dims / 2])?;
+        }
+        Ok(smallvec![Aval::new(x.shape(), x.dtype())])
     }
 }
 
@@ -172,36 +198,16 @@ pub fn rope<'a>(
     offset: impl Into<Offset<'a>>,
 ) -> Result<Array> {
     let op = "rope";
-    check_floating(op, "x", x)?;
-    let s = show(x.shape());
-    if x.ndim() < 3 {
-        return Err(Error::shape(format!("[{op}] x of shape {s}; at least three axes (B, ..., T, D) are needed")));
-    }
-    let features = x.shape()[x.ndim() - 1];
-    if dims == 0 || !dims.is_multiple_of(2) || dims > features {
-        return Err(Error::value(format!(
-            "[{op}] dims {dims} is not even and between 2 and the {features} features of {s}"
-        )));
-    }
     let offset = match offset.into() {
         Offset::Number(n) => Array::from_vec(vec![n], &[]),
-        Offset::Array(a) if a.dtype().is_integer() && (a.size() == 1 || a.shape() == [x.shape()[0]]) => {
-            astype(a, Dtype::Int64)?
-        }
-        Offset::Array(a) => {
-            let o = show(a.shape());
-            let d = a.dtype();
-            return Err(Error::value(format!(
-                "[{op}] offset ({d} of shape {o}) is not one integer or one a batch row of {s}"
-            )));
-        }
+        Offset::Array(a) if a.dtype().is_integer() => astype(a, Dtype::Int64)?,
+        Offset::Array(a) => a.clone(),
     };
     let mut inputs: Inputs = smallvec![x.clone(), offset];
     let base = match frequencies {
         Frequencies::Base(base) => Some(Real(base)),
         Frequencies::Given(freqs) => {
             check_floating(op, "freqs", freqs)?;
-            check_shape(op, "freqs", freqs, &[dims / 2])?;
             inputs.push(astype(freqs, Dtype::Float32)?);
             None
         }

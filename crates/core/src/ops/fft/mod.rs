@@ -11,13 +11,14 @@ use crate::array::Array;
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::node::{Aval, Avals};
-use crate::ops::{Rule, astype, real, roll};
+use crate::ops::{Rule, astype, expect, real, roll};
 use crate::scalar::Real;
-use crate::shape::{self, Axes, Shape, show};
+use crate::shape::{self, Axes, show};
+use serde::{Deserialize, Serialize};
 use smallvec::{SmallVec, smallvec};
 
 /// Which transform.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum FftKind {
     /// Complex to complex, `exp(-2πi jk/n)`.
     Forward,
@@ -30,7 +31,8 @@ pub enum FftKind {
 }
 
 /// The transform of one axis, cropped or padded with zeros to `n` points (for [`FftKind::RealInverse`] to `n/2 + 1`).
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Fft {
     /// Which transform.
     pub kind: FftKind,
@@ -52,7 +54,14 @@ impl Rule for Fft {
         }
     }
     fn infer(&self, inputs: &[Array]) -> Result<Avals> {
-        let mut shape: Shape = inputs[0].shape().into();
+        let mut shape = expect::only(self.name(), inputs)?;
+        expect::axis(self.name(), self.axis, &shape)?;
+        let from = if self.kind == FftKind::Real { Dtype::Float32 } else { Dtype::Complex64 };
+        expect::dtype(self.name(), &inputs[0], inputs[0].dtype() == from)?;
+        if self.n == 0 {
+            let (name, axis, s) = (self.name(), self.axis, show(&shape));
+            return Err(Error::value(format!("[{name}] a transform of 0 points along axis {axis} of shape {s}")));
+        }
         shape[self.axis] = if self.kind == FftKind::Real { self.n / 2 + 1 } else { self.n };
         shape::elements(self.name(), &shape)?;
         let dtype = if self.kind == FftKind::RealInverse { Dtype::Float32 } else { Dtype::Complex64 };
@@ -98,13 +107,9 @@ impl FftNorm {
 }
 
 /// One axis.
-fn along(op: &str, a: &Array, kind: FftKind, n: Option<usize>, axis: usize, norm: FftNorm) -> Result<Array> {
+fn along(a: &Array, kind: FftKind, n: Option<usize>, axis: usize, norm: FftNorm) -> Result<Array> {
     let size = a.shape()[axis];
     let n = n.unwrap_or(if kind == FftKind::RealInverse { 2 * size.saturating_sub(1) } else { size });
-    if n == 0 {
-        let s = show(a.shape());
-        return Err(Error::value(format!("[{op}] a transform of 0 points along axis {axis} of shape {s}")));
-    }
     let a = match kind {
         FftKind::Real if a.dtype().is_complex() => real(a)?,
         FftKind::Real => astype(a, Dtype::Float32)?,
@@ -119,7 +124,7 @@ fn single(op: &str, a: &Array, kind: FftKind, n: impl Into<Option<usize>>, axis:
     if a.ndim() == 0 {
         return Err(Error::shape(format!("[{op}] a 0-d array has no axis to transform")));
     }
-    along(op, a, kind, n.into(), shape::axis(op, axis, a.ndim())?, norm)
+    along(a, kind, n.into(), shape::axis(op, axis, a.ndim())?, norm)
 }
 
 /// Several axes: the real transform, if any, on the last of them, next to the real side.
@@ -155,13 +160,13 @@ fn several(
     };
     let mut out = a.clone();
     if kind != FftKind::RealInverse {
-        out = along(op, &out, kind, size(last), axes[last], norm)?;
+        out = along(&out, kind, size(last), axes[last], norm)?;
     }
     for i in (0..last).rev() {
-        out = along(op, &out, complex, size(i), axes[i], norm)?;
+        out = along(&out, complex, size(i), axes[i], norm)?;
     }
     if kind == FftKind::RealInverse {
-        out = along(op, &out, kind, size(last), axes[last], norm)?;
+        out = along(&out, kind, size(last), axes[last], norm)?;
     }
     Ok(out)
 }

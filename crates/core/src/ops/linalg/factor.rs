@@ -1,6 +1,9 @@
 //! Triangular and orthogonal factors: Cholesky, LU, QR.
 
-use super::{adjoint, batch_of_lanes, batched, block, given, hermitian, joined, square, total, tri_inv, widened};
+use super::{
+    adjoint, batch_of_lanes, batched, block, expect_matrices, given, hermitian, infer_square, joined, square, total,
+    tri_inv, widened,
+};
 use super::{diagonal_matrix, diagonal_of, diagonal_part, solve_triangular};
 use crate::array::Array;
 use crate::dtype::Dtype;
@@ -12,10 +15,12 @@ use crate::ops::{
     take_along_axis, tril, triu,
 };
 use crate::transforms::{Grads, Lane, Site, Transform};
+use serde::{Deserialize, Serialize};
 use smallvec::smallvec;
 
 /// The Cholesky factor of Hermitian positive definite matrices; reads one triangle.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Cholesky {
     /// `a = UᴴU` from the upper triangle, else `a = LLᴴ` from the lower.
     pub upper: bool,
@@ -26,7 +31,7 @@ impl Rule for Cholesky {
         "linalg.cholesky"
     }
     fn infer(&self, inputs: &[Array]) -> Result<Avals> {
-        Ok(smallvec![Aval::new(inputs[0].shape(), inputs[0].dtype())])
+        infer_square(self.name(), inputs)
     }
 }
 
@@ -55,7 +60,7 @@ pub fn cholesky_inv(a: &Array, upper: bool) -> Result<Array> {
 
 /// LU factors with partial pivoting: (packed, pivots, rows) for `a` of shape (..., m, n). Packed holds U and, below
 /// its L; row i was exchanged with row `pivots[i]`; `rows[i]` is where row i of `a` is found in `L U`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct LuFactor;
 
 impl Rule for LuFactor {
@@ -63,6 +68,7 @@ impl Rule for LuFactor {
         "linalg.lu_factor"
     }
     fn infer(&self, inputs: &[Array]) -> Result<Avals> {
+        expect_matrices(self.name(), inputs, 1)?;
         let a = &inputs[0];
         let (_, [m, n]) = matrices(self.name(), a)?;
         Ok(smallvec![
@@ -98,7 +104,7 @@ pub fn lu(a: &Array) -> Result<(Array, Array, Array)> {
 }
 
 /// Reduced QR factors: (..., m, k) and (..., k, n), k the smaller of m and n.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Qr;
 
 impl Rule for Qr {
@@ -106,6 +112,7 @@ impl Rule for Qr {
         "linalg.qr"
     }
     fn infer(&self, inputs: &[Array]) -> Result<Avals> {
+        expect_matrices(self.name(), inputs, 1)?;
         let a = &inputs[0];
         let (lead, [m, n]) = matrices(self.name(), a)?;
         let k = m.min(n);

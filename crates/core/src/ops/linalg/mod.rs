@@ -20,10 +20,10 @@ pub use spectral::{Eig, Eigh, Svd, Vectors, eig, eigh, eigvals, eigvalsh, pinv, 
 use crate::array::Array;
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
-use crate::node::Aval;
+use crate::node::{Aval, Avals};
 use crate::ops::matmul::matrices;
 use crate::ops::view::{permute, reshape_to};
-use crate::ops::{Op, add, astype, equal, multiply, reciprocal, select, slice};
+use crate::ops::{Op, add, astype, equal, expect, multiply, reciprocal, select, slice};
 use crate::shape::{Shape, show};
 use crate::transforms::{Lane, Site};
 use smallvec::smallvec;
@@ -41,6 +41,21 @@ fn computes_in(op: &str, dtype: Dtype) -> Result<Dtype> {
 /// `a` in the dtype the ops compute in.
 fn widened(op: &str, a: &Array) -> Result<Array> {
     astype(a, computes_in(op, a.dtype())?)
+}
+
+/// Checks that there are `count` inputs of one type that the ops compute in, all matrices.
+fn expect_matrices(op: &str, inputs: &[Array], count: usize) -> Result<()> {
+    expect::count(op, inputs, count)?;
+    expect::alike(op, inputs)?;
+    expect::dtype(op, &inputs[0], computes_in(op, inputs[0].dtype())? == inputs[0].dtype())?;
+    inputs.iter().try_for_each(|a| matrices(op, a).map(|_| ()))
+}
+
+/// Inference of an op that gives square matrices like its only input.
+fn infer_square(op: &str, inputs: &[Array]) -> Result<Avals> {
+    expect_matrices(op, inputs, 1)?;
+    square(op, &inputs[0])?;
+    Ok(smallvec![Aval::new(inputs[0].shape(), inputs[0].dtype())])
 }
 
 /// Checks that the last two axes are there and equal; gives their size.

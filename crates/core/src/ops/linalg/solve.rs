@@ -2,8 +2,8 @@
 
 use super::spectral::svd_thin;
 use super::{
-    adjoint, as_column, as_row, batch_of_lanes, batched, computes_in, diagonal_of, given, joined, square, total,
-    widened,
+    adjoint, as_column, as_row, batch_of_lanes, batched, computes_in, diagonal_of, expect_matrices, given,
+    infer_square, joined, square, total, widened,
 };
 use crate::array::Array;
 use crate::dtype::Dtype;
@@ -14,15 +14,16 @@ use crate::ops::matmul::matrices;
 use crate::ops::reduce::others;
 use crate::ops::view::{drop_axes, permute, reshape_to};
 use crate::ops::{
-    Op, Rule, add, astype, broadcast_to, conjugate, equal, eye, imag, matmul, multiply, negative, ones_like, select,
-    stop_gradient, subtract, sum, tril, triu,
+    Op, Rule, add, astype, broadcast_to, conjugate, equal, expect, eye, imag, matmul, multiply, negative, ones_like,
+    select, stop_gradient, subtract, sum, tril, triu,
 };
 use crate::shape::{self, show};
 use crate::transforms::{Grads, Lane, Site, Transform};
+use serde::{Deserialize, Serialize};
 use smallvec::smallvec;
 
 /// The inverse of square matrices.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Inv;
 
 impl Rule for Inv {
@@ -30,12 +31,13 @@ impl Rule for Inv {
         "linalg.inv"
     }
     fn infer(&self, inputs: &[Array]) -> Result<Avals> {
-        Ok(smallvec![Aval::new(inputs[0].shape(), inputs[0].dtype())])
+        infer_square(self.name(), inputs)
     }
 }
 
 /// The inverse of triangular matrices; reads one triangle, the other is zero in the result.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct TriInv {
     /// Which triangle.
     pub upper: bool,
@@ -46,12 +48,20 @@ impl Rule for TriInv {
         "linalg.tri_inv"
     }
     fn infer(&self, inputs: &[Array]) -> Result<Avals> {
-        Ok(smallvec![Aval::new(inputs[0].shape(), inputs[0].dtype())])
+        infer_square(self.name(), inputs)
     }
 }
 
+fn infer_solution(op: &str, inputs: &[Array]) -> Result<Avals> {
+    expect_matrices(op, inputs, 2)?;
+    let n = square(op, &inputs[0])?;
+    let ((lead, _), (lead_b, [rows, _])) = (matrices(op, &inputs[0])?, matrices(op, &inputs[1])?);
+    expect::fit(op, lead == lead_b && rows == n, inputs)?;
+    Ok(smallvec![Aval::new(inputs[1].shape(), inputs[1].dtype())])
+}
+
 /// The solution of `a x = b`: a (..., n, n), b (..., n, k), equal batches.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Solve;
 
 impl Rule for Solve {
@@ -59,12 +69,13 @@ impl Rule for Solve {
         "linalg.solve"
     }
     fn infer(&self, inputs: &[Array]) -> Result<Avals> {
-        Ok(smallvec![Aval::new(inputs[1].shape(), inputs[1].dtype())])
+        infer_solution(self.name(), inputs)
     }
 }
 
 /// As [`Solve`] for triangular `a`, of which one triangle is read.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct SolveTriangular {
     /// Which triangle.
     pub upper: bool,
@@ -75,12 +86,12 @@ impl Rule for SolveTriangular {
         "linalg.solve_triangular"
     }
     fn infer(&self, inputs: &[Array]) -> Result<Avals> {
-        Ok(smallvec![Aval::new(inputs[1].shape(), inputs[1].dtype())])
+        infer_solution(self.name(), inputs)
     }
 }
 
 /// The determinant.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Det;
 
 impl Rule for Det {
@@ -88,12 +99,13 @@ impl Rule for Det {
         "linalg.det"
     }
     fn infer(&self, inputs: &[Array]) -> Result<Avals> {
+        infer_square(self.name(), inputs)?;
         Ok(smallvec![batched(&inputs[0], &[], inputs[0].dtype())])
     }
 }
 
 /// Sign and logarithm of the absolute value of the determinant.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct SlogDet;
 
 impl Rule for SlogDet {
@@ -101,6 +113,7 @@ impl Rule for SlogDet {
         "linalg.slogdet"
     }
     fn infer(&self, inputs: &[Array]) -> Result<Avals> {
+        infer_square(self.name(), inputs)?;
         let a = &inputs[0];
         let real = if a.dtype().is_complex() { Dtype::Float32 } else { a.dtype() };
         Ok(smallvec![batched(a, &[], a.dtype()), batched(a, &[], real)])

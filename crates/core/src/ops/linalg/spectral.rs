@@ -1,8 +1,8 @@
 //! Eigenvalues, singular values, and the pseudoinverse made of them.
 
 use super::{
-    adjoint, as_column, as_row, batch_of_lanes, batched, block, diagonal_matrix, diagonal_of, gaps, given, hermitian,
-    joined, reciprocal_or_zero, solve, square, total, widened,
+    adjoint, as_column, as_row, batch_of_lanes, batched, block, diagonal_matrix, diagonal_of, expect_matrices, gaps,
+    given, hermitian, joined, reciprocal_or_zero, solve, square, total, widened,
 };
 use crate::array::Array;
 use crate::dtype::{Dtype, finfo};
@@ -14,10 +14,11 @@ use crate::ops::{
     zeros_like,
 };
 use crate::transforms::{Grads, Lane, Site, Transform, custom_function};
+use serde::{Deserialize, Serialize};
 use smallvec::smallvec;
 
 /// Which singular vectors are wanted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Vectors {
     /// None.
     No,
@@ -28,7 +29,8 @@ pub enum Vectors {
 }
 
 /// Singular values, descending, and vectors: (u, s, vᴴ), or (s) alone.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Svd {
     /// Which vectors.
     pub vectors: Vectors,
@@ -44,6 +46,7 @@ impl Rule for Svd {
         "linalg.svd"
     }
     fn infer(&self, inputs: &[Array]) -> Result<Avals> {
+        expect_matrices(self.name(), inputs, 1)?;
         let a = &inputs[0];
         let (lead, [m, n]) = matrices(self.name(), a)?;
         let k = m.min(n);
@@ -59,7 +62,8 @@ impl Rule for Svd {
 }
 
 /// Eigenvalues of Hermitian matrices, ascending, and vectors: (w, v) or (w) alone; reads one triangle.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Eigh {
     /// Which triangle is read.
     pub upper: bool,
@@ -72,6 +76,7 @@ impl Rule for Eigh {
         if self.vectors { "linalg.eigh" } else { "linalg.eigvalsh" }
     }
     fn infer(&self, inputs: &[Array]) -> Result<Avals> {
+        expect_matrices(self.name(), inputs, 1)?;
         let a = &inputs[0];
         let n = square(self.name(), a)?;
         let mut outs: Avals = smallvec![batched(a, &[n], real(a.dtype()))];
@@ -83,7 +88,8 @@ impl Rule for Eigh {
 }
 
 /// Eigenvalues of general matrices and right eigenvectors, complex64: (w, v) or (w) alone.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Eig {
     /// Whether vectors are wanted.
     pub vectors: bool,
@@ -94,6 +100,7 @@ impl Rule for Eig {
         if self.vectors { "linalg.eig" } else { "linalg.eigvals" }
     }
     fn infer(&self, inputs: &[Array]) -> Result<Avals> {
+        expect_matrices(self.name(), inputs, 1)?;
         let a = &inputs[0];
         let n = square(self.name(), a)?;
         let mut outs: Avals = smallvec![batched(a, &[n], Dtype::Complex64)];

@@ -7,133 +7,15 @@ use crate::array::Array;
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::node::{Aval, Avals, Inputs};
-use crate::ops::{Rule, astype, broadcast_to, reshape_to};
+use crate::ops::{Rule, astype, broadcast_to, expect, reshape_to};
 use crate::shape::{self, Shape, show};
+use serde::{Deserialize, Serialize};
 use smallvec::smallvec;
 
+mod format;
 mod transform;
 
-/// How a group of weights becomes codes.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Mode {
-    /// `value = code * scale + bias`, scale and bias in the dtype of the weights.
-    Affine,
-    /// E2M1 codes, groups of 32, E8M0 scales.
-    Mxfp4,
-    /// E4M3 codes, groups of 32, E8M0 scales.
-    Mxfp8,
-    /// E2M1 codes, groups of 16, E4M3 scales, optionally one f32 scale for the tensor.
-    Nvfp4,
-}
-
-impl Mode {
-    /// Every mode.
-    pub const ALL: [Mode; 4] = [Mode::Affine, Mode::Mxfp4, Mode::Mxfp8, Mode::Nvfp4];
-
-    /// MLX's name.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Mode::Affine => "affine",
-            Mode::Mxfp4 => "mxfp4",
-            Mode::Mxfp8 => "mxfp8",
-            Mode::Nvfp4 => "nvfp4",
-        }
-    }
-
-    /// The mode called `name`.
-    ///
-    /// # Errors
-    /// A value error that lists the modes.
-    pub fn from_name(name: &str) -> Result<Mode> {
-        Mode::ALL.into_iter().find(|m| m.name() == name).ok_or_else(|| {
-            Error::value(format!("[quantize] unknown mode {name:?}; known are affine, mxfp4, mxfp8, nvfp4"))
-        })
-    }
-}
-
-/// A mode with its width and group, checked.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct Format {
-    mode: Mode,
-    bits: usize,
-    group: usize,
-}
-
-impl Format {
-    /// `bits` and `group` default to those of the mode (affine: 4 and 64).
-    ///
-    /// # Errors
-    /// A value error that names the offending number and the allowed ones.
-    pub fn new(mode: Mode, bits: Option<usize>, group: Option<usize>) -> Result<Format> {
-        let (widths, groups): (&[usize], &[usize]) = match mode {
-            Mode::Affine => (&[4, 1, 2, 3, 5, 6, 8], &[64, 32, 128]),
-            Mode::Mxfp4 => (&[4], &[32]),
-            Mode::Mxfp8 => (&[8], &[32]),
-            Mode::Nvfp4 => (&[4], &[16]),
-        };
-        let pick = |what: &str, value: Option<usize>, allowed: &[usize]| {
-            let value = value.unwrap_or(allowed[0]);
-            if allowed.contains(&value) {
-                return Ok(value);
-            }
-            let mut sorted = allowed.to_vec();
-            sorted.sort_unstable();
-            let sorted: Vec<_> = sorted.iter().map(usize::to_string).collect();
-            let name = mode.name();
-            Err(Error::value(format!("[quantize] {what} {value} with mode {name}; allowed: {}", sorted.join(", "))))
-        };
-        Ok(Format { mode, bits: pick("bits", bits, widths)?, group: pick("group_size", group, groups)? })
-    }
-
-    /// Affine codes of `bits` (1, 2, 3, 4, 5, 6 or 8) in groups of `group` (32, 64 or 128).
-    ///
-    /// # Errors
-    /// A value error for other numbers.
-    pub fn affine(bits: usize, group: usize) -> Result<Format> {
-        Format::new(Mode::Affine, Some(bits), Some(group))
-    }
-
-    /// The mode.
-    pub const fn mode(self) -> Mode {
-        self.mode
-    }
-
-    /// Bits of a code.
-    pub const fn bits(self) -> usize {
-        self.bits
-    }
-
-    /// Consecutive elements that share a scale.
-    pub const fn group(self) -> usize {
-        self.group
-    }
-
-    /// Bytes of `k` packed codes.
-    pub const fn row_bytes(self, k: usize) -> usize {
-        k * self.bits / 8
-    }
-
-    /// Whether groups carry a bias.
-    pub const fn has_biases(self) -> bool {
-        matches!(self.mode, Mode::Affine)
-    }
-
-    /// Bytes of one scale; `dtype` is that of affine scales.
-    pub const fn scale_bytes(self, dtype: Dtype) -> usize {
-        if self.has_biases() { dtype.size() } else { 1 }
-    }
-
-    fn check_axis(self, op: &str, shape: &[usize]) -> Result<()> {
-        match shape {
-            [_, .., k] if k.is_multiple_of(self.group.max(32 / self.bits)) && *k > 0 => Ok(()),
-            _ => Err(Error::shape(format!(
-                "[{op}] shape {}: at least two axes are needed, the last a multiple of the group size {}",
-                show(shape),
-                self.group
-            ))),
-        }
-    }
-}
+pub use format::{Format, Mode};
 
 /// A packed matrix, or a stack of them along leading axes: what [`quantize`] gives and products take.
 #[derive(Clone, Debug)]
@@ -188,7 +70,7 @@ impl Quantized {
             return Err(Error::dtype(format!("[{op}] packed weights are uint32, not {}", self.packed.dtype())));
         }
         let words = self.packed.shape().last().copied().unwrap_or(0);
-        if self.packed.ndim() < 2 || !(words * 32).is_multiple_of(bits) {
+        if self.packed.ndim() < 2 || !words.saturating_mul(32).is_multiple_of(bits) {
             let s = show(self.packed.shape());
             return Err(Error::shape(format!("[{op}] packed weights of shape {s} with {bits} bits")));
         }
@@ -232,6 +114,17 @@ impl Quantized {
         Ok(())
     }
 
+    /// The parts that are inputs of an op, checked.
+    fn of_inputs(op: &str, inputs: &[Array], format: Format) -> Result<Quantized> {
+        expect::at_least(op, inputs, 2)?;
+        let (biases, global) = if format.has_biases() { (inputs.get(2), None) } else { (None, inputs.get(2)) };
+        expect::count(op, inputs, 2 + usize::from(biases.is_some() || global.is_some()))?;
+        if let Some(g) = global {
+            expect::dtype(op, g, g.dtype() == Dtype::Float32)?;
+        }
+        Quantized::new(inputs[0].clone(), inputs[1].clone(), biases.cloned(), global.cloned(), format)
+    }
+
     /// Packed words, scales, biases, global scale: as inputs of an op.
     fn push_to(&self, inputs: &mut Inputs) -> Result<()> {
         inputs.extend([self.packed.clone(), self.scales.clone()]);
@@ -253,7 +146,8 @@ impl Quantized {
 // ------------------------------------------------------------------ quantize, dequantize
 
 /// Weights to codes.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Quantize {
     /// Mode, width and group.
     pub format: Format,
@@ -264,7 +158,19 @@ impl Rule for Quantize {
         "quantize"
     }
     fn infer(&self, inputs: &[Array]) -> Result<Avals> {
+        expect::at_least("quantize", inputs, 1)?;
         let w = &inputs[0];
+        check_floating("quantize", w)?;
+        if let Some(g) = inputs.get(1) {
+            expect::count("quantize", inputs, 2)?;
+            expect::dtype("quantize", g, g.dtype() == Dtype::Float32)?;
+            if self.format.mode != Mode::Nvfp4 || g.size() != 1 {
+                let name = self.format.mode.name();
+                return Err(Error::value(format!(
+                    "[quantize] a global_scale is one number and goes with nvfp4 only, not {name}"
+                )));
+            }
+        }
         self.format.check_axis("quantize", w.shape())?;
         let lead: Shape = w.shape()[..w.ndim() - 1].into();
         let k = w.shape()[w.ndim() - 1];
@@ -296,15 +202,8 @@ fn check_floating(op: &str, a: &Array) -> Result<()> {
 /// # Errors
 /// A dtype that is not floating; an axis that does not divide; a global scale outside nvfp4.
 pub fn quantize(w: &Array, format: Format, global_scale: Option<&Array>) -> Result<Quantized> {
-    check_floating("quantize", w)?;
     let mut inputs: Inputs = smallvec![w.clone()];
     if let Some(g) = global_scale {
-        if format.mode != Mode::Nvfp4 || g.size() != 1 {
-            let name = format.mode.name();
-            return Err(Error::value(format!(
-                "[quantize] a global_scale is one number and goes with nvfp4 only, not {name}"
-            )));
-        }
         inputs.push(astype(g, Dtype::Float32)?);
     }
     let outs = Array::apply(Quantize { format }, inputs)?;
@@ -319,7 +218,8 @@ pub fn quantize(w: &Array, format: Format, global_scale: Option<&Array>) -> Resu
 }
 
 /// Codes to weights.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Dequantize {
     /// Mode, width and group.
     pub format: Format,
@@ -332,11 +232,13 @@ impl Rule for Dequantize {
         "dequantize"
     }
     fn infer(&self, inputs: &[Array]) -> Result<Avals> {
-        let mut shape: Shape = inputs[0].shape().into();
-        if let Some(last) = shape.last_mut() {
-            *last = *last * 32 / self.format.bits;
-        }
-        Ok(smallvec![Aval::new(shape, self.dtype)])
+        let q = Quantized::of_inputs("dequantize", inputs, self.format)?;
+        let fits = match &q.biases {
+            Some(b) => self.dtype == b.dtype() && self.dtype == q.scales.dtype(),
+            None => self.dtype.is_floating() && self.dtype != Dtype::Float64,
+        };
+        expect::dtype("dequantize", &q.scales, fits)?;
+        Ok(smallvec![Aval::new(q.shape(), self.dtype)])
     }
 }
 
@@ -368,7 +270,8 @@ pub fn dequantize(q: &Quantized, dtype: Option<Dtype>) -> Result<Array> {
 // ------------------------------------------------------------------ products
 
 /// Rows times a packed matrix, or gathered pairs of them.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct QuantizedMatmul {
     /// Mode, width and group.
     pub format: Format,
@@ -390,8 +293,30 @@ impl Rule for QuantizedMatmul {
         }
     }
     fn infer(&self, inputs: &[Array]) -> Result<Avals> {
-        let (x, w) = (&inputs[0], &inputs[1]);
-        let n = output_columns(self.name(), self.format, x, w, self.transpose)?;
+        let op = self.name();
+        let (globals, indices) = (usize::from(self.rounds_x == Some(true)), 2 * usize::from(self.gathered));
+        expect::at_least(op, inputs, 3 + globals + indices)?;
+        let (x, rest) = (&inputs[0], &inputs[1..]);
+        let (rest, indices) = rest.split_at(rest.len() - indices);
+        let (parts, global) = rest.split_at(rest.len() - globals);
+        let w = Quantized::of_inputs(op, parts, self.format)?;
+        check_floating(op, x)?;
+        expect::fit(op, x.ndim() > usize::from(self.gathered), inputs)?;
+        expect::fit(op, self.gathered || w.packed.ndim() == 2, inputs)?;
+        expect::dtype(op, x, w.biases.is_none() || x.dtype().promote(w.scale_dtype()) == x.dtype())?;
+        if self.rounds_x.is_some() {
+            expect_rounding(op, self.format.mode)?;
+            expect::fit(op, self.transpose, inputs)?;
+        }
+        for g in global {
+            let one = g.size() == 1 && self.format.mode == Mode::Nvfp4;
+            expect::dtype(op, g, g.dtype() == Dtype::Float32 && one)?;
+        }
+        for i in indices {
+            expect::dtype(op, i, i.dtype() == Dtype::Int64)?;
+            expect::fit(op, i.shape() == indices[0].shape(), inputs)?;
+        }
+        let n = output_columns(op, self.format, x, &w.packed, self.transpose)?;
         let mut shape: Shape = if self.gathered {
             let mut shape: Shape = inputs[inputs.len() - 1].shape().into();
             shape.push(x.shape()[x.ndim() - 2]);
@@ -402,6 +327,13 @@ impl Rule for QuantizedMatmul {
         shape.push(n);
         Ok(smallvec![Aval::new(shape, x.dtype())])
     }
+}
+
+fn expect_rounding(op: &str, mode: Mode) -> Result<()> {
+    if matches!(mode, Mode::Nvfp4 | Mode::Mxfp8) {
+        return Ok(());
+    }
+    Err(Error::value(format!("[{op}] mode {}; allowed: nvfp4, mxfp8", mode.name())))
 }
 
 fn output_columns(op: &str, format: Format, x: &Array, packed: &Array, transpose: bool) -> Result<usize> {
@@ -517,9 +449,7 @@ fn rounded_inputs(op: &str, x: &Array, w: &Quantized, global_scale_x: Option<&Ar
     w.check(op)?;
     check_floating(op, x)?;
     let mode = w.format.mode;
-    if !matches!(mode, Mode::Nvfp4 | Mode::Mxfp8) {
-        return Err(Error::value(format!("[{op}] mode {}; allowed: nvfp4, mxfp8", mode.name())));
-    }
+    expect_rounding(op, mode)?;
     if x.ndim() == 0 {
         return Err(Error::shape(format!("[{op}] x is 0-d")));
     }
@@ -587,7 +517,8 @@ pub fn from_fp8(codes: &Array, dtype: Dtype) -> Result<Array> {
 }
 
 /// Between fp8 codes and numbers.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ConvertFp8 {
     /// uint8: encode; else decode to this.
     pub to: Dtype,
@@ -598,6 +529,11 @@ impl Rule for ConvertFp8 {
         if self.to == Dtype::Uint8 { "to_fp8" } else { "from_fp8" }
     }
     fn infer(&self, inputs: &[Array]) -> Result<Avals> {
-        Ok(smallvec![Aval::new(inputs[0].shape(), self.to)])
+        let shape = expect::only(self.name(), inputs)?;
+        let narrow = |d: Dtype| d.is_floating() && d != Dtype::Float64;
+        let from = inputs[0].dtype();
+        let fits = if self.to == Dtype::Uint8 { narrow(from) } else { narrow(self.to) && from == Dtype::Uint8 };
+        expect::dtype(self.name(), &inputs[0], fits)?;
+        Ok(smallvec![Aval::new(shape, self.to)])
     }
 }

@@ -3,8 +3,10 @@
 //! A view costs no copy where strides can express it; where they cannot, the scheduler makes the input row-major
 //! first. [`ViewRule::look`] is that decision.
 
+mod raw;
 mod transform;
 
+pub use raw::{AsStrided, BitView, as_strided, view};
 pub(crate) use transform::sum_to;
 
 use crate::array::Array;
@@ -12,8 +14,9 @@ use crate::buffer::Tensor;
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::node::{Aval, Avals};
-use crate::ops::{Op, Rule};
+use crate::ops::{Op, Rule, expect};
 use crate::shape::{self, Shape, Strides, show};
+use serde::{Deserialize, Serialize};
 use smallvec::{SmallVec, smallvec};
 
 /// A rule that only changes how memory is seen.
@@ -29,7 +32,8 @@ fn one(shape: impl Into<Shape>, dtype: Dtype) -> Result<Avals> {
 // ------------------------------------------------------------------ broadcast
 
 /// Axes repeated (stride 0) to reach `shape`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Broadcast {
     /// The wider shape.
     pub shape: Shape,
@@ -40,6 +44,9 @@ impl Rule for Broadcast {
         "broadcast_to"
     }
     fn infer(&self, inputs: &[Array]) -> Result<Avals> {
+        let from = expect::only("broadcast_to", inputs)?;
+        let fits = shape::broadcast("broadcast_to", &from, &self.shape)? == self.shape;
+        expect::fit("broadcast_to", fits, inputs)?;
         one(self.shape.clone(), inputs[0].dtype())
     }
 }
@@ -77,7 +84,8 @@ pub fn broadcast_to(a: &Array, shape: &[usize]) -> Result<Array> {
 // ------------------------------------------------------------------ reshape
 
 /// The same elements in row-major order under another shape.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Reshape {
     /// The new shape.
     pub shape: Shape,
@@ -88,6 +96,9 @@ impl Rule for Reshape {
         "reshape"
     }
     fn infer(&self, inputs: &[Array]) -> Result<Avals> {
+        let from = expect::only("reshape", inputs)?;
+        let fits = shape::elements("reshape", &self.shape)? == shape::elements("reshape", &from)?;
+        expect::fit("reshape", fits, inputs)?;
         one(self.shape.clone(), inputs[0].dtype())
     }
 }
@@ -193,7 +204,8 @@ pub(crate) fn drop_axes(a: &Array, axes: &[usize]) -> Result<Array> {
 // ------------------------------------------------------------------ transpose
 
 /// Axes in another order: output axis `i` is input axis `order[i]`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Transpose {
     /// A permutation.
     pub order: SmallVec<[usize; 4]>,
@@ -204,7 +216,9 @@ impl Rule for Transpose {
         "transpose"
     }
     fn infer(&self, inputs: &[Array]) -> Result<Avals> {
-        let shape = inputs[0].shape();
+        let shape = expect::only("transpose", inputs)?;
+        expect::distinct("transpose", &self.order, shape.len())?;
+        expect::fit("transpose", self.order.len() == shape.len(), inputs)?;
         one(self.order.iter().map(|&i| shape[i]).collect::<Shape>(), inputs[0].dtype())
     }
 }
@@ -265,7 +279,8 @@ pub(crate) fn layout_last(op: &str, a: &Array, axes: &[usize]) -> Result<Array> 
 // ------------------------------------------------------------------ slice
 
 /// Elements `start`, `start + step`, ... along each axis.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Slice {
     /// First index of each axis.
     pub start: SmallVec<[usize; 4]>,
@@ -280,7 +295,21 @@ impl Rule for Slice {
         "slice"
     }
     fn infer(&self, inputs: &[Array]) -> Result<Avals> {
+        let from = expect::only("slice", inputs)?;
+        expect::fit("slice", self.lies_within(&from), inputs)?;
         one(self.shape.clone(), inputs[0].dtype())
+    }
+}
+
+impl Slice {
+    /// Whether every element it names is one of an array of `shape`.
+    pub(crate) fn lies_within(&self, shape: &[usize]) -> bool {
+        let inside = |i: usize| {
+            let (start, steps) = (self.start[i] as i128, (self.shape[i] as i128 - 1) * self.step[i] as i128);
+            self.shape[i] == 0 || (start < shape[i] as i128 && (0..shape[i] as i128).contains(&(start + steps)))
+        };
+        let n = shape.len();
+        [self.start.len(), self.step.len(), self.shape.len()] == [n; 3] && (0..n).all(inside)
     }
 }
 
@@ -336,120 +365,11 @@ pub(crate) fn clip_range(start: Option<i64>, stop: Option<i64>, step: i64, n: us
     Ok((if len == 0 { 0 } else { first as usize }, len as usize))
 }
 
-// ------------------------------------------------------------------ raw views
-
-/// Any strides over the row-major elements of the input.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct AsStrided {
-    /// Sizes.
-    pub shape: Shape,
-    /// Strides in elements.
-    pub strides: Strides,
-    /// First element.
-    pub offset: usize,
-}
-
-impl Rule for AsStrided {
-    fn name(&self) -> &'static str {
-        "as_strided"
-    }
-    fn infer(&self, inputs: &[Array]) -> Result<Avals> {
-        one(self.shape.clone(), inputs[0].dtype())
-    }
-}
-
-impl ViewRule for AsStrided {
-    fn look(&self, t: &Tensor) -> Option<Tensor> {
-        let offset = t.offset + self.offset * t.dtype.size();
-        let (shape, strides) = (self.shape.clone(), self.strides.clone());
-        t.is_row_contiguous().then(|| Tensor { offset, shape, strides, ..t.clone() })
-    }
-}
-
-/// The row-major elements of `a` seen with any shape, strides and offset, in elements (`mx.as_strided`).
-///
-/// # Errors
-/// A value error when an element would lie outside `a`.
-pub fn as_strided(a: &Array, shape: &[usize], strides: &[isize], offset: usize) -> Result<Array> {
-    shape::elements("as_strided", shape)?;
-    if shape.len() != strides.len() {
-        let (n, m) = (shape.len(), strides.len());
-        return Err(Error::value(format!("[as_strided] {n} sizes but {m} strides")));
-    }
-    let (mut lo, mut hi) = (offset as i128, offset as i128);
-    for (&d, &s) in shape.iter().zip(strides) {
-        let reach = (d as i128 - 1) * s as i128;
-        if reach < 0 { lo += reach } else { hi += reach }
-    }
-    if !shape.contains(&0) && (lo < 0 || hi >= a.size() as i128) {
-        let n = a.size();
-        return Err(Error::value(format!("[as_strided] elements {lo} to {hi} reach outside an array of {n} elements")));
-    }
-    let op = AsStrided { shape: shape.into(), strides: strides.into(), offset };
-    Array::apply1(op, smallvec![a.clone()])
-}
-
-/// The bits of the elements read as another dtype.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct BitView {
-    /// The dtype to read.
-    pub dtype: Dtype,
-}
-
-impl Rule for BitView {
-    fn name(&self) -> &'static str {
-        "view"
-    }
-    fn infer(&self, inputs: &[Array]) -> Result<Avals> {
-        let a = &inputs[0];
-        let (from, to) = (a.dtype().size(), self.dtype.size());
-        let mut shape: Shape = a.shape().into();
-        match shape.last_mut() {
-            Some(last) if (*last * from).is_multiple_of(to) => *last = *last * from / to,
-            None if from == to => {}
-            _ => {
-                let (s, d) = (show(a.shape()), a.dtype());
-                return Err(Error::shape(format!("[view] {d} of shape {s} cannot be read as {}", self.dtype)));
-            }
-        }
-        one(shape, self.dtype)
-    }
-}
-
-impl ViewRule for BitView {
-    fn look(&self, t: &Tensor) -> Option<Tensor> {
-        let (from, to) = (t.dtype.size(), self.dtype.size());
-        if from == to {
-            return Some(Tensor { dtype: self.dtype, ..t.clone() });
-        }
-        if !t.is_row_contiguous() || !t.offset.is_multiple_of(to) {
-            return None;
-        }
-        let mut shape = t.shape.clone();
-        let last = shape.last_mut()?;
-        *last = *last * from / to;
-        let strides = shape::row_strides(&shape);
-        Some(Tensor { dtype: self.dtype, shape, strides, ..t.clone() })
-    }
-}
-
-/// The bits of `a` read as `dtype`; the last axis scales by the ratio of sizes (`array.view`). Nonzero bytes read as
-/// bool count as they are: make bool arrays with comparisons.
-///
-/// # Errors
-/// A shape error when the last axis does not divide.
-pub fn view(a: &Array, dtype: Dtype) -> Result<Array> {
-    if a.dtype() == dtype {
-        return Ok(a.clone());
-    }
-    if dtype == Dtype::Bool {
-        return super::not_equal(&view(a, Dtype::Uint8)?, 0);
-    }
-    Array::apply1(BitView { dtype }, smallvec![a.clone()])
-}
+// ------------------------------------------------------------------ layouts
 
 /// Row-major in memory (or column-major, when allowed); a copy only where needed.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Contiguous {
     /// Whether column-major is good enough.
     pub allow_col_major: bool,
@@ -460,7 +380,7 @@ impl Rule for Contiguous {
         "contiguous"
     }
     fn infer(&self, inputs: &[Array]) -> Result<Avals> {
-        one(inputs[0].shape(), inputs[0].dtype())
+        one(expect::only("contiguous", inputs)?, inputs[0].dtype())
     }
 }
 
@@ -481,7 +401,7 @@ pub fn contiguous(a: &Array, allow_col_major: bool) -> Result<Array> {
 // ------------------------------------------------------------------ markers
 
 /// The input, without a gradient.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct StopGradient;
 
 impl Rule for StopGradient {
@@ -489,7 +409,7 @@ impl Rule for StopGradient {
         "stop_gradient"
     }
     fn infer(&self, inputs: &[Array]) -> Result<Avals> {
-        one(inputs[0].shape(), inputs[0].dtype())
+        one(expect::only("stop_gradient", inputs)?, inputs[0].dtype())
     }
 }
 
@@ -508,7 +428,7 @@ pub fn stop_gradient(a: &Array) -> Result<Array> {
 }
 
 /// The first input, computed after the others.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Depends;
 
 impl Rule for Depends {
@@ -516,6 +436,7 @@ impl Rule for Depends {
         "depends"
     }
     fn infer(&self, inputs: &[Array]) -> Result<Avals> {
+        expect::at_least("depends", inputs, 1)?;
         one(inputs[0].shape(), inputs[0].dtype())
     }
 }
