@@ -7,6 +7,8 @@ const HELP: &str = "\
 cargo xtask <chore>
   ci      everything a change must pass: .ci/run
   cases   writes testdata/cases anew (needs python3 with mlx[cpu], numpy, mpmath; LAPIS_PYTHON names another interpreter)
+  demo-model [ARGS]
+          trains the model that ships with lapis, or goes on training it, and scores it; see examples/demo-model
   lines   lists source files over 600 lines";
 
 fn main() -> ExitCode {
@@ -16,6 +18,12 @@ fn main() -> ExitCode {
         Some("cases") => {
             let python = std::env::var("LAPIS_PYTHON").unwrap_or_else(|_| "python3".into());
             run(Command::new(python).arg("testdata/generate"))
+        }
+        Some("demo-model") => {
+            let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+            let mut train = Command::new(cargo);
+            train.args(["run", "--release", "--quiet", "--package", "lapis-demo-model", "--"]);
+            run(train.args(std::env::args().skip(2)))
         }
         Some("lines") => {
             long_files(&root(), 600);
