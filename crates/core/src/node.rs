@@ -93,12 +93,22 @@ impl Node {
     }
 
     /// Takes the inputs of a lazy node and so makes the caller responsible for finishing it.
-    pub(crate) fn claim(&self) -> Option<Inputs> {
+    pub(crate) fn claim(self: &Arc<Self>) -> Option<Inputs> {
         let mut links = self.lock();
         if std::mem::replace(&mut links.claimed, true) {
             return None;
         }
-        if trace::keeps(self.id) { links.inputs.clone() } else { links.inputs.take() }
+        if trace::keeps(self.id) {
+            trace::kept(self);
+            return links.inputs.clone();
+        }
+        links.inputs.take()
+    }
+
+    /// Lets go of inputs that were kept when the node was claimed.
+    pub(crate) fn release(&self) {
+        let inputs = self.lock().inputs.take();
+        drop(inputs);
     }
 
     /// The inputs, as long as they are known.

@@ -272,12 +272,12 @@ pub fn save_gguf<'a, K: AsRef<str> + 'a>(
     gguf::write(with_suffix(path.as_ref(), "gguf"), &specs, &metadata, |i| row_major(arrays[i].1))
 }
 
-fn spec<K: AsRef<str>>((name, a): &(&K, &Array)) -> Spec {
+pub(crate) fn spec<K: AsRef<str>>((name, a): &(&K, &Array)) -> Spec {
     Spec { name: name.as_ref().into(), dtype: a.dtype(), shape: a.shape().into() }
 }
 
 /// The bytes of an array, row-major; copied only when it lies otherwise.
-fn row_major(a: &Array) -> Result<Cow<'_, [u8]>> {
+pub(crate) fn row_major(a: &Array) -> Result<Cow<'_, [u8]>> {
     let tensor = a.tensor()?;
     if tensor.is_row_contiguous() {
         return Ok(Cow::Borrowed(tensor.contiguous_bytes()));

@@ -1,4 +1,4 @@
-//! Array files: safetensors, npy, npz, gguf.
+//! Array files: safetensors, npy, npz, gguf; and files of exported functions.
 //!
 //! Every file is hostile until shown otherwise: sizes are checked against the bytes at hand before anything is
 //! allocated, names are keys and never paths, and the answer is an error of kind `Io` that names file, place,
@@ -6,11 +6,12 @@
 //! allows; they are written beside their target and renamed. Knows nothing of models.
 //!
 //! The layers: [`source`] (bytes of a file), one module a format that turns bytes into [`RawTensor`]s and back,
-//! [`arrays`] on top.
+//! [`arrays`] and [`function`] on top.
 
 pub mod arrays;
 pub mod atomic;
 pub mod bytes;
+pub mod function;
 pub mod gguf;
 pub mod npy;
 pub mod npz;
@@ -24,6 +25,7 @@ pub use arrays::{
     save_gguf, save_npy, save_npz, save_safetensors,
 };
 pub use bytes::Bytes;
+pub use function::{export_function, import_function, save_function};
 pub use raw::RawTensor;
 pub use safetensors::Metadata;
 pub use shards::{load_sharded, save_sharded};

@@ -2,9 +2,11 @@
 
 use lapis_core::array::Array;
 use lapis_core::dtype::{bf16, f16};
+use lapis_core::ops;
+use lapis_core::transforms::Function;
 use lapis_io::{
-    Arrays, Bytes, Format, GgufMetadata, GgufValue, Loaded, Metadata, Source, load, save_gguf, save_npy, save_npz,
-    save_safetensors,
+    Arrays, Bytes, Format, GgufMetadata, GgufValue, Loaded, Metadata, Source, import_function, load, save_function,
+    save_gguf, save_npy, save_npz, save_safetensors,
 };
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -205,4 +207,49 @@ fn gguf() {
     arrays.insert("end".into(), Array::from_vec(vec![1.5f32; 8], &[8]));
     let good = written("a.gguf", |p| save_gguf(p, &arrays, &metadata).unwrap());
     trial(&good, Format::Gguf);
+}
+
+#[test]
+fn exported_functions() {
+    let mut function = Function::new();
+    function.metadata = "of a test".into();
+    let w = some_arrays()["w"].clone();
+    let product = |x: &Array| ops::add(ops::tanh(&ops::matmul(x, &w)?)?, 0.5);
+    function.trace(product, &Array::from_vec(vec![1.0f32; 4], &[2, 2])).unwrap();
+    function.trace(|(x, y): &(Array, Array)| x.index(2..) + y, &(some_arrays()["i"].clone(), w.index(0))).unwrap();
+    let good = written("f.safetensors", |p| save_function(p, &function).unwrap());
+    let looks = |f: &Function| {
+        let constants: Vec<_> = f.constants().iter().map(|a| a.to_bytes().unwrap()).collect();
+        (format!("{:?}", f.listing()), constants)
+    };
+    let wanted = looks(&function);
+    let survives = |bytes: &[u8], damage: &str| {
+        let before = HELD.get();
+        MOST.set(before);
+        let source = Source::from_bytes("damaged", Bytes::copy(bytes).unwrap());
+        let outcome = catch_unwind(AssertUnwindSafe(|| import_function(source)));
+        let most = MOST.get() - before;
+        assert!(most < MOST_BYTES, "{damage}: {most} bytes were held");
+        match outcome.unwrap_or_else(|_| panic!("{damage}: a panic")) {
+            Ok(f) => assert_eq!(looks(&f), wanted, "{damage} makes another function"),
+            Err(e) => assert!(e.message().contains("damaged"), "{damage}: {e} does not name the file"),
+        }
+    };
+    survives(&good, "nothing");
+    for n in 0..good.len() {
+        survives(&good[..n], &format!("cut to {n}"));
+        for change in [1, 4, 32, 128, 255] {
+            let mut bad = good.clone();
+            bad[n] ^= change;
+            survives(&bad, &format!("byte {n} changed by {change}"));
+        }
+    }
+    let text = String::from_utf8_lossy(&good).into_owned();
+    assert!(text.contains(r#""version":"1""#));
+    let later = good.clone();
+    let at = text.find(r#""version":"1""#).unwrap() + 11;
+    let later: Vec<u8> = later.iter().enumerate().map(|(i, &b)| if i == at { b'2' } else { b }).collect();
+    let source = Source::from_bytes("later.safetensors", Bytes::copy(&later).unwrap());
+    let e = import_function(source).err().unwrap();
+    assert!(e.message().contains("version \"2\"; this lapis reads version 1"), "{e}");
 }

@@ -171,3 +171,16 @@ fn the_graph_as_text() {
     assert_eq!(graph::to_dot(&[("a \"c\"", &c)]), text);
     assert!(!c.is_evaluated());
 }
+
+#[test]
+fn evaluated_nodes_of_several_outputs_are_leaves_like_others() -> Result<()> {
+    let one = array([-1.0f32]);
+    assert_eq!(one.abs().to_vec::<f32>()?, [1.0]);
+    // The same plan but for the second output of what is evaluated already.
+    let a = Array::from_vec(vec![-2.0f32], &[1, 1, 1]);
+    let (sign, logarithm) = lapis::linalg::slogdet(&a)?;
+    sign.eval()?;
+    assert_eq!(sign.abs().to_vec::<f32>()?, [1.0]);
+    assert_eq!(logarithm.abs().to_vec::<f32>()?, [2f32.ln()]);
+    Ok(())
+}

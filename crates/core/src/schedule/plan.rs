@@ -80,7 +80,10 @@ pub(super) fn plan(graph: &Graph) -> Arc<Plan> {
 /// Everything a plan depends on.
 fn key(graph: &Graph) -> Vec<u64> {
     let mut key = Vec::with_capacity(graph.entries.len() * 4 + 1);
-    key.push(graph.leaves.len() as u64);
+    // Slots of leaves follow from how many outputs each has: nearly always one.
+    let wide = || graph.leaves.iter().enumerate().filter(|(_, leaf)| leaf.outs.len() != 1);
+    key.push(graph.leaves.len() as u64 | (wide().count() as u64) << 32);
+    key.extend(wide().map(|(i, leaf)| i as u64 | (leaf.outs.len() as u64) << 32));
     for entry in &graph.entries {
         let node = &entry.node;
         let (tag, to) = match &node.op {

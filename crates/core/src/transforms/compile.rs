@@ -87,6 +87,9 @@ impl<P: Tree, F: Outcome, G: Fn(&P) -> F> Compiled<P, F, G> {
         let inner: Vec<Array> = inner.collect::<Result<_>>()?;
         let outputs = (self.f)(&primals.with_leaves(inner.clone())).outcome()?;
         let (program, captured) = Program::new(&outputs.leaves(), &inner);
+        // Of the outputs the structure is kept; their arrays hold the whole traced graph.
+        let none = Placeholder::array("compile", &[0], Dtype::Bool)?;
+        let outputs = outputs.with_leaves(vec![none; program.outputs.len()]);
         let traced = Arc::new(Traced { program: program.simplified(), captured, outputs });
         let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
         if cache.len() == KEPT {
@@ -115,4 +118,20 @@ pub fn disable_compile() {
 /// Ends [`disable_compile`].
 pub fn enable_compile() {
     switch().store(false, Ordering::Relaxed);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_traced_graph_is_not_kept() -> Result<()> {
+        let f = compile(|x: &Array| vec![x + 1, x * 2]);
+        f.call(&crate::array([1, 2]))?;
+        let cache = f.cache.lock().unwrap();
+        for leaf in cache[0].1.outputs.leaves() {
+            assert!(leaf.node.inputs().unwrap_or_default().is_empty());
+        }
+        Ok(())
+    }
 }

@@ -57,6 +57,14 @@ impl Hash for Custom {
     }
 }
 
+impl Custom {
+    /// Whether the user gave rules; a checkpoint has none.
+    pub(crate) fn has_rules(&self) -> bool {
+        let Rules { vjp, jvp, vmap } = &self.0.rules;
+        vjp.is_some() || jvp.is_some() || vmap.is_some()
+    }
+}
+
 impl Rule for Custom {
     fn name(&self) -> &'static str {
         "custom_function"

@@ -7,6 +7,7 @@
 mod compile;
 mod custom;
 pub(crate) mod decompose;
+mod function;
 mod grad;
 mod jvp;
 pub(crate) mod program;
@@ -19,6 +20,7 @@ mod vmap;
 pub use compile::{Compiled, compile, disable_compile, enable_compile};
 pub use custom::{Custom, CustomFunction, checkpoint, custom_function};
 pub use decompose::Decompose;
+pub use function::{Function, Listing};
 pub use grad::{grad, value_and_grad};
 pub use jvp::jvp;
 pub use rule::{Grads, Lane, Site, Transform};

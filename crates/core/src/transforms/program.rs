@@ -22,7 +22,8 @@ pub(crate) enum From {
 #[derive(Clone, Debug)]
 pub(crate) struct Step {
     pub(crate) op: Op,
-    pub(crate) stream: Stream,
+    /// Where it runs; `None` for wherever the caller's ops do.
+    pub(crate) stream: Option<Stream>,
     pub(crate) outs: Avals,
     pub(crate) inputs: SmallVec<[From; 3]>,
 }
@@ -56,7 +57,7 @@ impl Program {
             for index in 0..node.outs.len() as u32 {
                 known.insert((node.id, index), From::Step(at as u32, index));
             }
-            steps.push(Step { op: node.op.clone(), stream: node.stream, outs: node.outs.clone(), inputs });
+            steps.push(Step { op: node.op.clone(), stream: Some(node.stream), outs: node.outs.clone(), inputs });
         }
         let outputs = outputs.iter().map(|a| place(&mut known, a)).collect();
         (Program { steps, outputs }, captured)
@@ -65,7 +66,7 @@ impl Program {
     /// Without the marks of finished transforms and without steps that repeat an earlier one.
     pub(crate) fn simplified(&self) -> Program {
         let mut out = Program::default();
-        let mut seen: FxHashMap<(Op, Stream, SmallVec<[From; 3]>), u32> = FxHashMap::default();
+        let mut seen: FxHashMap<(Op, Option<Stream>, SmallVec<[From; 3]>), u32> = FxHashMap::default();
         // What each old step became.
         let mut became: Vec<SmallVec<[From; 1]>> = Vec::with_capacity(self.steps.len());
         let now = |became: &[SmallVec<[From; 1]>], from: From| match from {
@@ -102,7 +103,11 @@ impl Program {
         };
         for step in &self.steps {
             let taken: SmallVec<[T; 3]> = step.inputs.iter().map(|&f| get(&values, f)).collect();
-            values.push(step.stream.scope(|| apply(step, &taken))?);
+            let made = match step.stream {
+                Some(stream) => stream.scope(|| apply(step, &taken)),
+                None => apply(step, &taken),
+            };
+            values.push(made?);
         }
         Ok(self.outputs.iter().map(|&f| get(&values, f)).collect())
     }

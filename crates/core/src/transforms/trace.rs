@@ -10,7 +10,7 @@ use crate::transforms::{Grads, Lane, Site, Transform};
 use rustc_hash::FxHashSet;
 use smallvec::smallvec;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 // ------------------------------------------------------------------ tracers
 
@@ -73,6 +73,8 @@ pub(crate) fn tracers(arrays: &[Array]) -> Result<Vec<Array>> {
 /// Ids from which on nodes keep their inputs when they are evaluated; `u64::MAX` when nobody traces.
 static KEEP_FROM: AtomicU64 = AtomicU64::new(u64::MAX);
 static ACTIVE: Mutex<Vec<u64>> = Mutex::new(Vec::new());
+/// Nodes that kept their inputs: they let go of them when nobody traces any more.
+static KEPT: Mutex<Vec<Weak<Node>>> = Mutex::new(Vec::new());
 
 /// While it lives, nodes made after it keep their inputs when they are evaluated: values may be read inside a
 /// function whose graph is still needed.
@@ -95,7 +97,17 @@ impl Drop for Keeping {
             active.swap_remove(at);
         }
         KEEP_FROM.store(active.iter().copied().min().unwrap_or(u64::MAX), Ordering::SeqCst);
+        if active.is_empty() {
+            let kept = std::mem::take(&mut *KEPT.lock().unwrap_or_else(PoisonError::into_inner));
+            drop(active);
+            kept.iter().filter_map(Weak::upgrade).for_each(|node| node.release());
+        }
     }
+}
+
+/// Notes that a claimed node kept its inputs.
+pub(crate) fn kept(node: &Arc<Node>) {
+    KEPT.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(node));
 }
 
 /// Whether node `id` keeps its inputs.

@@ -3,6 +3,7 @@
 use crate::array::Array;
 use crate::error::{Error, Result};
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::hash::{Hash, Hasher};
 
 /// Arrays in a fixed order inside some structure: one array, tuples, vectors, maps, modules.
@@ -15,6 +16,12 @@ pub trait Tree: Sized {
 
     /// Feeds what two trees of this type can differ in beside their arrays: lengths, keys, what is there at all.
     fn structure(&self, state: &mut dyn Hasher);
+
+    /// The path of every array, in the order of [`Tree::visit`]: positions and keys, joined by dots behind `at`. The
+    /// only array of a tree that is nothing else stands at 0.
+    fn paths(&self, at: &str, f: &mut dyn FnMut(String)) {
+        (0..self.leaves().len()).for_each(|i| f(under(at, i)));
+    }
 
     /// The arrays, in order.
     fn leaves(&self) -> Vec<Array> {
@@ -33,6 +40,11 @@ pub trait Tree: Sized {
     }
 }
 
+/// The path of part `key` of what stands at `at`.
+fn under(at: &str, key: impl Display) -> String {
+    if at.is_empty() { key.to_string() } else { format!("{at}.{key}") }
+}
+
 impl Tree for Array {
     fn visit<'a>(&'a self, f: &mut dyn FnMut(&'a Array)) {
         f(self)
@@ -41,6 +53,9 @@ impl Tree for Array {
         f(self)
     }
     fn structure(&self, _: &mut dyn Hasher) {}
+    fn paths(&self, at: &str, f: &mut dyn FnMut(String)) {
+        f(if at.is_empty() { under(at, 0) } else { at.to_string() })
+    }
 }
 
 impl<T: Tree> Tree for Vec<T> {
@@ -54,6 +69,9 @@ impl<T: Tree> Tree for Vec<T> {
         state.write_usize(self.len());
         self.iter().for_each(|t| t.structure(state))
     }
+    fn paths(&self, at: &str, f: &mut dyn FnMut(String)) {
+        self.iter().enumerate().for_each(|(i, t)| t.paths(&under(at, i), f));
+    }
 }
 
 impl<T: Tree, const N: usize> Tree for [T; N] {
@@ -65,6 +83,9 @@ impl<T: Tree, const N: usize> Tree for [T; N] {
     }
     fn structure(&self, state: &mut dyn Hasher) {
         self.iter().for_each(|t| t.structure(state))
+    }
+    fn paths(&self, at: &str, f: &mut dyn FnMut(String)) {
+        self.iter().enumerate().for_each(|(i, t)| t.paths(&under(at, i), f));
     }
 }
 
@@ -79,6 +100,9 @@ impl<T: Tree> Tree for Option<T> {
         state.write_u8(u8::from(self.is_some()));
         self.iter().for_each(|t| t.structure(state))
     }
+    fn paths(&self, at: &str, f: &mut dyn FnMut(String)) {
+        self.iter().for_each(|t| t.paths(at, f));
+    }
 }
 
 impl<T: Tree> Tree for Box<T> {
@@ -91,9 +115,12 @@ impl<T: Tree> Tree for Box<T> {
     fn structure(&self, state: &mut dyn Hasher) {
         (**self).structure(state)
     }
+    fn paths(&self, at: &str, f: &mut dyn FnMut(String)) {
+        (**self).paths(at, f);
+    }
 }
 
-impl<K: Ord + Clone + Hash, T: Tree> Tree for BTreeMap<K, T> {
+impl<K: Ord + Clone + Hash + Display, T: Tree> Tree for BTreeMap<K, T> {
     fn visit<'a>(&'a self, f: &mut dyn FnMut(&'a Array)) {
         self.values().for_each(|t| t.visit(f))
     }
@@ -106,6 +133,9 @@ impl<K: Ord + Clone + Hash, T: Tree> Tree for BTreeMap<K, T> {
             k.hash(&mut state);
             t.structure(state);
         }
+    }
+    fn paths(&self, at: &str, f: &mut dyn FnMut(String)) {
+        self.iter().for_each(|(k, t)| t.paths(&under(at, k), f));
     }
 }
 
@@ -126,6 +156,9 @@ macro_rules! tuples {
             }
             fn structure(&self, state: &mut dyn Hasher) {
                 $(self.$i.structure(state);)*
+            }
+            fn paths(&self, at: &str, f: &mut dyn FnMut(String)) {
+                $(self.$i.paths(&under(at, $i), f);)*
             }
         }
     )*};

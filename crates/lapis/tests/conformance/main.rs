@@ -8,6 +8,7 @@ mod binary;
 mod call;
 mod conv;
 mod creation;
+mod exported;
 mod fast;
 mod fft;
 mod index;
