@@ -8,14 +8,24 @@ use super::in_f64;
 use crate::simd::{Float, Int, Simd, Vector};
 
 pub(super) const LN2: f64 = std::f64::consts::LN_2;
+/// 1.5·2^23: adding it rounds to a whole number, which is left in the low bits of the sum.
+const ROUND: f32 = 12_582_912.0;
 const LOG2_E: f64 = std::f64::consts::LOG2_E;
 
 /// e^x, at most 1 ulp off.
 #[inline(always)]
 pub fn exp<S: Simd>(s: S, x: S::F32) -> S::F32 {
-    // Where the result is 0 or infinite anyway; NaN passes, because it is the second operand.
-    let x = s.f32(89.5).min(s.f32(-104.5).max(x));
-    let n = (x * s.f32(LOG2_E as f32)).round();
+    // Where the result is infinite anyway; NaN passes, because it is the second operand.
+    exp_negative(s, s.f32(89.5).min(x))
+}
+
+/// [`exp`] of numbers up to 89.5: softmax and sigmoid have only negative ones.
+#[inline(always)]
+pub fn exp_negative<S: Simd>(s: S, x: S::F32) -> S::F32 {
+    // Where the result is 0 anyway.
+    let x = s.f32(-104.5).max(x);
+    let magic = s.f32(ROUND);
+    let n = x.fma(s.f32(LOG2_E as f32), magic) - magic;
     let r = n.fnma(s.f32(LN2_LOW), n.fnma(s.f32(LN2_HIGH), x));
     let q = horner32(s, &EXP, r);
     (q.fma(r * r, r) + s.f32(1.0)).scale(n)
@@ -34,7 +44,7 @@ pub fn exp2<S: Simd>(s: S, x: S::F32) -> S::F32 {
 #[inline(always)]
 pub fn sigmoid<S: Simd>(s: S, x: S::F32) -> S::F32 {
     let one = s.f32(1.0);
-    let e = exp(s, -x.abs());
+    let e = exp_negative(s, -x.abs());
     let d = one + e;
     // 1/d by Newton's method: three times as fast as a division, and within its rounding. d is from 1 to 2.
     let mut r = d.fma(d.fma(s.f32(RECIPROCAL[2]), s.f32(RECIPROCAL[1])), s.f32(RECIPROCAL[0]));
@@ -85,8 +95,7 @@ pub fn tanh<S: Simd>(s: S, x: S::F32) -> S::F32 {
 /// e^x = (1 + m)·p as m and p = 2^n, for |x| below 80: exact enough that e^x - 1 = m·p + (p - 1) does not cancel.
 #[inline(always)]
 pub(super) fn exp_parts<S: Simd>(s: S, x: S::F32) -> (S::F32, S::F32) {
-    // Adding 1.5·2^23 rounds and leaves n in the low bits of the sum.
-    let magic = s.f32(12582912.0);
+    let magic = s.f32(ROUND);
     let sum = x.fma(s.f32(LOG2_E as f32), magic);
     let n = sum - magic;
     let r = n.fnma(s.f32(LN2_LOW), n.fnma(s.f32(LN2_HIGH), x));

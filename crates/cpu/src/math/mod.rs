@@ -30,7 +30,7 @@ use crate::simd::{self, Ahead, Kernel, Map1, Map2, Simd};
 /// Functions of vectors, to be used inside kernels.
 pub mod vec {
     pub use super::erf::erf;
-    pub use super::exp::{cosh, exp, exp2, expm1, sigmoid, sinh, tanh};
+    pub use super::exp::{cosh, exp, exp_negative, exp2, expm1, sigmoid, sinh, tanh};
     pub use super::log::{acosh, asinh, atanh, log, log1p, log2, log10, logaddexp, pow};
     pub use super::trig::{acos, asin, atan, atan2, cos, sin, tan};
     pub use crate::random::erfinv;

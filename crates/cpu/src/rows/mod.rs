@@ -106,6 +106,29 @@ macro_rules! by_dtype {
 }
 pub(crate) use by_dtype;
 
+/// `$body` for every vector of `$len` elements: `$at` its first element, `$n` how many of its 16 lanes are in use, `$k`
+/// 0 and 1 in turn. Pairs of whole vectors come first, so that their loop has no branch.
+macro_rules! for_vectors {
+    ($len:expr, |$at:ident, $n:ident, $k:ident| $body:block) => {{
+        let len: usize = $len;
+        let mut from = 0;
+        while from + 2 * LANES32 <= len {
+            for $k in 0..2 {
+                let ($at, $n) = (from + $k * LANES32, LANES32);
+                $body
+            }
+            from += 2 * LANES32;
+        }
+        let mut $k = 0;
+        while from < len {
+            let ($at, $n) = (from, LANES32.min(len - from));
+            $body
+            (from, $k) = (from + $n, 1);
+        }
+    }};
+}
+pub(crate) use for_vectors;
+
 /// Asks for a line of the row behind this one: pass `pass` of two over a row fetches one half of it, so that memory is
 /// busy all the time. `at` counts elements of this row.
 #[inline(always)]

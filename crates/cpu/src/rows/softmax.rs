@@ -1,7 +1,7 @@
 //! Softmax, log-sum-exp and cross entropy of rows. Moves the input once (and the result, for softmax); the work is one
 //! exponential an element.
 
-use super::{BLOCK, Elem, STREAMING, Shared, by_dtype, grain, rows};
+use super::{BLOCK, Elem, STREAMING, Shared, by_dtype, for_vectors, grain, rows};
 use crate::math::{self, vec};
 use crate::pool;
 use crate::simd::{self, Float, Kernel, LANES32, Mask, Simd, Vector};
@@ -30,66 +30,100 @@ fn softmax_rows<T: Elem>(x: &Tensor, out: &Tensor) {
     });
 }
 
+/// The largest of the elements it has seen; NaN are passed over.
+struct Largest<S: Simd>([S::F32; 2]);
+
+impl<S: Simd> Largest<S> {
+    #[inline(always)]
+    fn new(s: S) -> Self {
+        Largest([s.f32(f32::NEG_INFINITY); 2])
+    }
+
+    /// The first `n` elements from `x` on; `k` alternates.
+    ///
+    /// # Safety
+    /// `n` elements can be read.
+    #[inline(always)]
+    unsafe fn see<T: Elem>(&mut self, s: S, x: *const T, n: usize, k: usize) {
+        // SAFETY: passed on.
+        let mut v = unsafe { T::load(s, x, n) };
+        if n < LANES32 {
+            v = S::F32::select(S::M32::first(s, n), v, self.0[k]);
+        }
+        self.0[k] = v.max(self.0[k]);
+    }
+
+    #[inline(always)]
+    fn get(self) -> f32 {
+        self.0[0].max(self.0[1]).reduce_max()
+    }
+}
+
 /// The largest element of a row; NaN are passed over.
 ///
 /// # Safety
 /// The row can be read.
 #[inline(always)]
 unsafe fn largest<S: Simd, T: Elem>(s: S, x: *const T, len: usize) -> f32 {
-    let mut acc = [s.f32(f32::NEG_INFINITY); 4];
-    let (mut at, mut k) = (0, 0);
-    while at < len {
-        let n = LANES32.min(len - at);
+    let mut top = Largest::new(s);
+    for_vectors!(len, |at, n, k| {
         // SAFETY: inside the row.
-        let mut v = unsafe { T::load(s, x.add(at), n) };
-        if n < LANES32 {
-            v = S::F32::select(S::M32::first(s, n), v, acc[0]);
-        }
-        acc[k & 3] = v.max(acc[k & 3]);
-        k += 1;
-        at += LANES32;
-    }
-    acc[0].max(acc[1]).max(acc[2].max(acc[3])).reduce_max()
+        unsafe { top.see(s, x.add(at), n, k) };
+    });
+    top.get()
 }
 
-/// The sum of `exp(x - top)` over a row; the terms go to `keep` where it is not null. The row behind this one is fetched
-/// meanwhile, if `ahead`.
+/// Whether there is a NaN in a row.
+///
+/// # Safety
+/// The row can be read.
+#[inline(always)]
+unsafe fn has_nan<S: Simd, T: Elem>(s: S, x: *const T, len: usize) -> bool {
+    let mut found = S::M32::first(s, 0);
+    for_vectors!(len, |at, n, _k| {
+        // SAFETY: inside the row; lanes beyond `n` are zero.
+        found = found | unsafe { T::load(s, x.add(at), n) }.is_nan();
+    });
+    found.any()
+}
+
+/// The sum of `exp(x - top)` over a row, where no x is above `top`; the terms go to `keep` where it is not null. The row
+/// behind this one is fetched meanwhile, if `ahead`.
 ///
 /// # Safety
 /// The row can be read, and `keep` written.
 #[inline(always)]
 unsafe fn exponentials<S: Simd, T: Elem>(s: S, x: *const T, len: usize, top: f32, keep: *mut f32, ahead: bool) -> f64 {
     let top = s.f32(top);
-    let (mut total, mut at) = (0.0, 0);
-    while at < len {
-        let end = len.min(at + BLOCK);
+    let (mut total, mut from) = (0.0, 0);
+    while from < len {
+        let block = BLOCK.min(len - from);
         let mut acc = [s.f32(0.0); 2];
-        let mut k = 0;
-        while at < end {
-            let n = LANES32.min(end - at);
+        for_vectors!(block, |at, n, k| {
+            let at = from + at;
             if ahead {
                 s.prefetch_far(x.wrapping_add(len + at).cast());
             }
             // SAFETY: inside the row.
             unsafe {
-                let mut e = vec::exp(s, T::load(s, x.add(at), n) - top);
+                let mut e = vec::exp_negative(s, T::load(s, x.add(at), n) - top);
                 if n < LANES32 {
                     e = S::F32::select(S::M32::first(s, n), e, s.f32(0.0));
                 }
                 if !keep.is_null() {
                     f32::store(s, keep.add(at), n, e);
                 }
-                acc[k & 1] = acc[k & 1] + e;
+                acc[k] = acc[k] + e;
             }
-            k += 1;
-            at += LANES32;
-        }
-        at = end;
+        });
+        from += block;
         total += f64::from((acc[0] + acc[1]).reduce_add());
     }
     total
 }
 
+/// While the terms of one row are scaled and written, the largest element of the next is looked for: so memory reads
+/// while it writes. The row after that is fetched while exponentials are computed.
 struct SoftmaxRows<T> {
     x: *const T,
     out: *mut T,
@@ -103,9 +137,15 @@ impl<T: Elem> Kernel for SoftmaxRows<T> {
     type Out = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        for row in 0..self.rows {
-            // SAFETY: whoever made this vouches for `rows` rows of `len` elements.
-            unsafe { self.row(s, self.x.add(row * self.len), self.out.add(row * self.len)) };
+        // SAFETY: whoever made this vouches for `rows` rows, at least one, of `len` elements and a row of scratch.
+        unsafe {
+            let mut top = largest(s, self.x, self.len);
+            for row in 0..self.rows {
+                let x = self.x.add(row * self.len);
+                let total = exponentials(s, x, self.len, top, self.scratch, self.streaming);
+                let next = if row + 1 < self.rows { x.add(self.len) } else { x };
+                top = self.finish(s, self.out.add(row * self.len), (1.0 / total) as f32, next);
+            }
         }
         if self.streaming {
             s.fence();
@@ -114,27 +154,27 @@ impl<T: Elem> Kernel for SoftmaxRows<T> {
 }
 
 impl<T: Elem> SoftmaxRows<T> {
+    /// Writes a row: the terms in scratch times `scale`. Returns the largest element of `next`.
+    ///
     /// # Safety
-    /// The row can be read, the result and a row of scratch written.
+    /// The row `next` and scratch can be read, the result written.
     #[inline(always)]
-    unsafe fn row<S: Simd>(&self, s: S, x: *const T, out: *mut T) {
-        // SAFETY: passed on.
-        unsafe {
-            let top = largest(s, x, self.len);
-            let total = exponentials(s, x, self.len, top, self.scratch, self.streaming);
-            let scale = s.f32((1.0 / total) as f32);
-            let mut at = 0;
-            while at < self.len {
-                let n = LANES32.min(self.len - at);
+    unsafe fn finish<S: Simd>(&self, s: S, out: *mut T, scale: f32, next: *const T) -> f32 {
+        let scale = s.f32(scale);
+        let mut top = Largest::new(s);
+        for_vectors!(self.len, |at, n, k| {
+            // SAFETY: inside the rows.
+            unsafe {
                 let y = <f32 as Elem>::load(s, self.scratch.add(at), n) * scale;
                 if self.streaming && n == LANES32 {
                     T::stream(s, out.add(at), y);
                 } else {
                     T::store(s, out.add(at), n, y);
                 }
-                at += LANES32;
+                top.see(s, next.add(at), n, k);
             }
-        }
+        });
+        top.get()
     }
 }
 
@@ -195,19 +235,20 @@ fn each_lse(x: &Tensor, count: usize, f: &(dyn Fn(usize, f64) + Sync)) {
                 let x = unsafe { std::slice::from_raw_parts(x.at(row * len), len) };
                 let top = x.iter().copied().fold(f64::NEG_INFINITY, f64::max);
                 let total: f64 = x.iter().map(|&x| math::unary_f64(math::Unary::Exp, x - top)).sum();
-                f(row, finish(top, total, x.iter().any(|x| x.is_nan())));
+                let lse = match (x.iter().any(|x| x.is_nan()), top.is_infinite()) {
+                    (true, _) => f64::NAN,
+                    (_, true) => top,
+                    _ => finish(top, total),
+                };
+                f(row, lse);
             }
         });
     }
     by_dtype!(x.dtype, single(x, count, len, f), double(x, count, len, f));
 }
 
-fn finish(top: f64, total: f64, nan: bool) -> f64 {
-    match (nan, top.is_infinite()) {
-        (true, _) => f64::NAN,
-        (_, true) => top,
-        _ => top + math::unary_f64(math::Unary::Log, total),
-    }
+fn finish(top: f64, total: f64) -> f64 {
+    top + math::unary_f64(math::Unary::Log, total)
 }
 
 struct LogSumExp<T> {
@@ -222,10 +263,10 @@ impl<T: Elem> Kernel for LogSumExp<T> {
         // SAFETY: whoever made this vouches for one row.
         unsafe {
             let top = largest(s, self.x, self.len);
-            // An infinite maximum would make NaN of itself; then only other NaN matter.
-            let from = if top.is_infinite() { 0.0 } else { top };
-            let total = exponentials(s, self.x, self.len, from, std::ptr::null_mut(), true);
-            finish(f64::from(top), total, total.is_nan())
+            if top.is_infinite() {
+                return if has_nan(s, self.x, self.len) { f64::NAN } else { f64::from(top) };
+            }
+            finish(f64::from(top), exponentials(s, self.x, self.len, top, std::ptr::null_mut(), true))
         }
     }
 }
