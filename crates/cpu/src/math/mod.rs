@@ -156,16 +156,19 @@ functions! { "Functions of two numbers." Binary binary Map2 Use2:
     "ln(e^x + e^y)." LogAddExp vec::logaddexp;
 }
 
-struct Args1<'a>(Isa, *const f32, *mut f32, usize, &'a [Ahead]);
+// Arguments travel by reference: a copy would be read in wider pieces than it was written in, and such a read waits until
+// everything written before it has reached the cache, streaming stores included.
 
-impl Use1 for Args1<'_> {
+struct Args1<'a>(Isa, *const f32, *mut f32, usize, Ahead<'a>);
+
+impl Use1 for &Args1<'_> {
     fn run<F: Map1>(self, f: F) {
-        struct Call<'a, F>(F, Args1<'a>);
+        struct Call<'a, F>(F, &'a Args1<'a>);
         impl<F: Map1> Kernel for Call<'_, F> {
             type Out = ();
             #[inline(always)]
             fn run<S: Simd>(self, s: S) {
-                let Call(f, Args1(_, x, out, n, ahead)) = self;
+                let Call(f, &Args1(_, x, out, n, ahead)) = self;
                 // SAFETY: vouched for by the caller of `unary_f32`.
                 unsafe { simd::map1_raw(s, f, x, out, n, ahead) }
             }
@@ -176,14 +179,14 @@ impl Use1 for Args1<'_> {
 
 struct Args2(Isa, *const f32, *const f32, *mut f32, usize);
 
-impl Use2 for Args2 {
+impl Use2 for &Args2 {
     fn run<F: Map2>(self, f: F) {
-        struct Call<F>(F, Args2);
-        impl<F: Map2> Kernel for Call<F> {
+        struct Call<'a, F>(F, &'a Args2);
+        impl<F: Map2> Kernel for Call<'_, F> {
             type Out = ();
             #[inline(always)]
             fn run<S: Simd>(self, s: S) {
-                let Call(f, Args2(_, x, y, out, n)) = self;
+                let Call(f, &Args2(_, x, y, out, n)) = self;
                 // SAFETY: vouched for by the caller of `binary_f32`.
                 unsafe { simd::map2_raw(s, f, x, y, out, n) }
             }
@@ -197,8 +200,8 @@ impl Use2 for Args2 {
 ///
 /// # Safety
 /// `n` elements can be read from `x` on and written from `out` on.
-pub unsafe fn unary_f32(isa: Isa, f: Unary, x: *const f32, out: *mut f32, n: usize, ahead: &[Ahead]) {
-    f.apply(Args1(isa, x, out, n, ahead));
+pub unsafe fn unary_f32(isa: Isa, f: Unary, x: *const f32, out: *mut f32, n: usize, ahead: Ahead<'_>) {
+    f.apply(&Args1(isa, x, out, n, ahead));
 }
 
 /// `out[i] = f(x[i], y[i])` for `n` numbers, on the calling thread. `out` may be `x` or `y`, but not overlap them
@@ -207,7 +210,7 @@ pub unsafe fn unary_f32(isa: Isa, f: Unary, x: *const f32, out: *mut f32, n: usi
 /// # Safety
 /// `n` elements can be read from `x` and `y` on and written from `out` on.
 pub unsafe fn binary_f32(isa: Isa, f: Binary, x: *const f32, y: *const f32, out: *mut f32, n: usize) {
-    f.apply(Args2(isa, x, y, out, n));
+    f.apply(&Args2(isa, x, y, out, n));
 }
 
 /// [`unary_f32`] on slices.
@@ -217,7 +220,7 @@ pub unsafe fn binary_f32(isa: Isa, f: Binary, x: *const f32, y: *const f32, out:
 pub fn unary_slice(isa: Isa, f: Unary, x: &[f32], out: &mut [f32]) {
     assert_eq!(x.len(), out.len());
     // SAFETY: both slices hold that many elements.
-    unsafe { unary_f32(isa, f, x.as_ptr(), out.as_mut_ptr(), out.len(), &[]) }
+    unsafe { unary_f32(isa, f, x.as_ptr(), out.as_mut_ptr(), out.len(), Ahead::default()) }
 }
 
 /// [`binary_f32`] on slices.

@@ -8,7 +8,7 @@ mod folds;
 
 use crate::geometry::Loops;
 use crate::pool::{self};
-use crate::tape::{Program, with_scratch};
+use crate::tape::{Bound, Program, with_scratch};
 use folds::{
     Fold, Logic, MaxC64, MaxF32, MaxF64, MaxInt, MinInt, ProdC64, ProdFloat, ProdInt, SumC64, SumF32, SumF64, SumInt,
 };
@@ -151,17 +151,14 @@ impl Job<'_> {
         let outputs = self.output.size();
         let spans = count.div_ceil(BLOCK * SPAN);
         let (dtype, out) = (self.output.dtype, Out(self.output.ptr()));
-        let fold_span = |scratch: *mut u8, row: usize, span: usize| -> F::Acc {
+        let fold_span = |tiles: &Bound<'_>, row: usize, span: usize| -> F::Acc {
             let mut acc = F::START;
             let mut at = span * BLOCK * SPAN;
             let end = count.min(at + BLOCK * SPAN);
             while at < end {
                 let n = BLOCK.min(end - at);
-                // SAFETY: the scratch was prepared for blocks; the range lies in the nest.
-                let part = unsafe {
-                    let values = program.tile_at(scratch, BLOCK, row * count + at, n, None, None);
-                    F::block(values.cast(), n)
-                };
+                // SAFETY: tiles hold blocks; the range lies in the nest.
+                let part = unsafe { F::block(tiles.run(row * count + at, n, None, None).cast(), n) };
                 acc = F::merge(acc, part);
                 at += n;
             }
@@ -174,9 +171,9 @@ impl Job<'_> {
                 with_scratch(scratch_bytes, |scratch| {
                     // SAFETY: the scratch is large enough; chunks write different outputs.
                     unsafe {
-                        program.prepare(scratch, BLOCK, self.consts);
+                        let tiles = program.bind(scratch, BLOCK, self.consts);
                         for row in range {
-                            F::finish(fold_span(scratch, row, 0), dtype, out.at(row * dtype.size()));
+                            F::finish(fold_span(&tiles, row, 0), dtype, out.at(row * dtype.size()));
                         }
                     }
                 });
@@ -187,9 +184,9 @@ impl Job<'_> {
         pool::for_each_chunk_mut(&mut parts, 1, &|first, parts| {
             with_scratch(scratch_bytes, |scratch| {
                 // SAFETY: the scratch is large enough.
-                unsafe { program.prepare(scratch, BLOCK, self.consts) };
+                let tiles = unsafe { program.bind(scratch, BLOCK, self.consts) };
                 for (i, part) in parts.iter_mut().enumerate() {
-                    *part = fold_span(scratch, (first + i) / spans, (first + i) % spans);
+                    *part = fold_span(&tiles, (first + i) / spans, (first + i) % spans);
                 }
             });
         });
@@ -227,11 +224,10 @@ impl Job<'_> {
             with_scratch(scratch_bytes, |scratch| {
                 // SAFETY: the scratch is large enough; rows lie in the nest.
                 unsafe {
-                    program.prepare(scratch, BLOCK, self.consts);
+                    let tiles = program.bind(scratch, BLOCK, self.consts);
                     for row in span * ROWS..count.min(span * ROWS + ROWS) {
                         let start = (plane * count + row) * width + band * BLOCK;
-                        let values = program.tile_at(scratch, BLOCK, start, acc.len(), None, None);
-                        F::row(acc, values.cast());
+                        F::row(acc, tiles.run(start, acc.len(), None, None).cast());
                     }
                 }
             });

@@ -3,7 +3,7 @@
 //! Serves machines below AVX2 (SSE2 code on x86-64) and, as `Portable<true>`, NEON: those instructions are part of the
 //! aarch64 baseline, so the compiler emits them for these loops without intrinsics.
 
-use super::{Float, Int, LANES32, LANES64, Mask, Simd, Vector};
+use super::{Float, Int, Kernel, LANES32, LANES64, Mask, Simd, Vector};
 use crate::isa::Isa;
 use half::{bf16, f16};
 use std::ops::{Add, BitAnd, BitOr, BitXor, Div, Mul, Neg, Not, Sub};
@@ -11,6 +11,12 @@ use std::ops::{Add, BitAnd, BitOr, BitXor, Div, Mul, Neg, Not, Sub};
 /// The token; `NEON` only gives it its name.
 #[derive(Clone, Copy, Debug)]
 pub struct Portable<const NEON: bool>;
+
+/// Runs a kernel; a function of its own, as the other levels have, so that callers stay small.
+#[inline(never)]
+pub(super) fn enter<K: Kernel, const NEON: bool>(k: K) -> K::Out {
+    k.run(Portable::<NEON>)
+}
 
 /// A vector of `T`.
 #[derive(Clone, Copy, Debug)]

@@ -22,7 +22,7 @@ pub trait Map2: Copy {
 pub fn map1<S: Simd, F: Map1>(s: S, f: F, x: &[f32], out: &mut [f32]) {
     assert_eq!(x.len(), out.len());
     // SAFETY: both slices hold that many elements.
-    unsafe { map1_raw(s, f, x.as_ptr(), out.as_mut_ptr(), x.len(), &[]) }
+    unsafe { map1_raw(s, f, x.as_ptr(), out.as_mut_ptr(), x.len(), Ahead::default()) }
 }
 
 /// `out[i] = f(x[i], y[i])`.
@@ -36,29 +36,46 @@ pub fn map2<S: Simd, F: Map2>(s: S, f: F, x: &[f32], y: &[f32], out: &mut [f32])
     unsafe { map2_raw(s, f, x.as_ptr(), y.as_ptr(), out.as_mut_ptr(), x.len()) }
 }
 
-/// Memory that will be read soon, as far as a loop over as many elements goes.
+/// Elements that lie one behind the other; of size 0: all in one place.
 #[derive(Clone, Copy)]
-pub struct Ahead {
+pub struct Stream {
     /// Where it begins.
     pub at: *const u8,
     /// Bytes of its elements.
     pub size: usize,
 }
 
-/// [`map1`] on pointers; `out` may be `x` itself, but not overlap it otherwise. What is `ahead` is fetched meanwhile, a
-/// little with every vector, so that memory works while the function is computed.
+impl Stream {
+    /// The address of element `i`, which may lie anywhere.
+    #[inline(always)]
+    pub fn place(self, i: usize) -> *const u8 {
+        self.at.wrapping_add(i * self.size)
+    }
+}
+
+/// What will be read soon: elements of `streams` from `first` on.
+#[derive(Clone, Copy, Default)]
+pub struct Ahead<'a> {
+    /// Of what.
+    pub streams: &'a [Stream],
+    /// From which element on.
+    pub first: usize,
+}
+
+/// [`map1`] on pointers; `out` may be `x` itself, but not overlap it otherwise. As many elements of what is `ahead` are
+/// fetched meanwhile, a little with every vector, so that memory works while the function is computed.
 ///
 /// # Safety
 /// `n` elements can be read from `x` on and written from `out` on.
 #[inline(always)]
-pub unsafe fn map1_raw<S: Simd, F: Map1>(s: S, f: F, x: *const f32, out: *mut f32, n: usize, ahead: &[Ahead]) {
+pub unsafe fn map1_raw<S: Simd, F: Map1>(s: S, f: F, x: *const f32, out: *mut f32, n: usize, ahead: Ahead<'_>) {
     let whole = n / LANES32 * LANES32;
     // SAFETY: all accesses lie in the `n` elements that the caller vouches for.
     unsafe {
         let mut i = 0;
         while i < whole {
-            for a in ahead {
-                s.prefetch(a.at.wrapping_add(i * a.size));
+            for stream in ahead.streams {
+                s.prefetch(stream.place(ahead.first + i));
             }
             f.call(s, S::F32::load(s, x.add(i))).store(out.add(i));
             i += LANES32;

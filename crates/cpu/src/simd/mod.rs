@@ -27,7 +27,7 @@ pub use array::Portable;
 pub use avx2::Avx2;
 #[cfg(target_arch = "x86_64")]
 pub use avx512::Avx512;
-pub use map::{Ahead, Map1, Map2, map1, map1_raw, map2, map2_raw};
+pub use map::{Ahead, Map1, Map2, Stream, map1, map1_raw, map2, map2_raw};
 
 use crate::isa::{self, Isa};
 use half::{bf16, f16};
@@ -350,7 +350,7 @@ pub fn dispatch<K: Kernel>(k: K) -> K::Out {
 ///
 /// # Panics
 /// If this machine lacks the level; ask [`isa::available`].
-#[inline]
+#[inline(always)]
 pub fn dispatch_with<K: Kernel>(isa: Isa, k: K) -> K::Out {
     assert!(isa.is_available(), "this machine has no {}", isa.name());
     match isa {
@@ -361,7 +361,7 @@ pub fn dispatch_with<K: Kernel>(isa: Isa, k: K) -> K::Out {
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => unsafe { avx2::enter(k) },
         #[cfg(target_arch = "aarch64")]
-        Isa::Neon => k.run(Portable::<true>),
-        _ => k.run(Portable::<false>),
+        Isa::Neon => array::enter::<K, true>(k),
+        _ => array::enter::<K, false>(k),
     }
 }

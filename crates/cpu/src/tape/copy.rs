@@ -1,6 +1,6 @@
 //! Moving elements between layouts: strided copies, gathered tiles, widened and rounded halves, streaming stores.
 
-use crate::simd::{self, Kernel, LANES32, Simd, Vector};
+use crate::simd::{self, Ahead, Kernel, LANES32, Simd, Vector};
 use lapis_core::dtype::{Dtype, bf16, f16};
 
 /// Gathers `n` elements with stride `step` into a tile, halves widened to f32.
@@ -124,25 +124,29 @@ impl Kernel for Round {
 /// # Safety
 /// The tile holds `n` wide values, the memory `n` elements.
 pub(super) unsafe fn store(tile: *const u8, dtype: Dtype, out: *mut u8, n: usize, streaming: bool) {
-    simd::dispatch(Store { tile, dtype, out, n, streaming });
+    simd::dispatch(&Store { tile, dtype, out, n, streaming });
 }
 
-/// Asks for `bytes` bytes of memory, which may lie anywhere.
-pub(super) fn fetch(from: *const u8, bytes: usize) {
-    simd::dispatch(Fetch { from, bytes });
+/// Asks for the elements `from..to` of what is ahead.
+pub(super) fn fetch(ahead: Ahead<'_>, from: usize, to: usize) {
+    simd::dispatch(&Fetch { ahead, from, to });
 }
 
-struct Fetch {
-    from: *const u8,
-    bytes: usize,
+struct Fetch<'a> {
+    ahead: Ahead<'a>,
+    from: usize,
+    to: usize,
 }
 
-impl Kernel for Fetch {
+impl Kernel for &Fetch<'_> {
     type Out = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        for at in (0..self.bytes).step_by(64) {
-            s.prefetch(self.from.wrapping_add(at));
+        for stream in self.ahead.streams {
+            let from = stream.place(self.ahead.first + self.from);
+            for at in (0..(self.to - self.from) * stream.size).step_by(64) {
+                s.prefetch(from.wrapping_add(at));
+            }
         }
     }
 }
@@ -170,7 +174,7 @@ struct Store {
     streaming: bool,
 }
 
-impl Kernel for Store {
+impl Kernel for &Store {
     type Out = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {

@@ -15,7 +15,7 @@ pub(super) type Args = [*const u8; 3];
 /// Every argument holds `n` elements of `from` (the condition of a select: bool), `out` has room for `n` of `to` and
 /// is one of the arguments or overlaps none.
 pub(super) unsafe fn step(isa: Isa, op: Ew, from: Dtype, to: Dtype, n: usize, args: Args, out: *mut u8) {
-    simd::dispatch_with(isa, Step { op, from, to, n, args, out });
+    simd::dispatch_with(isa, &Step { op, from, to, n, args, out });
 }
 
 struct Step {
@@ -27,11 +27,11 @@ struct Step {
     out: *mut u8,
 }
 
-impl Kernel for Step {
+impl Kernel for &Step {
     type Out = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Step { op, from, to, n, args, out } = self;
+        let &Step { op, from, to, n, args, out } = self;
         // SAFETY: whoever made this vouches for the places.
         unsafe {
             match op {
