@@ -201,7 +201,7 @@ impl Bound<'_> {
                         let ahead = std::mem::take(&mut ahead);
                         math::unary_f32(self.isa, f, args[0].cast(), out.cast(), len, ahead);
                     }
-                    None => step::step(self.isa, step.op, step.from, step.to, len, args, out),
+                    None => step::step(self.isa, step.op, step.from, step.to, len, &args, out),
                 }
                 if let Some(half) = step.round {
                     copy::round_to(half, out.cast(), len);

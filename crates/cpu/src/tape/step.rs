@@ -14,24 +14,25 @@ pub(super) type Args = [*const u8; 3];
 /// # Safety
 /// Every argument holds `n` elements of `from` (the condition of a select: bool), `out` has room for `n` of `to` and
 /// is one of the arguments or overlaps none.
-pub(super) unsafe fn step(isa: Isa, op: Ew, from: Dtype, to: Dtype, n: usize, args: Args, out: *mut u8) {
+pub(super) unsafe fn step(isa: Isa, op: Ew, from: Dtype, to: Dtype, n: usize, args: &Args, out: *mut u8) {
+    // By reference all the way; see `math::Args1`.
     simd::dispatch_with(isa, &Step { op, from, to, n, args, out });
 }
 
-struct Step {
+struct Step<'a> {
     op: Ew,
     from: Dtype,
     to: Dtype,
     n: usize,
-    args: Args,
+    args: &'a Args,
     out: *mut u8,
 }
 
-impl Kernel for &Step {
+impl Kernel for &Step<'_> {
     type Out = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let &Step { op, from, to, n, args, out } = self;
+        let &Step { op, from, to, n, args: &args, out } = self;
         // SAFETY: whoever made this vouches for the places.
         unsafe {
             match op {
