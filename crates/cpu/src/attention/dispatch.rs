@@ -15,7 +15,14 @@ pub(super) trait Kernels {
 
     unsafe fn scale_row<T: Elem>(from: *const T, dim: usize, scale: f32, to: *mut f32);
     /// Keys `0 .. keys` (at most `2 N`) of `dim` elements to a panel `[dim][2 N]`.
-    unsafe fn pack_keys<T: Elem>(from: *const T, stride: isize, keys: usize, dim: usize, to: *mut f32);
+    unsafe fn pack_keys<T: Elem>(
+        from: *const T,
+        stride: isize,
+        keys: usize,
+        dim: usize,
+        to: *mut f32,
+        ahead: &mut Ahead,
+    );
     unsafe fn pack_values<T: Elem>(from: *const T, stride: isize, keys: usize, width: usize, to: *mut f32);
     /// Scores from packed keys.
     unsafe fn dot(rows: usize, q: *const f32, panel: *const f32, dim: usize, scores: *mut f32);
@@ -32,6 +39,7 @@ pub(super) trait Kernels {
         keys: usize,
         dim: usize,
         scores: *mut f32,
+        ahead: Ahead,
     );
     unsafe fn softmax(s: &Softmax);
     unsafe fn weigh(
@@ -54,6 +62,7 @@ pub(super) trait Kernels {
         acc: *mut f32,
         ld: usize,
         shrink: *const f32,
+        ahead: Ahead,
     );
     unsafe fn merge(total: State, part: State, rows: usize, width: usize);
     unsafe fn finish<T: Elem>(state: State, r: usize, ld: usize, sink: Option<f32>, to: *mut T, width: usize) -> f32;
@@ -77,9 +86,23 @@ macro_rules! kernels {
                 unsafe { go(from, dim, scale, to) }
             }
 
-            unsafe fn pack_keys<T: Elem>(from: *const T, stride: isize, keys: usize, dim: usize, to: *mut f32) {
+            unsafe fn pack_keys<T: Elem>(
+                from: *const T,
+                stride: isize,
+                keys: usize,
+                dim: usize,
+                to: *mut f32,
+                ahead: &mut Ahead,
+            ) {
                 $(#[$attr])*
-                unsafe fn go<T: Elem>(from: *const T, stride: isize, keys: usize, dim: usize, to: *mut f32) {
+                unsafe fn go<T: Elem>(
+                    from: *const T,
+                    stride: isize,
+                    keys: usize,
+                    dim: usize,
+                    to: *mut f32,
+                    ahead: &mut Ahead,
+                ) {
                     const N: usize = <$lanes as Lanes>::N;
                     // SAFETY: the contract of the trait.
                     unsafe {
@@ -92,10 +115,11 @@ macro_rules! kernels {
                                 <$lanes>::store(to.add(d * 2 * N + N), <$lanes>::splat(0.0));
                             }
                         }
+                        ahead.used::<$lanes>(keys * dim * size_of::<T>());
                     }
                 }
                 // SAFETY: the contract of the trait.
-                unsafe { go(from, stride, keys, dim, to) }
+                unsafe { go(from, stride, keys, dim, to, ahead) }
             }
 
             unsafe fn pack_values<T: Elem>(from: *const T, stride: isize, keys: usize, width: usize, to: *mut f32) {
@@ -145,6 +169,7 @@ macro_rules! kernels {
                 keys: usize,
                 dim: usize,
                 scores: *mut f32,
+                ahead: Ahead,
             ) {
                 $(#[$attr])*
                 unsafe fn go<T: Elem, const M: usize>(
@@ -154,14 +179,15 @@ macro_rules! kernels {
                     keys: usize,
                     dim: usize,
                     scores: *mut f32,
+                    ahead: Ahead,
                 ) {
                     // SAFETY: the contract of the trait.
-                    unsafe { <$lanes as Lanes>::dot_in_place::<T, M>(q, from, stride, keys, dim, scores) }
+                    unsafe { <$lanes as Lanes>::dot_in_place::<T, M>(q, from, stride, keys, dim, scores, ahead) }
                 }
                 // SAFETY: the contract of the trait.
                 unsafe {
                     match rows {
-                        $($m => go::<T, $m>(q, from, stride, keys, dim, scores),)*
+                        $($m => go::<T, $m>(q, from, stride, keys, dim, scores, ahead),)*
                         _ => unreachable!(),
                     }
                 }
@@ -217,6 +243,7 @@ macro_rules! kernels {
                 acc: *mut f32,
                 ld: usize,
                 shrink: *const f32,
+                ahead: Ahead,
             ) {
                 $(#[$attr])*
                 unsafe fn go<T: Elem, const M: usize, const P: usize>(
@@ -228,6 +255,7 @@ macro_rules! kernels {
                     acc: *mut f32,
                     ld: usize,
                     shrink: *const f32,
+                    mut ahead: Ahead,
                 ) {
                     const PAIR: usize = 2 * <$lanes as Lanes>::N;
                     // SAFETY: the contract of the trait.
@@ -240,12 +268,14 @@ macro_rules! kernels {
                             let mut c = 0;
                             while c + P * PAIR <= width {
                                 let (values, acc) = (values.add(c), acc.add(c));
-                                weigh_in_place::<$lanes, T, M, P>(weights, keys, values, stride, acc, ld, shrink);
+                                let ahead = &mut ahead;
+                                weigh_in_place::<$lanes, T, M, P>(weights, keys, values, stride, acc, ld, shrink, ahead);
                                 c += P * PAIR;
                             }
                             while c + PAIR <= width {
                                 let (values, acc) = (values.add(c), acc.add(c));
-                                weigh_in_place::<$lanes, T, M, 1>(weights, keys, values, stride, acc, ld, shrink);
+                                let ahead = &mut ahead;
+                                weigh_in_place::<$lanes, T, M, 1>(weights, keys, values, stride, acc, ld, shrink, ahead);
                                 c += PAIR;
                             }
                         }
@@ -260,7 +290,7 @@ macro_rules! kernels {
                 // SAFETY: the contract of the trait.
                 unsafe {
                     match rows {
-                        $($m => go::<T, $m, $p>(weights, keys, values, stride, width, acc, ld, shrink),)*
+                        $($m => go::<T, $m, $p>(weights, keys, values, stride, width, acc, ld, shrink, ahead),)*
                         _ => unreachable!(),
                     }
                 }

@@ -45,17 +45,74 @@ pub(super) struct Softmax<'a> {
     pub(super) shrink: *mut f32,
 }
 
-/// How many rows ahead of the one in use keys and values are fetched when they are used in place: far enough for a
-/// third-level cache, near enough to stay in the first.
-pub(super) const LOOK_AHEAD: isize = 16;
+/// Keys or values of the block that comes next, fetched while this one is worked on: as much as was used, each time.
+///
+/// The quarters of a block take turns: they lie in pages of their own, and memory answers questions about four pages at
+/// once half as fast again as those about one. Lines come in pairs, as processors fetch them.
+#[derive(Clone, Copy)]
+pub(super) struct Ahead {
+    first: *const u8,
+    /// Bytes from one quarter of the rows to the next, and between the end of a row and the next row.
+    quarter: isize,
+    gap: isize,
+    /// 2^32 over the bytes of a row, rounded up.
+    rows: u64,
+    /// Pairs of lines, the next one, and bytes used since the last.
+    pairs: usize,
+    next: usize,
+    used: usize,
+}
 
-/// Fetches `bytes` of the row `LOOK_AHEAD` rows after `row` (it need not exist).
-#[inline(always)]
-pub(super) unsafe fn look_ahead<L: Lanes, T>(row: *const T, stride: isize, bytes: usize) {
-    let later = row.wrapping_offset(LOOK_AHEAD * stride).cast::<u8>();
-    for at in (0..bytes).step_by(64) {
-        // SAFETY: the caller runs on L's instruction set.
-        unsafe { L::prefetch(later.wrapping_add(at)) };
+const PAIR: usize = 128;
+/// What is fetched when nothing comes next.
+static NOTHING: [u8; PAIR] = [0; PAIR];
+
+impl Ahead {
+    /// Nothing comes next.
+    pub(super) const NONE: Ahead =
+        Ahead { first: NOTHING.as_ptr(), quarter: 0, gap: 0, rows: 0, pairs: 1, next: 0, used: 0 };
+
+    /// A block of rows of `width` elements, `stride` elements apart.
+    pub(super) fn new<T>(first: *const T, stride: isize, width: usize) -> Ahead {
+        let (stride, width) = (stride * size_of::<T>() as isize, width * size_of::<T>());
+        Ahead {
+            first: first.cast(),
+            quarter: (BLOCK / 4) as isize * stride,
+            gap: stride - width as isize,
+            rows: (1u64 << 32).div_ceil(width as u64),
+            pairs: BLOCK * width / PAIR,
+            ..Ahead::NONE
+        }
+    }
+
+    /// Fetches the next `N` pairs of lines; after the last one, that one again. There is no branch in it, behind which the
+    /// compiler would move the arithmetic around it.
+    #[inline(always)]
+    pub(super) unsafe fn fetch<L: Lanes, const N: usize>(&mut self) {
+        for i in 0..N {
+            let next = (self.next + i).min(self.pairs - 1);
+            let (quarter, at) = (next % 4, next / 4 * PAIR);
+            let row = (at as u64 * self.rows) >> 32;
+            let offset = quarter as isize * self.quarter + at as isize + row as isize * self.gap;
+            let pair = self.first.wrapping_offset(offset);
+            // SAFETY: the caller runs on L's instruction set.
+            unsafe {
+                L::prefetch(pair);
+                L::prefetch(pair.wrapping_add(64));
+            }
+        }
+        self.next += N;
+    }
+
+    /// Fetches as many bytes as were used.
+    #[inline(always)]
+    pub(super) unsafe fn used<L: Lanes>(&mut self, bytes: usize) {
+        self.used += bytes;
+        while self.used >= PAIR {
+            self.used -= PAIR;
+            // SAFETY: the caller runs on L's instruction set.
+            unsafe { self.fetch::<L, 1>() };
+        }
     }
 }
 
@@ -168,6 +225,7 @@ pub(super) unsafe fn weigh_in_place<L: Lanes, T: Elem, const M: usize, const P: 
     acc: *mut f32,
     ld: usize,
     shrink: *const f32,
+    ahead: &mut Ahead,
 ) {
     // SAFETY: the caller promises `keys` rows of `2 N P` values, `M` rows of as many sums, and the instruction set.
     unsafe {
@@ -185,7 +243,7 @@ pub(super) unsafe fn weigh_in_place<L: Lanes, T: Elem, const M: usize, const P: 
         }
         for k in 0..keys {
             let row = values.offset(k as isize * stride);
-            look_ahead::<L, T>(row, stride, 2 * L::N * P * size_of::<T>());
+            ahead.used::<L>(2 * L::N * P * size_of::<T>());
             for p in 0..P {
                 let v = T::load2::<L>(row.add(p * 2 * L::N));
                 for r in 0..M {

@@ -3,7 +3,7 @@
 //! The order of work, and where each buffer lives between uses, is decided here; the arithmetic is in `kernels`.
 
 use super::dispatch::Kernels;
-use super::kernels::{BLOCK, Bias, Softmax, State, chains, place};
+use super::kernels::{Ahead, BLOCK, Bias, Softmax, State, chains, place};
 use super::lanes::Elem;
 use super::mask::read;
 use super::{Attention, CHUNK, Operand};
@@ -150,6 +150,16 @@ impl Operand {
     }
 }
 
+/// What fetches rows of keys or values for a tile.
+unsafe fn ahead<T: Elem>(from: &Operand, tile: &Tile, keys: &Range<usize>, width: usize) -> Ahead {
+    if keys.is_empty() {
+        return Ahead::NONE;
+    }
+    // SAFETY: the caller promises that the keys exist.
+    let first = unsafe { from.at::<T>(tile.batch, tile.kv_head, keys.start) };
+    Ahead::new(first, from.strides[2], width)
+}
+
 impl Layout {
     pub(super) fn new<K: Kernels>(a: &Attention, rows: usize) -> Layout {
         Layout {
@@ -275,9 +285,14 @@ impl Layout {
                 let first = block * BLOCK;
                 let keys = from.max(first)..to.min(first + BLOCK);
                 let sets = Self::sets::<K>(rows, first, s);
-                with_elem!(a.k.dtype, T => self.score::<K, T>(a, tile, first, &keys, &sets, s));
+                // While keys are in use their values are fetched, and then the next keys: a task behind this one may
+                // belong to the same thread.
+                let next = keys.end..seen.end.min(keys.end + BLOCK);
+                let values = with_elem!(a.v.dtype, T => ahead::<T>(&a.v, tile, &keys, a.v_dim));
+                with_elem!(a.k.dtype, T => self.score::<K, T>(a, tile, first, &keys, &sets, s, values));
                 self.soften::<K>(a, tile, first, &sets, s, part);
-                with_elem!(a.v.dtype, T => self.weigh::<K, T>(a, tile, first, &keys, &sets, s, part));
+                let next = with_elem!(a.k.dtype, T => ahead::<T>(&a.k, tile, &next, a.dim));
+                with_elem!(a.v.dtype, T => self.weigh::<K, T>(a, tile, first, &keys, &sets, s, part, next));
             }
         }
     }
@@ -306,6 +321,7 @@ impl Layout {
         keys: &Range<usize>,
         sets: &[Set],
         s: Scratch,
+        mut ahead: Ahead,
     ) {
         let stride = a.k.strides[2];
         let spread = self.spread_len::<K>(a, tile);
@@ -317,7 +333,7 @@ impl Layout {
                     let (q, from) =
                         (s.queries.add(set.start * spread), a.k.at::<T>(tile.batch, tile.kv_head, first + lo));
                     let scores = s.scores.add(set.start * BLOCK + lo);
-                    K::dot_in_place(set.rows, q, from, stride, hi - lo, self.dim, scores);
+                    K::dot_in_place(set.rows, q, from, stride, hi - lo, self.dim, scores, ahead);
                 }
             }
             return;
@@ -328,7 +344,7 @@ impl Layout {
             // SAFETY: the caller's promises; the panel's keys exist up to `keys.end`.
             unsafe {
                 let from = a.k.at::<T>(tile.batch, tile.kv_head, first + at);
-                K::pack_keys(from, stride, width.min(keys.end - first - at), self.dim, s.panel);
+                K::pack_keys(from, stride, width.min(keys.end - first - at), self.dim, s.panel, &mut ahead);
                 for set in sets {
                     if set.keys.0 < at + width && set.keys.1 > at {
                         let q = s.queries.add(set.start * self.dim);
@@ -393,6 +409,7 @@ impl Layout {
         sets: &[Set],
         s: Scratch,
         part: State,
+        ahead: Ahead,
     ) {
         let stride = a.v.strides[2];
         let width = 2 * K::N;
@@ -410,6 +427,7 @@ impl Layout {
                         part.acc.add(set.start * self.width),
                         self.width,
                         s.shrink.add(set.start),
+                        ahead,
                     );
                 }
                 return;

@@ -122,8 +122,7 @@ macro_rules! for_vectors {
         let mut $k = 0;
         while from < len {
             let ($at, $n) = (from, LANES32.min(len - from));
-            $body
-            (from, $k) = (from + $n, 1);
+            $body(from, $k) = (from + $n, 1);
         }
     }};
 }

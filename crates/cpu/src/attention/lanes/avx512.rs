@@ -1,6 +1,6 @@
 //! Sixteen lanes.
 
-use super::super::kernels::{BLOCK, chains, look_ahead, place};
+use super::super::kernels::{Ahead, BLOCK, chains, place};
 use super::{Elem, Lanes};
 use half::{bf16, f16};
 use std::arch::x86_64::*;
@@ -377,12 +377,13 @@ impl Lanes for Avx512 {
         keys: usize,
         dim: usize,
         scores: *mut f32,
+        mut ahead: Ahead,
     ) {
         // SAFETY: see above.
         unsafe {
             for key in (0..keys).step_by(8) {
                 let rows = std::array::from_fn(|k| from.offset((key + k).min(keys - 1) as isize * stride));
-                eight_keys::<T, M>(q, rows, stride, dim, scores.add(key));
+                eight_keys::<T, M>(q, rows, dim, scores.add(key), &mut ahead);
             }
         }
     }
@@ -392,9 +393,9 @@ impl Lanes for Avx512 {
 unsafe fn eight_keys<T: Elem, const M: usize>(
     q: *const f32,
     rows: [*const T; 8],
-    stride: isize,
     dim: usize,
     scores: *mut f32,
+    ahead: &mut Ahead,
 ) {
     // SAFETY: the contract of `Lanes::dot_in_place`.
     unsafe {
@@ -405,9 +406,7 @@ unsafe fn eight_keys<T: Elem, const M: usize>(
             let words = transpose_four::<T>([rows[0], rows[1], rows[2], rows[3]], d0, u32::MAX);
             let more = transpose_four::<T>([rows[4], rows[5], rows[6], rows[7]], d0, u32::MAX);
             multiply::<T, M>(q.add(d0 * 4), Avx512::spread_len(dim), words, more, &mut acc);
-            for row in rows {
-                look_ahead::<Avx512, T>(row.add(d0), stride, 64);
-            }
+            ahead.fetch::<Avx512, 4>();
             // The queries are to be read again: there are no registers to keep them in.
             compiler_fence(SeqCst);
             d0 += 32;

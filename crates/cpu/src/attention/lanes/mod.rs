@@ -4,6 +4,7 @@
 //! when either one is NaN, and `exp` gives exactly 1 for 0 and exactly 0 for everything below -87, so that a masked
 //! score has a weight of exactly zero.
 
+use super::kernels::Ahead;
 use half::{bf16, f16};
 
 #[cfg(target_arch = "x86_64")]
@@ -89,6 +90,7 @@ pub(super) trait Lanes: Copy + 'static {
         _keys: usize,
         _dim: usize,
         _scores: *mut f32,
+        _ahead: Ahead,
     ) {
         unreachable!("spread_len is 0")
     }
