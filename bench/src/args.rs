@@ -3,7 +3,7 @@
 use crate::{limits, peers, work};
 
 pub(crate) const USAGE: &str = "\
-usage: lapis-bench [--json] [--list] [--only NAME,..] [--peer mlx|numpy].. [--threads N] [--seconds S] [--cpu-time]
+usage: lapis-bench [--json] [--list] [--only NAME,..] [--peer mlx|numpy|torch].. [--threads N] [--seconds S] [--cpu-time]
   --json        one JSON object a line: name, value, unit, limit, ratio
   --list        names of the benchmarks
   --only        benchmarks whose name contains one of these (limit_* selects the limits alone)

@@ -10,16 +10,18 @@ use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
 
 /// The peers there are.
-pub(crate) const NAMES: &[&str] = &["mlx", "numpy"];
+pub(crate) const NAMES: &[&str] = &["mlx", "numpy", "torch"];
 
 const COMMON: &str = include_str!("../peers/common.py");
 const MLX: &str = include_str!("../peers/mlx.py");
 const NUMPY: &str = include_str!("../peers/numpy.py");
+const TORCH: &str = include_str!("../peers/torch.py");
 
 /// Runs one peer and adds its rows to the report. Returns what the user should know.
 pub(crate) fn run(peer: &str, args: &Args, report: &mut Report) -> Vec<String> {
     let script = match peer {
         "mlx" => MLX,
+        "torch" => TORCH,
         _ => NUMPY,
     };
     let python = std::env::var("LAPIS_PYTHON").unwrap_or_else(|_| "python3".into());
