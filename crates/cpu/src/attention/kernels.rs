@@ -264,6 +264,50 @@ pub(super) unsafe fn weigh_in_place<L: Lanes, T: Elem, const M: usize, const P: 
     }
 }
 
+/// [`weigh_in_place`] for all columns, `P` pairs of vectors at a time.
+#[inline(always)]
+pub(super) unsafe fn weigh_columns<L: Lanes, T: Elem, const M: usize, const P: usize>(
+    weights: *const f32,
+    keys: usize,
+    values: *const T,
+    stride: isize,
+    width: usize,
+    acc: *mut f32,
+    ld: usize,
+    shrink: *const f32,
+    mut ahead: Ahead,
+) {
+    let pair = 2 * L::N;
+    let ahead = &mut ahead;
+    // SAFETY: the caller promises `keys` rows of `width` values, `M` rows of as many sums rounded up to pairs, and the
+    // instruction set.
+    unsafe {
+        // A few keys at a time for all columns: memory is read from front to back.
+        for k in (0..keys).step_by(16) {
+            let keys = (keys - k).min(16);
+            let (weights, values) = (weights.add(k), values.offset(k as isize * stride));
+            let shrink = if k == 0 { shrink } else { std::ptr::null() };
+            let mut c = 0;
+            while c + P * pair <= width {
+                let (values, acc) = (values.add(c), acc.add(c));
+                weigh_in_place::<L, T, M, P>(weights, keys, values, stride, acc, ld, shrink, ahead);
+                c += P * pair;
+            }
+            while c + pair <= width {
+                let (values, acc) = (values.add(c), acc.add(c));
+                weigh_in_place::<L, T, M, 1>(weights, keys, values, stride, acc, ld, shrink, ahead);
+                c += pair;
+            }
+        }
+        let c = width / pair * pair;
+        if c < width {
+            let mut tail = [0.0f32; BLOCK * 32];
+            pack_values::<L, T>(values.add(c), stride, keys, width - c, tail.as_mut_ptr());
+            weigh::<L, M>(weights, keys, tail.as_ptr(), acc.add(c), ld, shrink);
+        }
+    }
+}
+
 /// Turns the scores of a block into weights and moves the rows' maxima and sums along.
 #[inline(always)]
 pub(super) unsafe fn softmax<L: Lanes>(s: &Softmax) {
@@ -329,6 +373,31 @@ pub(super) unsafe fn scale_row<L: Lanes, T: Elem>(from: *const T, dim: usize, sc
         for d in whole..dim {
             *to.add(d) = (*from.add(d)).get() * scale;
         }
+    }
+}
+
+/// Keys `0 .. keys` (at most `2 N`) of `dim` elements to a panel `[dim][2 N]`.
+#[inline(always)]
+pub(super) unsafe fn pack_keys<L: Lanes, T: Elem>(
+    from: *const T,
+    stride: isize,
+    keys: usize,
+    dim: usize,
+    to: *mut f32,
+    ahead: &mut Ahead,
+) {
+    // SAFETY: the caller promises the keys, room for the panel, and the instruction set of L.
+    unsafe {
+        T::transpose::<L>(from, stride, keys.min(L::N), dim, to, 2 * L::N);
+        if keys > L::N {
+            let (more, to) = (from.offset(L::N as isize * stride), to.add(L::N));
+            T::transpose::<L>(more, stride, keys - L::N, dim, to, 2 * L::N);
+        } else {
+            for d in 0..dim {
+                L::store(to.add(d * 2 * L::N + L::N), L::splat(0.0));
+            }
+        }
+        ahead.used::<L>(keys * dim * size_of::<T>());
     }
 }
 

@@ -106,10 +106,11 @@ unsafe fn exponentials<S: Simd, T: Elem>(s: S, x: *const T, len: usize, top: f32
             }
             // SAFETY: inside the row.
             unsafe {
-                let mut e = vec::exp_negative(s, T::load(s, x.add(at), n) - top);
+                let mut v = T::load(s, x.add(at), n);
                 if n < LANES32 {
-                    e = S::F32::select(S::M32::first(s, n), e, s.f32(0.0));
+                    v = S::F32::select(S::M32::first(s, n), v, s.f32(f32::NEG_INFINITY));
                 }
+                let e = vec::exp_negative(s, v - top);
                 if !keep.is_null() {
                     f32::store(s, keep.add(at), n, e);
                 }

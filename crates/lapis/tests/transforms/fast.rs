@@ -295,12 +295,18 @@ fn same(name: &str, f: Function<'_>, g: Function<'_>, inputs: &[Array]) {
     let y = f(&inputs).unwrap();
     let cotangent = f32_normal(y.shape(), 60);
     let tangents: Vec<Array> = inputs.iter().map(|a| f32_normal(a.shape(), 61)).collect();
+    let gradient =
+        |f: Function<'_>, x: &Vec<Array>| grad(|x: &Vec<Array>| ops::sum(&ops::square(&f(x)?)?, (), false))(x);
+    let largest = |g: &Array| ops::max(&ops::abs(g)?, (), false)?.item::<f32>();
+    let sizes: Vec<f32> = gradient(g, &inputs).unwrap().iter().map(|g| largest(g).unwrap()).collect();
+    assert!(sizes.iter().all(|&size| size > 0.0), "{name}: a gradient is zero");
     let run = |f: Function<'_>| {
         let (y, pulled) = vjp(f, &inputs, &cotangent).unwrap();
         let (_, pushed) = jvp(f, &inputs, &tangents).unwrap();
+        // The sine of numbers up to 1: of large ones it would show nothing but their last bits.
         let first = |x: &Vec<Array>| {
-            let g = grad(|x: &Vec<Array>| ops::sum(&ops::square(&f(x)?)?, (), false))(x)?;
-            let each = g.iter().map(|g| ops::sum(&ops::sin(&ops::multiply(g, 0.01)?)?, (), false));
+            let g = gradient(f, x)?;
+            let each = g.iter().zip(&sizes).map(|(g, &size)| ops::sum(&ops::sin(&ops::divide(g, size)?)?, (), false));
             each.reduce(|a, b| ops::add(&a?, &b?)).unwrap()
         };
         (y, pulled, pushed, grad(first)(&inputs).unwrap())
