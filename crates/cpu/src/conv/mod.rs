@@ -12,9 +12,11 @@ mod depthwise;
 
 use crate::gemm::driver::{self, Along, Product};
 use crate::gemm::finish::{Finish, Target};
+use crate::gemm::lanes;
 use crate::gemm::micro::{Arith, F32, F64, MAX_COLS};
 use crate::gemm::pack::{self, Pack};
-use crate::gemm::{lanes, stream};
+#[cfg(target_arch = "x86_64")]
+use crate::gemm::stream;
 use crate::isa::Isa;
 use depthwise::Sum;
 use lapis_core::dtype::{Dtype, bf16, f16};
@@ -302,6 +304,7 @@ impl<M: Arith, E: Pack<M> + Finish<M::A>> Product<M> for Windows<'_, M, E> {
         self.whole().then_some(Along::K)
     }
 
+    #[cfg(target_arch = "x86_64")]
     unsafe fn stream_columns(&self, isa: Isa, mr: usize, lane: usize, count: usize, a: *const M::P, acc: *mut M::A) {
         let (_, _, k) = self.size();
         let jump = stream::column_vectors(mr) * M::blocks(isa).lanes * k;

@@ -258,6 +258,7 @@ impl<M: Arith, E: Pack<M> + Finish<M::A>> Product<M> for Group<'_, E> {
         }
     }
 
+    #[cfg(target_arch = "x86_64")]
     unsafe fn stream_columns(&self, isa: Isa, mr: usize, lane: usize, count: usize, a: *const M::P, acc: *mut M::A) {
         let cs = self.g.b.1;
         let vectors = stream::column_vectors(mr) * M::blocks(isa).lanes;
@@ -269,6 +270,7 @@ impl<M: Arith, E: Pack<M> + Finish<M::A>> Product<M> for Group<'_, E> {
         }
     }
 
+    #[cfg(target_arch = "x86_64")]
     unsafe fn stream_rows(
         &self,
         isa: Isa,

@@ -6,6 +6,7 @@
 //! once.
 
 use super::micro::{Arith, F32, F64, MAX_COLS};
+#[cfg(target_arch = "x86_64")]
 use super::stream;
 use crate::isa::Isa;
 use lapis_core::dtype::{bf16, f16};
@@ -36,6 +37,7 @@ pub(crate) trait Pack<M: Arith>: Copy + 'static {
     ///
     /// # Safety
     /// As there; `isa` must have vectors.
+    #[cfg(target_arch = "x86_64")]
     unsafe fn stream_columns(
         isa: Isa,
         mr: usize,
@@ -50,6 +52,7 @@ pub(crate) trait Pack<M: Arith>: Copy + 'static {
     ///
     /// # Safety
     /// As there; `isa` must have vectors.
+    #[cfg(target_arch = "x86_64")]
     unsafe fn stream_rows(
         isa: Isa,
         mr: usize,
@@ -329,6 +332,7 @@ macro_rules! impl_pack {
                     }
                 }
             }
+            #[cfg(target_arch = "x86_64")]
             unsafe fn stream_columns(
                 isa: Isa,
                 mr: usize,
@@ -349,6 +353,7 @@ macro_rules! impl_pack {
                     }
                 }
             }
+            #[cfg(target_arch = "x86_64")]
             unsafe fn stream_rows(
                 isa: Isa,
                 mr: usize,

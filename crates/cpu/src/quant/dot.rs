@@ -25,7 +25,8 @@ pub(super) struct Step {
     pub(super) groups: usize,
     /// Units of four codes in a group.
     pub(super) units: usize,
-    /// The largest byte in the panel.
+    /// The largest byte in the panel: it decides how many products fit a sum of 16 bits (AVX2).
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
     pub(super) largest: u8,
 }
 

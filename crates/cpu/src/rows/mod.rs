@@ -106,23 +106,26 @@ macro_rules! by_dtype {
 }
 pub(crate) use by_dtype;
 
-/// `$body` for every vector of `$len` elements: `$at` its first element, `$n` how many of its 16 lanes are in use, `$k`
-/// 0 and 1 in turn. Pairs of whole vectors come first, so that their loop has no branch.
+/// Sums and maxima of a row run in this many chains, or the processor would wait for each step.
+pub(crate) const CHAINS: usize = 4;
+
+/// `$body` for every vector of `$len` elements: `$at` its first element, `$n` how many of its 16 lanes are in use, `$k` the
+/// chain it belongs to. Whole vectors come first, so that their loop has no branch.
 macro_rules! for_vectors {
     ($len:expr, |$at:ident, $n:ident, $k:ident| $body:block) => {{
         let len: usize = $len;
         let mut from = 0;
-        while from + 2 * LANES32 <= len {
-            for $k in 0..2 {
+        while from + $crate::rows::CHAINS * LANES32 <= len {
+            for $k in 0..$crate::rows::CHAINS {
                 let ($at, $n) = (from + $k * LANES32, LANES32);
                 $body
             }
-            from += 2 * LANES32;
+            from += $crate::rows::CHAINS * LANES32;
         }
         let mut $k = 0;
         while from < len {
             let ($at, $n) = (from, LANES32.min(len - from));
-            $body(from, $k) = (from + $n, 1);
+            $body(from, $k) = (from + $n, $k + 1);
         }
     }};
 }

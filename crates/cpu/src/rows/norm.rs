@@ -1,6 +1,6 @@
 //! Root-mean-square and layer normalisation. Moves x and the result once; 4 to 6 operations an element.
 
-use super::{BLOCK, Elem, STREAMING, Shared, by_dtype, fetch_next, grain, rows};
+use super::{BLOCK, CHAINS, Elem, STREAMING, Shared, by_dtype, fetch_next, for_vectors, grain, rows};
 use crate::pool;
 use crate::simd::{self, Float, Kernel, LANES32, Simd, Vector};
 use crate::tape::contiguous;
@@ -85,14 +85,12 @@ impl<T: Elem> Rows<T> {
     /// The row can be read.
     #[inline(always)]
     unsafe fn sum<S: Simd>(&self, s: S, x: *const T, mean: S::F32, squared: bool) -> f64 {
-        let mut total = 0.0;
-        let mut at = 0;
-        while at < self.len {
-            let end = self.len.min(at + BLOCK);
-            let mut acc = [s.f32(0.0); 4];
-            let mut k = 0;
-            while at < end {
-                let n = LANES32.min(end - at);
+        let (mut total, mut from) = (0.0, 0);
+        while from < self.len {
+            let block = BLOCK.min(self.len - from);
+            let mut acc = [s.f32(0.0); CHAINS];
+            for_vectors!(block, |at, n, k| {
+                let at = from + at;
                 if squared && self.streaming {
                     fetch_next(s, x, self.len, at, 0);
                 }
@@ -102,11 +100,9 @@ impl<T: Elem> Rows<T> {
                 if n < LANES32 {
                     d = S::F32::select(<S::M32 as simd::Mask<S>>::first(s, n), d, s.f32(0.0));
                 }
-                acc[k & 3] = if squared { d.fma(d, acc[k & 3]) } else { acc[k & 3] + d };
-                k += 1;
-                at += LANES32;
-            }
-            at = end;
+                acc[k] = if squared { d.fma(d, acc[k]) } else { acc[k] + d };
+            });
+            from += block;
             total += f64::from(((acc[0] + acc[1]) + (acc[2] + acc[3])).reduce_add());
         }
         total
@@ -123,9 +119,7 @@ impl<T: Elem> Rows<T> {
             let mean = s.f32(mean);
             let spread = self.sum(s, x, mean, true) / n;
             let scale = s.f32((1.0 / (spread + self.eps).sqrt()) as f32);
-            let mut at = 0;
-            while at < self.len {
-                let n = LANES32.min(self.len - at);
+            for_vectors!(self.len, |at, n, _k| {
                 let mut y = (T::load(s, x.add(at), n) - mean) * scale;
                 if !self.weight.is_null() {
                     y = T::round(s, y) * T::load(s, self.weight.add(at), n);
@@ -139,8 +133,7 @@ impl<T: Elem> Rows<T> {
                 } else {
                     T::store(s, out.add(at), n, y);
                 }
-                at += LANES32;
-            }
+            });
         }
     }
 }

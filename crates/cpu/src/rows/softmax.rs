@@ -1,7 +1,7 @@
 //! Softmax, log-sum-exp and cross entropy of rows. Moves the input once (and the result, for softmax); the work is one
 //! exponential an element.
 
-use super::{BLOCK, Elem, STREAMING, Shared, by_dtype, for_vectors, grain, rows};
+use super::{BLOCK, CHAINS, Elem, STREAMING, Shared, by_dtype, for_vectors, grain, rows};
 use crate::math::{self, vec};
 use crate::pool;
 use crate::simd::{self, Float, Kernel, LANES32, Mask, Simd, Vector};
@@ -31,15 +31,15 @@ fn softmax_rows<T: Elem>(x: &Tensor, out: &Tensor) {
 }
 
 /// The largest of the elements it has seen; NaN are passed over.
-struct Largest<S: Simd>([S::F32; 2]);
+struct Largest<S: Simd>([S::F32; CHAINS]);
 
 impl<S: Simd> Largest<S> {
     #[inline(always)]
     fn new(s: S) -> Self {
-        Largest([s.f32(f32::NEG_INFINITY); 2])
+        Largest([s.f32(f32::NEG_INFINITY); CHAINS])
     }
 
-    /// The first `n` elements from `x` on; `k` alternates.
+    /// The first `n` elements from `x` on, for chain `k`.
     ///
     /// # Safety
     /// `n` elements can be read.
@@ -55,7 +55,8 @@ impl<S: Simd> Largest<S> {
 
     #[inline(always)]
     fn get(self) -> f32 {
-        self.0[0].max(self.0[1]).reduce_max()
+        let [a, b, c, d] = self.0;
+        a.max(b).max(c.max(d)).reduce_max()
     }
 }
 
@@ -98,7 +99,7 @@ unsafe fn exponentials<S: Simd, T: Elem>(s: S, x: *const T, len: usize, top: f32
     let (mut total, mut from) = (0.0, 0);
     while from < len {
         let block = BLOCK.min(len - from);
-        let mut acc = [s.f32(0.0); 2];
+        let mut acc = [s.f32(0.0); CHAINS];
         for_vectors!(block, |at, n, k| {
             let at = from + at;
             if ahead {
@@ -118,7 +119,7 @@ unsafe fn exponentials<S: Simd, T: Elem>(s: S, x: *const T, len: usize, top: f32
             }
         });
         from += block;
-        total += f64::from((acc[0] + acc[1]).reduce_add());
+        total += f64::from(((acc[0] + acc[1]) + (acc[2] + acc[3])).reduce_add());
     }
     total
 }
