@@ -33,6 +33,9 @@ pub use stream::{Device, Stream};
 pub(crate) fn or_panic<T>(result: Result<T>) -> T {
     match result {
         Ok(value) => value,
-        Err(error) => panic!("{error}"),
+        Err(error) => {
+            transforms::unwind_if_trying(&error);
+            panic!("{error}")
+        }
     }
 }

@@ -22,11 +22,7 @@ const VERSION: u32 = 1;
 ///
 /// # Errors
 /// As [`Function::trace`] and [`save_function`].
-pub fn export_function<P: Tree, F: Outcome>(
-    path: impl AsRef<Path>,
-    f: impl FnOnce(&P) -> F,
-    example: &P,
-) -> Result<()> {
+pub fn export_function<P: Tree, F: Outcome>(path: impl AsRef<Path>, f: impl Fn(&P) -> F, example: &P) -> Result<()> {
     let mut function = Function::new();
     function.trace(f, example)?;
     save_function(path, &function)

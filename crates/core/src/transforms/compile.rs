@@ -2,29 +2,22 @@
 
 use super::program::Program;
 use super::trace::Placeholder;
+use super::traces::{Input, Trace, Traced};
 use super::{Outcome, Tree};
 use crate::array::Array;
 use crate::dtype::Dtype;
 use crate::error::Result;
-use crate::shape::Shape;
 use crate::stream::Stream;
 use std::hash::{DefaultHasher, Hasher};
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-/// What one trace is good for.
+/// What traces of one kind are good for, beside their arguments.
 #[derive(PartialEq, Eq)]
 struct Key {
     structure: u64,
-    arrays: Vec<(Shape, Dtype)>,
     stream: Stream,
-}
-
-struct Traced<Q> {
-    program: Program,
-    captured: Vec<Array>,
-    outputs: Q,
 }
 
 /// Traces that a compiled function keeps, the most recent ones.
@@ -33,6 +26,7 @@ const KEPT: usize = 32;
 /// A compiled function. Owns its cache, which threads share.
 pub struct Compiled<P, F: Outcome, G> {
     f: G,
+    shapeless: bool,
     cache: Mutex<Vec<(Key, Arc<Traced<F::Tree>>)>>,
     argument: PhantomData<fn(&P)>,
 }
@@ -44,7 +38,18 @@ pub struct Compiled<P, F: Outcome, G> {
 /// without a key, are constants of the trace; state that changes is an argument and a result. Results are the same
 /// bits as without `compile`.
 pub fn compile<P: Tree, F: Outcome, G: Fn(&P) -> F>(f: G) -> Compiled<P, F, G> {
-    Compiled { f, cache: Mutex::new(Vec::new()), argument: PhantomData }
+    Compiled { f, shapeless: false, cache: Mutex::new(Vec::new()), argument: PhantomData }
+}
+
+/// As [`compile`], but one trace serves arguments of other sizes as well (`mx.compile` with `shapeless`).
+///
+/// Which sizes may vary is found when `f` is traced, by trying others: `f` runs a few times, on arrays without values.
+/// Sizes above 1 that are equal in the first call count as one size and must stay equal; sizes that `f` insists on, as a
+/// weight does, stay as they are. Numbers in `f` that follow from sizes (of a mean, a mask, a reshape, or read by `f`
+/// itself) are found in the same way and follow the sizes of each call; a function of which that cannot be said is
+/// refused, never answered with the numbers of another shape. What no trace takes is traced again.
+pub fn compile_shapeless<P: Tree, F: Outcome, G: Fn(&P) -> F>(f: G) -> Compiled<P, F, G> {
+    Compiled { shapeless: true, ..compile(f) }
 }
 
 impl<P: Tree, F: Outcome, G: Fn(&P) -> F> Compiled<P, F, G> {
@@ -56,10 +61,10 @@ impl<P: Tree, F: Outcome, G: Fn(&P) -> F> Compiled<P, F, G> {
         if switch().load(Ordering::Relaxed) {
             return (self.f)(primals).outcome();
         }
-        let inputs = primals.leaves();
-        let traced = self.traced(primals, &inputs)?;
-        let all: Vec<Array> = inputs.into_iter().chain(traced.captured.iter().cloned()).collect();
-        Ok(traced.outputs.with_leaves(traced.program.run(&all)))
+        let (inputs, mut values) = Input::unnamed(primals);
+        let (traced, sizes) = self.traced(primals, &inputs)?;
+        values.extend(traced.captured.iter().cloned());
+        Ok(traced.outputs.with_leaves(traced.trace.run(&values, &sizes)?))
     }
 
     /// How many traces the cache holds.
@@ -67,36 +72,50 @@ impl<P: Tree, F: Outcome, G: Fn(&P) -> F> Compiled<P, F, G> {
         self.cache.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
-    fn traced(&self, primals: &P, inputs: &[Array]) -> Result<Arc<Traced<F::Tree>>> {
+    /// A trace for these arguments, and their sizes that may vary.
+    fn traced(&self, primals: &P, inputs: &[Input]) -> Result<(Arc<Traced<F::Tree>>, Vec<usize>)> {
         let mut hasher = DefaultHasher::new();
         primals.structure(&mut hasher);
-        let arrays = inputs.iter().map(|a| (a.shape().into(), a.dtype())).collect();
-        let key = Key { structure: hasher.finish(), arrays, stream: Stream::current() };
+        let key = Key { structure: hasher.finish(), stream: Stream::current() };
         let find = |cache: &mut Vec<(Key, Arc<Traced<F::Tree>>)>| {
-            let at = cache.iter().position(|(k, _)| *k == key)?;
+            let takes =
+                |(i, (k, t)): (usize, &(Key, Arc<Traced<_>>))| Some((i, (*k == key).then(|| t.trace.takes(inputs))??));
+            let (at, sizes) = cache.iter().enumerate().find_map(takes)?;
             let entry = cache.remove(at);
             let traced = entry.1.clone();
             cache.push(entry);
-            Some(traced)
+            Some((traced, sizes))
         };
-        if let Some(traced) = find(&mut self.cache.lock().unwrap_or_else(PoisonError::into_inner)) {
-            return Ok(traced);
+        if let Some(found) = find(&mut self.cache.lock().unwrap_or_else(PoisonError::into_inner)) {
+            return Ok(found);
         }
         // Traced without the lock: `f` may call this function again.
-        let inner = inputs.iter().map(|a| Placeholder::array("compile", a.shape(), a.dtype()));
-        let inner: Vec<Array> = inner.collect::<Result<_>>()?;
-        let outputs = (self.f)(&primals.with_leaves(inner.clone())).outcome()?;
-        let (program, captured) = Program::new(&outputs.leaves(), &inner);
+        let mut traced = match self.shapeless {
+            true => Trace::of_any_size("compile", &self.f, primals)?,
+            false => self.exact(primals, inputs)?,
+        };
+        traced.trace.inputs.iter_mut().for_each(|i| i.path.clear());
+        traced.trace.program = traced.trace.program.simplified();
         // Of the outputs the structure is kept; their arrays hold the whole traced graph.
         let none = Placeholder::array("compile", &[0], Dtype::Bool)?;
-        let outputs = outputs.with_leaves(vec![none; program.outputs.len()]);
-        let traced = Arc::new(Traced { program: program.simplified(), captured, outputs });
+        traced.outputs = traced.outputs.with_leaves(vec![none; traced.trace.program.outputs.len()]);
+        let traced = Arc::new(traced);
         let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
         if cache.len() == KEPT {
             cache.remove(0);
         }
         cache.push((key, traced.clone()));
-        Ok(traced)
+        let sizes = traced.trace.sizes.clone();
+        Ok((traced, sizes))
+    }
+
+    fn exact(&self, primals: &P, inputs: &[Input]) -> Result<Traced<F::Tree>> {
+        let leaves = primals.leaves();
+        let inner = leaves.iter().map(|a| Placeholder::array("compile", a.shape(), a.dtype()));
+        let inner: Vec<Array> = inner.collect::<Result<_>>()?;
+        let outputs = (self.f)(&primals.with_leaves(inner.clone())).outcome()?;
+        let (program, captured) = Program::new(&outputs.leaves(), &inner);
+        Ok(Traced { trace: Trace { inputs: inputs.to_vec(), sizes: Vec::new(), program }, captured, outputs })
     }
 }
 

@@ -2,40 +2,23 @@
 //! made of [`Listing`]s by those who know files.
 
 use super::program::{From, Program, Step};
+use super::sizes::{filled, has_sizes};
 use super::trace::Placeholder;
+use super::traces::{Input, Trace, Traced, describe};
 use super::{Outcome, Tree};
 use crate::array::Array;
-use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::node::Aval;
 use crate::ops::Op;
-use crate::shape::{self, Shape, show};
+use crate::shape;
 use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
-use smallvec::{SmallVec, smallvec};
+use serde_json::Value;
+use smallvec::SmallVec;
+use std::sync::Arc;
 
-/// An argument of a trace.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Input {
-    /// Where it stands in the tree of the arguments.
-    path: String,
-    shape: Shape,
-    dtype: Dtype,
-}
-
-/// The arguments of a call, as the error messages print them.
-fn describe(inputs: &[Input]) -> String {
-    let one = |i: &Input| format!("{}: {} {}", i.path, i.dtype, show(&i.shape));
-    format!("({})", inputs.iter().map(one).collect::<Vec<_>>().join(", "))
-}
-
-#[derive(Clone)]
-struct Trace {
-    inputs: Vec<Input>,
-    /// Its inputs are those of the trace, then the constants of the function.
-    program: Program,
-}
+/// What errors of tracing begin with.
+const NAME: &str = "export_function";
 
 /// A function as data: traces of closures, one for each kind of arguments, and the arrays that they captured.
 ///
@@ -71,34 +54,33 @@ impl Function {
     /// # Errors
     /// What `f` returns; arguments that were traced already; a function with rules of the user's own
     /// ([`custom_function`](super::custom_function())), which are code and no data.
-    pub fn trace<P: Tree, F: Outcome>(&mut self, f: impl FnOnce(&P) -> F, example: &P) -> Result<()> {
-        let (inputs, leaves) = arguments(example);
-        if self.find(&inputs).is_some() {
-            let given = describe(&inputs);
-            return Err(Error::value(format!("[export_function] the arguments {given} were traced already")));
-        }
-        let inner = leaves.iter().map(|a| Placeholder::array("export_function", a.shape(), a.dtype()));
-        let inner: Vec<Array> = inner.collect::<Result<_>>()?;
-        let outputs = f(&example.with_leaves(inner.clone())).outcome()?.leaves();
-        let (program, captured) = Program::new(&outputs, &inner);
-        let program = self.closed(&program, &captured, inner.len())?.simplified();
-        self.traces.push(Trace { inputs, program });
-        Ok(())
+    pub fn trace<P: Tree, F: Outcome>(&mut self, f: impl Fn(&P) -> F, example: &P) -> Result<()> {
+        self.add(Trace::exact(NAME, &f, example)?)
+    }
+
+    /// Adds what `f` does for arguments like `example` in whatever sizes it can vary; see
+    /// [`compile_shapeless`](super::compile_shapeless()).
+    ///
+    /// # Errors
+    /// As [`Function::trace`]; a function that does with other sizes what no expression of them says.
+    pub fn trace_shapeless<P: Tree, F: Outcome>(&mut self, f: impl Fn(&P) -> F, example: &P) -> Result<()> {
+        self.add(Trace::of_any_size(NAME, &f, example)?)
     }
 
     /// The outputs of the trace for arguments like these, as a list in the order of the tree that was returned.
     ///
     /// # Errors
-    /// A value error that lists the traces when none fits.
+    /// A value error that lists the traces when none fits. Of a trace for any size: shapes that do not fit together.
     pub fn call<P: Tree>(&self, primals: &P) -> Result<Vec<Array>> {
-        let (inputs, mut values) = arguments(primals);
-        let Some(trace) = self.find(&inputs) else {
+        let (inputs, mut values) = Input::of(primals);
+        let found = self.traces.iter().find_map(|t| Some((t, t.takes(&inputs)?)));
+        let Some((trace, sizes)) = found else {
             let known: Vec<String> = self.traces.iter().map(|t| describe(&t.inputs)).collect();
             let (given, known) = (describe(&inputs), known.join("\n  "));
             return Err(Error::value(format!("[call] no trace takes {given}; the function has\n  {known}")));
         };
         values.extend(self.constants.iter().cloned());
-        Ok(trace.program.run(&values))
+        trace.run(&values, &sizes)
     }
 
     /// The arrays that the traces captured, evaluated.
@@ -106,80 +88,58 @@ impl Function {
         &self.constants
     }
 
-    fn find(&self, inputs: &[Input]) -> Option<&Trace> {
-        self.traces.iter().find(|t| t.inputs == inputs)
-    }
-
-    /// The program with its captured arrays said as steps, where that is shorter than their values, or as constants.
-    fn closed(&mut self, program: &Program, captured: &[Array], arguments: usize) -> Result<Program> {
+    fn add<T>(&mut self, traced: Traced<T>) -> Result<()> {
+        let Traced { trace: Trace { inputs, sizes, program }, captured, .. } = traced;
+        if self.traces.iter().any(|t| t.inputs == inputs) {
+            let given = describe(&inputs);
+            return Err(Error::value(format!("[{NAME}] the arguments {given} were traced already")));
+        }
+        crate::eval(&captured)?;
         let mut constants = self.constants.clone();
         let place = |a: &Array| (a.node.id, a.index);
-        let mut places: FxHashMap<(u64, u32), usize> =
-            constants.iter().enumerate().map(|(i, a)| (place(a), i)).collect();
-        let mut out = Program::default();
-        let mut push = |op: &Op, outs, inputs| {
-            out.steps.push(Step { op: op.clone(), stream: None, outs, inputs });
-            out.steps.len() as u32 - 1
-        };
-        let mut said = Vec::with_capacity(captured.len());
-        for a in captured {
-            let (mut base, mut views) = (a.clone(), Vec::new());
-            while let (Op::Broadcast(_) | Op::Transpose(_), Some(inputs)) = (&base.node.op, base.node.inputs()) {
-                views.push(base.node.clone());
-                base = inputs[0].clone();
+        let mut places: FxHashMap<_, usize> = constants.iter().enumerate().map(|(i, a)| (place(a), i)).collect();
+        let at = captured.into_iter().map(|a| {
+            let at = *places.entry(place(&a)).or_insert(constants.len());
+            if at == constants.len() {
+                constants.push(a);
             }
-            let mut from = match &base.node.op {
-                op @ (Op::Full(_) | Op::Arange(_)) => From::Step(push(op, base.node.outs.clone(), smallvec![]), 0),
-                _ => {
-                    let at = *places.entry(place(&base)).or_insert(constants.len());
-                    if at == constants.len() {
-                        constants.push(base);
-                    }
-                    From::Input((arguments + at) as u32)
-                }
-            };
-            for view in views.iter().rev() {
-                from = From::Step(push(&view.op, view.outs.clone(), smallvec![from]), 0);
-            }
-            said.push(from);
-        }
-        let mut became: Vec<SmallVec<[From; 1]>> = Vec::with_capacity(program.steps.len());
-        let now = |became: &[SmallVec<[From; 1]>], from: From| match from {
-            From::Step(s, i) => became[s as usize][i as usize],
-            From::Input(i) if (i as usize) < arguments => from,
-            From::Input(i) => said[i as usize - arguments],
-        };
-        for step in &program.steps {
-            let inputs: SmallVec<[From; 3]> = step.inputs.iter().map(|&f| now(&became, f)).collect();
-            let count = step.outs.len();
-            became.push(match &step.op {
-                Op::Custom(custom) if custom.has_rules() => {
-                    return Err(Error::unsupported(
-                        "[export_function] a custom_function has rules that are code; a file cannot hold them",
-                    ));
-                }
-                // Its outputs again: what is computed anew for a gradient is a matter of memory, not of values.
-                Op::Custom(_) => inputs[inputs.len() - count..].into(),
-                op => {
-                    let at = push(op, step.outs.clone(), inputs);
-                    (0..count as u32).map(|i| From::Step(at, i)).collect()
-                }
-            });
-        }
-        out.outputs = program.outputs.iter().map(|&f| now(&became, f)).collect();
-        crate::eval(&constants)?;
+            at
+        });
+        let program = portable(&program.simplified(), inputs.len(), &at.collect::<Vec<_>>())?;
         self.constants = constants;
-        Ok(out)
+        self.traces.push(Trace { inputs, sizes, program });
+        Ok(())
     }
 }
 
-/// What a tree of arguments looks like, and its arrays.
-fn arguments<P: Tree>(tree: &P) -> (Vec<Input>, Vec<Array>) {
-    let leaves = tree.leaves();
-    let mut paths = Vec::with_capacity(leaves.len());
-    tree.paths("", &mut |path| paths.push(path));
-    let input = |(path, a): (String, &Array)| Input { path, shape: a.shape().into(), dtype: a.dtype() };
-    (paths.into_iter().zip(&leaves).map(input).collect(), leaves)
+/// The program with its captured arrays at these places among the constants, and nothing in it that is code.
+fn portable(program: &Program, arguments: usize, constants: &[usize]) -> Result<Program> {
+    let mut out = Program::default();
+    let mut became: Vec<SmallVec<[From; 1]>> = Vec::with_capacity(program.steps.len());
+    let now = |became: &[SmallVec<[From; 1]>], from: From| match from {
+        From::Step(s, i) => became[s as usize][i as usize],
+        From::Input(i) if (i as usize) < arguments => from,
+        From::Input(i) => From::Input((arguments + constants[i as usize - arguments]) as u32),
+    };
+    for step in &program.steps {
+        let inputs: SmallVec<[From; 3]> = step.inputs.iter().map(|&f| now(&became, f)).collect();
+        let count = step.outs.len();
+        became.push(match &step.op {
+            Op::Custom(custom) if custom.has_rules() => {
+                let text = "a custom_function has rules that are code; a file cannot hold them";
+                return Err(Error::unsupported(format!("[{NAME}] {text}")));
+            }
+            // Its outputs again: what is computed anew for a gradient is a matter of memory, not of values.
+            Op::Custom(_) => inputs[inputs.len() - count..].into(),
+            _ => {
+                let at = out.steps.len() as u32;
+                out.steps.push(Step { stream: None, inputs, ..step.clone() });
+                (0..count as u32).map(|i| From::Step(at, i)).collect()
+            }
+        });
+    }
+    out.outputs = program.outputs.iter().map(|&f| now(&became, f)).collect();
+    Ok(out)
 }
 
 // ------------------------------------------------------------------ as a listing
@@ -200,6 +160,8 @@ pub struct Listing {
 #[serde(deny_unknown_fields)]
 struct ListedTrace {
     inputs: Vec<Input>,
+    /// The sizes that may vary, as they were in the example.
+    sizes: Vec<usize>,
     steps: Vec<ListedStep>,
     /// Numbers of values.
     outputs: Vec<usize>,
@@ -208,7 +170,8 @@ struct ListedTrace {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ListedStep {
-    op: Op,
+    /// An [`Op`], in which expressions of the sizes may stand.
+    op: Value,
     /// Numbers of values.
     inputs: Vec<usize>,
 }
@@ -230,9 +193,16 @@ impl Function {
                 From::Input(i) => i as usize - arguments,
                 From::Step(s, i) => first[s as usize] + i as usize,
             };
-            let step = |s: &Step| ListedStep { op: s.op.clone(), inputs: s.inputs.iter().map(number).collect() };
+            let op = |s: &Step| match &s.form {
+                Some(form) => serde_json::from_str(form),
+                None => serde_json::to_value(&s.op),
+            };
+            // Ops that are no data were refused when they were traced.
+            let step =
+                |s: &Step| ListedStep { op: op(s).unwrap_or_default(), inputs: s.inputs.iter().map(number).collect() };
             ListedTrace {
                 inputs: trace.inputs.clone(),
+                sizes: trace.sizes.clone(),
                 steps: trace.program.steps.iter().map(step).collect(),
                 outputs: trace.program.outputs.iter().map(number).collect(),
             }
@@ -257,24 +227,26 @@ impl Function {
         }
         let mut function = Function { metadata: listing.metadata, constants, traces: Vec::new() };
         for (t, listed) in listing.traces.into_iter().enumerate() {
-            if function.find(&listed.inputs).is_some() {
+            if function.traces.iter().any(|t| t.inputs == listed.inputs) {
                 return Err(fail(format!("trace {t} takes the arguments of an earlier one")));
             }
             let program = function.checked(&listed).map_err(|e| fail(format!("trace {t}, {}", e.message())))?;
-            function.traces.push(Trace { inputs: listed.inputs, program });
+            function.traces.push(Trace { inputs: listed.inputs, sizes: listed.sizes, program });
         }
         Ok(function)
     }
 
     fn checked(&self, listed: &ListedTrace) -> Result<Program> {
-        let (constants, arguments) = (self.constants.len(), listed.inputs.len());
+        let arguments = listed.inputs.len();
         let mut values: Vec<(From, Array)> = Vec::new();
         for (i, a) in self.constants.iter().enumerate() {
             values.push((From::Input((arguments + i) as u32), a.clone()));
         }
         for (i, input) in listed.inputs.iter().enumerate() {
-            shape::elements(&format!("input {i}"), &input.shape)?;
-            let a = Placeholder::array("import_function", &input.shape, input.dtype)?;
+            let shape = input.at(&listed.sizes);
+            let shape = shape.ok_or_else(|| Error::value(format!("input {i}: a size that is not there")))?;
+            shape::elements(&format!("input {i}"), &shape)?;
+            let a = Placeholder::array("import_function", &shape, input.dtype)?;
             values.push((From::Input(i as u32), a));
         }
         let get = |values: &[(From, Array)], number: usize| {
@@ -282,7 +254,13 @@ impl Function {
             known.ok_or_else(|| Error::value(format!("value {number} of {} before it", values.len())))
         };
         let mut program = Program::default();
-        for (s, ListedStep { op, inputs }) in listed.steps.iter().enumerate() {
+        for (s, ListedStep { op: listed_op, inputs }) in listed.steps.iter().enumerate() {
+            let form: Option<Arc<str>> = has_sizes(listed_op).then(|| listed_op.to_string().into());
+            let op = match &form {
+                Some(form) => filled(form, &listed.sizes),
+                None => Op::deserialize(listed_op).map_err(|e| Error::value(e.to_string())),
+            };
+            let op = op.map_err(|e| Error::value(format!("step {s}: {}", e.message())))?;
             let at = |e: Error| Error::value(format!("step {s} ({}): {}", op.name(), e.message()));
             let taken = inputs.iter().map(|&n| get(&values, n)).collect::<Result<Vec<_>>>().map_err(at)?;
             let (from, arrays): (SmallVec<[From; 3]>, _) = taken.into_iter().unzip();
@@ -292,9 +270,8 @@ impl Function {
                 shape::elements(op.name(), a.shape()).map_err(at)?;
                 values.push((From::Step(s as u32, i as u32), a));
             }
-            program.steps.push(Step { op: op.clone(), stream: None, outs, inputs: from });
+            program.steps.push(Step { op: op.clone(), stream: None, outs, inputs: from, form });
         }
-        debug_assert!(constants + arguments <= values.len());
         let outputs = listed.outputs.iter().map(|&n| get(&values, n).map(|(from, _)| from));
         program.outputs =
             outputs.collect::<Result<_>>().map_err(|e| Error::value(format!("outputs: {}", e.message())))?;

@@ -4,7 +4,7 @@ use crate::array::Array;
 use crate::dtype::Dtype;
 use crate::error::{Error, Result};
 use crate::node::{self, Aval, Avals, Inputs, Node};
-use crate::ops::Rule;
+use crate::ops::{Op, Rule};
 use crate::shape::Shape;
 use crate::transforms::{Grads, Lane, Site, Transform};
 use rustc_hash::FxHashSet;
@@ -155,6 +155,28 @@ impl Tape {
             grew
         });
         Tape { steps, live }
+    }
+
+    /// All of the graph of `outputs` that is not evaluated, up to the tracers.
+    pub(crate) fn whole(outputs: &[Array], tracers: &[Array]) -> Tape {
+        let mut seen: FxHashSet<u64> = tracers.iter().map(|t| t.node.id).collect();
+        let mut stack: Vec<Arc<Node>> = outputs.iter().map(|a| a.node.clone()).collect();
+        let mut steps = Vec::new();
+        while let Some(node) = stack.pop() {
+            if !seen.insert(node.id) {
+                continue;
+            }
+            // A fill is shorter than its values.
+            let inputs = match &node.op {
+                Op::Full(_) | Op::Arange(_) => Some(Inputs::new()),
+                _ => node.inputs(),
+            };
+            let Some(inputs) = inputs else { continue };
+            stack.extend(inputs.iter().map(|a| a.node.clone()));
+            steps.push(Step { node, inputs });
+        }
+        steps.sort_unstable_by_key(|s| s.node.id);
+        Tape { steps, live: FxHashSet::default() }
     }
 
     /// Whether an array depends on a tracer.

@@ -6,6 +6,7 @@ use lapis::transforms::{Function, Listing};
 use lapis::{Array, Error, Result, memory};
 use lapis_testdata::Case;
 use serde_json::{Value, json};
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -19,8 +20,8 @@ fn run(c: &Call) -> Option<Outcome> {
 }
 
 /// The call as a function of its arrays; `None` when nobody names the operation.
-fn traced(c: &Call) -> Option<Result<Function>> {
-    let mut named = true;
+fn traced(c: &Call, shapeless: bool) -> Option<Result<Function>> {
+    let named = Cell::new(true);
     let mut function = Function::new();
     let f = |leaves: &Vec<Array>| -> Result<Vec<Array>> {
         let mut leaves = leaves.iter().cloned();
@@ -30,11 +31,14 @@ fn traced(c: &Call) -> Option<Result<Function>> {
         };
         let inner = Call { op: c.op, inputs: c.inputs.iter().map(place).collect(), attrs: c.attrs };
         let outcome = run(&inner);
-        named = outcome.is_some();
+        named.set(outcome.is_some());
         outcome.unwrap_or_else(|| Ok(Vec::new()))
     };
-    let done = function.trace(f, &arrays(c));
-    named.then(|| done.map(|()| function))
+    let done = match shapeless {
+        true => function.trace_shapeless(f, &arrays(c)),
+        false => function.trace(f, &arrays(c)),
+    };
+    named.get().then(|| done.map(|()| function))
 }
 
 fn text(function: &Function) -> String {
@@ -57,16 +61,28 @@ fn looks_at_values(e: &Error) -> bool {
 
 #[test]
 fn every_case_gives_the_same_bits() {
+    compare(false, 2000);
+}
+
+#[test]
+fn every_case_gives_the_same_bits_for_any_size() {
+    compare(true, 2000);
+}
+
+/// At least so many cases are compared; of those for any size some are refused.
+fn compare(shapeless: bool, least: usize) {
     let (mut same, mut failed) = (0, Vec::new());
     for family in families().unwrap() {
         for case in load(&family).unwrap() {
             let exported = |c: &Call| -> Option<Outcome> {
                 let direct = run(c)?;
-                let Some(function) = direct.is_ok().then(|| traced(c)).flatten() else { return Some(direct) };
+                let Some(function) = direct.is_ok().then(|| traced(c, shapeless)).flatten() else {
+                    return Some(direct);
+                };
                 Some(direct.and_then(|direct| {
                     let function = match function {
                         Ok(function) => function,
-                        Err(e) if looks_at_values(&e) => return Ok(direct),
+                        Err(e) if looks_at_values(&e) || e.message().contains("for any size") => return Ok(direct),
                         Err(e) => return Err(e),
                     };
                     let called = read(&text(&function), function.constants())?.call(&arrays(c))?;
@@ -80,7 +96,7 @@ fn every_case_gives_the_same_bits() {
                     Ok(called)
                 }))
             };
-            let exported = std::cell::RefCell::new(exported);
+            let exported = RefCell::new(exported);
             if let Some(Err(why)) = call::check(&case, |c| exported.borrow_mut()(c)) {
                 failed.push(format!("{family}.json:{} {} {}: {why}", case.line, case.op, call::describe(&case)));
             }
@@ -88,7 +104,7 @@ fn every_case_gives_the_same_bits() {
     }
     failed.truncate(20);
     assert!(failed.is_empty(), "{}", failed.join("\n"));
-    assert!(same > 2000, "only {same} cases were compared");
+    assert!(same > least, "only {same} cases were compared");
 }
 
 // ------------------------------------------------------------------ hostile listings
@@ -166,10 +182,10 @@ fn changed_listings_are_refused_or_run() {
         return;
     }
     memory::set_limit(memory::active() + (64 << 20));
-    let functions = std::cell::RefCell::new(Vec::new());
+    let functions = RefCell::new(Vec::new());
     for case in samples() {
         let _ = call::check(&case, |c| {
-            if let Some(Ok(function)) = traced(c) {
+            for function in [traced(c, false), traced(c, true)].into_iter().flatten().flatten() {
                 let listing = serde_json::to_value(function.listing()).unwrap();
                 functions.borrow_mut().push((call::describe(&case), listing, function, arrays(c)));
             }
