@@ -2,6 +2,7 @@
 
 use crate::clock::seconds;
 use crate::limits;
+use lapis::{Array, eval};
 
 /// The result type of benchmarks: lapis's errors and messages of our own.
 pub(crate) type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
@@ -86,6 +87,23 @@ impl Bench {
             }
         }
         Ok(Measured { value: limit.value(median(times)), unit: limit.unit(), limit: median(limits) })
+    }
+}
+
+impl Bench {
+    /// What part of its work, in percent, goes by before `start` returns; what it returns is evaluated then. Medians, as
+    /// in [`Bench::time`].
+    pub(crate) fn share(&self, goal: f64, mut start: impl FnMut() -> Result<Vec<Vec<Array>>>) -> Result<Measured> {
+        let mut shares = Vec::new();
+        let end = seconds() + self.seconds;
+        while shares.len() < 5 || seconds() < end {
+            let began = seconds();
+            let work = start()?;
+            let started = seconds();
+            eval(work.iter().flatten())?;
+            shares.push(100.0 * (started - began) / (seconds() - began));
+        }
+        Ok(Measured { value: median(shares.split_off(2)), unit: "% of work", limit: goal })
     }
 }
 

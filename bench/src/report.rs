@@ -27,9 +27,9 @@ impl Row {
     }
 }
 
-/// The part of the limit that is reached. Times (`us/...`) are better when smaller.
+/// The part of the limit that is reached. Times (`us/...`) and shares are better when smaller.
 pub(crate) fn ratio(unit: &str, value: f64, limit: f64) -> f64 {
-    if unit.starts_with("us") { limit / value } else { value / limit }
+    if unit.starts_with("us") || unit.starts_with('%') { limit / value } else { value / limit }
 }
 
 /// Collects rows; prints each at once as JSON, or all as one table at the end (with a column a peer).

@@ -13,6 +13,7 @@ use lapis::transforms::{checkpoint, value_and_grad};
 pub(super) const CASES: &[Case] = &[
     Case { name: "train_step_4m_16x256_f32", run: |b| step(b, false) },
     Case { name: "train_step_4m_checkpoint", run: |b| step(b, true) },
+    Case { name: "grad_graph_12_layers_1x256", run: overhead },
 ];
 
 const VOCABULARY: usize = 2048;
@@ -24,15 +25,21 @@ const LENGTH: usize = 256;
 /// Weights of a layer: queries, keys, values, output, up, down, and the scales of two norms.
 const PARTS: usize = 8;
 
+fn layer_parameters(l: u64) -> Result<Vec<Array>> {
+    let mut all = Vec::new();
+    for k in 0..4 {
+        all.push(weight(WIDTH, WIDTH, 10 * l + k)?);
+    }
+    all.push(weight(WIDTH, 4 * WIDTH, 10 * l + 4)?);
+    all.push(weight(4 * WIDTH, WIDTH, 10 * l + 5)?);
+    all.extend([ops::ones::<f32>(&[WIDTH])?, ops::ones::<f32>(&[WIDTH])?]);
+    Ok(all)
+}
+
 fn parameters() -> Result<Vec<Array>> {
     let mut all = vec![weight(VOCABULARY, WIDTH, 1)?];
     for l in 0..LAYERS as u64 {
-        for k in 0..4 {
-            all.push(weight(WIDTH, WIDTH, 10 * l + k)?);
-        }
-        all.push(weight(WIDTH, 4 * WIDTH, 10 * l + 4)?);
-        all.push(weight(4 * WIDTH, WIDTH, 10 * l + 5)?);
-        all.extend([ops::ones::<f32>(&[WIDTH])?, ops::ones::<f32>(&[WIDTH])?]);
+        all.extend(layer_parameters(l)?);
     }
     all.push(weight(WIDTH, VOCABULARY, 99)?);
     eval(&all)?;
@@ -45,8 +52,9 @@ fn weight(rows: usize, columns: usize, seed: u64) -> lapis::Result<Array> {
 
 /// A block of attention and a block of two products, each with its norm and residual.
 fn layer((x, p): &(Array, Vec<Array>)) -> lapis::Result<Array> {
+    let batch = x.shape()[0];
     let heads = |y: Array| -> lapis::Result<Array> {
-        let y = ops::reshape(&y, &[BATCH, LENGTH, HEADS, WIDTH / HEADS])?;
+        let y = ops::reshape(&y, &[batch, LENGTH, HEADS, WIDTH / HEADS])?;
         ops::transpose(&y, Some(&[0, 2, 1, 3]))
     };
     let h = fast::rms_norm(x, Some(&p[6]), 1e-5)?;
@@ -56,7 +64,7 @@ fn layer((x, p): &(Array, Vec<Array>)) -> lapis::Result<Array> {
     let scale = (WIDTH as f64 / HEADS as f64).powf(-0.5);
     let options = AttentionOptions { scale, mask: AttentionMask::Causal, ..Default::default() };
     let y = fast::scaled_dot_product_attention(&q, &k, &v, &options)?;
-    let y = ops::reshape(&ops::transpose(&y, Some(&[0, 2, 1, 3]))?, &[BATCH, LENGTH, WIDTH])?;
+    let y = ops::reshape(&ops::transpose(&y, Some(&[0, 2, 1, 3]))?, &[batch, LENGTH, WIDTH])?;
     let x = ops::matmul(&y, &p[3])? + x;
     let h = fast::rms_norm(&x, Some(&p[7]), 1e-5)?;
     let h = ops::matmul(&h, &p[4])?;
@@ -91,5 +99,23 @@ fn step(bench: &Bench, saved: bool) -> Result<Measured> {
         let (_, grads) = both(&p)?;
         p = p.iter().zip(grads).map(|(p, g)| ops::subtract(p, g * 1e-3)).collect::<lapis::Result<_>>()?;
         Ok(eval(&p)?)
+    })
+}
+
+/// The part of a gradient that is not arithmetic: tracing a stack of twelve layers on one sequence, building the graph
+/// of its gradient and planning it, up to where kernels start. The goal is 5 % of the whole.
+fn overhead(bench: &Bench) -> Result<Measured> {
+    const STACK: u64 = 12;
+    let layers: Vec<Vec<Array>> = (0..STACK).map(layer_parameters).collect::<Result<_>>()?;
+    let x = uniform(&[1, LENGTH, WIDTH], 5);
+    eval(layers.iter().flatten().chain([&x]))?;
+    let loss = |layers: &Vec<Vec<Array>>| -> lapis::Result<Array> {
+        let y = layers.iter().try_fold(x.clone(), |x, p| layer(&(x, p.clone())))?;
+        ops::mean(&ops::square(&y)?, (), false)
+    };
+    bench.share(5.0, || {
+        let grads = value_and_grad(loss)(&layers)?.1;
+        lapis::async_eval(grads.iter().flatten());
+        Ok(grads)
     })
 }
