@@ -178,12 +178,12 @@ impl Transform for CrossEntropy {
         let column = |a: &Array| super::expand_dims(a, -1);
         let (g, y, target) = (column(&at.cotangent(0)?)?, column(&at.outputs[0])?, column(&at.inputs[1])?);
         let x = wide(&at.inputs[0])?;
-        // The loss and the target's logit give the log of the sum back: no second pass over the logits to find it.
+        // The loss and the target's logit give the log of the sum back: no second pass over the logits to find it. The
+        // target's own probability less 1 is e^-loss - 1.
         let total = super::add(&y, super::take_along_axis(&x, &target, -1)?)?;
-        let p = super::exp(&super::subtract(&x, &total)?)?;
-        let classes = super::arange(0, x.shape()[x.ndim() - 1], 1, Some(Dtype::Int64))?;
-        let hit = astype(&super::equal(&classes, &target)?, x.dtype())?;
-        Ok(at.first(super::multiply(&g, super::subtract(&p, &hit)?)?))
+        let p = super::multiply(&super::exp(&super::subtract(&x, &total)?)?, &g)?;
+        let own = super::multiply(&super::expm1(&super::negative(&y)?)?, &g)?;
+        Ok(at.first(super::put_along_axis(&p, &target, &own, -1)?))
     }
     fn vmap(&self, lanes: &[Lane], size: usize) -> Result<Vec<Array>> {
         Ok(vec![Array::apply1(CrossEntropy, smallvec![lanes[0].spread(size)?, lanes[1].spread(size)?])?])
