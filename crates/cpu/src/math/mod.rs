@@ -159,7 +159,7 @@ functions! { "Functions of two numbers." Binary binary Map2 Use2:
 // Arguments travel by reference: a copy would be read in wider pieces than it was written in, and such a read waits until
 // everything written before it has reached the cache, streaming stores included.
 
-struct Args1<'a>(Isa, *const f32, *mut f32, usize, Ahead<'a>);
+struct Args1<'a>(Isa, *const f32, *mut f32, usize, &'a Ahead<'a>);
 
 impl Use1 for &Args1<'_> {
     fn run<F: Map1>(self, f: F) {
@@ -200,7 +200,7 @@ impl Use2 for &Args2 {
 ///
 /// # Safety
 /// `n` elements can be read from `x` on and written from `out` on.
-pub unsafe fn unary_f32(isa: Isa, f: Unary, x: *const f32, out: *mut f32, n: usize, ahead: Ahead<'_>) {
+pub unsafe fn unary_f32(isa: Isa, f: Unary, x: *const f32, out: *mut f32, n: usize, ahead: &Ahead<'_>) {
     f.apply(&Args1(isa, x, out, n, ahead));
 }
 
@@ -220,7 +220,7 @@ pub unsafe fn binary_f32(isa: Isa, f: Binary, x: *const f32, y: *const f32, out:
 pub fn unary_slice(isa: Isa, f: Unary, x: &[f32], out: &mut [f32]) {
     assert_eq!(x.len(), out.len());
     // SAFETY: both slices hold that many elements.
-    unsafe { unary_f32(isa, f, x.as_ptr(), out.as_mut_ptr(), out.len(), Ahead::default()) }
+    unsafe { unary_f32(isa, f, x.as_ptr(), out.as_mut_ptr(), out.len(), &Ahead::NONE) }
 }
 
 /// [`binary_f32`] on slices.

@@ -22,7 +22,7 @@ pub trait Map2: Copy {
 pub fn map1<S: Simd, F: Map1>(s: S, f: F, x: &[f32], out: &mut [f32]) {
     assert_eq!(x.len(), out.len());
     // SAFETY: both slices hold that many elements.
-    unsafe { map1_raw(s, f, x.as_ptr(), out.as_mut_ptr(), x.len(), Ahead::default()) }
+    unsafe { map1_raw(s, f, x.as_ptr(), out.as_mut_ptr(), x.len(), &Ahead::NONE) }
 }
 
 /// `out[i] = f(x[i], y[i])`.
@@ -54,12 +54,17 @@ impl Stream {
 }
 
 /// What will be read soon: elements of `streams` from `first` on.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 pub struct Ahead<'a> {
     /// Of what.
     pub streams: &'a [Stream],
     /// From which element on.
     pub first: usize,
+}
+
+impl Ahead<'_> {
+    /// Nothing.
+    pub const NONE: Ahead<'static> = Ahead { streams: &[], first: 0 };
 }
 
 /// [`map1`] on pointers; `out` may be `x` itself, but not overlap it otherwise. As many elements of what is `ahead` are
@@ -68,7 +73,7 @@ pub struct Ahead<'a> {
 /// # Safety
 /// `n` elements can be read from `x` on and written from `out` on.
 #[inline(always)]
-pub unsafe fn map1_raw<S: Simd, F: Map1>(s: S, f: F, x: *const f32, out: *mut f32, n: usize, ahead: Ahead<'_>) {
+pub unsafe fn map1_raw<S: Simd, F: Map1>(s: S, f: F, x: *const f32, out: *mut f32, n: usize, ahead: &Ahead<'_>) {
     let whole = n / LANES32 * LANES32;
     // SAFETY: all accesses lie in the `n` elements that the caller vouches for.
     unsafe {

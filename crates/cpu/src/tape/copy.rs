@@ -128,12 +128,12 @@ pub(super) unsafe fn store(tile: *const u8, dtype: Dtype, out: *mut u8, n: usize
 }
 
 /// Asks for the elements `from..to` of what is ahead.
-pub(super) fn fetch(ahead: Ahead<'_>, from: usize, to: usize) {
+pub(super) fn fetch(ahead: &Ahead<'_>, from: usize, to: usize) {
     simd::dispatch(&Fetch { ahead, from, to });
 }
 
 struct Fetch<'a> {
-    ahead: Ahead<'a>,
+    ahead: &'a Ahead<'a>,
     from: usize,
     to: usize,
 }

@@ -68,7 +68,7 @@ pub(super) unsafe fn f32_step<S: Simd>(_: S, op: Ew, n: usize, args: Args, out: 
     // SAFETY: passed on from the caller.
     unsafe {
         common!(f32, op, n, a, b, out, _ => match (unary(op), binary(op)) {
-            (Some(f), _) => math::unary_f32(S::ISA, f, a, out.cast(), n, Ahead::default()),
+            (Some(f), _) => math::unary_f32(S::ISA, f, a, out.cast(), n, &Ahead::NONE),
             (_, Some(f)) => math::binary_f32(S::ISA, f, a, b, out.cast(), n),
             _ => compare(op, n, a, b, out),
         })

@@ -103,8 +103,9 @@ impl<'a> Program<'a> {
             },
         };
         let step = |instr: &Instr| Step::new(instr, instr.args.map(place), tile(instr.out as usize));
-        let steps = self.tape.instrs.iter().map(step).collect();
-        Bound { program: self, isa: isa(), gathers, streams, steps, result: place(self.tape.result) }
+        let steps: SmallVec<[Step; 8]> = self.tape.instrs.iter().map(step).collect();
+        let function = steps.iter().position(|s| s.function.is_some());
+        Bound { program: self, isa: isa(), gathers, streams, steps, function, result: place(self.tape.result) }
     }
 
     /// Gathers `len` elements of input `i` from flat index `start` on, widened, into a tile.
@@ -156,6 +157,8 @@ pub(crate) struct Bound<'p> {
     /// The inputs that are read front to back.
     streams: SmallVec<[Stream; 8]>,
     steps: SmallVec<[Step; 8]>,
+    /// The first step that is a function.
+    function: Option<usize>,
     result: Stream,
 }
 
@@ -179,26 +182,21 @@ impl Bound<'_> {
             unsafe { self.program.gather(i, start, len, tile) };
         }
         // A function gives memory time to answer; without one, every instruction has its share of the waiting.
-        let mut ahead = Ahead::default();
-        let mut share = 0;
-        if let Some(first) = next {
-            ahead = Ahead { streams: &self.streams, first };
-            let functions = self.steps.iter().any(|s| s.function.is_some());
-            share = if functions { 0 } else { len / self.steps.len().max(1) };
-        }
+        let ahead = next.map_or(Ahead::NONE, |first| Ahead { streams: &self.streams, first });
+        let share = if next.is_some() && self.function.is_none() { len / self.steps.len().max(1) } else { 0 };
         let last = self.steps.len().wrapping_sub(1);
         let mut result = self.result.place(start);
         for (k, step) in self.steps.iter().enumerate() {
             let out = target.filter(|_| k == last).unwrap_or(step.out);
             let args = step.args.map(|a| a.place(start));
             if share > 0 {
-                copy::fetch(ahead, k * share, if k == last { len } else { (k + 1) * share });
+                copy::fetch(&ahead, k * share, if k == last { len } else { (k + 1) * share });
             }
             // SAFETY: every place holds `len` elements of the dtype the instruction names.
             unsafe {
                 match step.function {
                     Some(f) => {
-                        let ahead = std::mem::take(&mut ahead);
+                        let ahead = if self.function == Some(k) { &ahead } else { &Ahead::NONE };
                         math::unary_f32(self.isa, f, args[0].cast(), out.cast(), len, ahead);
                     }
                     None => step::step(self.isa, step.op, step.from, step.to, len, &args, out),
