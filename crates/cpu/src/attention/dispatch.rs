@@ -39,7 +39,7 @@ pub(super) trait Kernels {
         keys: usize,
         dim: usize,
         scores: *mut f32,
-        ahead: Ahead,
+        ahead: &Ahead,
     );
     unsafe fn softmax(s: &Softmax);
     unsafe fn weigh(
@@ -62,7 +62,7 @@ pub(super) trait Kernels {
         acc: *mut f32,
         ld: usize,
         shrink: *const f32,
-        ahead: Ahead,
+        ahead: &Ahead,
     );
     unsafe fn merge(total: State, part: State, rows: usize, width: usize);
     unsafe fn finish<T: Elem>(state: State, r: usize, ld: usize, sink: Option<f32>, to: *mut T, width: usize) -> f32;
@@ -127,7 +127,7 @@ macro_rules! kernels {
                 keys: usize,
                 dim: usize,
                 scores: *mut f32,
-                ahead: Ahead,
+                ahead: &Ahead,
             ) {
                 match rows {
                     $($m => <$lanes as Lanes>::dot_in_place::<T, $m>(q, from, stride, keys, dim, scores, ahead),)*
@@ -161,7 +161,7 @@ macro_rules! kernels {
                 acc: *mut f32,
                 ld: usize,
                 shrink: *const f32,
-                ahead: Ahead,
+                ahead: &Ahead,
             ) {
                 match rows {
                     $($m => weigh_columns::<$lanes, T, $m, $p>(

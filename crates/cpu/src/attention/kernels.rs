@@ -275,10 +275,11 @@ pub(super) unsafe fn weigh_columns<L: Lanes, T: Elem, const M: usize, const P: u
     acc: *mut f32,
     ld: usize,
     shrink: *const f32,
-    mut ahead: Ahead,
+    ahead: &Ahead,
 ) {
     let pair = 2 * L::N;
-    let ahead = &mut ahead;
+    // Of its own, to live in registers.
+    let ahead = &mut { *ahead };
     // SAFETY: the caller promises `keys` rows of `width` values, `M` rows of as many sums rounded up to pairs, and the
     // instruction set.
     unsafe {

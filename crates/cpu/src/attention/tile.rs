@@ -333,7 +333,7 @@ impl Layout {
                     let (q, from) =
                         (s.queries.add(set.start * spread), a.k.at::<T>(tile.batch, tile.kv_head, first + lo));
                     let scores = s.scores.add(set.start * BLOCK + lo);
-                    K::dot_in_place(set.rows, q, from, stride, hi - lo, self.dim, scores, ahead);
+                    K::dot_in_place(set.rows, q, from, stride, hi - lo, self.dim, scores, &ahead);
                 }
             }
             return;
@@ -427,7 +427,7 @@ impl Layout {
                         part.acc.add(set.start * self.width),
                         self.width,
                         s.shrink.add(set.start),
-                        ahead,
+                        &ahead,
                     );
                 }
                 return;

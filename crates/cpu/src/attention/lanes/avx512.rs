@@ -377,8 +377,10 @@ impl Lanes for Avx512 {
         keys: usize,
         dim: usize,
         scores: *mut f32,
-        mut ahead: Ahead,
+        ahead: &Ahead,
     ) {
+        // Of its own, to live in registers.
+        let mut ahead = *ahead;
         // SAFETY: see above.
         unsafe {
             for key in (0..keys).step_by(8) {

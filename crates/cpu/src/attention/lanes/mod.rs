@@ -90,7 +90,7 @@ pub(super) trait Lanes: Copy + 'static {
         _keys: usize,
         _dim: usize,
         _scores: *mut f32,
-        _ahead: Ahead,
+        _ahead: &Ahead,
     ) {
         unreachable!("spread_len is 0")
     }
