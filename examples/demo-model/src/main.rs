@@ -19,7 +19,7 @@ mod train;
 use score::Chat;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use text::Text;
+use text::{Stage, Text};
 use train::{Recipe, Run};
 
 /// Errors are told to whoever runs the program.
@@ -87,9 +87,9 @@ fn run(args: &Args) -> Result<()> {
     let text = Text::new()?;
     match args.task.as_str() {
         "--text" => {
-            let mut dice = dice::Dice::new(args.seed, 0);
+            let (mut dice, recipe) = (dice::Dice::new(args.seed, 0), Recipe::full());
             for _ in 0..args.value.parse()? {
-                println!("{}", text.conversation(&mut dice));
+                println!("{}", text.conversation(&mut dice, Stage::at(recipe.steps)));
             }
             return Ok(());
         }

@@ -11,8 +11,8 @@ use lapis::random::{self, Draws};
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
 
-/// Tales that are asked for.
-const TALES: usize = 36;
+/// Heroes that tales are asked about, each with and without a trouble: those of the last stage of training.
+const HEROES: usize = 16;
 
 /// A model that answers.
 pub(crate) struct Chat {
@@ -82,11 +82,11 @@ impl Chat {
         Ok((asked, wrong))
     }
 
-    /// Asks for a tale about each hero, every second one with a trouble: how many, and what is wrong with which.
-    pub(crate) fn tales(&self, tales: &Tales, count: usize, temperature: f64) -> Result<(usize, Vec<Miss>)> {
+    /// Asks for tales: how many, and what is wrong with which.
+    pub(crate) fn tales(&self, tales: &Tales, temperature: f64) -> Result<(usize, Vec<Miss>)> {
         let troubles = tales.troubles();
         let mut wrong = Vec::new();
-        for (i, hero) in tales.heroes.iter().take(count).enumerate() {
+        for (i, hero) in tales.heroes.iter().take(HEROES).flat_map(|h| [h, h]).enumerate() {
             let trouble = if i % 2 == 1 { format!(" {}", troubles[i % troubles.len()].1) } else { String::new() };
             let ask = format!("Tell me a story about {}{trouble}.", with_article(hero));
             let got = self.answer(&ask, temperature, i as u64)?;
@@ -95,7 +95,7 @@ impl Chat {
                 wrong.push(Miss { ask, wanted: faults.join(", "), got });
             }
         }
-        Ok((count.min(tales.heroes.len()), wrong))
+        Ok((2 * HEROES, wrong))
     }
 }
 
@@ -114,7 +114,7 @@ impl Chat {
         let mut whole = [0; 2];
         let mut told = 0;
         for (whole, temperature) in whole.iter_mut().zip([0.0, 0.6]) {
-            let (count, wrong) = self.tales(tales, TALES, temperature)?;
+            let (count, wrong) = self.tales(tales, temperature)?;
             show(&wrong);
             (told, *whole) = (count, count - wrong.len());
             println!("tales that hold together at temperature {temperature}: {whole} of {count}");

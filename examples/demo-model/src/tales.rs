@@ -4,6 +4,7 @@
 use crate::Result;
 use crate::dice::Dice;
 use crate::howto::fill;
+use crate::text::Stage;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 
@@ -54,8 +55,9 @@ impl Tales {
     }
 
     /// A request and the tale told. What the request names (hero, trouble, place, name) is what the tale has.
-    pub(crate) fn draw(&self, dice: &mut Dice) -> (String, String) {
-        let hero = dice.pick(&self.heroes).clone();
+    pub(crate) fn draw(&self, dice: &mut Dice, stage: Stage) -> (String, String) {
+        let late = stage.by_kind;
+        let hero = dice.pick(&self.heroes[..stage.heroes.min(self.heroes.len())]).clone();
         let nature = dice.pick(&self.natures).clone();
         let her = dice.chance(50);
         let name = dice.pick(if her { &self.she } else { &self.he }).clone();
@@ -102,7 +104,12 @@ impl Tales {
             let template = dice.pick(choices).clone();
             let mut first = true;
             let mut text = fill(&template, |word| {
-                let other = by_kind && std::mem::take(&mut first) && dice.chance(20);
+                let other = by_kind
+                    && if late {
+                        word == "name" && dice.chance(60)
+                    } else {
+                        std::mem::take(&mut first) && dice.chance(20)
+                    };
                 Some(match word {
                     "name" if other => format!("the {hero}"),
                     "name" => name.clone(),
@@ -123,15 +130,15 @@ impl Tales {
         let parts = [
             format!("{} {subject}.", dice.pick(&self.echoes)),
             sentence(dice, &self.openings, false),
-            sentence(dice, &self.habits, false),
-            sentence(dice, &p.set, false),
+            sentence(dice, &self.habits, late),
+            sentence(dice, &p.set, late),
             sentence(dice, &p.hurt, true),
             sentence(dice, &p.attempt, true),
             sentence(dice, &self.arrivals, false),
             sentence(dice, &p.advice, false),
             sentence(dice, &p.solve, true),
-            sentence(dice, &p.moral, false),
-            sentence(dice, &self.closings, false),
+            sentence(dice, &p.moral, late),
+            sentence(dice, &self.closings, late),
             END.to_string(),
         ];
         (request, parts.join(" "))

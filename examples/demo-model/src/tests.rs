@@ -6,13 +6,14 @@ use crate::commands::Known;
 use crate::dice::Dice;
 use crate::howto::{Questions, holds, plain};
 use crate::model::{Cache, Config};
+use crate::score::{Chat, Score};
 use crate::tales::Tales;
-use crate::text::Text;
+use crate::text::{STAGES, Text};
 use crate::tokenize::Tokens;
 use crate::train::{Recipe, Run};
 use lapis::prelude::*;
 use lapis_nn::{Module, Params};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 fn tiny() -> Recipe {
     Recipe {
@@ -30,6 +31,8 @@ fn tiny() -> Recipe {
         length: 16,
         steps: 5,
         long: 2,
+        horizon: 6,
+        cooldown: 2,
         warmup: 2,
         save_every: 2,
         ..Recipe::full()
@@ -103,14 +106,15 @@ fn tales_hold_together() {
     let tales = Tales::new().unwrap();
     for place in 0..300 {
         let mut dice = Dice::new(3, place);
-        let (request, tale) = tales.draw(&mut dice);
+        let (request, tale) = tales.draw(&mut dice, STAGES[place as usize % STAGES.len()]);
         let words = tale.split_whitespace().count();
         assert!((80..=175).contains(&words), "{words} words: {tale}");
         assert!(!request.contains('{') && !tale.contains('{'), "{request} {tale}");
+        // A request without a hero leaves the choice to the tale.
         let asked = tales.heroes.iter().find(|h| request.split(' ').any(|w| w.trim_matches(',') == *h));
-        let hero = asked.or_else(|| tales.heroes.iter().find(|h| tale.contains(&format!(" {h}"))));
-        let faults = tales.faults(&tale, hero.unwrap());
-        assert!(faults.is_empty(), "{request}: {faults:?}: {tale}");
+        let faults = asked.map(|hero| tales.faults(&tale, hero));
+        let whole = |hero: &String| tales.faults(&tale, hero).is_empty();
+        assert!(tales.heroes.iter().any(whole) && faults.iter().all(Vec::is_empty), "{request}: {faults:?}: {tale}");
     }
 }
 
@@ -119,7 +123,7 @@ fn the_text_is_the_same_each_time() {
     let text = Text::new().unwrap();
     let tokens = Tokens::train(&text, 1, 400, 100).unwrap();
     assert_eq!(tokens.json().unwrap(), Tokens::train(&text, 1, 400, 100).unwrap().json().unwrap());
-    let row = |place| text.row(&tokens, 1, place, 65).unwrap();
+    let row = |place| text.row(&tokens, 1, place, 65, STAGES[0]).unwrap();
     assert_eq!((row(7), row(7).len()), (row(7), 65));
     assert_ne!(row(7), row(8));
     for any in ["Tell me a story", "naïve 象 🦊\n\t  two  spaces", "`lapis serve --port 8080`"] {
@@ -212,4 +216,27 @@ fn what_is_written_is_what_is_read() {
         assert!((a - b).abs() < 1e-4 && (a - c).abs() < 0.1, "{a} {b} {c}");
     }
     std::fs::remove_dir_all(dir).unwrap();
+}
+
+#[test]
+fn the_committed_model_is_as_good_as_it_says() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("model");
+    let files = std::fs::read_dir(&dir).unwrap();
+    let size: u64 = files.map(|f| f.unwrap().metadata().unwrap().len()).sum();
+    assert!(size <= 8_000_000, "{size} bytes");
+    let score: Score = serde_json::from_str(&std::fs::read_to_string(dir.join("score.json")).unwrap()).unwrap();
+    assert_eq!(score.right + score.missed.len(), score.questions);
+    assert!(score.right * 100 >= score.questions * 80, "{} of {}", score.right, score.questions);
+
+    let (model, config, tokens) = checkpoint::read(&dir).unwrap();
+    let chat = Chat { model, config, tokens };
+    // All of them: `cargo xtask demo-model --score`.
+    let (asked, wrong) = chat.questions(5).unwrap();
+    let missed: Vec<&str> = wrong.iter().map(|m| m.ask.as_str()).collect();
+    let unknown: Vec<&&str> = missed.iter().filter(|ask| !score.missed.iter().any(|m| m == **ask)).collect();
+    // Another instruction set may round a tie the other way: one answer may differ.
+    assert!(asked >= 19 && unknown.len() <= 1, "{unknown:?}");
+    let tale = chat.answer("Tell me a story about a fox", 0.0, 0).unwrap();
+    let faults = Tales::new().unwrap().faults(&tale, "fox");
+    assert!(faults.is_empty(), "{faults:?}: {tale}");
 }

@@ -13,9 +13,33 @@ pub(crate) struct Text {
     pub(crate) tales: Tales,
 }
 
-/// How often a conversation is about lapis, and how often a tale, of 100; the others are small talk.
-const HOWTO: usize = 60;
-const TALE: usize = 25;
+/// What the text is like in a part of training.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Stage {
+    /// The step from which it is so.
+    pub(crate) from: usize,
+    /// How often a conversation is about lapis, and how often a tale, of 100; the others are small talk.
+    pub(crate) howto: usize,
+    pub(crate) tale: usize,
+    /// Whether tales say `the fox` more often than its name.
+    pub(crate) by_kind: bool,
+    /// How many of the heroes there are tales about.
+    pub(crate) heroes: usize,
+}
+
+/// First language and commands; then to keep what was asked for, which takes many mentions of each hero.
+pub(crate) const STAGES: [Stage; 3] = [
+    Stage { from: 0, howto: 60, tale: 25, by_kind: false, heroes: 69 },
+    Stage { from: 1200, howto: 50, tale: 36, by_kind: true, heroes: 69 },
+    Stage { from: 2000, howto: 45, tale: 43, by_kind: true, heroes: 16 },
+];
+
+impl Stage {
+    /// That of a step.
+    pub(crate) fn at(step: usize) -> Stage {
+        STAGES.into_iter().rfind(|s| s.from <= step).unwrap_or(STAGES[0])
+    }
+}
 
 const SYSTEMS: [&str; 5] = [
     "You are a helpful assistant.",
@@ -32,12 +56,12 @@ impl Text {
     }
 
     /// One question and its answer, as the chat template writes them.
-    pub(crate) fn conversation(&self, dice: &mut Dice) -> String {
+    pub(crate) fn conversation(&self, dice: &mut Dice, stage: Stage) -> String {
         let kind = dice.below(100);
-        let (ask, answer) = if kind < HOWTO {
+        let (ask, answer) = if kind < stage.howto {
             self.howto.draw(dice, false)
-        } else if kind < HOWTO + TALE {
-            self.tales.draw(dice)
+        } else if kind < stage.howto + stage.tale {
+            self.tales.draw(dice, stage)
         } else {
             self.talk.draw(dice, kind.is_multiple_of(2))
         };
@@ -50,11 +74,11 @@ impl Text {
     }
 
     /// Row `place` of the text under `seed`: conversations in full until `length` tokens are there, the last one cut.
-    pub(crate) fn row(&self, tokens: &Tokens, seed: u64, place: u64, length: usize) -> Result<Vec<i32>> {
+    pub(crate) fn row(&self, tokens: &Tokens, seed: u64, place: u64, length: usize, stage: Stage) -> Result<Vec<i32>> {
         let mut dice = Dice::new(seed, place);
         let mut row = Vec::with_capacity(length + 512);
         while row.len() < length {
-            row.extend(tokens.encode(&self.conversation(&mut dice))?);
+            row.extend(tokens.encode(&self.conversation(&mut dice, stage))?);
         }
         row.truncate(length);
         Ok(row)

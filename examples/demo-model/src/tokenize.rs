@@ -2,7 +2,7 @@
 
 use crate::Result;
 use crate::dice::Dice;
-use crate::text::Text;
+use crate::text::{Stage, Text};
 use std::path::Path;
 use tokenizers::models::bpe::{BPE, BpeTrainerBuilder};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
@@ -20,7 +20,7 @@ impl Tokens {
     pub(crate) fn train(text: &Text, seed: u64, size: usize, conversations: u64) -> Result<Tokens> {
         // Text of its own: places that no row of training has.
         let mut dice = Dice::new(seed, u64::MAX);
-        let lines: Vec<String> = (0..conversations).map(|_| text.conversation(&mut dice)).collect();
+        let lines: Vec<String> = (0..conversations).map(|_| text.conversation(&mut dice, Stage::at(0))).collect();
         let special = SPECIAL.map(|s| AddedToken::from(s, true)).to_vec();
         let mut trainer = BpeTrainerBuilder::new()
             .show_progress(false)

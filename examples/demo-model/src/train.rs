@@ -4,7 +4,7 @@
 use crate::Result;
 use crate::model::{Config, Llama};
 use crate::progress::Progress;
-use crate::text::Text;
+use crate::text::{STAGES, Stage, Text};
 use crate::tokenize::Tokens;
 use lapis::io::{Metadata, load_safetensors, save_safetensors};
 use lapis::prelude::*;
@@ -33,6 +33,9 @@ pub(crate) struct Recipe {
     pub(crate) rate: f64,
     pub(crate) muon_rate: f64,
     pub(crate) warmup: u64,
+    /// The rate falls along half a cosine that would end at step `horizon`, and over the last `cooldown` steps to 0.
+    pub(crate) horizon: u64,
+    pub(crate) cooldown: u64,
     pub(crate) decay: f64,
     /// Steps between two saved states.
     pub(crate) save_every: usize,
@@ -59,11 +62,13 @@ impl Recipe {
             conversations: 20_000,
             step_tokens: 2048,
             length: 256,
-            steps: 3800,
-            long: 500,
+            steps: 2800,
+            long: 400,
             rate: 2e-3,
             muon_rate: 0.02,
             warmup: 100,
+            horizon: 3800,
+            cooldown: 400,
             decay: 0.1,
             save_every: 100,
             seed: 20,
@@ -75,7 +80,7 @@ impl Recipe {
     fn fingerprint(&self, tokens: &Tokens) -> Result<String> {
         let data =
             [include_str!("../data/howto.json"), include_str!("../data/talk.json"), include_str!("../data/tales.json")];
-        let numbers = format!("{:?}", Recipe { save_every: 0, bits: 0, ..self.clone() });
+        let numbers = format!("{:?}{STAGES:?}", Recipe { save_every: 0, bits: 0, ..self.clone() });
         let json = tokens.json()?;
         let bytes = [numbers.as_str(), &json].into_iter().chain(data).flat_map(str::bytes);
         // FNV-1a.
@@ -84,9 +89,15 @@ impl Recipe {
     }
 
     fn schedule(&self, rate: f64) -> Result<Schedule> {
-        let rest = (self.steps as u64).saturating_sub(self.warmup).max(1);
         let rise = linear_schedule(rate / 100.0, rate, self.warmup)?;
-        Ok(join_schedules(vec![rise, cosine_decay(rate, rest, rate / 50.0)?], &[self.warmup])?)
+        let fall = cosine_decay(rate, self.horizon.saturating_sub(self.warmup).max(1), rate / 50.0)?;
+        let whole = join_schedules(vec![rise, fall], &[self.warmup])?;
+        let (steps, cooldown) = (self.steps as u64, self.cooldown);
+        let rest = join_schedules(
+            vec![linear_schedule(1.0, 1.0, 1)?, linear_schedule(1.0, 0.0, cooldown)?],
+            &[steps.saturating_sub(cooldown)],
+        )?;
+        Ok(Schedule::new(move |step| whole.at(step) * rest.at(step)))
     }
 }
 
@@ -162,7 +173,8 @@ impl Run {
         let batch = step_tokens / length;
         let mut rows = Vec::with_capacity(batch * (length + 1));
         for row in 0..batch {
-            rows.extend(text.row(&self.tokens, seed, (step * step_tokens + row) as u64, length + 1)?);
+            let place = (step * step_tokens + row) as u64;
+            rows.extend(text.row(&self.tokens, seed, place, length + 1, Stage::at(step))?);
         }
         let rows = Array::from_vec(rows, &[batch, length + 1]);
         let part = |from: i64| ops::slice(&rows, &[(None, None, 1), (Some(from), Some(from + length as i64), 1)]);
