@@ -41,7 +41,7 @@ pub(super) trait Kernels {
         scores: *mut f32,
         ahead: &Ahead,
     );
-    unsafe fn softmax(s: &Softmax);
+    unsafe fn softmax(s: &Softmax, ahead: &mut Ahead);
     unsafe fn weigh(
         rows: usize,
         weights: *const f32,
@@ -134,8 +134,8 @@ macro_rules! kernels {
                     _ => unreachable!(),
                 }
             });
-            enabled!($attrs softmax(s: &Softmax) {
-                softmax::<$lanes>(s)
+            enabled!($attrs softmax(s: &Softmax, ahead: &mut Ahead) {
+                softmax::<$lanes>(s, ahead)
             });
             enabled!($attrs weigh(
                 rows: usize,

@@ -309,13 +309,15 @@ pub(super) unsafe fn weigh_columns<L: Lanes, T: Elem, const M: usize, const P: u
     }
 }
 
-/// Turns the scores of a block into weights and moves the rows' maxima and sums along.
+/// Turns the scores of a block into weights and moves the rows' maxima and sums along. What comes next is fetched
+/// meanwhile.
 #[inline(always)]
-pub(super) unsafe fn softmax<L: Lanes>(s: &Softmax) {
+pub(super) unsafe fn softmax<L: Lanes>(s: &Softmax, ahead: &mut Ahead) {
     // SAFETY: the caller promises buffers of the sizes that `Softmax` names and the instruction set of L.
     unsafe {
         let rows = s.seen.len();
         for (r, &(lo, hi)) in s.seen.iter().enumerate() {
+            ahead.fetch::<L, 1>();
             let row = s.scores.add(r * BLOCK);
             let mut max = L::splat(f32::NEG_INFINITY);
             if s.cap == 0.0 && s.bias_kind == Bias::None && lo <= s.from as isize && hi >= s.to as isize {
@@ -348,6 +350,7 @@ pub(super) unsafe fn softmax<L: Lanes>(s: &Softmax) {
             L::store(s.shrink.add(r), exp::<L>(L::load(s.shrink.add(r))));
         }
         for r in 0..rows {
+            ahead.fetch::<L, 2>();
             let row = s.scores.add(r * BLOCK);
             let shift = L::splat(origin(*s.max.add(r)));
             let mut sum = L::splat(0.0);

@@ -290,8 +290,8 @@ impl Layout {
                 let next = keys.end..seen.end.min(keys.end + BLOCK);
                 let values = with_elem!(a.v.dtype, T => ahead::<T>(&a.v, tile, &keys, a.v_dim));
                 with_elem!(a.k.dtype, T => self.score::<K, T>(a, tile, first, &keys, &sets, s, values));
-                self.soften::<K>(a, tile, first, &sets, s, part);
-                let next = with_elem!(a.k.dtype, T => ahead::<T>(&a.k, tile, &next, a.dim));
+                let mut next = with_elem!(a.k.dtype, T => ahead::<T>(&a.k, tile, &next, a.dim));
+                self.soften::<K>(a, tile, first, &sets, s, part, &mut next);
                 with_elem!(a.v.dtype, T => self.weigh::<K, T>(a, tile, first, &keys, &sets, s, part, next));
             }
         }
@@ -364,6 +364,7 @@ impl Layout {
         sets: &[Set],
         s: Scratch,
         part: State,
+        ahead: &mut Ahead,
     ) {
         let bias_kind = a.bias_kind();
         let mut seen = [(0, 0); 16];
@@ -383,7 +384,7 @@ impl Layout {
             }
             // SAFETY: the buffers have this layout.
             unsafe {
-                K::softmax(&Softmax {
+                let softmax = Softmax {
                     scores: s.scores.add(set.start * BLOCK),
                     seen: &seen[..set.rows],
                     from: from / K::N * K::N,
@@ -394,7 +395,8 @@ impl Layout {
                     max: part.max.add(set.start),
                     sums: part.sums.add(set.start * K::N),
                     shrink: s.shrink.add(set.start),
-                });
+                };
+                K::softmax(&softmax, ahead);
             }
         }
     }
