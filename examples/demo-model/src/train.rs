@@ -165,7 +165,7 @@ impl Run {
         Ok(save_safetensors(dir.join("state.safetensors"), &all, &metadata)?)
     }
 
-    /// One step. An error leaves the run as it was when the loss is no number.
+    /// One step. An error where loss or gradients are no numbers: this run is of no use then, the saved state is.
     pub(crate) fn step(&mut self, text: &Text) -> Result<()> {
         let Recipe { step_tokens, length, steps, long, seed, .. } = self.recipe;
         let step = self.losses.len();
@@ -183,14 +183,19 @@ impl Run {
             let logits = m.forward(&x, None)?;
             ops::mean(&ops::fast::cross_entropy(&logits, &y)?, (), false)
         })?;
-        let (grads, _) = clip_grad_norm(&grads, 1.0)?;
+        let (grads, norm) = clip_grad_norm(&grads, 1.0)?;
         self.optimizer.update(&mut self.model, &grads)?;
         drop(grads);
         let (params, state) = (self.model.parameters(), self.optimizer.state());
-        eval(params.values().chain(state.values()).chain([&loss]))?;
-        let loss = loss.item::<f32>()?;
-        if !loss.is_finite() {
-            return Err(format!("the loss is {loss} at step {}: the last saved state is as it was", step + 1).into());
+        eval(params.values().chain(state.values()).chain([&loss, &norm]))?;
+        let (loss, norm) = (loss.item::<f32>()?, norm.item::<f32>()?);
+        // Gradients too: otherwise spoiled weights could be saved before their loss is seen.
+        if !loss.is_finite() || !norm.is_finite() {
+            return Err(format!(
+                "the loss is {loss}, the gradients' norm {norm} at step {}: the last saved state is as it was",
+                step + 1
+            )
+            .into());
         }
         self.losses.push(loss);
         Ok(())
