@@ -22,7 +22,7 @@ fn main() -> ExitCode {
         Some("demo-model") => {
             let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
             let mut train = Command::new(cargo);
-            train.args(["run", "--release", "--quiet", "--package", "lapis-demo-model", "--"]);
+            train.args(["run", "--release", "--package", "lapis-demo-model", "--"]);
             run(train.args(std::env::args().skip(2)))
         }
         Some("lines") => {
