@@ -156,6 +156,26 @@ pub(crate) fn stream(reads: usize, bytes: usize, threads: usize) -> f64 {
     (0..repeat).map(|_| once(false).max(once(true))).fold(0.0, f64::max)
 }
 
+/// Keeps the calling thread on the `t`th processor of those that the process may use: two threads on one of them would
+/// measure half of the machine.
+fn pin(t: usize) {
+    #[cfg(target_os = "linux")]
+    // SAFETY: sets of processors are plain bits, and the calls get their size.
+    unsafe {
+        let mut all: libc::cpu_set_t = std::mem::zeroed();
+        if libc::sched_getaffinity(0, size_of_val(&all), &mut all) == 0 {
+            let mine = (0..libc::CPU_SETSIZE as usize).filter(|&c| libc::CPU_ISSET(c, &all));
+            if let Some(c) = mine.collect::<Vec<_>>().into_iter().cycle().nth(t) {
+                let mut one: libc::cpu_set_t = std::mem::zeroed();
+                libc::CPU_SET(c, &mut one);
+                libc::sched_setaffinity(0, size_of_val(&one), &one);
+            }
+        }
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = t;
+}
+
 /// Seconds from the moment all threads are there to the moment the last is done.
 fn on_threads(threads: usize, work: impl Fn(usize) + Sync) -> f64 {
     if threads == 1 {
@@ -167,6 +187,7 @@ fn on_threads(threads: usize, work: impl Fn(usize) + Sync) -> f64 {
     let arrived = AtomicUsize::new(0);
     let spans: Vec<(f64, f64)> = std::thread::scope(|scope| {
         let run = |t| {
+            pin(t);
             arrived.fetch_add(1, Ordering::SeqCst);
             while arrived.load(Ordering::SeqCst) < threads {
                 std::hint::spin_loop();
