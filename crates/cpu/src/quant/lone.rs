@@ -76,7 +76,8 @@ unsafe fn kernel<const BITS: usize, const FP4: bool, const WORDS: usize>(block: 
         let lanes = [lanes(0), if vectors > 1 { lanes(1) } else { 0 }];
         // Where a step takes a line of every row, two steps share their pairs of lines: each fetches those of eight rows,
         // because memory answers pairs faster than lines of as many rows.
-        let odd = if bytes * vectors == 64 { at / 64 % 2 } else { 0 };
+        let shared = bytes * vectors == 64;
+        let odd = if shared { at / 64 % 2 } else { 0 };
         let from = at - 64 * odd;
         // Past the end of these rows, the next strip's.
         let ahead = if from + AHEAD < stride { AHEAD } else { AHEAD + (STRIP - 1) * stride };
@@ -87,8 +88,7 @@ unsafe fn kernel<const BITS: usize, const FP4: bool, const WORDS: usize>(block: 
             for quad in 0..STRIP / 4 {
                 for i in 0..4 {
                     for v in 0..vectors {
-                        let line =
-                            if bytes * vectors == 64 { i / 2 * stride + i % 2 * 64 } else { i * stride + 64 * v };
+                        let line = if shared { i / 2 * stride + i % 2 * 64 } else { i * stride + 64 * v };
                         _mm_prefetch::<_MM_HINT_T0>(packed.wrapping_add(there + line).cast());
                         let row = packed.wrapping_add(here + i * stride + v * bytes);
                         let words = _mm512_maskz_loadu_epi8(lanes[v], row.cast());
@@ -99,7 +99,7 @@ unsafe fn kernel<const BITS: usize, const FP4: bool, const WORDS: usize>(block: 
                 // Finished before the next rows are asked for: requests to memory spread over time do not wait for each
                 // other.
                 d[4 * quad + 3] = finished(d[4 * quad + 3]);
-                let rows = if bytes * vectors == 64 { 2 } else { 4 };
+                let rows = if shared { 2 } else { 4 };
                 (here, there) = (opaque(here + 4 * stride), opaque(there + rows * stride));
             }
             for i in 0..step.div_ceil(64) {
