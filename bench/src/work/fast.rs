@@ -5,11 +5,14 @@ use crate::limits::Peak;
 use crate::measure::{Bench, Limit, Measured, Result};
 use lapis::ops::fast::{self, AttentionMask, AttentionOptions};
 use lapis::prelude::*;
+use lapis::transforms::vjp;
 
 pub(super) const CASES: &[Case] = &[
     Case { name: "softmax_f32_4096", run: softmax },
     Case { name: "rms_norm_f32_4096", run: rms_norm },
     Case { name: "sdpa_prefill_32x1024x128_bf16", run: |b| prefill(b, 1024) },
+    Case { name: "sdpa_grad_16x8x256x32_f32", run: |b| gradient(b, [16, 8, 256, 32]) },
+    Case { name: "sdpa_grad_1x16x2048x128_f32", run: |b| gradient(b, [1, 16, 2048, 128]) },
     Case { name: "sdpa_decode_32x4096x128_bf16", run: |b| decode(b, 4096) },
 ];
 
@@ -39,6 +42,21 @@ fn prefill(bench: &Bench, len: usize) -> Result<Measured> {
     let count = 2.0 * (HEADS * len * len * WIDTH) as f64;
     let limit = Limit::Operations { count, peak: Peak::Bf16 };
     bench.time(limit, || attend(&q, &kv, AttentionMask::Causal))
+}
+
+/// Gradients of causal attention by queries, keys and values of this shape: five products over half of the score matrix.
+fn gradient(bench: &Bench, shape: [usize; 4]) -> Result<Measured> {
+    let [batch, heads, len, width] = shape;
+    let inputs: Vec<Array> = (1..4).map(|seed| uniform(&shape, seed)).collect();
+    let cotangents = vec![uniform(&shape, 4)];
+    eval(inputs.iter().chain(&cotangents))?;
+    let options =
+        AttentionOptions { scale: (width as f64).powf(-0.5), mask: AttentionMask::Causal, ..Default::default() };
+    let attend = |x: &Vec<Array>| -> lapis::Result<Vec<Array>> {
+        Ok(vec![fast::scaled_dot_product_attention(&x[0], &x[1], &x[2], &options)?])
+    };
+    let count = 5.0 * (batch * heads * len * len * width) as f64;
+    bench.time(Limit::Operations { count, peak: Peak::F32 }, || Ok(eval(&vjp(attend, &inputs, &cotangents)?.1)?))
 }
 
 /// One token of 32 query heads against `len` keys and values of 8 heads. The limit is reading them from memory; they

@@ -1,12 +1,13 @@
 //! Attention on tensors: finds pointers and strides and calls [`crate::attention`].
 
-use crate::attention::{self, Mask, Operand};
+use crate::attention::{self, Mask, Operand, Target};
 use crate::isa::isa;
 use crate::tape::contiguous;
 use lapis_core::buffer::Tensor;
 use lapis_core::dtype::Dtype;
 use lapis_core::error::Result;
 use lapis_core::ops::fast::attention::Attention;
+use lapis_core::ops::fast::attention_grads::AttentionGrads;
 
 /// Computes softmax(scale * q * k^T + mask) * v.
 pub(crate) fn attention(op: &Attention, inputs: &[Tensor], out: &mut Tensor) -> Result<()> {
@@ -26,7 +27,6 @@ pub(crate) fn attention(op: &Attention, inputs: &[Tensor], out: &mut Tensor) -> 
             }
         }
     };
-    let operand = |t: &Tensor| Operand { ptr: t.ptr(), dtype: t.dtype, strides: lead(t) };
     let call = attention::Attention {
         batch: q.shape[0],
         q_heads: q.shape[1],
@@ -51,6 +51,39 @@ pub(crate) fn attention(op: &Attention, inputs: &[Tensor], out: &mut Tensor) -> 
     // SAFETY: the op checked shapes and dtypes; strides are those of live tensors; the output is ours alone.
     unsafe { attention::attention(isa(), &call) };
     Ok(())
+}
+
+/// Computes the gradients of attention by q, k and v.
+pub(crate) fn attention_grads(op: &AttentionGrads, inputs: &[Tensor], outputs: &mut [Tensor]) -> Result<()> {
+    let [q, k, v, g] = inputs else { return Ok(()) };
+    let (q, k, v, g) = (dense_rows(q)?, dense_rows(k)?, dense_rows(v)?, dense_rows(g)?);
+    let target = |t: &Tensor| Target { ptr: t.ptr(), strides: lead(t) };
+    let call = attention::Grads {
+        batch: q.shape[0],
+        q_heads: q.shape[1],
+        kv_heads: k.shape[1],
+        q_len: q.shape[2],
+        kv_len: k.shape[2],
+        dim: q.shape[3],
+        v_dim: v.shape[3],
+        q: operand(&q),
+        k: operand(&k),
+        v: operand(&v),
+        g: operand(&g),
+        dq: target(&outputs[0]),
+        dk: target(&outputs[1]),
+        dv: target(&outputs[2]),
+        scale: op.scale.0,
+        causal: op.causal,
+        window: op.window,
+    };
+    // SAFETY: the op checked shapes and dtypes; strides are those of live tensors; the outputs are ours alone.
+    unsafe { attention::attention_grads(isa(), &call) };
+    Ok(())
+}
+
+fn operand(t: &Tensor) -> Operand {
+    Operand { ptr: t.ptr(), dtype: t.dtype, strides: lead(t) }
 }
 
 /// Strides of the first three axes.

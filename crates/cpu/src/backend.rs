@@ -38,6 +38,7 @@ impl Kernels for Cpu {
             Op::RandomBits(_) => random::run(&inputs[0], &mut outputs[0]),
             Op::InverseCdf(_) => categorical::inverse_cdf(&inputs[0], &inputs[1], &mut outputs[0]),
             Op::Attention(op) => attend::attention(op, inputs, &mut outputs[0]),
+            Op::AttentionGrads(op) => attend::attention_grads(op, inputs, outputs),
             Op::Softmax(_) => rows::softmax::softmax(&inputs[0], &mut outputs[0]),
             Op::LogSumExp(_) => rows::softmax::logsumexp(&inputs[0], &mut outputs[0]),
             Op::CrossEntropy(_) => rows::softmax::cross_entropy(&inputs[0], &inputs[1], &mut outputs[0]),

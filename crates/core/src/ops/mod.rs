@@ -179,6 +179,7 @@ registry! {
     Kernel fast::norm::Norm => Norm;
     Kernel fast::rope::Rope => Rope;
     Kernel fast::attention::Attention => Attention;
+    Kernel fast::attention_grads::AttentionGrads => AttentionGrads;
     Kernel fast::delta::GatedDelta => GatedDelta;
     Kernel crate::random::RandomBits => RandomBits;
     Kernel crate::random::InverseCdf => InverseCdf;

@@ -1,5 +1,7 @@
 //! The kernels behind one interface a level, so that the code that decides the order of work knows no instructions.
 
+use super::grads::SIDE;
+use super::grads::kernels::{COLUMNS, Product, Row, multiply, soften, write_row};
 use super::kernels::*;
 use super::lanes::{Elem, Lanes};
 
@@ -66,6 +68,15 @@ pub(super) trait Kernels {
     );
     unsafe fn merge(total: State, part: State, rows: usize, width: usize);
     unsafe fn finish<T: Elem>(state: State, r: usize, ld: usize, sink: Option<f32>, to: *mut T, width: usize) -> f32;
+
+    /// A product of `ROWS` rows whose left side lies in tiles.
+    unsafe fn multiply_tiles(p: &Product);
+    /// The same, the left side in squares.
+    unsafe fn multiply_squares(p: &Product);
+    /// The same, the left side in squares with the rows across.
+    unsafe fn multiply_across(p: &Product);
+    unsafe fn soften(row: &Row);
+    unsafe fn write_row<T: Elem>(from: *const f32, width: usize, factor: f32, to: *mut T);
 }
 
 /// A method of [`Kernels`] whose body is one function compiled with the instruction set enabled.
@@ -181,6 +192,13 @@ macro_rules! kernels {
                 width: usize,
             ) -> f32 {
                 finish::<$lanes, T>(state, r, ld, sink, to, width)
+            });
+            enabled!($attrs multiply_tiles(p: &Product) { multiply::<$lanes, $rows, COLUMNS, 1>(p) });
+            enabled!($attrs multiply_squares(p: &Product) { multiply::<$lanes, $rows, SIDE, 1>(p) });
+            enabled!($attrs multiply_across(p: &Product) { multiply::<$lanes, $rows, 1, SIDE>(p) });
+            enabled!($attrs soften(row: &Row) { soften::<$lanes>(row) });
+            enabled!($attrs write_row<T: Elem>(from: *const f32, width: usize, factor: f32, to: *mut T) {
+                write_row::<$lanes, T>(from, width, factor, to)
             });
         }
     };

@@ -22,17 +22,21 @@ pub(super) unsafe fn read(ptr: *const u8, dtype: Dtype, i: isize) -> f64 {
     }
 }
 
+/// The keys that position `t` of `queries` sees of `keys`; start and end grow with `t`.
+pub(super) fn seen(t: usize, (queries, keys): (usize, usize), causal: bool, window: Option<usize>) -> Range<usize> {
+    let at = t as isize + keys as isize - queries as isize;
+    let hi = if causal { (at + 1).clamp(0, keys as isize) } else { keys as isize };
+    let lo = match window {
+        Some(window) => at.saturating_sub(window.min(isize::MAX as usize) as isize).saturating_add(1),
+        None => 0,
+    };
+    (lo.clamp(0, hi) as usize)..(hi as usize)
+}
+
 impl Attention {
-    /// The keys that position `t` may see by `causal` and `window`; start and end grow with `t`.
+    /// The keys that position `t` may see by `causal` and `window`.
     pub(super) fn seen(&self, t: usize) -> Range<usize> {
-        let keys = self.kv_len as isize;
-        let at = t as isize + keys - self.q_len as isize;
-        let hi = if self.causal { (at + 1).clamp(0, keys) } else { keys };
-        let lo = match self.window {
-            Some(window) => at.saturating_sub(window.min(isize::MAX as usize) as isize).saturating_add(1),
-            None => 0,
-        };
-        (lo.clamp(0, hi) as usize)..(hi as usize)
+        seen(t, (self.q_len, self.kv_len), self.causal, self.window)
     }
 
     pub(super) fn bias_kind(&self) -> Bias {

@@ -15,6 +15,7 @@
 //! Knows nothing of graphs and of how caches are managed: it takes pointers and strides.
 
 mod dispatch;
+mod grads;
 mod kernels;
 mod lanes;
 mod mask;
@@ -23,6 +24,8 @@ mod tile;
 
 #[cfg(test)]
 mod tests;
+
+pub use grads::{Grads, Target, attention_grads};
 
 use crate::isa::Isa;
 use crate::pool;

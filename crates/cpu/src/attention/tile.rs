@@ -51,7 +51,14 @@ impl Tile {
 /// Bytes on a cache line's border.
 #[repr(C, align(64))]
 #[derive(Clone, Copy)]
-struct Line([f32; 16]);
+pub(super) struct Line([f32; 16]);
+
+impl Line {
+    /// Room for `floats` zeros.
+    pub(super) fn zeros(floats: usize) -> Vec<Line> {
+        vec![Line([0.0; 16]); floats.div_ceil(16)]
+    }
+}
 
 thread_local! {
     static SCRATCH: RefCell<Vec<Line>> = const { RefCell::new(Vec::new()) };
@@ -140,10 +147,12 @@ macro_rules! with_elem {
     };
 }
 
+pub(super) use with_elem;
+
 impl Operand {
     /// # Safety
     /// The element exists.
-    unsafe fn at<T>(&self, b: usize, h: usize, t: usize) -> *const T {
+    pub(super) unsafe fn at<T>(&self, b: usize, h: usize, t: usize) -> *const T {
         let [sb, sh, st] = self.strides;
         // SAFETY: the caller's promise.
         unsafe { self.ptr.cast::<T>().offset(b as isize * sb + h as isize * sh + t as isize * st) }

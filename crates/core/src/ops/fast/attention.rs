@@ -1,5 +1,6 @@
 //! Scaled dot-product attention.
 
+use super::attention_grads::AttentionGrads;
 use super::{check_floating, check_shape, wide};
 use crate::array::Array;
 use crate::dtype::Dtype;
@@ -45,11 +46,11 @@ impl Rule for Attention {
             check_floating(op, what, a)?;
         }
         let (&[b, hq, tq, d], &[kb, hk, tk, kd], &[vb, hv, tv, dv]) = (q.shape(), k.shape(), v.shape()) else {
-            return Err(misfit(q, k, v));
+            return Err(misfit(self.name(), q, k, v));
         };
         let heads = hk > 0 && hq.is_multiple_of(hk) || hq == 0;
         if !(b == kb && b == vb && hk == hv && tk == tv && d == kd && heads) {
-            return Err(misfit(q, k, v));
+            return Err(misfit(self.name(), q, k, v));
         }
         expect::dtype(op, q, self.dtype == q.dtype().promote(k.dtype()).promote(v.dtype()))?;
         if self.mask {
@@ -65,10 +66,10 @@ impl Rule for Attention {
     }
 }
 
-fn misfit(q: &Array, k: &Array, v: &Array) -> Error {
+pub(super) fn misfit(op: &str, q: &Array, k: &Array, v: &Array) -> Error {
     let (q, k, v) = (show(q.shape()), show(k.shape()), show(v.shape()));
     let want = "(B,Hq,Tq,D), (B,Hkv,Tk,D), (B,Hkv,Tk,Dv) with Hq a multiple of Hkv";
-    Error::shape(format!("[scaled_dot_product_attention] q {q}, k {k}, v {v} are not {want}"))
+    Error::shape(format!("[{op}] q {q}, k {k}, v {v} are not {want}"))
 }
 
 impl Attention {
@@ -140,8 +141,17 @@ impl Decompose for Attention {
 }
 
 impl Transform for Attention {
+    /// By [`AttentionGrads`], or by the formula for what that op does not know: array masks, sinks, a soft cap, and
+    /// queries that see no key.
     fn vjp(&self, at: &Site<'_>) -> Result<Grads> {
-        pull(at, |inputs| self.decompose(inputs))
+        let plain = !self.mask && !self.sinks && self.softcap.is_none();
+        let op = AttentionGrads { scale: self.scale, causal: self.causal, window: self.window };
+        if !plain || !op.takes(&at.inputs[0], &at.inputs[1]) {
+            return pull(at, |inputs| self.decompose(inputs));
+        }
+        let inputs =
+            at.inputs.iter().chain([&at.cotangent(0)?]).map(|a| astype(a, self.dtype)).collect::<Result<_>>()?;
+        Ok(Array::apply(op, inputs)?.into_iter().map(Some).collect())
     }
 
     fn vmap(&self, lanes: &[Lane], size: usize) -> Result<Vec<Array>> {
@@ -205,7 +215,7 @@ pub fn scaled_dot_product_attention(q: &Array, k: &Array, v: &Array, options: &A
                 let d = m.dtype();
                 return Err(Error::dtype(format!("[{op}] a mask of {d} does not promote to the result's {dtype}")));
             }
-            let (&[b, hq, tq, _], &[_, _, tk, _]) = (q.shape(), k.shape()) else { return Err(misfit(q, k, v)) };
+            let (&[b, hq, tq, _], &[_, _, tk, _]) = (q.shape(), k.shape()) else { return Err(misfit(op, q, k, v)) };
             let m = if m.dtype() == Dtype::Bool { m.clone() } else { astype(m, dtype)? };
             inputs.push(broadcast_to(&m, &[b, hq, tq, tk])?);
             mask = true;

@@ -2,6 +2,7 @@
 //! equal their written-out form.
 
 pub mod attention;
+pub mod attention_grads;
 pub mod delta;
 pub mod norm;
 pub mod rope;
