@@ -51,14 +51,7 @@ impl Tile {
 /// Bytes on a cache line's border.
 #[repr(C, align(64))]
 #[derive(Clone, Copy)]
-pub(super) struct Line([f32; 16]);
-
-impl Line {
-    /// Room for `floats` zeros.
-    pub(super) fn zeros(floats: usize) -> Vec<Line> {
-        vec![Line([0.0; 16]); floats.div_ceil(16)]
-    }
-}
+struct Line([f32; 16]);
 
 thread_local! {
     static SCRATCH: RefCell<Vec<Line>> = const { RefCell::new(Vec::new()) };
@@ -73,6 +66,19 @@ fn with_floats<R>(cell: &RefCell<Vec<Line>>, floats: usize, f: impl FnOnce(*mut 
         buffer.resize(lines, Line([0.0; 16]));
     }
     f(buffer.as_mut_ptr().cast())
+}
+
+/// Runs `f` on `floats` floats of this thread's scratch memory, whatever they hold. A few megabytes are kept.
+pub(super) fn with_memory<R>(floats: usize, f: impl FnOnce(*mut f32) -> R) -> R {
+    const KEPT: usize = (8 << 20) / size_of::<Line>();
+    SCRATCH.with(|cell| {
+        let result = with_floats(cell, floats, f);
+        let mut buffer = cell.borrow_mut();
+        if buffer.len() > KEPT {
+            *buffer = Vec::new();
+        }
+        result
+    })
 }
 
 /// The buffers of one task.

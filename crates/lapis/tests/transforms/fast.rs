@@ -3,10 +3,11 @@
 
 use crate::check::{check, derivatives, mapping, mapping_within, normal};
 use lapis::ops::fast::attention::{Attention, AttentionMask, AttentionOptions, scaled_dot_product_attention};
+use lapis::ops::fast::attention_grads::AttentionGrads;
 use lapis::ops::fast::delta::{GatedDelta, gated_delta_update};
 use lapis::ops::fast::norm::{Norm, layer_norm, rms_norm};
 use lapis::ops::fast::rope::{Frequencies, Rope, rope};
-use lapis::ops::{Format, Mode, Quantized, QuantizedMatmul};
+use lapis::ops::{Format, Mode, Quantized, QuantizedMatmul, Rule};
 use lapis::prelude::*;
 use lapis::scalar::Real;
 use lapis::transforms::{Decompose, grad, jvp, vjp};
@@ -111,6 +112,115 @@ fn attention() {
     };
     check("additive mask, window, soft cap", &both, &with(normal(&[3, 4], 11)));
     check("sinks", &|x| attend(x, AttentionOptions { sinks: Some(&x[3]), ..causal }), &with(normal(&[4], 12)));
+}
+
+#[test]
+fn gradients_of_attention_are_mapped_and_moved_forward() {
+    let inputs =
+        [normal(&[2, 4, 3, 2], 7), normal(&[2, 2, 4, 2], 8), normal(&[2, 2, 4, 3], 9), normal(&[2, 4, 3, 3], 6)];
+    for (mask, window) in [(AttentionMask::None, Some(3)), (AttentionMask::Causal, None)] {
+        let pulled = |x: &[Array]| {
+            let f = |x: &Vec<Array>| attend(x, AttentionOptions { mask, window, ..AttentionOptions::default() });
+            Ok(vjp(f, &x[..3].to_vec(), &vec![x[3].clone()])?.1)
+        };
+        derivatives("gradients of attention", &pulled, &inputs);
+        mapping("gradients of attention", &pulled, &inputs);
+    }
+    // In f32 forward mode and differences agree to three digits.
+    let x: Vec<Array> = inputs[..3].iter().map(|a| ops::astype(a, Dtype::Float32).unwrap()).collect();
+    let f = |x: &Vec<Array>| attend(x, AttentionOptions { mask: AttentionMask::Causal, ..AttentionOptions::default() });
+    let moved = |h: f64| f(&x.iter().map(|a| a * (1.0 + h)).collect()).unwrap().remove(0);
+    let difference = (&moved(1e-2) - &moved(-1e-2)) * 50.0;
+    let (_, pushed) = jvp(f, &x, &x).unwrap();
+    assert!(ops::allclose(&pushed[0], &difference, 1e-3, 1e-3, false).unwrap().item::<bool>().unwrap());
+}
+
+#[test]
+fn gradients_of_attention_are_those_of_the_formula_in_f64() {
+    let shapes = [
+        ([2, 4, 100, 32], [2, 2, 130, 32], 32),
+        ([1, 2, 97, 64], [1, 2, 97, 64], 64),
+        ([1, 6, 33, 80], [1, 2, 201, 80], 80),
+        ([1, 3, 70, 128], [1, 1, 70, 128], 128),
+        ([2, 1, 1, 7], [2, 1, 5, 7], 3),
+    ];
+    for (dtype, tolerance) in [(Dtype::Float32, 1e-5), (Dtype::Bfloat16, 1e-2), (Dtype::Float16, 2e-3)] {
+        for (q, k, dv) in shapes {
+            let (v, g) = ([k[0], k[1], k[2], dv], [q[0], q[1], q[2], dv]);
+            let inputs = [normal(&q, 50), normal(&k, 51), normal(&v, 52), normal(&g, 53)];
+            let narrow = inputs.map(|a| ops::astype(&a, dtype).unwrap());
+            let exact: Vec<Array> = narrow.iter().map(|a| ops::astype(a, Dtype::Float64).unwrap()).collect();
+            for (causal, window) in [(false, None), (true, None), (true, Some(40))] {
+                let scale = 1.0 / (q[3] as f64).sqrt();
+                let op = AttentionGrads { scale: Real(scale), causal, window };
+                let mask = if causal { AttentionMask::Causal } else { AttentionMask::None };
+                let options = AttentionOptions { scale, mask, window, ..AttentionOptions::default() };
+                let f = |x: &Vec<Array>| one(scaled_dot_product_attention(&x[0], &x[1], &x[2], &options));
+                let (_, pulled) = vjp(f, &narrow[..3].to_vec(), &vec![narrow[3].clone()]).unwrap();
+                for (a, b) in pulled.iter().zip(op.decompose(&exact).unwrap()) {
+                    assert_eq!((a.shape(), a.dtype()), (b.shape(), dtype));
+                    let a = ops::astype(a, Dtype::Float64).unwrap();
+                    let close = ops::allclose(&a, &b, tolerance, tolerance, false).unwrap().item::<bool>().unwrap();
+                    assert!(close, "{dtype}, q {q:?}, k {k:?}, causal {causal}, window {window:?}:\n{a}\n{b}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn operands_of_several_dtypes_have_gradients_of_theirs() {
+    let x = vec![
+        ops::astype(&normal(&[1, 2, 3, 4], 54), Dtype::Bfloat16).unwrap(),
+        ops::astype(&normal(&[1, 2, 3, 4], 55), Dtype::Float32).unwrap(),
+        ops::astype(&normal(&[1, 2, 3, 4], 56), Dtype::Float16).unwrap(),
+    ];
+    let loss = |x: &Vec<Array>| ops::sum(&attend(x, AttentionOptions::default())?[0], (), false);
+    let dtypes: Vec<Dtype> = grad(loss)(&x).unwrap().iter().map(Array::dtype).collect();
+    assert_eq!(dtypes, [Dtype::Bfloat16, Dtype::Float32, Dtype::Float16]);
+}
+
+#[test]
+fn gradients_of_attention_refuse_what_does_not_fit() {
+    let op = AttentionGrads { scale: Real(1.0), causal: true, window: None };
+    let zeros = |shape: &[usize]| ops::zeros::<f32>(shape).unwrap();
+    let (q, k, v, g) = (zeros(&[1, 4, 3, 8]), zeros(&[1, 2, 5, 8]), zeros(&[1, 2, 5, 6]), zeros(&[1, 4, 3, 6]));
+    let with = |i: usize, a: Array| {
+        let mut all = vec![q.clone(), k.clone(), v.clone(), g.clone()];
+        all[i] = a;
+        all
+    };
+    let shapes: Vec<_> = op.infer(&with(0, q.clone())).unwrap().iter().map(|a| a.shape.to_vec()).collect();
+    assert_eq!(shapes, [q.shape(), k.shape(), v.shape()]);
+    for (i, shape) in [
+        (0, &[1, 3, 3, 8][..]),
+        (0, &[1, 4, 3, 7]),
+        (0, &[2, 4, 3, 8]),
+        (0, &[4, 3, 8]),
+        (1, &[1, 0, 5, 8]),
+        (1, &[1, 2, 4, 8]),
+        (2, &[1, 1, 5, 6]),
+        (3, &[1, 4, 3, 8]),
+        (3, &[1, 2, 3, 6]),
+    ] {
+        assert!(op.infer(&with(i, zeros(shape))).is_err(), "input {i} of shape {shape:?}");
+    }
+    assert!(op.infer(&with(3, ops::astype(&g, Dtype::Float16).unwrap())).is_err());
+    assert!(op.infer(&[q.clone(), k.clone(), v.clone()]).is_err());
+    // The first two queries of five would see nothing.
+    let many = [zeros(&[1, 2, 5, 8]), zeros(&[1, 2, 3, 8]), zeros(&[1, 2, 3, 6]), zeros(&[1, 2, 5, 6])];
+    assert!(op.infer(&many).unwrap_err().to_string().contains("some see none"));
+    assert!(AttentionGrads { causal: false, ..op.clone() }.infer(&many).is_ok());
+    assert!(AttentionGrads { causal: false, window: Some(0), ..op }.infer(&many).is_err());
+}
+
+#[test]
+fn queries_without_keys_have_gradients() {
+    // The first three queries see nothing and average all values.
+    let qkv = vec![normal(&[1, 2, 5, 3], 57), normal(&[1, 2, 2, 3], 58), normal(&[1, 2, 2, 3], 59)];
+    let causal = AttentionOptions { mask: AttentionMask::Causal, ..AttentionOptions::default() };
+    check("causal with more queries than keys", &|x| attend(x, causal), &qkv);
+    check("an empty window", &|x| attend(x, AttentionOptions { window: Some(0), ..causal }), &qkv);
 }
 
 #[test]
@@ -220,6 +330,11 @@ fn formulas_are_what_kernels_compute() {
         let options = AttentionOptions { scale: 0.3, mask: AttentionMask::Causal, ..AttentionOptions::default() };
         let kernel = scaled_dot_product_attention(&qkv[0], &qkv[1], &qkv[2], &options).unwrap();
         formula_is_kernel("causal attention", &op, &qkv, &[kernel]);
+        let inputs: Vec<Array> = qkv.iter().cloned().chain([cast(normal(&[2, 4, 7, 6], 28))]).collect();
+        let loss = |x: &Vec<Array>| one(scaled_dot_product_attention(&x[0], &x[1], &x[2], &options));
+        let (_, kernel) = vjp(loss, &qkv.to_vec(), &inputs[3..].to_vec()).unwrap();
+        let op = AttentionGrads { scale: Real(0.3), causal: true, window: None };
+        formula_is_kernel("gradients of attention", &op, &inputs, &kernel);
 
         let mut inputs = delta(true);
         inputs.iter_mut().take(3).for_each(|a| *a = cast(a.clone()));

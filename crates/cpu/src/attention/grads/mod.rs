@@ -25,7 +25,7 @@ use super::dispatch::Kernels;
 use super::kernels::Ahead;
 use super::lanes::{self, Elem};
 use super::mask::seen;
-use super::tile::{Line, with_elem};
+use super::tile::{with_elem, with_memory};
 use crate::isa::Isa;
 use crate::pool;
 use half::{bf16, f16};
@@ -113,19 +113,20 @@ pub unsafe fn attention_grads(isa: Isa, a: &Grads) {
 /// As [`attention_grads`], with the instruction set of `K` and elements `T`.
 unsafe fn run<K: Kernels, T: Elem>(a: &Grads) {
     pool::run(a.batch * a.kv_heads, &|i| {
-        let head = Head::new(a, i / a.kv_heads, i % a.kv_heads);
-        // SAFETY: the caller's promises; a head's results are its task's.
-        unsafe {
-            head.pack_keys::<K, T>();
-            let rows = a.q_len * head.group;
-            for first in (0..rows).step_by(SIDE) {
-                let block = head.pack_queries::<K, T>(first..rows.min(first + SIDE));
-                head.weigh::<K>(&block);
-                head.add_to_keys::<K>(&block);
-                head.write_queries::<K, T>(&block);
+        Head::with(a, i / a.kv_heads, i % a.kv_heads, |head| {
+            // SAFETY: the caller's promises; a head's results are its task's.
+            unsafe {
+                head.pack_keys::<K, T>();
+                let rows = a.q_len * head.group;
+                for first in (0..rows).step_by(SIDE) {
+                    let block = head.pack_queries::<K, T>(first..rows.min(first + SIDE));
+                    head.weigh::<K>(&block);
+                    head.add_to_keys::<K>(&block);
+                    head.write_queries::<K, T>(&block);
+                }
+                head.write_keys::<K, T>();
             }
-            head.write_keys::<K, T>();
-        }
+        })
     });
 }
 
@@ -175,11 +176,10 @@ struct Head<'a> {
     dv: *mut f32,
     /// One row in f32.
     row: *mut f32,
-    _memory: Vec<Line>,
 }
 
 impl<'a> Head<'a> {
-    fn new(a: &'a Grads, batch: usize, kv_head: usize) -> Head<'a> {
+    fn with(a: &'a Grads, batch: usize, kv_head: usize, f: impl FnOnce(&Head)) {
         let (width, v_width) = (a.dim.next_multiple_of(COLUMNS), a.v_dim.next_multiple_of(COLUMNS));
         let keys = a.kv_len.next_multiple_of(SIDE);
         let sizes = [
@@ -195,34 +195,34 @@ impl<'a> Head<'a> {
             keys * v_width,
             width.max(v_width),
         ];
-        let mut memory = Line::zeros(sizes.iter().sum());
-        let mut at = memory.as_mut_ptr().cast::<f32>();
-        let parts = sizes.map(|n| {
-            let part = at;
-            at = at.wrapping_add(n);
-            part
+        with_memory(sizes.iter().sum(), |base| {
+            let mut at = base;
+            let parts = sizes.map(|n| {
+                let part = at;
+                at = at.wrapping_add(n);
+                part
+            });
+            let [keys_across, values_across, keys, queries, cotangents, weights, scores, dq, dk, dv, row] = parts;
+            f(&Head {
+                a,
+                batch,
+                kv_head,
+                group: a.q_heads / a.kv_heads,
+                width,
+                v_width,
+                keys_across,
+                values_across,
+                keys,
+                queries,
+                cotangents,
+                weights,
+                scores,
+                dq,
+                dk,
+                dv,
+                row,
+            });
         });
-        let [keys_across, values_across, keys, queries, cotangents, weights, scores, dq, dk, dv, row] = parts;
-        Head {
-            a,
-            batch,
-            kv_head,
-            group: a.q_heads / a.kv_heads,
-            width,
-            v_width,
-            keys_across,
-            values_across,
-            keys,
-            queries,
-            cotangents,
-            weights,
-            scores,
-            dq,
-            dk,
-            dv,
-            row,
-            _memory: memory,
-        }
     }
 
     /// Query head and position of a row.
@@ -264,21 +264,30 @@ impl<'a> Head<'a> {
         }
     }
 
+    /// Brings keys and values into their forms, with zeros behind the last ones: what is multiplied by a weight of zero
+    /// must be a number.
     unsafe fn pack_keys<K: Kernels, T: Elem>(&self) {
         let a = self.a;
-        for first in (0..a.kv_len).step_by(SIDE) {
-            // SAFETY: the promises of the call; the tiles of cotangents are not in use yet.
-            unsafe {
-                let keys = self.keys.add(first * self.width);
-                for r in 0..SIDE.min(a.kv_len - first) {
+        // SAFETY: the promises of the call; the tiles of cotangents are not in use yet.
+        unsafe {
+            for first in (0..a.kv_len).step_by(SIDE) {
+                let (keys, values) = (self.keys.add(first * self.width), self.cotangents);
+                let count = SIDE.min(a.kv_len - first);
+                if count < SIDE {
+                    keys.write_bytes(0, SIDE * self.width);
+                    values.write_bytes(0, SIDE * self.v_width);
+                }
+                for r in 0..count {
                     let (k, v) =
                         (a.k.at(self.batch, self.kv_head, first + r), a.v.at(self.batch, self.kv_head, first + r));
                     self.pack_row::<K, T>(k, a.dim, 1.0, keys, r);
-                    self.pack_row::<K, T>(v, a.v_dim, 1.0, self.cotangents, r);
+                    self.pack_row::<K, T>(v, a.v_dim, 1.0, values, r);
                 }
                 Self::turn::<K>(keys, a.dim, self.keys_across.add(first * a.dim));
-                Self::turn::<K>(self.cotangents, a.v_dim, self.values_across.add(first * a.v_dim));
+                Self::turn::<K>(values, a.v_dim, self.values_across.add(first * a.v_dim));
             }
+            self.dk.write_bytes(0, a.kv_len.next_multiple_of(SIDE) * self.width);
+            self.dv.write_bytes(0, a.kv_len.next_multiple_of(SIDE) * self.v_width);
         }
     }
 
