@@ -213,7 +213,7 @@ unsafe fn run<K: Kernels>(a: &Attention, split: Split) {
                     layout.pack_queries::<K>(a, &tile, scratch);
                     layout.clear(tile.rows(a), total);
                     for chunk in tile.chunks(a) {
-                        layout.attend::<K>(a, &tile, chunk, scratch, part);
+                        layout.attend::<K>(a, &tile, None, chunk, scratch, part);
                         K::merge(total, part, tile.rows(a), layout.width);
                     }
                     layout.finish::<K>(a, &tile, total);
@@ -222,13 +222,21 @@ unsafe fn run<K: Kernels>(a: &Attention, split: Split) {
         });
         return;
     }
-    // A task takes neighbouring chunks: what one fetches ahead is the next one's.
-    let span = (cut.tiles * chunks / (8 * pool::threads())).clamp(1, chunks);
+    let threads = pool::threads();
+    // A task takes neighbouring chunks, and tasks are dealt out such that a thread's next one is likely the neighbour
+    // too: what one fetches ahead is the next one's.
+    let span = (cut.tiles * chunks / (8 * threads)).clamp(1, chunks);
     let spans = chunks.div_ceil(span);
+    let each = (cut.tiles * spans).div_ceil(threads);
     layout.with_parts(cut.tiles * chunks, |parts| {
-        pool::run(cut.tiles * spans, &|i| {
-            let (t, first) = (i / spans, i % spans * span);
+        pool::run(threads * each, &|turn| {
+            let task = turn % threads * each + turn / threads;
+            if task >= cut.tiles * spans {
+                return;
+            }
+            let (t, first) = (task / spans, task % spans * span);
             let tile = cut.tile(a, t);
+            let then = (t + 1 < cut.tiles).then(|| cut.tile(a, t + 1));
             let seen = tile.chunks(a);
             let mine = first.max(seen.start)..(first + span).min(seen.end);
             if mine.is_empty() {
@@ -239,7 +247,7 @@ unsafe fn run<K: Kernels>(a: &Attention, split: Split) {
                 unsafe {
                     layout.pack_queries::<K>(a, &tile, scratch);
                     for chunk in mine {
-                        layout.attend::<K>(a, &tile, chunk, scratch, parts.state(t * chunks + chunk));
+                        layout.attend::<K>(a, &tile, then.as_ref(), chunk, scratch, parts.state(t * chunks + chunk));
                     }
                 }
             });

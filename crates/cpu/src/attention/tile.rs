@@ -285,11 +285,20 @@ impl Layout {
         with_elem!(a.k.dtype, T => K::spread_len::<T>(self.dim))
     }
 
-    /// The result of the tile's rows over one chunk of keys, into `part`.
+    /// The result of the tile's rows over one chunk of keys, into `part`. After the tile's last keys the first ones of
+    /// `then` are fetched.
     ///
     /// # Safety
     /// The promises of the call; `K`'s instruction set; scratch and part have this layout, queries are packed.
-    pub(super) unsafe fn attend<K: Kernels>(&self, a: &Attention, tile: &Tile, chunk: usize, s: Scratch, part: State) {
+    pub(super) unsafe fn attend<K: Kernels>(
+        &self,
+        a: &Attention,
+        tile: &Tile,
+        then: Option<&Tile>,
+        chunk: usize,
+        s: Scratch,
+        part: State,
+    ) {
         let seen = tile.seen(a);
         let (from, to) = (seen.start.max(chunk * CHUNK), seen.end.min((chunk + 1) * CHUNK));
         // SAFETY: the caller's promises.
@@ -302,10 +311,15 @@ impl Layout {
                 let sets = Self::sets::<K>(rows, first, s);
                 // While keys are in use their values are fetched, and then the next keys: a task behind this one may
                 // belong to the same thread.
-                let next = keys.end..seen.end.min(keys.end + BLOCK);
+                let (of, next) = if keys.end < seen.end {
+                    (tile, keys.end..seen.end)
+                } else {
+                    then.map_or((tile, 0..0), |t| (t, t.seen(a)))
+                };
+                let next = next.start..next.end.min(next.start + BLOCK);
                 let values = with_elem!(a.v.dtype, T => ahead::<T>(&a.v, tile, &keys, a.v_dim));
                 with_elem!(a.k.dtype, T => self.score::<K, T>(a, tile, first, &keys, &sets, s, values));
-                let mut next = with_elem!(a.k.dtype, T => ahead::<T>(&a.k, tile, &next, a.dim));
+                let mut next = with_elem!(a.k.dtype, T => ahead::<T>(&a.k, of, &next, a.dim));
                 self.soften::<K>(a, tile, first, &sets, s, part, &mut next);
                 with_elem!(a.v.dtype, T => self.weigh::<K, T>(a, tile, first, &keys, &sets, s, part, next));
             }
