@@ -11,14 +11,57 @@ use crate::isa::Isa;
 
 /// Adds the product of two packed panels to a block of accumulators.
 ///
-/// Arguments: `kc` steps; `a`, `mr` values a step; `b`, `nv * lanes` values a step, one step every `ldb` values; `acc`, a
-/// block of `mr` rows of `nv * lanes` values without gaps; `first`, whether the block starts from zero (its old content
-/// is not read); `ahead`, memory that will be read next, of which the kernel prefetches a cache line
-/// every [`PREFETCH_EVERY`] steps: more at a time would keep the loads of the panels waiting.
-pub(crate) type MicroFn<P, A> = unsafe fn(usize, *const P, *const P, usize, *mut A, bool, *const P);
+/// Arguments: `kc` steps; `a`, `mr` values a step; `b`, `nv * lanes` values a step; `acc`, a block of `mr` rows of
+/// `nv * lanes` values, `ld` values apart: scratch, or the output itself; `first`, whether the block starts from zero (its
+/// old content is not read); `ahead`, of which the kernel asks for a cache line every [`PREFETCH_EVERY`] steps: more at a
+/// time would keep the loads of the panels waiting.
+pub(crate) type MicroFn<P, A> = unsafe fn(usize, *const P, *const P, *mut A, usize, bool, &mut Ahead);
 
 /// See [`MicroFn`].
 pub(crate) const PREFETCH_EVERY: usize = 4;
+
+/// Memory that will be read soon: pieces of some cache lines each. A kernel asks for lines and moves on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ahead {
+    at: *const u8,
+    /// Pieces not finished; below zero when a kernel has gone past the last.
+    pieces: isize,
+    /// Lines left of this piece, lines of a whole one.
+    left: usize,
+    lines: usize,
+    /// Bytes from the end of a piece to the next.
+    gap: isize,
+}
+
+impl Ahead {
+    /// Nothing: the same line again and again.
+    pub(crate) const NOTHING: Ahead = Ahead { at: std::ptr::null(), pieces: 0, left: 1, lines: 1, gap: -64 };
+
+    /// `pieces` of `bytes` bytes, `stride` bytes from one to the next. Of pieces shorter than a line the line they end in
+    /// counts: the one they begin in was read with their neighbours.
+    pub(crate) fn new<T>(at: *const T, pieces: usize, bytes: usize, stride: isize) -> Ahead {
+        let lines = bytes.div_ceil(64).max(1);
+        let at = at.cast::<u8>().wrapping_add(if lines == 1 { bytes.saturating_sub(1) } else { 0 });
+        Ahead { at, pieces: pieces as isize, left: lines, lines, gap: stride - lines as isize * 64 }
+    }
+
+    /// Whether something is left.
+    pub(crate) fn more(&self) -> bool {
+        self.pieces > 0
+    }
+
+    /// Asks for a line, into L2.
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    fn ask(&mut self) {
+        super::pack::prefetch(self.at);
+        self.left -= 1;
+        let end = self.left == 0;
+        self.at = self.at.wrapping_offset(64 + if end { self.gap } else { 0 });
+        self.left = if end { self.lines } else { self.left };
+        self.pieces -= end as isize;
+    }
+}
 
 /// The block sizes of one instruction set.
 #[derive(Clone, Copy, Debug)]
@@ -78,24 +121,25 @@ macro_rules! vector_kernel {
             kc: usize,
             mut a: *const $p,
             mut b: *const $p,
-            ldb: usize,
             acc: *mut $a,
+            ld: usize,
             first: bool,
-            ahead: *const $p,
+            ahead: &mut Ahead,
         ) {
             // SAFETY: the caller's panels hold `kc` steps and its block `MR * NV` vectors.
             unsafe {
+                let mut soon = *ahead;
                 let mut sum = [[$zero(); NV]; MR];
                 if !first {
                     for i in 0..MR {
                         for j in 0..NV {
-                            sum[i][j] = $load_acc(acc.add((i * NV + j) * $lanes));
+                            sum[i][j] = $load_acc(acc.add(i * ld + j * $lanes));
                         }
                     }
                 }
                 for k in 0..kc {
                     if k % PREFETCH_EVERY == 0 {
-                        _mm_prefetch::<_MM_HINT_T1>(ahead.cast::<i8>().wrapping_add(k * (64 / PREFETCH_EVERY)));
+                        soon.ask();
                     }
                     let $bp = b;
                     let mut y = [$load_b; NV];
@@ -112,13 +156,14 @@ macro_rules! vector_kernel {
                         }
                     }
                     a = a.add(MR);
-                    b = b.add(ldb);
+                    b = b.add(NV * $lanes);
                 }
                 for i in 0..MR {
                     for j in 0..NV {
-                        $store_acc(acc.add((i * NV + j) * $lanes), sum[i][j]);
+                        $store_acc(acc.add(i * ld + j * $lanes), sum[i][j]);
                     }
                 }
+                *ahead = soon;
             }
         }
     };
@@ -194,7 +239,7 @@ mod x86 {
         |c, x, y| _mm256_fmadd_pd(x, y, c)
     );
 
-    use super::{MicroFn, PREFETCH_EVERY};
+    use super::{Ahead, MicroFn, PREFETCH_EVERY};
     pub(crate) fn f32_512(mr: usize, nv: usize) -> MicroFn<f32, f32> {
         pick!(mr, nv, f32_avx512, tall [1 2 3 4 5 6 7 8 9 10 11 12 13 14], wide [1 2 3 4 5 6])
     }
@@ -219,16 +264,18 @@ macro_rules! plain_kernel {
             kc: usize,
             mut a: *const $t,
             mut b: *const $t,
-            ldb: usize,
             acc: *mut $t,
+            ld: usize,
             first: bool,
-            _ahead: *const $t,
+            _ahead: &mut Ahead,
         ) {
             // SAFETY: the caller's panels hold `kc` steps and its block `MR * NV` vectors of four.
             unsafe {
                 let mut sum = [[[0 as $t; 4]; NV]; MR];
                 if !first {
-                    sum = acc.cast::<[[[$t; 4]; NV]; MR]>().read();
+                    for i in 0..MR {
+                        sum[i] = acc.add(i * ld).cast::<[[$t; 4]; NV]>().read();
+                    }
                 }
                 for _ in 0..kc {
                     let y = b.cast::<[[$t; 4]; NV]>().read();
@@ -246,9 +293,11 @@ macro_rules! plain_kernel {
                         }
                     }
                     a = a.add(MR);
-                    b = b.add(ldb);
+                    b = b.add(4 * NV);
                 }
-                acc.cast::<[[[$t; 4]; NV]; MR]>().write(sum);
+                for i in 0..MR {
+                    acc.add(i * ld).cast::<[[$t; 4]; NV]>().write(sum[i]);
+                }
             }
         }
     };

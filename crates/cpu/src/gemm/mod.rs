@@ -1,7 +1,8 @@
 //! Matrix products of every dtype: one, batched, gathered, with `alpha * a @ b + beta * c`.
 //!
 //! Floats and complex64 go through packed panels and register-blocked kernels: `micro` (kernels), `pack`
-//! (memory to panels), `driver` (tiles and tasks), `finish` (sums to memory). Integers take the plain way (`plain`).
+//! (memory to panels), `driver` and `large` (tiles and tasks), `finish` (sums to memory). Integers take the plain way
+//! (`plain`).
 //! Nothing here knows of arrays or graphs: pointers, sizes and strides in elements.
 //!
 //! Every element of the output is one sum over k in ascending order in one accumulator (f32 for halves and complex64,
@@ -11,6 +12,7 @@
 mod complex;
 pub(crate) mod driver;
 pub(crate) mod finish;
+mod large;
 pub(crate) mod micro;
 pub(crate) mod pack;
 mod plain;
@@ -21,9 +23,10 @@ use crate::isa::{self, Isa};
 use driver::{Along, Product};
 use finish::{Finish, Target};
 use lapis_core::dtype::{Dtype, bf16, f16};
-use micro::{Arith, F32, F64};
+use micro::{Ahead, Arith, F32, F64};
 use pack::{Lanes, Pack};
 use smallvec::SmallVec;
+use std::any::TypeId;
 use std::marker::PhantomData;
 use std::ops::Range;
 
@@ -245,6 +248,17 @@ pub(crate) fn lanes<E>(count: usize, at: impl Fn(usize) -> *const E) -> Lanes<E>
     all
 }
 
+/// A part of a matrix, of two axes (length, stride), one of them contiguous.
+fn ahead<E>(first: *const E, lanes: (usize, isize), k: (usize, isize)) -> Ahead {
+    let size = size_of::<E>();
+    match (lanes, k) {
+        ((count, stride), (len, 1)) | ((len, 1), (count, stride)) => {
+            Ahead::new(first, count, len * size, stride * size as isize)
+        }
+        _ => Ahead::NOTHING,
+    }
+}
+
 impl<M: Arith, E: Pack<M> + Finish<M::A>> Product<M> for Group<'_, E> {
     fn size(&self) -> (usize, usize, usize) {
         (self.rows.len() * self.g.m, self.g.n, self.g.k)
@@ -289,11 +303,19 @@ impl<M: Arith, E: Pack<M> + Finish<M::A>> Product<M> for Group<'_, E> {
         }
     }
 
+    fn lhs_is_transposed(&self) -> bool {
+        self.rows.len() == 1 && self.g.a.0 == 1 && self.g.a.1 != 1
+    }
+
     unsafe fn pack_lhs(&self, isa: Isa, lane: usize, count: usize, w: usize, ks: Range<usize>, dst: *mut M::P) {
         let (rs, cs) = self.g.a;
         let start = ks.start as isize * cs;
         // SAFETY: rows and steps inside the matrices.
         unsafe {
+            if count > w {
+                let first = self.rows[0].a.cast::<E>().add(lane).offset(start);
+                return E::copy(isa, first, cs, ks.len(), count, w, dst);
+            }
             let lanes = lanes(count, |l| {
                 let (entry, row) = self.row(lane + l);
                 entry.a.cast::<E>().offset(row * rs + start)
@@ -311,6 +333,32 @@ impl<M: Arith, E: Pack<M> + Finish<M::A>> Product<M> for Group<'_, E> {
             let lanes = lanes(count, |l| base.offset((lane + l) as isize * cs));
             pack::pack::<M, E>(isa, &lanes, cs == 1, rs, ks.len(), count, w, dst);
         }
+    }
+
+    fn lhs_ahead(&self, rows: Range<usize>, ks: Range<usize>) -> Ahead {
+        let one_entry = !rows.is_empty() && rows.start % self.g.m + rows.len() <= self.g.m;
+        if one_entry {
+            let (entry, row) = self.row(rows.start);
+            let (rs, cs) = self.g.a;
+            let first = entry.a.cast::<E>().wrapping_offset(row * rs + ks.start as isize * cs);
+            return ahead(first, (rows.len(), rs), (ks.len(), cs));
+        }
+        Ahead::NOTHING
+    }
+
+    fn rhs_ahead(&self, cols: Range<usize>, ks: Range<usize>) -> Ahead {
+        let (rs, cs) = self.g.b;
+        let first = self.rows[0].b.cast::<E>().wrapping_offset(cols.start as isize * cs + ks.start as isize * rs);
+        ahead(first, (cols.len(), cs), (ks.len(), rs))
+    }
+
+    fn sums(&self, rows: &Range<usize>, cols: &Range<usize>) -> Option<(*mut M::A, usize)> {
+        let (entry, row) = self.row(rows.start);
+        let (rs, cs) = self.g.out;
+        let plain = cs == 1 && rs >= 0 && self.g.scale.is_none() && TypeId::of::<E>() == TypeId::of::<M::A>();
+        let one_entry = row as usize + rows.len() <= self.g.m;
+        let first = entry.out.cast::<M::A>().wrapping_offset(row * rs + cols.start as isize);
+        (plain && one_entry).then_some((first, rs as usize))
     }
 
     fn want(&self, rows: Range<usize>, cols: Range<usize>) {

@@ -27,7 +27,8 @@ pub(crate) trait Pack<M: Arith>: Copy + 'static {
     /// Every lane must have `k` readable elements, `dst` must hold `k.div_ceil(PER) * w` values; `isa` must be available.
     unsafe fn transpose(isa: Isa, lanes: &Lanes<Self>, k: usize, w: usize, dst: *mut M::P);
 
-    /// Lanes contiguous: `dst[k * w + l] = src[k * ks + l]` for `l < count` (at most `w`), `k` elements.
+    /// Lanes contiguous: `dst[k * w + l] = src[k * ks + l]` for `l < count`, `k` elements. More than `w` lanes make panels
+    /// one after the other, the last as wide as what is left.
     ///
     /// # Safety
     /// As for `transpose`, with `count` readable elements at each step.
@@ -242,20 +243,31 @@ unsafe fn transpose<Q: Quad>(lanes: &Lanes<Q::E>, k: usize, w: usize, dst: *mut 
     }
 }
 
+/// Steps that [`copy`] takes of all lanes before it goes on: rows a power of two apart share the sets of a cache.
+#[cfg(target_arch = "x86_64")]
+const ROWS: usize = 8;
+
 /// See [`Pack::copy`].
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
 unsafe fn copy<Q: Quad>(src: *const Q::E, ks: isize, k: usize, count: usize, w: usize, dst: *mut Q::P) {
-    // SAFETY: `count` elements are readable at every step, `w` values writable.
+    let steps = k.div_ceil(Q::PER);
+    // SAFETY: `count` elements are readable at every step, the panels writable.
     unsafe {
-        for (step, j) in (0..k).step_by(Q::PER).enumerate() {
-            let a = src.offset(j as isize * ks);
-            let b = if Q::PER == 2 && j + 1 < k { a.offset(ks) } else { std::ptr::null() };
-            let out = dst.add(step * w);
-            for g in (0..count).step_by(Q::LANES) {
-                prefetch(a.wrapping_offset(16 * ks).wrapping_add(g));
-                let pair = if b.is_null() { b } else { b.add(g) };
-                Q::put(Q::row(a.add(g), pair, count - g), w - g, out.add(g));
+        for at in (0..steps).step_by(ROWS) {
+            for p in (0..count).step_by(w) {
+                let width = if p == 0 { w } else { w.min(count - p) };
+                for g in (0..width.min(count - p)).step_by(Q::LANES) {
+                    let (readable, writable) = (count - p - g, width - g);
+                    for step in at..steps.min(at + ROWS) {
+                        let j = step * Q::PER;
+                        let a = src.offset(j as isize * ks).add(p + g);
+                        let b = if Q::PER == 2 && j + 1 < k { a.offset(ks) } else { std::ptr::null() };
+                        prefetch(a.wrapping_offset(16 * ks));
+                        let v = Q::row(a, b, readable.min(writable));
+                        Q::put(v, writable, dst.add(p * steps + step * width + g));
+                    }
+                }
             }
         }
     }
@@ -322,10 +334,11 @@ macro_rules! impl_pack {
                         #[cfg(target_arch = "x86_64")]
                         Isa::Avx2 => impl_pack!(@$other copy_avx2::<avx2::$q>(src, ks, k, count, w, dst)),
                         _ => {
-                            for j in 0..k {
-                                for l in 0..count {
-                                    let x = *src.offset(j as isize * ks).add(l);
-                                    *dst.add(j * w + l) = <Self as Pack<$m>>::pack_one(x, None);
+                            for (p, j) in (0..count).step_by(w).flat_map(|p| (0..k).map(move |j| (p, j))) {
+                                let width = if p == 0 { w } else { w.min(count - p) };
+                                for l in 0..width.min(count - p) {
+                                    let x = *src.offset(j as isize * ks).add(p + l);
+                                    *dst.add(p * k + j * width + l) = <Self as Pack<$m>>::pack_one(x, None);
                                 }
                             }
                         }

@@ -337,6 +337,54 @@ fn a_row_does_not_depend_on_the_number_of_rows() {
     }
 }
 
+/// The same numbers in other places: by rows, by columns, with gaps, every second.
+#[test]
+fn the_way_matrices_lie_changes_no_bit() {
+    /// Copies a compact matrix to strides; what is between stays zero.
+    fn laid(dtype: Dtype, from: &[u8], rows: usize, cols: usize, (rs, cs): (usize, usize)) -> Matrix {
+        let size = dtype.size();
+        let mut bytes = vec![0; ((rows - 1) * rs + (cols - 1) * cs + 1) * size];
+        for (r, c) in (0..rows).flat_map(|r| (0..cols).map(move |c| (r, c))) {
+            let (to, at) = ((r * rs + c * cs) * size, (r * cols + c) * size);
+            bytes[to..to + size].copy_from_slice(&from[at..at + size]);
+        }
+        Matrix { bytes, values: Vec::new(), start: 0, rs: rs as isize, cs: cs as isize, dtype }
+    }
+    for isa in isa::available() {
+        // Several stretches of k, more than one tile of columns, odd edges everywhere; then one stretch and few columns.
+        for (m, n, k) in [(515, 530, 1300), (1030, 75, 270)] {
+            for dtype in [Dtype::Float32, Dtype::Bfloat16] {
+                let (a, b) = (encode(dtype, &numbers(1, m * k)), encode(dtype, &numbers(2, k * n)));
+                let ways = |rows, cols| [(cols, 1), (1, rows), (cols + 7, 1), (1, rows + 9), (2 * cols, 2)];
+                let run = |wa, wb| {
+                    let (a, b) = (laid(dtype, &a, m, k, wa), laid(dtype, &b, k, n, wb));
+                    product(isa, false, dtype, (m, n, k), &a, &b)
+                };
+                let want = run(ways(m, k)[0], ways(k, n)[0]);
+                for (wa, wb) in
+                    ways(m, k).into_iter().zip(ways(k, n)).skip(1).chain([((k, 1), (1, k)), ((1, m), (n, 1))])
+                {
+                    assert!(run(wa, wb) == want, "{} {dtype} {m}x{n}x{k} strides {wa:?} {wb:?}", isa.name());
+                }
+                // Sums that stand in scratch, on several threads; rows apart in the output.
+                let (a, b) = (laid(dtype, &a, m, k, (k, 1)), laid(dtype, &b, k, n, (1, k)));
+                let (size, ld) = (dtype.size(), n + 5);
+                let mut out = vec![0; m * ld * size];
+                let to = MatMut { ptr: out.as_mut_ptr(), rs: ld as isize };
+                let epilogue = match dtype {
+                    Dtype::Float32 => Epilogue::Store,
+                    _ => Epilogue::Axpby { alpha: 1.0, beta: 0.0, c: MatRef { ptr: to.ptr, rs: to.rs, cs: 1 } },
+                };
+                // SAFETY: the matrices hold what the strides say.
+                pool::with_threads(3, || unsafe { gemm(isa, dtype, m, n, k, a.view(), b.view(), to, epilogue) });
+                for (row, want) in out.chunks(ld * size).zip(want.chunks(n * size)) {
+                    assert!(row[..n * size] == *want && row[n * size..].iter().all(|&x| x == 0), "{dtype} {m}x{n}x{k}");
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn columns_and_threads_change_nothing() {
     let isa = isa::available()[0];
