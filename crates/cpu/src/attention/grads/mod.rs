@@ -174,8 +174,6 @@ struct Head<'a> {
     dq: *mut f32,
     dk: *mut f32,
     dv: *mut f32,
-    /// One row in f32.
-    row: *mut f32,
 }
 
 impl<'a> Head<'a> {
@@ -193,7 +191,6 @@ impl<'a> Head<'a> {
             SIDE * width,
             keys * width,
             keys * v_width,
-            width.max(v_width),
         ];
         with_memory(sizes.iter().sum(), |base| {
             let mut at = base;
@@ -202,7 +199,7 @@ impl<'a> Head<'a> {
                 at = at.wrapping_add(n);
                 part
             });
-            let [keys_across, values_across, keys, queries, cotangents, weights, scores, dq, dk, dv, row] = parts;
+            let [keys_across, values_across, keys, queries, cotangents, weights, scores, dq, dk, dv] = parts;
             f(&Head {
                 a,
                 batch,
@@ -220,7 +217,6 @@ impl<'a> Head<'a> {
                 dq,
                 dk,
                 dv,
-                row,
             });
         });
     }
@@ -237,13 +233,12 @@ impl<'a> Head<'a> {
     }
 
     /// Row `r` of some tiles: `dim` elements times `factor`.
-    unsafe fn pack_row<K: Kernels, T: Elem>(&self, from: *const T, dim: usize, factor: f32, tiles: *mut f32, r: usize) {
-        // SAFETY: the caller promises the elements, the tiles, and the instruction set.
-        unsafe {
-            K::scale_row(from, dim, factor, self.row);
-            for c in (0..dim).step_by(COLUMNS) {
+    unsafe fn pack_row<K: Kernels, T: Elem>(from: *const T, dim: usize, factor: f32, tiles: *mut f32, r: usize) {
+        for c in (0..dim).step_by(COLUMNS) {
+            // SAFETY: the caller promises the elements, the tiles, and the instruction set.
+            unsafe {
                 let to = tiles.add(c / COLUMNS * TILE + r * COLUMNS);
-                std::ptr::copy_nonoverlapping(self.row.add(c), to, COLUMNS.min(dim - c));
+                K::scale_row(from.add(c), COLUMNS.min(dim - c), factor, to);
             }
         }
     }
@@ -252,13 +247,14 @@ impl<'a> Head<'a> {
     unsafe fn turn<K: Kernels>(tiles: *const f32, dim: usize, panels: *mut f32) {
         let keys = 2 * K::N;
         for first in (0..SIDE).step_by(keys) {
-            // Eight columns at a time come out in their order.
-            for c in (0..dim).step_by(8) {
+            // Columns of one tile are few enough to come out in their order.
+            for c in (0..dim).step_by(COLUMNS) {
                 // SAFETY: the caller promises tiles, panels, and the instruction set.
                 unsafe {
-                    let from = tiles.add(c / COLUMNS * TILE + first * COLUMNS + c % COLUMNS);
+                    let from = tiles.add(c / COLUMNS * TILE + first * COLUMNS);
+                    let (stride, columns) = (COLUMNS as isize, COLUMNS.min(dim - c));
                     let to = panels.add(first * dim + c * keys);
-                    K::pack_keys(from, COLUMNS as isize, keys, (dim - c).min(8), to, &mut { Ahead::NONE });
+                    K::pack_keys(from, stride, keys, columns, to, &mut { Ahead::NONE });
                 }
             }
         }
@@ -280,8 +276,8 @@ impl<'a> Head<'a> {
                 for r in 0..count {
                     let (k, v) =
                         (a.k.at(self.batch, self.kv_head, first + r), a.v.at(self.batch, self.kv_head, first + r));
-                    self.pack_row::<K, T>(k, a.dim, 1.0, keys, r);
-                    self.pack_row::<K, T>(v, a.v_dim, 1.0, values, r);
+                    Self::pack_row::<K, T>(k, a.dim, 1.0, keys, r);
+                    Self::pack_row::<K, T>(v, a.v_dim, 1.0, values, r);
                 }
                 Self::turn::<K>(keys, a.dim, self.keys_across.add(first * a.dim));
                 Self::turn::<K>(values, a.v_dim, self.values_across.add(first * a.v_dim));
@@ -297,8 +293,8 @@ impl<'a> Head<'a> {
             let (h, t) = self.place(r);
             // SAFETY: the promises of the call.
             unsafe {
-                self.pack_row::<K, T>(a.q.at(self.batch, h, t), a.dim, a.scale as f32, self.queries, r - rows.start);
-                self.pack_row::<K, T>(a.g.at(self.batch, h, t), a.v_dim, 1.0, self.cotangents, r - rows.start);
+                Self::pack_row::<K, T>(a.q.at(self.batch, h, t), a.dim, a.scale as f32, self.queries, r - rows.start);
+                Self::pack_row::<K, T>(a.g.at(self.batch, h, t), a.v_dim, 1.0, self.cotangents, r - rows.start);
             }
         }
         let sets = rows.clone().step_by(K::ROWS);
