@@ -1,6 +1,7 @@
 //! Functions in files: what users of `export_function` and `import_function` rely on.
 
 use lapis::io::save_function;
+use lapis::ops::fast::{AttentionMask, AttentionOptions, scaled_dot_product_attention};
 use lapis::prelude::*;
 use lapis::transforms::{Function, checkpoint, compile, custom_function, grad, vmap};
 use lapis::{export_function, import_function, random};
@@ -77,6 +78,23 @@ fn imported_functions_go_through_transforms() -> Result<()> {
     export_function(&again, step, &x)?;
     assert_eq!(import_function(&again)?.call(&x)?[0].to_vec::<f32>()?, step(&x)?.to_vec::<f32>()?);
     std::fs::remove_file(path).and(std::fs::remove_file(again)).expect("the files are there");
+    Ok(())
+}
+
+#[test]
+fn gradients_of_attention_are_exported_compiled_and_checkpointed() -> Result<()> {
+    let x = random::normal(&[2, 2, 5, 8], Dtype::Float32, None, None, Some(&random::key(3)))?;
+    let options = AttentionOptions { scale: 0.3, mask: AttentionMask::Causal, ..AttentionOptions::default() };
+    let attend = |x: &Array| scaled_dot_product_attention(x, &ops::tanh(x)?, &ops::sin(x)?, &options);
+    let loss = |x: &Array| ops::sum(&ops::square(&attend(x)?)?, (), false);
+    let saved = |x: &Array| ops::sum(&ops::square(&checkpoint(attend)(x)?)?, (), false);
+    let want = bits(&[grad(loss)(&x)?])?;
+    assert_eq!(bits(&[grad(saved)(&x)?])?, want);
+    assert_eq!(bits(&[compile(grad(loss)).call(&x)?])?, want);
+    let path = scratch("attention");
+    export_function(&path, grad(loss), &x)?;
+    assert_eq!(bits(&import_function(&path)?.call(&x)?)?, want);
+    std::fs::remove_file(path).expect("the file is there");
     Ok(())
 }
 

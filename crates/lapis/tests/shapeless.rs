@@ -64,6 +64,8 @@ fn sizes_that_the_function_insists_on_stay() -> Result<()> {
         scaled_dot_product_attention(x, x, x, &options)
     };
     follows("attention", &attention, &[&[2, 3, 5, 8], &[4, 3, 6, 8], &[3, 9, 7, 16]]);
+    let loss = |x: &Array| ops::sum(&ops::square(&attention(x)?)?, (), false);
+    follows("its gradient", &|x| grad(loss)(x), &[&[2, 3, 5, 8], &[4, 3, 6, 8], &[3, 9, 7, 16]]);
     let heads = |x: &Array| -> Result<Array> {
         let (b, t) = (x.shape()[0], x.shape()[1]);
         let split = ops::reshape(x, &[b as i64, t as i64, 2, -1])?;
