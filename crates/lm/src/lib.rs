@@ -1,5 +1,22 @@
 //! Language models: checkpoints, tokenizers, chat templates, generation.
+//!
+//! [`Checkpoint`] opens a directory, [`models::load`] makes a [`Model`] of it, a [`Batch`] says which rows of a step
+//! belong to which [`Sequence`].
 #![forbid(unsafe_code)]
 
+pub mod batch;
+pub mod blocks;
+pub mod checkpoint;
+pub mod engine;
+pub mod models;
+pub mod quant;
+pub mod sample;
 pub mod template;
 pub mod tokenizer;
+pub mod weights;
+
+pub use batch::{Batch, Sequence};
+pub use checkpoint::Checkpoint;
+pub use engine::{Engine, Event, Finish, Request};
+pub use models::Model;
+pub use sample::Sampling;

@@ -47,6 +47,15 @@ impl LayerNorm {
         Ok(LayerNorm { weight, bias, eps, dims })
     }
 
+    /// A norm of given parameters, `(dims,)` each.
+    ///
+    /// # Errors
+    /// An `eps` that is not positive.
+    pub fn from_parts(dims: usize, eps: f64, weight: Option<Param>, bias: Option<Param>) -> Result<LayerNorm> {
+        check_eps("LayerNorm", eps)?;
+        Ok(LayerNorm { weight, bias, eps, dims })
+    }
+
     fn repr(&self) -> String {
         format!("{}, eps={}, affine={}", self.dims, float(self.eps), truth(self.weight.is_some()))
     }

@@ -1,0 +1,190 @@
+//! Rotary positions of every kind that configs name.
+
+use lapis::ops::fast::{Frequencies, rope};
+use lapis::{Array, Error, Result, ops};
+use serde_json::{Map, Value};
+use std::f64::consts::PI;
+
+/// Turns pairs of the first `dims` features of a head by angles that grow with the position.
+#[derive(Clone, Debug)]
+pub struct Rope {
+    dims: usize,
+    /// Pairs are neighbours, not halves apart.
+    interleaved: bool,
+    kind: Kind,
+    /// Factor of the positions.
+    scale: f64,
+    /// Factor of the turned features.
+    gain: f64,
+}
+
+#[derive(Clone, Debug)]
+enum Kind {
+    Base(f64),
+    /// Wavelengths over 2 pi, one a pair.
+    Given(Array),
+    /// The base grows once a text is longer than the model was made for.
+    Dynamic {
+        base: f64,
+        factor: f64,
+        context: f64,
+    },
+}
+
+/// A number in a scaling block.
+fn number(block: &Map<String, Value>, key: &str) -> Option<f64> {
+    block.get(key).and_then(Value::as_f64)
+}
+
+fn needed(block: &Map<String, Value>, key: &str) -> Result<f64> {
+    number(block, key).ok_or_else(|| Error::value(format!("[load] rope_scaling: {key} is missing or no number")))
+}
+
+/// The name of a scaling block's kind.
+pub(crate) fn kind_of(block: &Map<String, Value>) -> &str {
+    block.get("type").or(block.get("rope_type")).and_then(Value::as_str).unwrap_or("default")
+}
+
+impl Rope {
+    /// Plain, by a base.
+    pub fn plain(dims: usize, base: f64, interleaved: bool) -> Rope {
+        Rope { dims, interleaved, kind: Kind::Base(base), scale: 1.0, gain: 1.0 }
+    }
+
+    /// As a config's `rope_scaling` (or `rope_parameters`) says. `context` is `max_position_embeddings`.
+    ///
+    /// # Errors
+    /// A kind that is not known; numbers that are missing.
+    pub fn new(
+        dims: usize,
+        base: f64,
+        interleaved: bool,
+        scaling: Option<&Map<String, Value>>,
+        context: Option<usize>,
+    ) -> Result<Rope> {
+        let plain = Rope::plain(dims, base, interleaved);
+        let Some(block) = scaling else { return Ok(plain) };
+        let waves = || (0..dims / 2).map(move |j| base.powf(2.0 * j as f64 / dims as f64));
+        let given = |all: Vec<f64>, gain: f64| {
+            let n = all.len();
+            let all = Array::from_vec(all.into_iter().map(|w| w as f32).collect(), &[n]);
+            Ok(Rope { kind: Kind::Given(all), gain, ..plain.clone() })
+        };
+        match kind_of(block) {
+            "default" | "mrope" => Ok(plain),
+            "linear" => Ok(Rope { scale: 1.0 / needed(block, "factor")?, ..plain }),
+            "dynamic" => {
+                let factor = needed(block, "factor")?;
+                let context =
+                    context.ok_or_else(|| Error::value("[load] dynamic rope needs max_position_embeddings"))?;
+                Ok(Rope { kind: Kind::Dynamic { base, factor, context: context as f64 }, ..plain })
+            }
+            "llama3" => {
+                let factor = needed(block, "factor")?;
+                let (low, high) =
+                    (number(block, "low_freq_factor").unwrap_or(1.0), number(block, "high_freq_factor").unwrap_or(4.0));
+                let old = number(block, "original_max_position_embeddings").unwrap_or(8192.0);
+                given(
+                    waves()
+                        .map(|w| {
+                            let length = 2.0 * PI * w;
+                            if length > old / low {
+                                w * factor
+                            } else if length > old / high && length < old / low {
+                                let smooth = (old / length - low) / (high - low);
+                                w / ((1.0 - smooth) / factor + smooth)
+                            } else {
+                                w
+                            }
+                        })
+                        .collect(),
+                    1.0,
+                )
+            }
+            "yarn" | "deepseek_yarn" | "telechat3-yarn" => {
+                let factor = needed(block, "factor")?;
+                let old = number(block, "original_max_position_embeddings").unwrap_or(4096.0);
+                let turns = |n: f64| dims as f64 * (old / (n * 2.0 * PI)).ln() / (2.0 * base.ln());
+                let low = turns(number(block, "beta_fast").unwrap_or(32.0)).floor().max(0.0);
+                let mut high = turns(number(block, "beta_slow").unwrap_or(1.0)).ceil().min(dims as f64 - 1.0);
+                if low == high {
+                    high += 0.001;
+                }
+                let gain = |m: f64| if factor <= 1.0 { 1.0 } else { 0.1 * m * factor.ln() + 1.0 };
+                let of = |key, default| gain(number(block, key).unwrap_or(default));
+                given(
+                    waves()
+                        .enumerate()
+                        .map(|(j, w)| {
+                            let kept = 1.0 - ((j as f64 - low) / (high - low)).clamp(0.0, 1.0);
+                            let far = factor * w;
+                            far * w / (far * kept + w * (1.0 - kept))
+                        })
+                        .collect(),
+                    of("mscale", 1.0) / of("mscale_all_dim", 0.0),
+                )
+            }
+            "longrope" | "su" => {
+                let old = needed(block, "original_max_position_embeddings")?;
+                let factor = context.map_or(1.0, |c| c as f64 / old);
+                let gain = if factor <= 1.0 { 1.0 } else { (1.0 + factor.ln() / old.ln()).sqrt() };
+                let gain = number(block, "long_mscale").unwrap_or(gain);
+                let long: Vec<f64> = match block.get("long_factor") {
+                    Some(Value::Array(all)) => all.iter().filter_map(Value::as_f64).collect(),
+                    Some(v) => vec![v.as_f64().unwrap_or(1.0); dims / 2],
+                    None => vec![1.0; dims / 2],
+                };
+                if long.len() != dims / 2 {
+                    let n = long.len();
+                    let text =
+                        format!("[load] rope_scaling: long_factor has {n} numbers, the heads have {} pairs", dims / 2);
+                    return Err(Error::value(text));
+                }
+                given(waves().zip(long).map(|(w, f)| w * f).collect(), gain)
+            }
+            "proportional" => {
+                let part = number(block, "partial_rotary_factor").unwrap_or(1.0);
+                let (turned, factor) = ((dims as f64 * part) as usize, number(block, "factor").unwrap_or(1.0));
+                let wave = |(j, w): (usize, f64)| if 2 * j < turned { factor * w } else { f64::INFINITY };
+                given(waves().enumerate().map(wave).collect(), 1.0)
+            }
+            other => Err(Error::unsupported(format!("[load] rope_scaling: kind {other:?} is not known"))),
+        }
+    }
+
+    /// Turns `x` (1, heads, rows, width), whose first row is at position `at`.
+    ///
+    /// # Errors
+    /// Heads narrower than `dims`.
+    pub fn forward(&self, x: &Array, at: usize) -> Result<Array> {
+        let x = if self.gain == 1.0 { x.clone() } else { self.scaled(x)? };
+        let frequencies = match &self.kind {
+            Kind::Base(base) => Frequencies::Base(*base),
+            Kind::Given(all) => Frequencies::Given(all),
+            Kind::Dynamic { base, factor, context } => {
+                let length = ((at + x.dim(2)) as f64).max(*context);
+                let d = self.dims as f64;
+                Frequencies::Base(base * (factor * length / context - (factor - 1.0)).powf(d / (d - 2.0)))
+            }
+        };
+        rope(&x, self.dims, self.interleaved, frequencies, self.scale, at as i64)
+    }
+
+    /// The features that are turned, times the gain.
+    fn scaled(&self, x: &Array) -> Result<Array> {
+        if x.dim(3) == self.dims {
+            return ops::multiply(x, self.gain);
+        }
+        let all = (None, None, 1);
+        let cut = |from, to| ops::slice(x, &[all, all, all, (from, to, 1)]);
+        let border = Some(self.dims as i64);
+        ops::concatenate(&[ops::multiply(&cut(None, border)?, self.gain)?, cut(border, None)?], 3)
+    }
+}
+
+/// What YaRN's `mscale_all_dim` does to the scale of the scores.
+pub(crate) fn yarn_score_gain(scaling: Option<&Map<String, Value>>) -> f64 {
+    let Some(block) = scaling.filter(|b| kind_of(b) != "default") else { return 1.0 };
+    let (all, factor) = (number(block, "mscale_all_dim").unwrap_or(0.0), number(block, "factor").unwrap_or(1.0));
+    if all == 0.0 || factor <= 1.0 { 1.0 } else { (0.1 * all * factor.ln() + 1.0).powi(2) }
+}

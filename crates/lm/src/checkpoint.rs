@@ -1,0 +1,167 @@
+//! A model directory: config.json, which weight files there are, and what they hold.
+//!
+//! Nothing is computed here and no weight byte is read: tensors are mapped files. Knows no architecture.
+
+use crate::quant::Plan;
+use lapis::io::Arrays;
+use lapis::{Error, Result, io};
+use serde_json::{Map, Value};
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+/// What a directory holds.
+pub struct Checkpoint {
+    /// The directory; empty for a model that came from memory.
+    pub dir: PathBuf,
+    /// config.json, its entries of `null` left out.
+    pub config: Map<String, Value>,
+    /// generation_config.json, where there is one.
+    pub generation: Map<String, Value>,
+    /// The tensors, by the names of the files.
+    pub tensors: Arrays,
+    /// How packed tensors are to be read.
+    pub plan: Plan,
+}
+
+impl Checkpoint {
+    /// Opens a directory.
+    ///
+    /// # Errors
+    /// A file that is missing or malformed, by its path and what to do about it.
+    pub fn open(dir: impl AsRef<Path>) -> Result<Checkpoint> {
+        let dir = dir.as_ref();
+        if !dir.is_dir() {
+            let what = if dir.exists() { "is a file; a model is a directory" } else { "does not exist" };
+            return Err(Error::io(format!("[load] {} {what} with config.json and safetensors", dir.display())));
+        }
+        let config = read_object(&dir.join("config.json"))?;
+        let generation = match dir.join("generation_config.json") {
+            path if path.exists() => read_object(&path)?,
+            _ => Map::new(),
+        };
+        let plan = Plan::from_config(&config, dir)?;
+        // The architecture is known to be there before weights are opened.
+        crate::models::find(&config)?;
+        Ok(Checkpoint { config, generation, tensors: tensors(dir)?, plan, dir: dir.to_path_buf() })
+    }
+
+    /// A model from memory: config.json and one safetensors file.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`].
+    pub fn from_bytes(name: &str, config: &[u8], weights: io::Bytes) -> Result<Checkpoint> {
+        let config = object(config, &format!("{name}/config.json"))?;
+        let (tensors, _) = io::load_safetensors(io::Source::from_bytes(format!("{name}/model.safetensors"), weights))?;
+        let plan = Plan::from_config(&config, Path::new(name))?;
+        Ok(Checkpoint { dir: PathBuf::new(), config, generation: Map::new(), tensors, plan })
+    }
+
+    /// A model from a config and tensors that are there already.
+    ///
+    /// # Errors
+    /// A quantization block that cannot be read.
+    pub fn from_parts(config: Map<String, Value>, tensors: Arrays) -> Result<Checkpoint> {
+        let config = without_nulls(config);
+        let plan = Plan::from_config(&config, Path::new(""))?;
+        Ok(Checkpoint { dir: PathBuf::new(), config, generation: Map::new(), tensors, plan })
+    }
+
+    /// The tokens that end a text, as the configs name them.
+    pub fn eos_ids(&self) -> BTreeSet<u32> {
+        let ids = |v: &Value| -> Vec<u32> {
+            let one = |v: &Value| v.as_u64().and_then(|n| u32::try_from(n).ok());
+            match v {
+                Value::Array(all) => all.iter().filter_map(one).collect(),
+                v => one(v).into_iter().collect(),
+            }
+        };
+        let text = self.config.get("text_config").and_then(|t| t.get("eos_token_id"));
+        let from = self.generation.get("eos_token_id").or(self.config.get("eos_token_id")).or(text);
+        from.map(ids).unwrap_or_default().into_iter().collect()
+    }
+
+    /// Positions that the model was made for, where the config says so.
+    pub fn context(&self) -> Option<usize> {
+        let text = self.config.get("text_config").and_then(Value::as_object);
+        let find = |c: &Map<String, Value>| {
+            ["max_position_embeddings", "n_positions", "max_seq_len", "model_max_length"]
+                .iter()
+                .find_map(|k| c.get(*k).and_then(Value::as_u64))
+        };
+        text.and_then(find).or_else(|| find(&self.config)).map(|n| n as usize)
+    }
+}
+
+/// The object in a JSON file, without entries of `null`.
+///
+/// # Errors
+/// A file that cannot be read or is no JSON object.
+pub fn read_object(path: &Path) -> Result<Map<String, Value>> {
+    let shown = path.display();
+    let text = std::fs::read(path).map_err(|e| match e.kind() {
+        std::io::ErrorKind::NotFound => Error::io(format!(
+            "[load] {shown} does not exist; a model directory has a config.json and safetensors files"
+        )),
+        _ => Error::io(format!("[load] {shown}: {e}")),
+    })?;
+    object(&text, &shown.to_string())
+}
+
+fn object(text: &[u8], name: &str) -> Result<Map<String, Value>> {
+    match serde_json::from_slice(text) {
+        Ok(Value::Object(object)) => Ok(without_nulls(object)),
+        Ok(_) => Err(Error::io(format!("[load] {name}: not a JSON object; the file is damaged or another one"))),
+        Err(e) => Err(Error::io(format!("[load] {name}: {e}; the file is damaged, download it again"))),
+    }
+}
+
+/// `null` means "not given", on every level; `{"__float__": "Infinity"}` is left to whoever reads numbers.
+fn without_nulls(object: Map<String, Value>) -> Map<String, Value> {
+    let clean = |v: Value| match v {
+        Value::Object(inner) => Value::Object(without_nulls(inner)),
+        v => v,
+    };
+    object.into_iter().filter(|(_, v)| !v.is_null()).map(|(k, v)| (k, clean(v))).collect()
+}
+
+/// The tensors of all weight files: those that the index names, or else every model*.safetensors.
+fn tensors(dir: &Path) -> Result<Arrays> {
+    let mut files: Vec<PathBuf> = std::fs::read_dir(dir)
+        .map_err(|e| Error::io(format!("[load] {}: {e}", dir.display())))?
+        .filter_map(|e| Some(e.ok()?.path()))
+        .filter(|p| {
+            let name = p.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+            (name.starts_with("model") || name.starts_with("weights")) && name.ends_with(".safetensors")
+        })
+        .collect();
+    files.sort();
+    let index = dir.join("model.safetensors.index.json");
+    if index.exists() {
+        let named: BTreeSet<PathBuf> = io::shards::read_index(&index)?.into_values().map(|f| dir.join(f)).collect();
+        let missing: Vec<_> = named.iter().filter(|f| !f.exists()).map(|f| f.display().to_string()).collect();
+        if missing.is_empty() {
+            files = named.into_iter().collect();
+        } else if missing.len() < named.len() || files.is_empty() {
+            let names = missing.join(", ");
+            return Err(Error::io(format!(
+                "[load] {} names files that are not there: {names}; download them",
+                index.display()
+            )));
+        }
+    }
+    if files.is_empty() {
+        return Err(Error::io(format!("[load] {} holds no model*.safetensors: nothing to load", dir.display())));
+    }
+    let mut all = Arrays::default();
+    for file in &files {
+        for (name, tensor) in io::load_safetensors(file)?.0 {
+            if all.insert(name.clone(), tensor).is_some() {
+                let file = file.display();
+                return Err(Error::io(format!(
+                    "[load] {file}: tensor {name} is in another file, too; remove one of them"
+                )));
+            }
+        }
+    }
+    Ok(all)
+}

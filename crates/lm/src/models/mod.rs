@@ -1,0 +1,125 @@
+//! The architectures, one file each, and the table that finds them by `model_type`.
+
+mod llama;
+
+use crate::batch::Batch;
+use crate::checkpoint::Checkpoint;
+use crate::weights::{At, Weights};
+use lapis::io::Arrays;
+use lapis::{Array, Error, Result};
+use lapis_nn::Module;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+/// A language model.
+pub trait Model: Send + Sync {
+    /// Tokens, integers `(rows,)`, to rows of the last layer, `(rows, width)`, after its norm.
+    ///
+    /// # Errors
+    /// Sizes that do not fit. At evaluation: a token beyond the vocabulary.
+    fn hidden(&self, tokens: &Array, batch: &mut Batch) -> Result<Array>;
+
+    /// Rows of the last layer to logits `(rows, vocabulary)`.
+    ///
+    /// # Errors
+    /// Sizes that do not fit.
+    fn logits(&self, hidden: &Array) -> Result<Array>;
+
+    /// The tree of parameters.
+    fn module(&self) -> &dyn Module;
+
+    /// As [`Model::module`], to change it.
+    fn module_mut(&mut self) -> &mut dyn Module;
+
+    /// Layers.
+    fn depth(&self) -> usize;
+}
+
+/// A config as a model file reads it.
+pub type Config = Map<String, Value>;
+
+/// An architecture.
+pub struct Architecture {
+    /// The `model_type`s that it reads.
+    pub names: &'static [&'static str],
+    /// Other names and layouts of tensors to lapis's.
+    pub sanitize: fn(&Config, &mut Arrays) -> Result<()>,
+    /// Builds the model from tensors.
+    pub load: fn(&Config, &At) -> Result<Box<dyn Model>>,
+}
+
+/// All of them.
+pub const ALL: &[&Architecture] = &[&llama::ARCHITECTURE];
+
+/// The architecture of a config.
+///
+/// # Errors
+/// A type that is not known, with the nearest names.
+pub fn find(config: &Config) -> Result<&'static Architecture> {
+    let Some(kind) = config.get("model_type").and_then(Value::as_str) else {
+        return Err(Error::value("[load] config.json has no model_type: it is not the config of a language model"));
+    };
+    let plain = |name: &str| name.replace('-', "_");
+    if let Some(found) = ALL.iter().find(|a| a.names.iter().any(|n| plain(n) == plain(kind))) {
+        return Ok(found);
+    }
+    let mut names: Vec<&str> = ALL.iter().flat_map(|a| a.names).copied().collect();
+    names.sort_by_key(|n| (distance(n, kind), *n));
+    let near = names[..names.len().min(3)].join(", ");
+    names.sort_unstable();
+    let what = match config.get("model_file").or(config.get("auto_map")) {
+        Some(_) => "; its own code (model_file, auto_map) is never run",
+        None => "",
+    };
+    Err(Error::unsupported(format!(
+        "[load] model_type {kind:?} is not supported{what}.\n  Nearest: {near}\n  Supported: {}",
+        names.join(", ")
+    )))
+}
+
+/// Changes of a letter from one name to the other.
+fn distance(a: &str, b: &str) -> usize {
+    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.iter().enumerate() {
+        let mut corner = i;
+        row[0] = i + 1;
+        for (j, y) in b.iter().enumerate() {
+            let next = (corner + usize::from(x != y)).min(row[j] + 1).min(row[j + 1] + 1);
+            corner = std::mem::replace(&mut row[j + 1], next);
+        }
+    }
+    row[b.len()]
+}
+
+/// Builds the model of a checkpoint.
+///
+/// # Errors
+/// An architecture that is not known; numbers of the config and tensors that do not fit it.
+pub fn load(checkpoint: &mut Checkpoint) -> Result<Box<dyn Model>> {
+    let architecture = find(&checkpoint.config)?;
+    let mut tensors = std::mem::take(&mut checkpoint.tensors);
+    let buffers = ["rotary_emb.inv_freq", "rope.inv_freq", "masked_bias"];
+    tensors.retain(|name, _| !buffers.iter().any(|b| name.ends_with(b)));
+    (architecture.sanitize)(&checkpoint.config, &mut tensors)?;
+    let weights = Weights::new(tensors, checkpoint.plan.clone());
+    let mut model = (architecture.load)(&checkpoint.config, &weights.root())?;
+    weights.finish(checkpoint)?;
+    model.module_mut().eval();
+    Ok(model)
+}
+
+/// Reads a model's numbers out of a config.
+///
+/// # Errors
+/// A number that is missing or of another kind, by its name.
+pub(crate) fn parse<T: DeserializeOwned>(config: &Config) -> Result<T> {
+    serde_json::from_value(Value::Object(config.clone())).map_err(|e| Error::value(format!("[load] config.json: {e}")))
+}
+
+/// The head is not stored, or not wanted, when it is the table.
+pub(crate) fn drop_tied_head(tied: bool, tensors: &mut Arrays) {
+    if tied {
+        tensors.retain(|name, _| !name.starts_with("lm_head."));
+    }
+}

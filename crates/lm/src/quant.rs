@@ -1,0 +1,122 @@
+//! The `quantization` block of a config: which tensors are packed, and how.
+
+use lapis::ops::quantize::{Format, Mode};
+use lapis::shape::show;
+use lapis::{Array, Dtype, Error, Result};
+use serde_json::{Map, Value};
+use std::collections::HashMap;
+use std::path::Path;
+
+/// Formats by module path; paths that are not named follow the shapes of their tensors.
+#[derive(Clone, Debug, Default)]
+pub struct Plan {
+    base: Option<Format>,
+    /// `None`: the layer is not packed.
+    named: HashMap<String, Option<Format>>,
+}
+
+impl Plan {
+    /// The plan of a config: its key `quantization`, else `quantization_config`, there or under `text_config`.
+    ///
+    /// # Errors
+    /// A block that is malformed, a method that lapis does not read.
+    pub fn from_config(config: &Map<String, Value>, dir: &Path) -> Result<Plan> {
+        let text = config.get("text_config").and_then(Value::as_object);
+        let block = config
+            .get("quantization")
+            .or_else(|| config.get("quantization_config"))
+            .or_else(|| text.and_then(|t| t.get("quantization_config")));
+        let Some(block) = block else { return Ok(Plan::default()) };
+        let place = format!("{}: quantization", dir.join("config.json").display());
+        let Some(block) = block.as_object() else {
+            return Err(Error::value(format!("[load] {place} is not an object")));
+        };
+        if let (Some(method), None) = (
+            block.get("quant_method").and_then(Value::as_str),
+            block.get("bits").filter(|_| block.contains_key("group_size")),
+        ) {
+            if !matches!(method, "mxfp4") {
+                return Err(Error::unsupported(format!(
+                    "[load] {place}: weights packed by {method:?} are not read yet; use an MLX conversion of the model"
+                )));
+            }
+        }
+        let base = if block.contains_key("bits") || block.contains_key("mode") {
+            Some(format(block, None, &place)?)
+        } else {
+            None
+        };
+        let mut named = HashMap::new();
+        for (path, value) in block {
+            match value {
+                Value::Bool(true) => named.insert(path.clone(), base),
+                Value::Bool(false) => named.insert(path.clone(), None),
+                Value::Object(own) => named.insert(path.clone(), Some(format(own, base, &format!("{place}.{path}"))?)),
+                _ => None,
+            };
+        }
+        Ok(Plan { base, named })
+    }
+
+    /// The base format, where the block has one.
+    pub fn base(&self) -> Option<Format> {
+        self.base
+    }
+
+    /// How to pack the layer at `path` of `columns` inputs; `None` leaves it as it is, which is also what becomes of inputs
+    /// that are not a multiple of the group.
+    pub fn choose(&self, path: &str, columns: usize) -> Option<Format> {
+        let format = self.named.get(path).copied().unwrap_or(self.base)?;
+        columns.is_multiple_of(format.group()).then_some(format)
+    }
+
+    /// The format of the packed layer at `path` with these tensors, of `columns` inputs.
+    ///
+    /// # Errors
+    /// Shapes that belong to no format, or to another than the plan names.
+    pub fn format(&self, path: &str, weight: &Array, scales: &Array, columns: usize) -> Result<Format> {
+        let (words, groups) =
+            (weight.shape().last().copied().unwrap_or(0), scales.shape().last().copied().unwrap_or(0));
+        let fits = |f: &Format| words * 32 == columns * f.bits() && groups * f.group() == columns;
+        if let Some(Some(named)) = self.named.get(path).or(Some(&self.base))
+            && fits(named)
+            && (scales.dtype() == Dtype::Uint8) != (named.mode() == Mode::Affine)
+        {
+            return Ok(*named);
+        }
+        // What the shapes say; a plan that differs was written for another file.
+        let (bits, group) = (32 * words / columns.max(1), columns / groups.max(1));
+        let mode = match (scales.dtype(), bits, group) {
+            (Dtype::Uint8, 4, 16) => Mode::Nvfp4,
+            (Dtype::Uint8, 4, 32) => Mode::Mxfp4,
+            (Dtype::Uint8, 8, 32) => Mode::Mxfp8,
+            (Dtype::Uint8, ..) => return Err(misfit(path, weight, scales, columns)),
+            _ => Mode::Affine,
+        };
+        match Format::new(mode, Some(bits), Some(group)) {
+            Ok(format) if fits(&format) => Ok(format),
+            _ => Err(misfit(path, weight, scales, columns)),
+        }
+    }
+}
+
+fn misfit(path: &str, weight: &Array, scales: &Array, columns: usize) -> Error {
+    let (w, s) = (show(weight.shape()), show(scales.shape()));
+    Error::value(format!("{path}: packed weight {w} with scales {s} is no form of a matrix of {columns} columns"))
+}
+
+/// Entries of a block; what is absent or null is the mode's default, or that of the whole block.
+fn format(block: &Map<String, Value>, base: Option<Format>, place: &str) -> Result<Format> {
+    let number = |key: &str| match block.get(key) {
+        None | Some(Value::Null) => Ok(None),
+        Some(v) => v
+            .as_u64()
+            .map(|n| Some(n as usize))
+            .ok_or_else(|| Error::value(format!("[load] {place}: {key} is {v}, not a whole number"))),
+    };
+    let mode = match block.get("mode").or(block.get("quant_method")).and_then(Value::as_str) {
+        Some(name) => Mode::from_name(name)?,
+        None => base.map_or(Mode::Affine, Format::mode),
+    };
+    Format::new(mode, number("bits")?, number("group_size")?).map_err(|e| Error::value(format!("[load] {place}: {e}")))
+}

@@ -1,0 +1,214 @@
+//! Tiny models of every family against the logits that mlx-lm computes for them.
+//!
+//! `../shared/goldens` holds configs, tokens and logits; weights are drawn from a counter-based generator that the files
+//! name. Beyond the values: whole = stepwise and alone = in a batch, bit for bit.
+
+use lapis::io::Arrays;
+use lapis::{Array, Dtype, ops};
+use lapis_lm::{Batch, Checkpoint, Model, Sequence, models};
+use lapis_nn::quantize_where;
+use serde_json::{Map, Value};
+use std::path::PathBuf;
+
+fn folder() -> Option<PathBuf> {
+    let dir = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/goldens"));
+    if !dir.exists() {
+        eprintln!("skipped: no {}", dir.display());
+        return None;
+    }
+    Some(dir)
+}
+
+fn fnv1a(text: &str) -> u64 {
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3))
+}
+
+fn uniform(seed: u64, i: u64) -> f64 {
+    let mut z = seed.wrapping_add(i).wrapping_add(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    ((z ^ (z >> 31)) >> 40) as f64 / f64::from(1 << 24)
+}
+
+fn tensors(params: &Value) -> Arrays {
+    let fill = |(name, spec): (&String, &Value)| {
+        let shape: Vec<usize> =
+            spec["shape"].as_array().unwrap().iter().map(|n| n.as_u64().unwrap() as usize).collect();
+        let (center, scale) = (spec["center"].as_f64().unwrap(), spec["scale"].as_f64().unwrap());
+        let seed = fnv1a(name);
+        let n: usize = shape.iter().product();
+        let data = (0..n as u64).map(|i| (center + scale * (2.0 * uniform(seed, i) - 1.0)) as f32).collect();
+        (name.clone(), Array::from_vec(data, &shape))
+    };
+    params.as_object().unwrap().iter().map(fill).collect()
+}
+
+struct Golden {
+    model: Box<dyn Model>,
+    tokens: Vec<Vec<i32>>,
+}
+
+impl Golden {
+    fn run(&self, batch: Vec<(&[i32], &mut Sequence)>) -> Vec<f32> {
+        let tokens: Vec<i32> = batch.iter().flat_map(|b| b.0).copied().collect();
+        let n = tokens.len();
+        let mut rows = Batch::new(batch.into_iter().map(|(t, s)| (t.len(), s)));
+        let hidden = self.model.hidden(&Array::from_vec(tokens, &[n]), &mut rows).unwrap();
+        rows.finish();
+        let logits = self.model.logits(&hidden).unwrap();
+        ops::astype(&logits, Dtype::Float32).unwrap().to_vec().unwrap()
+    }
+
+    fn whole(&self) -> Vec<Vec<f32>> {
+        self.tokens.iter().map(|t| self.run(vec![(t, &mut Sequence::new())])).collect()
+    }
+}
+
+/// The largest difference over the largest value.
+fn difference(ours: &[Vec<f32>], golden: &Value) -> f64 {
+    let want = golden["data"].as_array().unwrap().iter().map(|v| v.as_f64().unwrap());
+    let ours = ours.iter().flatten().map(|&x| f64::from(x));
+    let (mut worst, mut largest) = (0.0f64, 0.0f64);
+    let mut n = (0, 0);
+    for (a, b) in ours.clone().zip(want.clone()) {
+        worst = worst.max(if (a - b).is_nan() { f64::INFINITY } else { (a - b).abs() });
+        largest = largest.max(b.abs());
+        n.0 += 1;
+    }
+    n.1 = want.count();
+    assert_eq!(n.0, n.1, "other sizes");
+    assert_eq!(ours.count(), n.1, "other sizes");
+    worst / largest
+}
+
+fn check(name: &str, golden: &Value) -> Result<String, String> {
+    let config = golden["config"].as_object().unwrap().clone();
+    let tokens = golden["tokens"].as_array().unwrap().iter();
+    let tokens = tokens.map(|t| t.as_array().unwrap().iter().map(|v| v.as_i64().unwrap() as i32).collect()).collect();
+    let load = |config: Map<String, Value>| -> Result<Box<dyn Model>, String> {
+        let mut checkpoint =
+            Checkpoint::from_parts(config, tensors(&golden["params"])).map_err(|e| e.message().to_string())?;
+        models::load(&mut checkpoint).map_err(|e| e.message().to_string())
+    };
+    let mut golden_model = Golden { model: load(config.clone())?, tokens };
+    let g = &golden_model;
+    let whole = g.whole();
+    let far = difference(&whole, &golden["logits"]);
+    if far > 1e-4 {
+        return Err(format!("logits differ by {far:.1e} of the largest"));
+    }
+    // In pieces, alone: the same bits.
+    for (cut, want) in [8, 1, 5].into_iter().flat_map(|c| g.tokens.iter().zip(&whole).map(move |x| (c, x))) {
+        let (tokens, want) = want;
+        let mut sequence = Sequence::new();
+        let mut got = g.run(vec![(&tokens[..cut], &mut sequence)]);
+        for t in tokens[cut..].chunks(1) {
+            got.extend(g.run(vec![(t, &mut sequence)]));
+        }
+        if let Some(at) = got.iter().zip(want).position(|(a, b)| a.to_bits() != b.to_bits()) {
+            let row = at / (want.len() / tokens.len());
+            return Err(format!("in steps after {cut}: row {row} has other bits ({} for {})", got[at], want[at]));
+        }
+    }
+    // In a batch, at different places: the same bits.
+    let (mut first, mut second) = (Sequence::new(), Sequence::new());
+    let (a, b) = (&g.tokens[0], &g.tokens[1]);
+    let mut got = [g.run(vec![(&a[..3], &mut first)]), Vec::new()];
+    let both = g.run(vec![(&a[3..], &mut first), (&b[..7], &mut second)]);
+    let width = whole[0].len() / a.len();
+    got[0].extend(&both[..(a.len() - 3) * width]);
+    got[1].extend(&both[(a.len() - 3) * width..]);
+    got[1].extend(g.run(vec![(&b[7..], &mut second)]));
+    for (i, got) in got.iter().enumerate() {
+        if got.iter().zip(&whole[i]).any(|(a, b)| a.to_bits() != b.to_bits()) {
+            return Err(format!("sequence {i} has other bits in a batch"));
+        }
+    }
+    // Greedy, after the first sequence.
+    let mut sequence = Sequence::new();
+    let mut token = g.tokens[0].clone();
+    let mut greedy = Vec::new();
+    for _ in 0..12 {
+        let rows = g.run(vec![(&token, &mut sequence)]);
+        let row = &rows[rows.len() - width..];
+        let best = (0..row.len()).fold(0, |m, i| if row[i] > row[m] { i } else { m });
+        greedy.push(best as i64);
+        token = vec![best as i32];
+    }
+    let want: Vec<i64> = golden["greedy"].as_array().unwrap().iter().map(|v| v.as_i64().unwrap()).collect();
+    if greedy != want {
+        return Err(format!("greedy tokens {greedy:?}, expected {want:?}"));
+    }
+    // Packed as mlx-lm packs it.
+    let mut report = format!("{name:20} f32 {far:.1e}");
+    if let Some(quantized) = golden.get("quantized") {
+        let mut packed = config;
+        packed.insert("quantization".into(), quantized["quantization"].clone());
+        let plan = Checkpoint::from_parts(packed, Arrays::default()).unwrap().plan;
+        let mut model = load(golden["config"].as_object().unwrap().clone())?;
+        quantize_where(model.module_mut(), &mut |path, layer| {
+            let columns = layer.parameters().get("weight").map_or(0, |w| w.shape()[w.ndim() - 1]);
+            plan.choose(path, columns).map(Into::into)
+        })
+        .map_err(|e| e.message().to_string())?;
+        golden_model.model = model;
+        let far = difference(&golden_model.whole(), &quantized["logits"]);
+        report += &format!(", packed {far:.1e}");
+        if far > 1e-3 {
+            return Err(format!("packed logits differ by {far:.1e} of the largest"));
+        }
+    }
+    Ok(report)
+}
+
+/// Families whose model is not written yet.
+const LATER: &[&str] = &[
+    "cohere2",
+    "deepseek_v3",
+    "gemma2",
+    "gemma3",
+    "glm4",
+    "glm4_moe",
+    "gpt2",
+    "gpt_oss",
+    "granite",
+    "granitemoehybrid",
+    "lfm2",
+    "mamba2",
+    "ministral3",
+    "mixtral",
+    "nemotron_h",
+    "olmo2",
+    "phi3",
+    "phi3-longrope",
+    "qwen2",
+    "qwen3",
+    "qwen3_moe",
+    "qwen3_next",
+    "smollm3",
+    "stablelm",
+    "starcoder2",
+];
+
+#[test]
+fn families_agree_with_mlx_lm() {
+    let Some(dir) = folder() else { return };
+    let only = std::env::var("GOLDEN").ok();
+    let mut files: Vec<_> = std::fs::read_dir(dir).unwrap().map(|f| f.unwrap().path()).collect();
+    files.sort();
+    let mut failed = Vec::new();
+    for file in files.iter().filter(|f| f.extension().is_some_and(|e| e == "json") && !f.ends_with("CONFIGS.json")) {
+        let name = file.file_stem().unwrap().to_str().unwrap();
+        if only.as_ref().is_some_and(|o| o != name) {
+            continue;
+        }
+        let golden: Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+        match check(name, &golden) {
+            Err(why) if LATER.contains(&name) && why.contains("is not supported") => eprintln!("{name}: later"),
+            Ok(_) if LATER.contains(&name) => failed.push(format!("{name}: passes; take it off the list LATER")),
+            Ok(line) => eprintln!("{line}"),
+            Err(why) => failed.push(format!("{name}: {why}")),
+        }
+    }
+    assert!(failed.is_empty(), "{} of the families fail:\n{}", failed.len(), failed.join("\n"));
+}
