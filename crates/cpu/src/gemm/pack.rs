@@ -243,9 +243,10 @@ unsafe fn transpose<Q: Quad>(lanes: &Lanes<Q::E>, k: usize, w: usize, dst: *mut 
     }
 }
 
-/// Steps that [`copy`] takes of all lanes before it goes on: rows a power of two apart share the sets of a cache.
+/// Steps that [`copy`] takes of a vector of lanes before it goes on to the next: few enough that the lines they lie in
+/// are still in a cache for the neighbours.
 #[cfg(target_arch = "x86_64")]
-const ROWS: usize = 8;
+const ROWS: usize = 32;
 
 /// See [`Pack::copy`].
 #[cfg(target_arch = "x86_64")]
