@@ -80,6 +80,16 @@ impl Checkpoint {
         from.map(ids).unwrap_or_default().into_iter().collect()
     }
 
+    /// Tokens that the model knows.
+    ///
+    /// # Errors
+    /// A config that does not say.
+    pub fn vocabulary(&self) -> Result<usize> {
+        let text = self.config.get("text_config").and_then(|t| t.get("vocab_size"));
+        let size = self.config.get("vocab_size").or(text).and_then(Value::as_u64).map(|n| n as usize);
+        size.ok_or_else(|| Error::value("[load] config.json: vocab_size is missing or no whole number"))
+    }
+
     /// Positions that the model was made for, where the config says so.
     pub fn context(&self) -> Option<usize> {
         let text = self.config.get("text_config").and_then(Value::as_object);

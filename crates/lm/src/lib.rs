@@ -7,6 +7,7 @@
 pub mod batch;
 pub mod blocks;
 pub mod checkpoint;
+pub mod convert;
 pub mod engine;
 pub mod models;
 pub mod quant;

@@ -147,8 +147,7 @@ fn check(name: &str, golden: &Value) -> Result<String, String> {
         let plan = Checkpoint::from_parts(packed, Arrays::default()).unwrap().plan;
         let mut model = load(golden["config"].as_object().unwrap().clone())?;
         quantize_where(model.module_mut(), &mut |path, layer| {
-            let columns = layer.parameters().get("weight").map_or(0, |w| w.shape()[w.ndim() - 1]);
-            plan.choose(path, columns).map(Into::into)
+            plan.choose(path, layer.matrix().columns()).map(Into::into)
         })
         .map_err(|e| e.message().to_string())?;
         golden_model.model = model;

@@ -42,7 +42,7 @@ pub use grad::{check_finite, checkpoint, value_and_grad};
 pub use lapis_nn_derive::Module;
 pub use layers::*;
 pub use module::{Buffer, Leaf, LeafMut, Mode, Module, Param, key, show};
-pub use quantize::{Packing, Quantize, quantize, quantize_where};
+pub use quantize::{Packing, Quantize, for_each_packable, quantize, quantize_where};
 
 use lapis::Array;
 use std::collections::BTreeMap;

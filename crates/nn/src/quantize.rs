@@ -1,7 +1,7 @@
 //! Packing the weights of a module tree.
 
-use crate::Module;
-use lapis::ops::quantize::{Format, Mode};
+use crate::{Module, Weight};
+use lapis::ops::quantize::{Format, Mode, dequantize};
 use lapis::{Error, Result};
 
 /// A layer whose weight can be packed in place. `#[module(quantize)]` on a type that derives [`Module`] makes
@@ -13,8 +13,27 @@ pub trait Quantize: Module {
     /// A weight whose last axis is not a multiple of the group; a packing that the layer does not have.
     fn quantize(&mut self, packing: Packing) -> Result<()>;
 
+    /// The weight.
+    fn matrix(&self) -> &Weight;
+
+    /// The weight, to change.
+    fn matrix_mut(&mut self) -> &mut Weight;
+
     /// Whether the weight is packed already.
-    fn is_quantized(&self) -> bool;
+    fn is_quantized(&self) -> bool {
+        self.matrix().format().is_some()
+    }
+
+    /// Makes a packed weight numbers again; others stay.
+    ///
+    /// # Errors
+    /// Parts of a weight that do not fit each other.
+    fn dequantize(&mut self) -> Result<()> {
+        if let Some(q) = self.matrix().quantized() {
+            *self.matrix_mut() = Weight::dense(dequantize(&q, None)?);
+        }
+        Ok(())
+    }
 }
 
 /// How to pack a layer.
@@ -82,6 +101,11 @@ pub fn quantize_where<M: Module + ?Sized>(
         }
     });
     failed.map_or(Ok(()), Err)
+}
+
+/// Calls `f` with the dotted name of each layer whose weight can be packed, packed or not, and the layer.
+pub fn for_each_packable<M: Module + ?Sized>(model: &mut M, f: &mut dyn FnMut(&str, &mut dyn Quantize)) {
+    walk(model, "", f);
 }
 
 fn walk<M: Module + ?Sized>(module: &mut M, path: &str, f: &mut dyn FnMut(&str, &mut dyn Quantize)) {

@@ -76,8 +76,12 @@ macro_rules! packs {
                 self.weight.quantize(packing)
             }
 
-            fn is_quantized(&self) -> bool {
-                self.weight.format().is_some()
+            fn matrix(&self) -> &Weight {
+                &self.weight
+            }
+
+            fn matrix_mut(&mut self) -> &mut Weight {
+                &mut self.weight
             }
         }
     )*};

@@ -1,6 +1,6 @@
 //! Llama, Mistral and what has their shape.
 
-use super::{Architecture, Config, Model, drop_tied_head, parse};
+use super::{Architecture, Config, Model, all_alike, drop_tied_head, parse};
 use crate::blocks::{Attention, Block, Decoder, Heads, Mlp, Norm, Rope};
 use crate::weights::At;
 use lapis::Result;
@@ -47,6 +47,7 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
         drop_tied_head(parse::<Args>(config)?.tie_word_embeddings, tensors);
         Ok(())
     },
+    quantize: all_alike,
     load,
 };
 

@@ -6,6 +6,7 @@ use crate::batch::Batch;
 use crate::checkpoint::Checkpoint;
 use crate::weights::{At, Weights};
 use lapis::io::Arrays;
+use lapis::ops::quantize::Format;
 use lapis::{Array, Error, Result};
 use lapis_nn::Module;
 use serde::de::DeserializeOwned;
@@ -44,8 +45,26 @@ pub struct Architecture {
     pub names: &'static [&'static str],
     /// Other names and layouts of tensors to lapis's.
     pub sanitize: fn(&Config, &mut Arrays) -> Result<()>,
+    /// How `convert` packs the layer at a path.
+    pub quantize: fn(&str) -> Packing,
     /// Builds the model from tensors.
     pub load: fn(&Config, &At) -> Result<Box<dyn Model>>,
+}
+
+/// How a layer is packed when a model is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Packing {
+    /// As the model.
+    Base,
+    /// In a form of its own.
+    As(Format),
+    /// Not at all.
+    Never,
+}
+
+/// [`Packing::Base`] for every layer.
+pub(crate) fn all_alike(_: &str) -> Packing {
+    Packing::Base
 }
 
 /// All of them.

@@ -77,7 +77,11 @@ impl Quantize for Embedding {
         self.weight.quantize(packing)
     }
 
-    fn is_quantized(&self) -> bool {
-        self.weight.format().is_some()
+    fn matrix(&self) -> &Weight {
+        &self.weight
+    }
+
+    fn matrix_mut(&mut self) -> &mut Weight {
+        &mut self.weight
     }
 }

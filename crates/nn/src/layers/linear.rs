@@ -110,8 +110,12 @@ impl Quantize for Linear {
         Ok(())
     }
 
-    fn is_quantized(&self) -> bool {
-        self.weight.format().is_some()
+    fn matrix(&self) -> &Weight {
+        &self.weight
+    }
+
+    fn matrix_mut(&mut self) -> &mut Weight {
+        &mut self.weight
     }
 }
 

@@ -72,6 +72,17 @@ impl Weight {
         }
     }
 
+    /// Elements of a row of the matrix, or of those of a stack.
+    pub fn columns(&self) -> usize {
+        let last = |a: &Array| a.shape().last().copied().unwrap_or(0);
+        match self {
+            Weight::Dense { weight } | Weight::Rounding { weight, scales: None, .. } => last(weight),
+            Weight::Packed { weight, format, .. } | Weight::Rounding { weight, format, .. } => {
+                last(weight) * 32 / format.bits()
+            }
+        }
+    }
+
     /// Mode, width and group, unless the weight is plain numbers.
     pub fn format(&self) -> Option<Format> {
         match self {

@@ -1,0 +1,281 @@
+//! A checkpoint to another: cast, packed, unpacked, and written as mlx-lm writes it.
+
+use crate::checkpoint::Checkpoint;
+use crate::models::{self, Model};
+use lapis::ops::quantize::{Format, Mode};
+use lapis::{Array, Dtype, Error, Result, io, ops};
+use lapis_nn::{Leaf, LeafMut, Module, for_each_packable, quantize_where};
+use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// Bytes of a file before the next one begins.
+const SHARD: u64 = 5 << 30;
+
+/// A mixture of two widths, by the place and kind of a layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Recipe {
+    low: usize,
+    high: usize,
+}
+
+impl Recipe {
+    /// The recipe called `mixed_2_6`, `mixed_3_4`, `mixed_3_6` or `mixed_4_6`.
+    ///
+    /// # Errors
+    /// Another name.
+    pub fn from_name(name: &str) -> Result<Recipe> {
+        let (low, high) = match name {
+            "mixed_2_6" => (2, 6),
+            "mixed_3_4" => (3, 4),
+            "mixed_3_6" => (3, 6),
+            "mixed_4_6" => (4, 6),
+            _ => {
+                let known = "mixed_2_6, mixed_3_4, mixed_3_6, mixed_4_6";
+                return Err(Error::value(format!("[convert] recipe {name:?} is not known; known are {known}")));
+            }
+        };
+        Ok(Recipe { low, high })
+    }
+
+    /// Bits of the layer at `path`; `place` is where block numbers stand in paths, of `blocks` blocks.
+    fn bits(self, path: &str, place: usize, blocks: usize) -> usize {
+        let block: usize = path.split('.').nth(place).and_then(|n| n.parse().ok()).unwrap_or(0);
+        let edge = blocks / 8;
+        let more = block < edge || block >= 7 * blocks / 8 || (block as i64 - edge as i64).rem_euclid(3) == 2;
+        let values = ["v_proj", "v_a_proj", "v_b_proj", "down_proj"].iter().any(|n| path.contains(n));
+        if path.contains("lm_head") || values && more { self.high } else { self.low }
+    }
+}
+
+/// What to do.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Pack weights in this form.
+    pub quantize: Option<Format>,
+    /// Widths by layer; affine only.
+    pub recipe: Option<Recipe>,
+    /// Unpack weights.
+    pub dequantize: bool,
+    /// The type of what is not packed; by default the config's.
+    pub dtype: Option<Dtype>,
+}
+
+/// What was written.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// The type of what is not packed, where one was asked for or named.
+    pub dtype: Option<Dtype>,
+    /// Bits a weight.
+    pub bits_per_weight: f64,
+}
+
+/// Converts the model in `from` to the directory `to`, which must not exist. `say` hears of each stage.
+///
+/// # Errors
+/// A target that exists; whatever is wrong with the source; a full disk. The target appears when it is complete.
+pub fn convert(from: &Path, to: &Path, options: &Options, mut say: impl FnMut(&str)) -> Result<Report> {
+    if to.exists() {
+        let to = to.display();
+        return Err(Error::io(format!("[convert] {to} exists; remove it or name another directory with --mlx-path")));
+    }
+    if options.quantize.is_some() && options.dequantize {
+        return Err(Error::value("[convert] quantize or dequantize, not both"));
+    }
+    if options.recipe.is_some() && options.quantize.is_some_and(|f| f.mode() != Mode::Affine) {
+        return Err(Error::value("[convert] mixed recipes are affine: leave out --q-mode"));
+    }
+    say("[INFO] Loading");
+    let mut checkpoint = Checkpoint::open(from)?;
+    let mut config = checkpoint.config.clone();
+    let mut model = models::load(&mut checkpoint)?;
+    let dtype = match options.dtype {
+        Some(dtype) => Some(dtype),
+        None => named_dtype(&config),
+    };
+    if let Some(dtype) = dtype {
+        say(&format!("[INFO] Using dtype: {dtype}"));
+        cast(model.module_mut(), dtype)?;
+    }
+    if let Some(format) = options.quantize {
+        say("[INFO] Quantizing");
+        pack(&mut *model, &mut config, format, options.recipe)?;
+    }
+    if options.dequantize {
+        say("[INFO] Dequantizing");
+        let mut failed = None;
+        for_each_packable(model.module_mut(), &mut |_, layer| failed = failed.take().or(layer.dequantize().err()));
+        if let Some(e) = failed {
+            return Err(e);
+        }
+        config.remove("quantization");
+        config.remove("quantization_config");
+    }
+    let bits_per_weight = bits_per_weight(model.module_mut());
+    if options.quantize.is_some() {
+        say(&format!("[INFO] Quantized model with {bits_per_weight:.3} bits per weight."));
+    }
+    save(model.module_mut(), config, from, to)?;
+    Ok(Report { dtype, bits_per_weight })
+}
+
+/// The floating type that a config names.
+fn named_dtype(config: &Map<String, Value>) -> Option<Dtype> {
+    let text = config.get("text_config").and_then(|t| t.get("dtype"));
+    match config.get("torch_dtype").or(text)?.as_str()? {
+        "float16" => Some(Dtype::Float16),
+        "bfloat16" => Some(Dtype::Bfloat16),
+        "float32" => Some(Dtype::Float32),
+        _ => None,
+    }
+}
+
+/// Floating parameters as `dtype`; packed words and their scales stay.
+fn cast(module: &mut dyn Module, dtype: Dtype) -> Result<()> {
+    let mut failed = None;
+    module.visit_mut(&mut |_, leaf| {
+        if let LeafMut::Param(p) = leaf
+            && p.dtype().is_floating()
+        {
+            match ops::astype(p.value(), dtype) {
+                Ok(value) => p.set(value),
+                Err(e) => failed = failed.take().or(Some(e)),
+            }
+        }
+    });
+    failed.map_or(Ok(()), Err)
+}
+
+fn pack(model: &mut dyn Model, config: &mut Map<String, Value>, base: Format, recipe: Option<Recipe>) -> Result<()> {
+    let block = |f: Format| json!({"group_size": f.group(), "bits": f.bits(), "mode": f.mode().name()});
+    let fine = config.contains_key("quantization");
+    let mut plan = match config.remove("quantization") {
+        Some(Value::Object(plan)) => plan,
+        _ => block(base).as_object().cloned().unwrap_or_default(),
+    };
+    let blocks = model.depth();
+    let names: Vec<String> = model.module().named_modules().into_iter().map(|(name, _)| name).collect();
+    let place = match (recipe, names.iter().find(|n| n.contains("down_proj"))) {
+        (None, _) => 0,
+        (Some(_), Some(down)) => down.split('.').position(|p| p.parse::<usize>().is_ok()).unwrap_or(0),
+        (Some(_), None) => {
+            return Err(Error::value("[convert] mixed recipes need layers called down_proj; this model has none"));
+        }
+    };
+    let rule = models::find(config)?.quantize;
+    let mut failed = None;
+    quantize_where(model.module_mut(), &mut |path, layer| {
+        let columns = layer.matrix().columns();
+        if !columns.is_multiple_of(base.group()) {
+            return None;
+        }
+        let own = match recipe {
+            Some(recipe) => match Format::affine(recipe.bits(path, place, blocks), base.group()) {
+                Ok(format) => models::Packing::As(format),
+                Err(e) => {
+                    failed = failed.take().or(Some(e));
+                    models::Packing::Base
+                }
+            },
+            None => rule(path),
+        };
+        match own {
+            models::Packing::Base => {
+                if fine {
+                    plan.insert(path.to_string(), block(base));
+                }
+                Some(base.into())
+            }
+            models::Packing::As(format) if columns.is_multiple_of(format.group()) => {
+                plan.insert(path.to_string(), block(format));
+                Some(format.into())
+            }
+            _ => None,
+        }
+    })?;
+    if let Some(e) = failed {
+        return Err(e);
+    }
+    config.insert("quantization".into(), Value::Object(plan.clone()));
+    config.insert("quantization_config".into(), Value::Object(plan));
+    Ok(())
+}
+
+/// Parameters in the order of the model, and how many values they stand for.
+fn parameters(module: &mut dyn Module) -> (Vec<(String, Array)>, u64) {
+    let mut packed = BTreeMap::new();
+    for_each_packable(module, &mut |path, layer| {
+        packed.extend(layer.matrix().format().map(|f| (path.to_string(), f.bits())));
+    });
+    let (mut all, mut total) = (Vec::new(), 0);
+    module.visit(&mut |name, leaf| {
+        let Leaf::Param(p) = leaf else { return };
+        let (path, last) = name.rsplit_once('.').unwrap_or(("", name));
+        total += match (packed.get(path), last) {
+            (Some(bits), "weight") => p.size() * 32 / bits,
+            (Some(_), "scales" | "biases") => 0,
+            _ => p.size(),
+        };
+        all.push((name.to_string(), p.value().clone()));
+    });
+    (all, total as u64)
+}
+
+/// 8 times the bytes of all parameters over the number of values.
+pub fn bits_per_weight(module: &mut dyn Module) -> f64 {
+    let (all, count) = parameters(module);
+    let bytes: usize = all.iter().map(|(_, a)| a.nbytes()).sum();
+    8.0 * bytes as f64 / count.max(1) as f64
+}
+
+/// Writes a model directory: weights, index, config, and the files beside them in `from`.
+fn save(module: &mut dyn Module, mut config: Map<String, Value>, from: &Path, to: &Path) -> Result<()> {
+    let name = to.file_name().and_then(|n| n.to_str()).unwrap_or("model");
+    let partial = to.with_file_name(format!("{name}.partial-{}", std::process::id()));
+    let cleanup = Partial(partial.clone());
+    let fail = |path: &Path, e: std::io::Error| Error::io(format!("[convert] {}: {e}", path.display()));
+    std::fs::create_dir_all(&partial).map_err(|e| fail(&partial, e))?;
+    let (all, count) = parameters(module);
+    let metadata = [("format".to_string(), "mlx".to_string())].into_iter().collect();
+    io::save_sharded(&partial, all.iter().map(|(n, a)| (n, a)), &metadata, count, SHARD)?;
+    config.remove("_name_or_path");
+    config.remove("vision_config");
+    let sorted: BTreeMap<String, Value> = config.into_iter().collect();
+    write(&partial.join("config.json"), &pretty(&json!(sorted)))?;
+    for entry in std::fs::read_dir(from).map_err(|e| fail(from, e))? {
+        let path = entry.map_err(|e| fail(from, e))?.path();
+        let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default().to_string();
+        let text = [".json", ".jinja", ".model", ".tiktoken", ".txt"].iter().any(|s| name.ends_with(s));
+        if text && path.is_file() && name != "config.json" && !name.ends_with(".safetensors.index.json") {
+            std::fs::copy(&path, partial.join(&name)).map_err(|e| fail(&path, e))?;
+        }
+    }
+    std::fs::rename(&partial, to).map_err(|e| fail(to, e))?;
+    std::mem::forget(cleanup);
+    Ok(())
+}
+
+/// Removes what is not complete.
+struct Partial(PathBuf);
+
+impl Drop for Partial {
+    fn drop(&mut self) {
+        // Nothing more can be done about a directory that does not go.
+        drop(std::fs::remove_dir_all(&self.0));
+    }
+}
+
+/// With an indent of four, as mlx-lm writes it.
+fn pretty(value: &Value) -> Vec<u8> {
+    let mut text = Vec::new();
+    let indent = serde_json::ser::PrettyFormatter::with_indent(b"    ");
+    let mut writer = serde_json::Serializer::with_formatter(&mut text, indent);
+    serde::Serialize::serialize(value, &mut writer).expect("writing to memory");
+    text
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    let mut file = io::atomic::AtomicFile::create(path, "convert", bytes.len() as u64)?;
+    file.write(bytes)?;
+    file.commit()
+}
