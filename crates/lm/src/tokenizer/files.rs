@@ -1,0 +1,150 @@
+//! The files of a tokenizer: what each may hold, which wins, and how a broken one is refused.
+
+use std::io::Read;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+
+use lapis::{Error, Result};
+use serde_json::{Map, Value};
+use tokenizers::{AddedToken, ModelWrapper};
+
+use crate::template::Template;
+
+/// A tokenizer file that is larger is not read; the largest published one has 35 MiB.
+const MAX_BYTES: u64 = 512 << 20;
+/// The longest vocabulary that is taken.
+const MAX_TOKENS: usize = 10_000_000;
+
+/// The bytes of `tokenizer.json`, and the configuration with the other files merged in.
+pub(super) fn read(dir: &Path) -> Result<(Vec<u8>, Map<String, Value>)> {
+    let Some(json) = bytes(&dir.join("tokenizer.json"))? else {
+        let hint = match dir.join("tokenizer.model").exists() {
+            true => "; tokenizer.model alone is not read: convert it with transformers' `save_pretrained`",
+            false => "; a checkpoint's folder should hold it: download the model again",
+        };
+        return Err(Error::io(format!("[tokenizer] {} has no tokenizer.json{hint}", dir.display())));
+    };
+    let mut config = object(&dir.join("tokenizer_config.json"))?.unwrap_or_default();
+    for (name, token) in object(&dir.join("special_tokens_map.json"))?.unwrap_or_default() {
+        let slot = config.entry(name).or_insert(Value::Null);
+        if slot.is_null() {
+            *slot = token;
+        }
+    }
+    if let Some(source) = bytes(&dir.join("chat_template.jinja"))? {
+        let source = String::from_utf8(source)
+            .map_err(|e| Error::io(format!("[tokenizer] {}/chat_template.jinja is not UTF-8: {e}", dir.display())))?;
+        config.insert("chat_template".into(), source.into());
+    } else if !config.contains_key("chat_template")
+        && let Some(mut file) = object(&dir.join("chat_template.json"))?
+        && let Some(template) = file.remove("chat_template")
+    {
+        config.insert("chat_template".into(), template);
+    }
+    Ok((json, config))
+}
+
+/// A file's bytes, or none when it is not there.
+fn bytes(path: &Path) -> Result<Option<Vec<u8>>> {
+    let fault = |e: std::io::Error| Error::io(format!("[tokenizer] cannot read {}: {e}", path.display()));
+    let file = match std::fs::File::open(path) {
+        Ok(file) => file,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(fault(e)),
+    };
+    let size = file.metadata().map_err(fault)?.len();
+    if size > MAX_BYTES {
+        return Err(Error::io(format!(
+            "[tokenizer] {} has {size} bytes; a tokenizer's file may have {MAX_BYTES}",
+            path.display()
+        )));
+    }
+    let mut out = Vec::with_capacity(size as usize);
+    file.take(MAX_BYTES).read_to_end(&mut out).map_err(fault)?;
+    Ok(Some(out))
+}
+
+/// A JSON file that holds an object, or none when it is not there.
+fn object(path: &Path) -> Result<Option<Map<String, Value>>> {
+    let Some(bytes) = bytes(path)? else { return Ok(None) };
+    match serde_json::from_slice(&bytes) {
+        Ok(Value::Object(map)) => Ok(Some(map)),
+        Ok(_) => Err(Error::io(format!("[tokenizer] {} must hold a JSON object", path.display()))),
+        Err(e) => Err(Error::io(format!("[tokenizer] {} is not valid JSON: {e}", path.display()))),
+    }
+}
+
+/// Runs code of `tokenizers`, which panics on some malformed files, and makes an error of the panic.
+pub(super) fn guarded<T>(run: impl FnOnce() -> tokenizers::Result<T>) -> std::result::Result<T, String> {
+    match catch_unwind(AssertUnwindSafe(run)) {
+        Ok(result) => result.map_err(|e| e.to_string()),
+        Err(_) => Err("the tokenizer's data contradict themselves".into()),
+    }
+}
+
+/// The tokenizer of `json`, with the tokens that only the configuration names.
+pub(super) fn parse(json: &[u8], config: &Map<String, Value>, origin: &str) -> Result<tokenizers::Tokenizer> {
+    let refuse = |why: String| Error::io(format!("[tokenizer] {origin} is not a usable tokenizer: {why}"));
+    let mut inner = guarded(|| tokenizers::Tokenizer::from_bytes(json)).map_err(refuse)?;
+    let size = inner.get_vocab_size(true);
+    if size == 0 || size > MAX_TOKENS {
+        return Err(refuse(format!("its vocabulary has {size} tokens; 1 to {MAX_TOKENS} are taken")));
+    }
+    // Prompts are never cut or filled up here, whatever the training script left in the file.
+    inner.with_padding(None);
+    guarded(|| inner.with_truncation(None).map(|_| ())).map_err(refuse)?;
+    add_tokens(&mut inner, config);
+    Ok(inner)
+}
+
+/// Adds the tokens of the configuration's `added_tokens_decoder` that the tokenizer does not know, as long as each gets
+/// the id that it names.
+fn add_tokens(inner: &mut tokenizers::Tokenizer, config: &Map<String, Value>) {
+    let Some(Value::Object(added)) = config.get("added_tokens_decoder") else { return };
+    let mut missing: Vec<(u32, &str, &Value)> = added
+        .iter()
+        .filter_map(|(id, token)| Some((id.parse().ok()?, token.get("content")?.as_str()?, token)))
+        .filter(|(_, content, _)| !content.is_empty() && inner.token_to_id(content).is_none())
+        .collect();
+    missing.sort_by_key(|token| token.0);
+    for (id, content, token) in missing {
+        if id as usize != inner.get_vocab_size(true) {
+            return;
+        }
+        let flag = |name: &str| token.get(name).and_then(Value::as_bool);
+        let special = flag("special").unwrap_or(false);
+        let token = AddedToken::from(content, special)
+            .lstrip(flag("lstrip").unwrap_or(false))
+            .rstrip(flag("rstrip").unwrap_or(false))
+            .single_word(flag("single_word").unwrap_or(false))
+            .normalized(flag("normalized").unwrap_or(!special));
+        inner.add_tokens(&[token]);
+    }
+}
+
+/// The named special tokens. A token is written as its text or as an object with `content`.
+pub(super) fn special_tokens(config: &Map<String, Value>) -> Map<String, Value> {
+    let text = |token: &Value| token.as_str().or_else(|| token.get("content")?.as_str()).map(Value::from);
+    let named = config.iter().filter(|(name, _)| name.ends_with("_token") && !name.starts_with("add_"));
+    named.filter_map(|(name, token)| Some((name.clone(), text(token)?))).collect()
+}
+
+/// The chat templates of the configuration: one text, or a list of named ones.
+pub(super) fn templates(config: &Map<String, Value>) -> Vec<(String, Result<Template>)> {
+    match config.get("chat_template") {
+        Some(Value::String(source)) => vec![("default".into(), Template::new(source))],
+        Some(Value::Array(named)) => named
+            .iter()
+            .filter_map(|t| Some((t.get("name")?.as_str()?, t.get("template")?.as_str()?)))
+            .map(|(name, source)| (name.to_owned(), Template::new(source)))
+            .collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// Whether decoded text loses the spaces before punctuation. For byte pairs that would corrupt the text, so there the
+/// configuration is not followed, as transformers does.
+pub(super) fn cleans_up(inner: &tokenizers::Tokenizer, config: &Map<String, Value>) -> bool {
+    let asked = config.get("clean_up_tokenization_spaces").and_then(Value::as_bool).unwrap_or(false);
+    asked && !matches!(inner.get_model(), ModelWrapper::BPE(_))
+}

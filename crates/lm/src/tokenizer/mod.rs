@@ -1,0 +1,196 @@
+//! Text to tokens and back, as a checkpoint's `tokenizer.json` says.
+//!
+//! The algorithms are those of the `tokenizers` crate; this module reads the files around it (which tokens end a reply,
+//! which markers surround thinking, which chat template belongs to the model) and turns tokens into text as they come
+//! ([`Detokenizer`]). It knows no model.
+
+mod detokenizer;
+mod files;
+mod thinking;
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+
+use lapis::{Error, Result};
+use serde_json::{Map, Value};
+
+use crate::template::Template;
+pub use detokenizer::Detokenizer;
+use detokenizer::Kind;
+pub use thinking::Thinking;
+
+/// A tokenizer with what its checkpoint says about special tokens, thinking and chat.
+///
+/// ```no_run
+/// # fn main() -> lapis::Result<()> {
+/// let tokenizer = lapis_lm::tokenizer::Tokenizer::load("models/llama".as_ref())?;
+/// let ids = tokenizer.encode_prompt("Once upon a time")?;
+/// assert_eq!(tokenizer.decode(&ids, true)?, "Once upon a time");
+/// # Ok(())
+/// # }
+/// ```
+pub struct Tokenizer {
+    inner: Arc<tokenizers::Tokenizer>,
+    kind: Kind,
+    special: Map<String, Value>,
+    eos_ids: BTreeSet<u32>,
+    /// Named templates in the order of their file; a broken one keeps its error until it is asked for.
+    templates: Vec<(String, Result<Template>)>,
+    thinking: Option<Thinking>,
+    /// Newlines are spelled `<n>` (mlx-lm's `NewlineTokenizer`).
+    newline: bool,
+    clean_up: bool,
+}
+
+impl Tokenizer {
+    /// The tokenizer of a checkpoint's folder: `tokenizer.json`, and where they are there `tokenizer_config.json`,
+    /// `special_tokens_map.json`, `chat_template.jinja`, `chat_template.json`.
+    ///
+    /// # Errors
+    /// `Io` when a file is missing, unreadable or malformed. A chat template that does not parse is an error only when
+    /// it is used: see [`Tokenizer::chat_template`].
+    pub fn load(dir: &Path) -> Result<Tokenizer> {
+        let (json, config) = files::read(dir)?;
+        Tokenizer::build(&json, config, &dir.join("tokenizer.json").display().to_string())
+    }
+
+    /// The tokenizer of the bytes of a `tokenizer.json` and the object of a `tokenizer_config.json` (or null), for a
+    /// model inside a program.
+    pub fn from_json(tokenizer_json: &[u8], config: Value) -> Result<Tokenizer> {
+        let config = match config {
+            Value::Object(config) => config,
+            Value::Null => Map::new(),
+            _ => return Err(Error::io("[tokenizer] tokenizer_config.json must hold an object")),
+        };
+        Tokenizer::build(tokenizer_json, config, "tokenizer.json")
+    }
+
+    fn build(json: &[u8], config: Map<String, Value>, origin: &str) -> Result<Tokenizer> {
+        let inner = files::parse(json, &config, origin)?;
+        let special = files::special_tokens(&config);
+        let eos = special.get("eos_token").and_then(Value::as_str).and_then(|t| inner.token_to_id(t));
+        let mut tokenizer = Tokenizer {
+            kind: Kind::of(&inner),
+            clean_up: files::cleans_up(&inner, &config),
+            inner: Arc::new(inner),
+            special,
+            eos_ids: eos.into_iter().collect(),
+            templates: files::templates(&config),
+            thinking: None,
+            newline: config.get("tokenizer_class").and_then(Value::as_str) == Some("NewlineTokenizer"),
+        };
+        tokenizer.thinking = Thinking::of(&tokenizer)?;
+        Ok(tokenizer)
+    }
+
+    /// The ids of `text`; `special` adds what the tokenizer puts around a text (such as BOS).
+    ///
+    /// Text that spells a special token becomes that token.
+    pub fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>> {
+        let spelled;
+        let text = match self.newline {
+            true => {
+                spelled = text.replace('\n', "<n>");
+                &spelled
+            }
+            false => text,
+        };
+        match files::guarded(|| self.inner.encode_fast(text, special)) {
+            Ok(encoding) => Ok(encoding.get_ids().to_vec()),
+            Err(e) => Err(Error::value(format!("[tokenizer] cannot encode a text of {} bytes: {e}", text.len()))),
+        }
+    }
+
+    /// The ids of a plain prompt: with special tokens unless it already begins with the text of BOS.
+    pub fn encode_prompt(&self, text: &str) -> Result<Vec<u32>> {
+        self.encode(text, self.bos().is_none_or(|bos| !text.starts_with(bos)))
+    }
+
+    /// The text of `ids`, without special tokens when `skip_special`. Ids outside the vocabulary have no text.
+    pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String> {
+        let text = decode(&self.inner, ids, skip_special, self.clean_up)?;
+        Ok(if self.newline { text.replace("<n>", "\n") } else { text })
+    }
+
+    /// The id of the token that is spelled `text` in the vocabulary.
+    pub fn token_id(&self, text: &str) -> Option<u32> {
+        self.inner.token_to_id(text)
+    }
+
+    /// How the vocabulary spells a token: byte-level vocabularies write a space as `Ġ`.
+    pub fn token_text(&self, id: u32) -> Option<String> {
+        self.inner.id_to_token(id)
+    }
+
+    /// The number of tokens, added ones included.
+    pub fn vocab_size(&self) -> usize {
+        self.inner.get_vocab_size(true)
+    }
+
+    /// The text of the token that begins a text, if there is one.
+    pub fn bos(&self) -> Option<&str> {
+        self.special.get("bos_token").and_then(Value::as_str)
+    }
+
+    /// The named special tokens (`bos_token`, `eos_token`, `pad_token`, ...), as chat templates see them.
+    pub fn special_tokens(&self) -> &Map<String, Value> {
+        &self.special
+    }
+
+    /// The tokens that end a reply.
+    pub fn eos_ids(&self) -> &BTreeSet<u32> {
+        &self.eos_ids
+    }
+
+    /// Adds a token that ends a reply.
+    pub fn add_eos(&mut self, id: u32) {
+        self.eos_ids.insert(id);
+    }
+
+    /// A detokenizer at the beginning of a text.
+    pub fn detokenizer(&self) -> Detokenizer {
+        Detokenizer::new(self.kind, Arc::clone(&self.inner), self.clean_up)
+    }
+
+    /// The default chat template, if the checkpoint has one that parses.
+    pub fn template(&self) -> Option<&Template> {
+        self.chat_template(false).ok()
+    }
+
+    /// The chat template for a conversation with or without tools: `tool_use` where there are tools and the checkpoint
+    /// has a template of that name, else `default`.
+    ///
+    /// # Errors
+    /// `Io` with line and column when the template does not parse, `Unsupported` when there is none.
+    pub fn chat_template(&self, tools: bool) -> Result<&Template> {
+        let named = |name: &str| self.templates.iter().find(|t| t.0 == name);
+        let found = if tools { named("tool_use").or_else(|| named("default")) } else { named("default") };
+        match found {
+            Some((_, Ok(template))) => Ok(template),
+            Some((name, Err(e))) => Err(Error::io(format!(
+                "[chat] the model's chat template `{name}` does not parse: {}; give another with --chat-template",
+                e.message()
+            ))),
+            None => Err(Error::unsupported(
+                "[chat] the model has no chat template: give one with --chat-template, or complete plain text",
+            )),
+        }
+    }
+
+    /// The markers around the model's thinking, if it thinks.
+    pub fn thinking(&self) -> Option<&Thinking> {
+        self.thinking.as_ref()
+    }
+}
+
+/// The text of ids, with the spaces before punctuation removed where the tokenizer's configuration asks for it.
+fn decode(inner: &tokenizers::Tokenizer, ids: &[u32], skip_special: bool, clean_up: bool) -> Result<String> {
+    let text = files::guarded(|| inner.decode(ids, skip_special))
+        .map_err(|e| Error::value(format!("[tokenizer] cannot decode {} tokens: {e}", ids.len())))?;
+    if !clean_up {
+        return Ok(text);
+    }
+    let rules = [" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're"];
+    Ok(rules.iter().fold(text, |text, rule| text.replace(rule, rule.trim())))
+}
