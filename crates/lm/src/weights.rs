@@ -78,6 +78,12 @@ impl<'a> At<'a> {
         (0..n).map(|i| f(self.at(name).at(i), i)).collect()
     }
 
+    /// Leaves out everything below a name: no part of the model, and no fault.
+    pub fn discard(&self, name: &str) {
+        let place = self.at(name).path + ".";
+        self.weights.left.borrow_mut().retain(|name, _| !name.starts_with(&place));
+    }
+
     fn take(&self, name: &str) -> Option<Array> {
         // The order of what is left does not matter.
         self.weights.left.borrow_mut().swap_remove(&self.at(name).path)

@@ -3,9 +3,9 @@
 use super::{Norm, Rope};
 use crate::batch::Batch;
 use crate::weights::At;
-use lapis::ops::fast::{AttentionMask, AttentionOptions, scaled_dot_product_attention};
-use lapis::{Array, Result, ops};
-use lapis_nn::{Layer, Linear, Module, Param};
+use lapis::ops::fast::{AttentionMask, AttentionOptions, layer_norm, scaled_dot_product_attention};
+use lapis::{Array, Error, Result, ops};
+use lapis_nn::{Layer, LayerNorm, Linear, Module, Param};
 
 /// Sizes and rules of the heads of a layer.
 #[derive(Clone, Debug)]
@@ -24,12 +24,48 @@ pub struct Heads {
     pub window: Option<usize>,
     /// Soft cap of the scores.
     pub softcap: Option<f64>,
+    /// Queries grow with their position.
+    pub growth: Option<Growth>,
+}
+
+/// Queries are multiplied by `1 + beta ln(1 + floor(position / context))`, for texts longer than the context that
+/// positions were made for.
+#[derive(Clone, Copy, Debug)]
+pub struct Growth {
+    /// Factor of the logarithm.
+    pub beta: f64,
+    /// Positions without growth.
+    pub context: f64,
+}
+
+impl Growth {
+    /// Queries (1, heads, rows, width) whose first row is at position `at`.
+    fn forward(&self, q: &Array, at: usize) -> Result<Array> {
+        let n = q.dim(2);
+        if ((at + n) as f64) <= self.context {
+            return Ok(q.clone());
+        }
+        let factor = |p: usize| (1.0 + self.beta * (1.0 + (p as f64 / self.context).floor()).ln()) as f32;
+        let factors = Array::from_vec((at..at + n).map(factor).collect(), &[n, 1]);
+        ops::multiply(q, ops::astype(&factors, q.dtype())?)
+    }
 }
 
 impl Heads {
     /// Plain heads with scores over the root of their width.
     pub fn new(count: usize, keys: usize, width: usize, rope: Option<Rope>) -> Heads {
-        Heads { count, keys, width, scale: (width as f64).powf(-0.5), rope, window: None, softcap: None }
+        Heads { count, keys, width, scale: (width as f64).powf(-0.5), rope, window: None, softcap: None, growth: None }
+    }
+
+    /// Rows of queries, then keys, then values, side by side, to rows of each.
+    ///
+    /// # Errors
+    /// Widths that do not fit.
+    pub fn split(&self, qkv: &Array) -> Result<(Array, Array, Array)> {
+        let border = (self.count * self.width) as i64;
+        let parts = ops::split(qkv, vec![border, border + (self.keys * self.width) as i64], -1)?;
+        let [q, k, v] = <[Array; 3]>::try_from(parts).map_err(|_| Error::shape("[attention] queries, keys, values"))?;
+        Ok((q, k, v))
     }
 
     /// Rows of queries, keys and values, `(rows, heads * width)` or `(rows, heads, width)`, to rows of
@@ -54,6 +90,9 @@ impl Heads {
             if let Some(rope) = &self.rope {
                 (q, k) = (rope.forward(&q, slot.at)?, rope.forward(&k, slot.at)?);
             }
+            if let Some(growth) = &self.growth {
+                q = growth.forward(&q, slot.at)?;
+            }
             let (k, v) = slot.remember(&k, &v, self.window)?;
             let options = AttentionOptions {
                 scale: self.scale,
@@ -68,27 +107,98 @@ impl Heads {
     }
 }
 
+/// Projections to queries, keys and values.
+#[derive(Module, Clone)]
+pub enum Inputs {
+    /// One each.
+    Apart {
+        /// To queries.
+        q_proj: Linear,
+        /// To keys.
+        k_proj: Linear,
+        /// To values.
+        v_proj: Linear,
+    },
+    /// One for all, whose rows are those of queries, then keys, then values.
+    Together {
+        /// To all three.
+        qkv_proj: Linear,
+    },
+}
+
+/// Norms of queries and keys, before their positions.
+#[derive(Module, Clone)]
+pub enum HeadNorms {
+    /// None.
+    None,
+    /// The same for each head.
+    Each {
+        /// Of queries.
+        q_norm: Norm,
+        /// Of keys.
+        k_norm: Norm,
+    },
+    /// One over all heads.
+    Whole {
+        /// Of queries.
+        q_norm: Norm,
+        /// Of keys.
+        k_norm: Norm,
+    },
+    /// A norm of its own for each head.
+    Own {
+        /// Of queries.
+        q_layernorm: PerHead,
+        /// Of keys.
+        k_layernorm: PerHead,
+    },
+}
+
+/// A norm for each head, by mean and variance.
+#[derive(Module, Clone)]
+pub struct PerHead {
+    /// One each.
+    pub norms: Vec<LayerNorm>,
+}
+
+impl PerHead {
+    /// From a place in the names: `heads` norms of this width.
+    ///
+    /// # Errors
+    /// As [`At::tensor`].
+    pub fn load(at: &At, heads: usize, width: usize, eps: f64) -> Result<PerHead> {
+        Ok(PerHead {
+            norms: (0..heads)
+                .map(|i| at.at("norms").layer_norm(&i.to_string(), width, eps, false))
+                .collect::<Result<_>>()?,
+        })
+    }
+}
+
+impl Layer for PerHead {
+    /// Rows (rows, heads, width) to the same.
+    fn forward(&self, x: &Array) -> Result<Array> {
+        let weights: Vec<Array> = self.norms.iter().filter_map(|n| n.weight.as_deref().cloned()).collect();
+        let eps = self.norms.first().map_or(0.0, |n| n.eps);
+        ops::multiply(ops::stack(&weights, 0)?, layer_norm(x, None, None, eps)?)
+    }
+}
+
 /// Projections to queries, keys and values and back, with norms of queries and keys where a model has them.
 #[derive(Module, Clone)]
 pub struct Attention {
-    /// To queries.
-    pub q_proj: Linear,
-    /// To keys.
-    pub k_proj: Linear,
-    /// To values.
-    pub v_proj: Linear,
+    /// To queries, keys and values.
+    #[flatten]
+    pub inputs: Inputs,
     /// Back.
     pub o_proj: Linear,
-    /// Of queries: of each head, or of the whole projection, as its width says.
-    pub q_norm: Option<Norm>,
-    /// Of keys.
-    pub k_norm: Option<Norm>,
+    /// Of queries and keys.
+    #[flatten]
+    pub norms: HeadNorms,
     /// One more logit a head.
     pub sinks: Option<Param>,
     #[plain]
     heads: Heads,
-    #[plain]
-    norm_whole: bool,
 }
 
 impl Attention {
@@ -99,27 +209,34 @@ impl Attention {
     /// As [`At::linear`].
     pub fn load(at: &At, width: usize, heads: Heads, bias: [bool; 2]) -> Result<Attention> {
         let (q, k) = (heads.count * heads.width, heads.keys * heads.width);
-        Ok(Attention {
+        let inputs = Inputs::Apart {
             q_proj: at.linear("q_proj", width, q, bias[0])?,
             k_proj: at.linear("k_proj", width, k, bias[0])?,
             v_proj: at.linear("v_proj", width, k, bias[0])?,
-            o_proj: at.linear("o_proj", q, width, bias[1])?,
-            q_norm: None,
-            k_norm: None,
-            sinks: None,
-            heads,
-            norm_whole: false,
-        })
+        };
+        let o_proj = at.linear("o_proj", q, width, bias[1])?;
+        Ok(Attention { inputs, o_proj, norms: HeadNorms::None, sinks: None, heads })
+    }
+
+    /// As [`Attention::load`], of one projection `qkv_proj` to queries, keys and values.
+    ///
+    /// # Errors
+    /// As [`At::linear`].
+    pub fn load_fused(at: &At, width: usize, heads: Heads, bias: [bool; 2]) -> Result<Attention> {
+        let (q, k) = (heads.count * heads.width, heads.keys * heads.width);
+        let inputs = Inputs::Together { qkv_proj: at.linear("qkv_proj", width, q + 2 * k, bias[0])? };
+        let o_proj = at.linear("o_proj", q, width, bias[1])?;
+        Ok(Attention { inputs, o_proj, norms: HeadNorms::None, sinks: None, heads })
     }
 
     /// With norms of each head of queries and keys.
-    pub fn with_head_norms(self, q: Norm, k: Norm) -> Attention {
-        Attention { q_norm: Some(q), k_norm: Some(k), ..self }
+    pub fn with_head_norms(self, q_norm: Norm, k_norm: Norm) -> Attention {
+        Attention { norms: HeadNorms::Each { q_norm, k_norm }, ..self }
     }
 
     /// With norms of all heads of queries, and of keys, at once.
-    pub fn with_whole_norms(self, q: Norm, k: Norm) -> Attention {
-        Attention { norm_whole: true, ..self.with_head_norms(q, k) }
+    pub fn with_whole_norms(self, q_norm: Norm, k_norm: Norm) -> Attention {
+        Attention { norms: HeadNorms::Whole { q_norm, k_norm }, ..self }
     }
 
     /// With one more logit for each head.
@@ -132,14 +249,19 @@ impl Attention {
     /// # Errors
     /// Widths that do not fit.
     pub fn forward(&self, x: &Array, layer: usize, batch: &mut Batch) -> Result<Array> {
-        let norm = |x: Array, norm: &Option<Norm>| match norm {
-            None => Ok(x),
-            Some(norm) if self.norm_whole => norm.forward(&x),
-            Some(norm) => norm.forward(&ops::reshape(&x, &[x.dim(0) as i64, -1, self.heads.width as i64])?),
+        let (q, k, v) = match &self.inputs {
+            Inputs::Apart { q_proj, k_proj, v_proj } => (q_proj.forward(x)?, k_proj.forward(x)?, v_proj.forward(x)?),
+            Inputs::Together { qkv_proj } => self.heads.split(&qkv_proj.forward(x)?)?,
         };
-        let q = norm(self.q_proj.forward(x)?, &self.q_norm)?;
-        let k = norm(self.k_proj.forward(x)?, &self.k_norm)?;
-        let v = self.v_proj.forward(x)?;
+        let each = |x: &Array| ops::reshape(x, &[x.dim(0) as i64, -1, self.heads.width as i64]);
+        let (q, k) = match &self.norms {
+            HeadNorms::None => (q, k),
+            HeadNorms::Each { q_norm, k_norm } => (q_norm.forward(&each(&q)?)?, k_norm.forward(&each(&k)?)?),
+            HeadNorms::Whole { q_norm, k_norm } => (q_norm.forward(&q)?, k_norm.forward(&k)?),
+            HeadNorms::Own { q_layernorm, k_layernorm } => {
+                (q_layernorm.forward(&each(&q)?)?, k_layernorm.forward(&each(&k)?)?)
+            }
+        };
         self.o_proj.forward(&self.heads.attend([&q, &k, &v], self.sinks.as_deref(), layer, batch)?)
     }
 }

@@ -4,7 +4,7 @@ use super::{Attention, Mlp, Norm};
 use crate::batch::Batch;
 use crate::models::Model;
 use crate::weights::At;
-use lapis::{Array, Error, Result, ops};
+use lapis::{Array, Dtype, Error, Result, ops};
 use lapis_nn::{Embedding, Layer, Linear, Module};
 
 /// A layer of a decoder.
@@ -16,23 +16,154 @@ pub trait Layered: Module {
     fn forward(&self, x: &Array, layer: usize, batch: &mut Batch) -> Result<Array>;
 }
 
-/// The layer of most models: attention and a gated product, each behind a norm and added to its input.
+/// The layer of most models: attention and a product, each added to its input, with norms around them.
 #[derive(Module, Clone)]
-pub struct Block {
+pub struct Block<M: Layer = Mlp> {
     /// Looks at other tokens.
     pub self_attn: Attention,
     /// Looks at each token.
-    pub mlp: Mlp,
-    /// Before attention.
-    pub input_layernorm: Norm,
-    /// Before the product.
-    pub post_attention_layernorm: Norm,
+    pub mlp: M,
+    /// Before and after the two.
+    #[flatten]
+    pub norms: Norms,
+    /// How they are added.
+    #[plain]
+    pub residual: Residual,
 }
 
-impl Layered for Block {
+impl<M: Layer> Block<M> {
+    /// Each behind a norm, and added as it is.
+    ///
+    /// # Errors
+    /// Those of `norm`.
+    pub fn new(at: &At, self_attn: Attention, mlp: M, norm: impl Fn(&At, &str) -> Result<Norm>) -> Result<Block<M>> {
+        Ok(Block { self_attn, mlp, norms: Norms::before(at, norm)?, residual: Residual::Plain })
+    }
+}
+
+/// Where the norms of a layer stand.
+#[derive(Module, Clone)]
+pub enum Norms {
+    /// Before attention and before the product.
+    Before {
+        /// Before attention.
+        input_layernorm: Norm,
+        /// Before the product.
+        post_attention_layernorm: Norm,
+    },
+    /// After attention and after the product.
+    After {
+        /// After attention.
+        post_attention_layernorm: Norm,
+        /// After the product.
+        post_feedforward_layernorm: Norm,
+    },
+    /// Before and after each.
+    Around {
+        /// Before attention.
+        input_layernorm: Norm,
+        /// After attention.
+        post_attention_layernorm: Norm,
+        /// Before the product.
+        pre_feedforward_layernorm: Norm,
+        /// After the product.
+        post_feedforward_layernorm: Norm,
+    },
+    /// Before and after each, by the names of GLM 4.
+    Between {
+        /// Before attention.
+        input_layernorm: Norm,
+        /// After attention.
+        post_self_attn_layernorm: Norm,
+        /// Before the product.
+        post_attention_layernorm: Norm,
+        /// After the product.
+        post_mlp_layernorm: Norm,
+    },
+    /// One before both, which see the same rows.
+    Shared {
+        /// Before both.
+        input_layernorm: Norm,
+    },
+}
+
+impl Norms {
+    /// [`Norms::Before`] from a place in the names.
+    ///
+    /// # Errors
+    /// Those of `norm`.
+    pub fn before(at: &At, norm: impl Fn(&At, &str) -> Result<Norm>) -> Result<Norms> {
+        Ok(Norms::Before {
+            input_layernorm: norm(at, "input_layernorm")?,
+            post_attention_layernorm: norm(at, "post_attention_layernorm")?,
+        })
+    }
+
+    /// Before and after attention, before and after the product.
+    fn places(&self) -> [Option<&Norm>; 4] {
+        match self {
+            Norms::Before { input_layernorm: a, post_attention_layernorm: b } => [Some(a), None, Some(b), None],
+            Norms::After { post_attention_layernorm: a, post_feedforward_layernorm: b } => {
+                [None, Some(a), None, Some(b)]
+            }
+            Norms::Around {
+                input_layernorm: a,
+                post_attention_layernorm: b,
+                pre_feedforward_layernorm: c,
+                post_feedforward_layernorm: d,
+            }
+            | Norms::Between {
+                input_layernorm: a,
+                post_self_attn_layernorm: b,
+                post_attention_layernorm: c,
+                post_mlp_layernorm: d,
+            } => [Some(a), Some(b), Some(c), Some(d)],
+            Norms::Shared { input_layernorm: a } => [Some(a), None, None, None],
+        }
+    }
+}
+
+/// How the result of a part of a layer is added to its input.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Residual {
+    /// As it is.
+    Plain,
+    /// Times a factor.
+    Scaled(f64),
+    /// In f16: as f32, kept within the finite numbers of f16.
+    Clipped,
+}
+
+impl Residual {
+    /// `x + y`.
+    ///
+    /// # Errors
+    /// Shapes that do not fit.
+    pub fn add(self, x: &Array, y: &Array) -> Result<Array> {
+        match self {
+            Residual::Scaled(factor) => ops::add(x, ops::multiply(y, factor)?),
+            Residual::Clipped if x.dtype() == Dtype::Float16 => {
+                let wide = |a| ops::astype(a, Dtype::Float32);
+                let sum = ops::add(wide(x)?, wide(y)?)?;
+                ops::astype(&ops::clip(&sum, Some(&-65504.0), Some(&65504.0))?, Dtype::Float16)
+            }
+            _ => ops::add(x, y),
+        }
+    }
+}
+
+impl<M: Layer + Clone + 'static> Layered for Block<M> {
     fn forward(&self, x: &Array, layer: usize, batch: &mut Batch) -> Result<Array> {
-        let x = ops::add(x, self.self_attn.forward(&self.input_layernorm.forward(x)?, layer, batch)?)?;
-        ops::add(&x, self.mlp.forward(&self.post_attention_layernorm.forward(&x)?)?)
+        let through = |x: Array, norm: Option<&Norm>| norm.map_or(Ok(x.clone()), |norm| norm.forward(&x));
+        let [a, b, c, d] = self.norms.places();
+        let rows = through(x.clone(), a)?;
+        let y = through(self.self_attn.forward(&rows, layer, batch)?, b)?;
+        if let Norms::Shared { .. } = self.norms {
+            return ops::add(ops::add(y, self.mlp.forward(&rows)?)?, x);
+        }
+        let x = self.residual.add(x, &y)?;
+        let y = through(self.mlp.forward(&through(x.clone(), c)?)?, d)?;
+        self.residual.add(&x, &y)
     }
 }
 
@@ -75,6 +206,9 @@ impl<L: Layered> Decoder<L> {
         layer: impl Fn(At, usize) -> Result<L>,
     ) -> Result<Decoder<L>> {
         let body = at.at("model");
+        if tied {
+            at.discard("lm_head");
+        }
         Ok(Decoder {
             model: Body {
                 embed_tokens: body.embedding("embed_tokens", vocabulary, width)?,

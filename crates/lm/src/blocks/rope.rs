@@ -37,12 +37,14 @@ fn number(block: &Map<String, Value>, key: &str) -> Option<f64> {
 }
 
 fn needed(block: &Map<String, Value>, key: &str) -> Result<f64> {
-    number(block, key).ok_or_else(|| Error::value(format!("[load] rope_scaling: {key} is missing or no number")))
+    let fault = || Error::value(format!("[load] rope_scaling: {key} is missing or no number above zero"));
+    number(block, key).filter(|&x| x > 0.0).ok_or_else(fault)
 }
 
 /// The name of a scaling block's kind.
 pub(crate) fn kind_of(block: &Map<String, Value>) -> &str {
-    block.get("type").or(block.get("rope_type")).and_then(Value::as_str).unwrap_or("default")
+    let kind = |key| block.get(key).and_then(Value::as_str);
+    kind("type").or(kind("rope_type")).unwrap_or("default")
 }
 
 impl Rope {
@@ -63,6 +65,9 @@ impl Rope {
         context: Option<usize>,
     ) -> Result<Rope> {
         let plain = Rope::plain(dims, base, interleaved);
+        if dims < 2 || dims % 2 != 0 {
+            return Err(Error::value(format!("[load] rope: {dims} features of a head (head_dim) cannot be turned")));
+        }
         let Some(block) = scaling else { return Ok(plain) };
         let waves = || (0..dims / 2).map(move |j| base.powf(2.0 * j as f64 / dims as f64));
         let given = |all: Vec<f64>, gain: f64| {

@@ -1,6 +1,25 @@
 //! The architectures, one file each, and the table that finds them by `model_type`.
 
+mod cohere2;
+mod dense;
+mod gemma2;
+mod gemma3;
+mod glm4;
+mod gpt2;
+mod granite;
 mod llama;
+mod ministral3;
+mod olmo2;
+mod phi3;
+mod qwen2;
+mod qwen3;
+mod settings;
+mod smollm3;
+mod stablelm;
+mod starcoder2;
+mod wrapped;
+
+pub(crate) use settings::Settings;
 
 use crate::batch::Batch;
 use crate::checkpoint::Checkpoint;
@@ -51,6 +70,13 @@ pub struct Architecture {
     pub load: fn(&Config, &At) -> Result<Box<dyn Model>>,
 }
 
+impl Architecture {
+    /// One whose tensors need nothing, and whose layers are packed alike.
+    const fn plain(names: &'static [&'static str], load: fn(&Config, &At) -> Result<Box<dyn Model>>) -> Architecture {
+        Architecture { names, sanitize: |_, _| Ok(()), quantize: all_alike, load }
+    }
+}
+
 /// How a layer is packed when a model is.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Packing {
@@ -68,7 +94,26 @@ pub(crate) fn all_alike(_: &str) -> Packing {
 }
 
 /// All of them.
-pub const ALL: &[&Architecture] = &[&llama::ARCHITECTURE];
+pub const ALL: &[&Architecture] = &[
+    &cohere2::ARCHITECTURE,
+    &gemma2::ARCHITECTURE,
+    &gemma3::ARCHITECTURE,
+    &gemma3::TEXT,
+    &glm4::ARCHITECTURE,
+    &gpt2::ARCHITECTURE,
+    &granite::ARCHITECTURE,
+    &llama::ARCHITECTURE,
+    &ministral3::ARCHITECTURE,
+    &ministral3::MISTRAL3,
+    &olmo2::ARCHITECTURE,
+    &olmo2::OLMO3,
+    &phi3::ARCHITECTURE,
+    &qwen2::ARCHITECTURE,
+    &qwen3::ARCHITECTURE,
+    &smollm3::ARCHITECTURE,
+    &stablelm::ARCHITECTURE,
+    &starcoder2::ARCHITECTURE,
+];
 
 /// The architecture of a config.
 ///
@@ -117,6 +162,7 @@ fn distance(a: &str, b: &str) -> usize {
 /// An architecture that is not known; numbers of the config and tensors that do not fit it.
 pub fn load(checkpoint: &mut Checkpoint) -> Result<Box<dyn Model>> {
     let architecture = find(&checkpoint.config)?;
+    settings::check(&checkpoint.config)?;
     let mut tensors = std::mem::take(&mut checkpoint.tensors);
     let buffers = ["rotary_emb.inv_freq", "rope.inv_freq", "masked_bias"];
     tensors.retain(|name, _| !buffers.iter().any(|b| name.ends_with(b)));
@@ -128,12 +174,23 @@ pub fn load(checkpoint: &mut Checkpoint) -> Result<Box<dyn Model>> {
     Ok(model)
 }
 
-/// Reads a model's numbers out of a config.
+/// Reads a model's numbers out of a config; null is as if it were not there.
 ///
 /// # Errors
 /// A number that is missing or of another kind, by its name.
 pub(crate) fn parse<T: DeserializeOwned>(config: &Config) -> Result<T> {
-    serde_json::from_value(Value::Object(config.clone())).map_err(|e| Error::value(format!("[load] config.json: {e}")))
+    let mut all = config.clone();
+    all.retain(|_, v| !v.is_null());
+    let read = |all: Config| T::deserialize(Value::Object(all)).map_err(|e| e.to_string());
+    read(all.clone()).map_err(|why| {
+        // serde names a key that is missing, but not one with a wrong value: it is the one without which something
+        // else is said.
+        let without =
+            |key: &&String| read(all.iter().filter(|(k, _)| k != key).map(|(k, v)| (k.clone(), v.clone())).collect());
+        let culprit = all.keys().find(|key| !why.starts_with("missing") && without(key).err().as_ref() != Some(&why));
+        let place = culprit.map_or(String::new(), |key| format!("{key}: "));
+        Error::value(format!("[load] config.json: {place}{why}"))
+    })
 }
 
 /// The head is not stored, or not wanted, when it is the table.
