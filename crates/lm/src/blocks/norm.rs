@@ -3,7 +3,7 @@
 use crate::weights::At;
 use lapis::ops::fast;
 use lapis::{Array, Result, ops};
-use lapis_nn::{Layer, LayerNorm, Module, RMSNorm};
+use lapis_nn::{Layer, LayerNorm, Module, Param, RMSNorm};
 
 /// A norm along the last axis.
 #[derive(Module, Clone)]
@@ -14,6 +14,13 @@ pub enum Norm {
     RmsPlusOne(RMSNorm),
     /// By mean and variance.
     Layer(LayerNorm),
+    /// By mean and variance, of heads that have weights of their own.
+    PerHead {
+        /// (heads, width).
+        weight: Param,
+        /// Added to the variance.
+        eps: f64,
+    },
 }
 
 impl Norm {
@@ -40,6 +47,14 @@ impl Norm {
     pub fn layer(at: &At, name: &str, width: usize, eps: f64, bias: bool) -> Result<Norm> {
         at.layer_norm(name, width, eps, bias).map(Norm::Layer)
     }
+
+    /// [`Norm::PerHead`].
+    ///
+    /// # Errors
+    /// As [`At::tensor`].
+    pub fn per_head(at: &At, name: &str, heads: usize, width: usize, eps: f64) -> Result<Norm> {
+        Ok(Norm::PerHead { weight: at.at(name).param("weight", &[heads, width])?, eps })
+    }
 }
 
 impl Layer for Norm {
@@ -48,6 +63,7 @@ impl Layer for Norm {
             Norm::Rms(norm) => norm.forward(x),
             Norm::RmsPlusOne(norm) => fast::rms_norm(x, Some(&ops::add(norm.weight.value(), 1.0)?), norm.eps),
             Norm::Layer(norm) => norm.forward(x),
+            Norm::PerHead { weight, eps } => ops::multiply(weight.value(), fast::layer_norm(x, None, None, *eps)?),
         }
     }
 }

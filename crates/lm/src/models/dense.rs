@@ -77,6 +77,8 @@ pub(crate) enum Over {
     Each,
     Whole,
     Own,
+    /// [`HeadNorms::Each`] of [`Norm::PerHead`].
+    Table,
 }
 
 impl Dense {
@@ -214,6 +216,10 @@ impl Dense {
             Over::Whole => HeadNorms::Whole {
                 q_norm: self.norm(at, "q_norm", count * width)?,
                 k_norm: self.norm(at, "k_norm", keys * width)?,
+            },
+            Over::Table => HeadNorms::Each {
+                q_norm: Norm::per_head(at, "q_norm", count, width, self.eps)?,
+                k_norm: Norm::per_head(at, "k_norm", keys, width, self.eps)?,
             },
             Over::Own => {
                 HeadNorms::Own { q_layernorm: own("q_layernorm", count)?, k_layernorm: own("k_layernorm", keys)? }

@@ -1,7 +1,10 @@
 //! The architectures, one file each, and the table that finds them by `model_type`.
 
+mod cohere;
 mod cohere2;
 mod dense;
+mod exaone4;
+mod gemma;
 mod gemma2;
 mod gemma3;
 mod glm4;
@@ -96,20 +99,31 @@ pub(crate) fn all_alike(_: &str) -> Packing {
 /// All of them.
 pub const ALL: &[&Architecture] = &[
     &cohere2::ARCHITECTURE,
+    &cohere::ARCHITECTURE,
+    &exaone4::ARCHITECTURE,
     &gemma2::ARCHITECTURE,
     &gemma3::ARCHITECTURE,
     &gemma3::TEXT,
+    &gemma::ARCHITECTURE,
     &glm4::ARCHITECTURE,
     &gpt2::ARCHITECTURE,
     &granite::ARCHITECTURE,
     &llama::ARCHITECTURE,
+    &llama::ERNIE,
+    &llama::GLM,
+    &llama::HELIUM,
+    &llama::INTERNLM3,
+    &llama::MIMO,
+    &llama::SEED_OSS,
     &ministral3::ARCHITECTURE,
     &ministral3::MISTRAL3,
     &olmo2::ARCHITECTURE,
     &olmo2::OLMO3,
     &phi3::ARCHITECTURE,
     &qwen2::ARCHITECTURE,
+    &qwen2::VISION,
     &qwen3::ARCHITECTURE,
+    &qwen3::VISION,
     &smollm3::ARCHITECTURE,
     &stablelm::ARCHITECTURE,
     &starcoder2::ARCHITECTURE,

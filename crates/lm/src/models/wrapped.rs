@@ -37,12 +37,13 @@ impl<M: Model + Module> Model for Wrapped<M> {
     }
 }
 
-/// The config of the text part; what it lacks is as around it where `defaults` name it, else as in `defaults`.
+/// The config of the text part, or all of it where there are no parts; what it lacks is as around it where `defaults` name it, else as in `defaults`.
 ///
 /// # Errors
-/// No `text_config`.
+/// A `text_config` that is no object.
 pub(crate) fn text(config: &Config, defaults: Value) -> Result<Config> {
-    let mut text: Config = Settings::new(config, Value::Null).need("text_config")?;
+    let inside: Option<Config> = Settings::new(config, Value::Null).get("text_config")?;
+    let mut text = inside.unwrap_or_else(|| config.clone());
     for (key, default) in defaults.as_object().into_iter().flatten() {
         if text.get(key).is_none_or(Value::is_null) {
             text.insert(key.clone(), config.get(key).filter(|v| !v.is_null()).unwrap_or(default).clone());
