@@ -85,7 +85,10 @@ pub struct Engine {
     pub prefill_step: usize,
     /// Sequences at once at most; others wait.
     pub max_batch: usize,
+    /// Keep what requests remember when they end, for [`Engine::cancel`] to take.
+    pub keep_ended: bool,
     running: Vec<Running>,
+    ended: Vec<Running>,
     waiting: std::collections::VecDeque<Running>,
     next: u64,
 }
@@ -98,7 +101,9 @@ impl Engine {
             vocabulary,
             prefill_step: 2048,
             max_batch: 32,
+            keep_ended: false,
             running: Vec::new(),
+            ended: Vec::new(),
             waiting: Default::default(),
             next: 0,
         }
@@ -134,13 +139,16 @@ impl Engine {
         self.running.is_empty() && self.waiting.is_empty()
     }
 
-    /// Ends a request and gives what it remembers, if it was still there.
-    pub fn cancel(&mut self, id: u64) -> Option<Sequence> {
-        if let Some(i) = self.running.iter().position(|r| r.id == id) {
-            return Some(self.running.swap_remove(i).sequence);
+    /// Ends a request, or takes one that has ended, and gives its tokens with what the model remembers of them.
+    pub fn cancel(&mut self, id: u64) -> Option<(Vec<u32>, Sequence)> {
+        let parts = |r: Running| (r.tokens, r.sequence);
+        for all in [&mut self.running, &mut self.ended] {
+            if let Some(i) = all.iter().position(|r| r.id == id) {
+                return Some(parts(all.swap_remove(i)));
+            }
         }
         let i = self.waiting.iter().position(|r| r.id == id)?;
-        self.waiting.remove(i).map(|r| r.sequence)
+        self.waiting.remove(i).map(parts)
     }
 
     /// One step. Events come in the order of the requests' numbers.
@@ -232,7 +240,11 @@ impl Engine {
                 }
             }
         }
-        self.running.retain(|r| !gone.contains(&r.id));
+        let (gone, running) = std::mem::take(&mut self.running).into_iter().partition(|r| gone.contains(&r.id));
+        self.running = running;
+        if self.keep_ended {
+            self.ended.extend::<Vec<Running>>(gone);
+        }
         Ok(events)
     }
 

@@ -1,0 +1,60 @@
+//! `lapis convert`: a model to another form.
+
+use lapis::ops::quantize::{Format, Mode};
+use lapis::{Dtype, Error, Result};
+use lapis_lm::convert::{Options, Recipe, convert};
+use std::path::PathBuf;
+
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// The model directory to convert
+    #[arg(long, visible_alias = "model")]
+    hf_path: PathBuf,
+    /// The directory to write, which must not exist
+    #[arg(long, default_value = "mlx_model")]
+    mlx_path: PathBuf,
+    /// Pack the weights
+    #[arg(short, long)]
+    quantize: bool,
+    /// Elements that share a scale [default: that of the mode, affine 64]
+    #[arg(long)]
+    q_group_size: Option<usize>,
+    /// Bits a weight [default: that of the mode, affine 4]
+    #[arg(long)]
+    q_bits: Option<usize>,
+    /// How to pack
+    #[arg(long, default_value = "affine", value_parser = ["affine", "mxfp4", "nvfp4", "mxfp8"])]
+    q_mode: String,
+    /// Two widths by layer
+    #[arg(long, value_parser = ["mixed_2_6", "mixed_3_4", "mixed_3_6", "mixed_4_6"])]
+    quant_predicate: Option<String>,
+    /// The type of what is not packed [default: the config's]
+    #[arg(long, value_parser = ["float16", "bfloat16", "float32"])]
+    dtype: Option<String>,
+    /// Unpack the weights
+    #[arg(short, long, conflicts_with = "quantize")]
+    dequantize: bool,
+    /// Accepted; code in a model repository is never run
+    #[arg(long, hide = true)]
+    trust_remote_code: bool,
+}
+
+pub(crate) fn run(a: Arguments) -> Result<()> {
+    let format = Format::new(Mode::from_name(&a.q_mode)?, a.q_bits, a.q_group_size)?;
+    let dtype = match a.dtype.as_deref() {
+        Some("float16") => Some(Dtype::Float16),
+        Some("bfloat16") => Some(Dtype::Bfloat16),
+        Some("float32") => Some(Dtype::Float32),
+        _ => None,
+    };
+    if !a.quantize && (a.q_bits.is_some() || a.q_group_size.is_some() || a.quant_predicate.is_some()) {
+        return Err(Error::value("convert: --q-bits, --q-group-size and --quant-predicate need -q"));
+    }
+    let options = Options {
+        quantize: a.quantize.then_some(format),
+        recipe: a.quant_predicate.as_deref().map(Recipe::from_name).transpose()?,
+        dequantize: a.dequantize,
+        dtype,
+    };
+    convert(&a.hf_path, &a.mlx_path, &options, |line| println!("{line}")).map(|_| ())
+}

@@ -1,0 +1,193 @@
+//! `lapis generate`: text after a prompt.
+
+use crate::model::{self, SamplingArguments};
+use crate::{Manner, interrupt, say};
+use lapis::{Error, Result};
+use lapis_lm::template::Chat;
+use lapis_lm::{Finish, LanguageModel, Options, Response, Sequence};
+use serde_json::{Value, json};
+use std::io::{Read, Write};
+use std::path::PathBuf;
+
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// A model directory [default: the demo model inside the program]
+    #[arg(long)]
+    model: Option<PathBuf>,
+    /// The prompt; `-` reads standard input
+    #[arg(short, long, default_value = "hello", allow_hyphen_values = true)]
+    prompt: String,
+    /// A message of the system, placed first
+    #[arg(long)]
+    system_prompt: Option<String>,
+    /// The beginning of the reply
+    #[arg(long)]
+    prefill_response: Option<String>,
+    /// Tokens to write at most [default: what is left of the context]
+    #[arg(short, long, allow_hyphen_values = true)]
+    max_tokens: Option<i64>,
+    #[command(flatten)]
+    sampling: SamplingArguments,
+    /// Take sampling settings from the model's generation_config.json
+    #[arg(long, default_value = "off", value_parser = ["auto", "off"])]
+    generation_config: String,
+    /// More tokens that end the text: their text or id
+    #[arg(long, num_args = 1..)]
+    extra_eos_token: Vec<String>,
+    /// Text that ends the reply (may be given several times)
+    #[arg(long)]
+    stop: Vec<String>,
+    /// Give the prompt to the model as it is
+    #[arg(long)]
+    ignore_chat_template: bool,
+    /// Another chat template: Jinja, or a file of it
+    #[arg(long)]
+    chat_template: Option<String>,
+    /// Variables for the template: a JSON object
+    #[arg(long)]
+    chat_template_config: Option<String>,
+    /// Statistics beside the text
+    #[arg(long, default_value = "true")]
+    verbose: String,
+    /// Tokens of the prompt in a step
+    #[arg(long, default_value_t = 2048)]
+    prefill_step_size: usize,
+    /// Threads to use
+    #[arg(long)]
+    threads: Option<usize>,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+    /// Show control characters of the text as they are
+    #[arg(long)]
+    raw: bool,
+    /// Accepted; code in a model repository is never run
+    #[arg(long, hide = true)]
+    trust_remote_code: bool,
+}
+
+/// Tokens to write at most: -1 is no limit, 0 an error.
+pub(crate) fn limit(asked: Option<i64>, default: Option<usize>) -> Result<Option<usize>> {
+    match asked {
+        None => Ok(default),
+        Some(-1) => Ok(None),
+        Some(n) if n > 0 => Ok(Some(n as usize)),
+        Some(n) => Err(Error::value(format!("--max-tokens is {n}; give 1 or more, or -1 for no limit"))),
+    }
+}
+
+pub(crate) fn run(a: Arguments, manner: Manner) -> Result<()> {
+    if let Some(n) = a.threads {
+        lapis_cpu::pool::set_threads(n)?;
+    }
+    if a.trust_remote_code {
+        eprintln!("--trust-remote-code has no effect: code in a model repository is never run");
+    }
+    let max_tokens = limit(a.max_tokens, model::default_max_tokens(manner, 100))?;
+    let verbose = !["false", "f", "0", "no"].contains(&a.verbose.to_lowercase().as_str()) && !a.json;
+    let mut model = model::load(a.model.as_deref())?;
+    for token in &a.extra_eos_token {
+        let id =
+            model.tokenizer.token_id(token).or_else(|| token.parse().ok().filter(|n| (*n as usize) < model.vocabulary));
+        let id = id.ok_or_else(|| Error::value(format!("--extra-eos-token: the model has no token {token:?}")))?;
+        model.add_eos(id);
+    }
+    let prompt = tokens(&a, &model)?;
+    let sampling = a.sampling.settings(&model, a.generation_config == "auto")?;
+    let options =
+        Options { max_tokens, sampling, stop: a.stop, prefill_step: Some(a.prefill_step_size), ignore_eos: false };
+    interrupt::watch();
+    let mut progress = say::Progress::new("prefill", "tok");
+    let stream = model.stream(&prompt, &options, Sequence::new())?;
+    let stream = stream.on_prefill(move |done, total| progress.at(done, total));
+    let mut out = std::io::stdout().lock();
+    let shown = |text: &str| if a.raw { text.to_string() } else { say::safe(text) };
+    let (mut last, mut text): (Option<Response>, String) = (None, String::new());
+    if verbose {
+        writeln!(out, "==========").map_err(closed)?;
+    }
+    for response in stream {
+        let response = response?;
+        if a.json {
+            text.push_str(&response.text);
+        } else {
+            write!(out, "{}", shown(&response.text)).and_then(|()| out.flush()).map_err(closed)?;
+        }
+        last = Some(response);
+        if interrupt::seen() {
+            break;
+        }
+    }
+    let Some(last) = last else { return Err(Error::value("nothing was written")) };
+    if a.json {
+        let line = json!({
+            "schema": 1, "text": text, "prompt_tokens": last.prompt_tokens, "prompt_tps": last.prompt_tps,
+            "generation_tokens": last.generation_tokens, "generation_tps": last.generation_tps,
+            "time_to_first_token": last.first_token, "peak_memory": last.peak_memory,
+            "finish_reason": match last.finish_reason { Some(Finish::Length) => "length", _ => "stop" },
+        });
+        writeln!(out, "{line}").map_err(closed)?;
+    } else {
+        writeln!(out).map_err(closed)?;
+    }
+    if verbose {
+        writeln!(out, "==========").map_err(closed)?;
+        writeln!(out, "Prompt: {} tokens, {:.3} tokens-per-sec", last.prompt_tokens, last.prompt_tps)
+            .map_err(closed)?;
+        writeln!(out, "Generation: {} tokens, {:.3} tokens-per-sec", last.generation_tokens, last.generation_tps)
+            .map_err(closed)?;
+        writeln!(out, "Peak memory: {:.3} GB", last.peak_memory).map_err(closed)?;
+        writeln!(out, "Time to first token: {:.3} s", last.first_token).map_err(closed)?;
+    }
+    if last.finish_reason == Some(Finish::Length) {
+        let why = if max_tokens.is_some_and(|n| n <= last.generation_tokens) {
+            "--max-tokens"
+        } else {
+            "the model's context"
+        };
+        eprintln!("stopped at {} tokens: the limit of {why}", last.generation_tokens);
+    }
+    Ok(())
+}
+
+/// Whoever read the text is gone: that is no fault.
+fn closed(e: std::io::Error) -> Error {
+    if e.kind() == std::io::ErrorKind::BrokenPipe {
+        std::process::exit(0);
+    }
+    Error::io(format!("standard output: {e}"))
+}
+
+fn tokens(a: &Arguments, model: &LanguageModel) -> Result<Vec<u32>> {
+    let prompt = match a.prompt.as_str() {
+        "-" => {
+            let mut text = String::new();
+            std::io::stdin().read_to_string(&mut text).map_err(|e| Error::io(format!("standard input: {e}")))?;
+            text
+        }
+        text => text.replace("\\n", "\n").replace("\\t", "\t"),
+    };
+    let template = model::template(a.chat_template.as_deref())?;
+    let has_template = template.is_some() || model.tokenizer.template().is_some();
+    if a.ignore_chat_template || !has_template {
+        return model.tokenizer.encode_prompt(&prompt);
+    }
+    let mut messages: Vec<Value> = Vec::new();
+    if let Some(system) = &a.system_prompt {
+        messages.push(json!({"role": "system", "content": system}));
+    }
+    messages.push(json!({"role": "user", "content": prompt}));
+    if let Some(begin) = &a.prefill_response {
+        messages.push(json!({"role": "assistant", "content": begin}));
+    }
+    let keywords = model::object("--chat-template-config", a.chat_template_config.as_deref())?;
+    let messages = Value::Array(messages);
+    let chat = Chat {
+        messages: &messages,
+        add_generation_prompt: a.prefill_response.is_none(),
+        continue_final_message: a.prefill_response.is_some(),
+        keywords: Some(&keywords),
+        ..Chat::default()
+    };
+    model.chat_prompt(&chat, template.as_ref())
+}

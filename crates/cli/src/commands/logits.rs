@@ -1,0 +1,54 @@
+//! `lapis logits`: the numbers themselves, for comparing implementations.
+
+use lapis::{Array, Dtype, Error, Result, eval, io, ops};
+use lapis_lm::{Batch, Checkpoint, Sequence, models};
+use std::path::PathBuf;
+
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// A model directory; it needs no tokenizer
+    #[arg(long)]
+    model: PathBuf,
+    /// Token ids of one or several sequences of one length: "1,2,3;4,5,6"
+    #[arg(long)]
+    tokens: String,
+    /// Where to write float32 (sequences, tokens, vocabulary): a .npy file
+    #[arg(long)]
+    output: PathBuf,
+    /// Feed this many tokens at a time through the cache
+    #[arg(long)]
+    chunk: Option<usize>,
+}
+
+pub(crate) fn run(a: Arguments) -> Result<()> {
+    let sequences = a.tokens.split(';').filter(|s| !s.trim().is_empty()).map(ids).collect::<Result<Vec<_>>>()?;
+    let length = sequences.first().map_or(0, Vec::len);
+    if length == 0 || sequences.iter().any(|s| s.len() != length) {
+        return Err(Error::value("--tokens: sequences of one length are needed, one token at least"));
+    }
+    let model = models::load(&mut Checkpoint::open(&a.model)?)?;
+    let mut rows = Vec::new();
+    for tokens in &sequences {
+        let mut sequence = Sequence::new();
+        let mut parts = Vec::new();
+        for part in tokens.chunks(a.chunk.unwrap_or(length).max(1)) {
+            let mut batch = Batch::one(part.len(), &mut sequence);
+            let hidden = model.hidden(&Array::from_slice(part, &[part.len()]), &mut batch)?;
+            batch.finish();
+            let logits = ops::astype(&model.logits(&hidden)?, Dtype::Float32)?;
+            eval(sequence.arrays().chain([&logits]))?;
+            parts.push(logits);
+        }
+        rows.push(ops::concatenate(&parts, 0)?);
+    }
+    io::save_npy(&a.output, &ops::stack(&rows, 0)?)
+}
+
+fn ids(text: &str) -> Result<Vec<i32>> {
+    let id = |t: &str| {
+        let bad =
+            || Error::value(format!("--tokens: {t:?} is no token id; ids are whole numbers from 0, as in \"1,2,3\""));
+        t.trim().parse::<i32>().ok().filter(|n| *n >= 0).ok_or_else(bad)
+    };
+    text.split(',').map(id).collect()
+}

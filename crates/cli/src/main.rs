@@ -1,0 +1,98 @@
+//! `lapis`: language models on your own machine.
+//!
+//! One file a command under `commands/`; what a library user would want is in `lapis-lm`. Called through a link named
+//! `mlx_lm.generate` (and so on), the program is that command with mlx-lm's defaults.
+
+mod commands;
+mod interrupt;
+mod model;
+mod say;
+
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use std::process::ExitCode;
+
+#[derive(Parser)]
+#[command(name = "lapis", version, about = "Language models on your own machine", disable_help_subcommand = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Write text after a prompt
+    Generate(commands::generate::Arguments),
+    /// Talk to a model
+    Chat(commands::chat::Arguments),
+    /// Convert and quantize a model
+    Convert(commands::convert::Arguments),
+    /// Measure prefill and decode
+    Benchmark(commands::benchmark::Arguments),
+    /// Write the logits of given tokens to a file
+    Logits(commands::logits::Arguments),
+    /// Say what this machine has and what it can do
+    Doctor(commands::doctor::Arguments),
+}
+
+/// In whose manner the program was called: some defaults differ.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Manner {
+    /// `lapis ...`
+    Own,
+    /// `mlx_lm...`
+    Mlx,
+}
+
+/// The arguments as `lapis <command> ...`, whatever name the program was called by.
+fn arguments() -> (Manner, Vec<String>) {
+    let mut all: Vec<String> = std::env::args_os().map(|a| a.to_string_lossy().into_owned()).collect();
+    let called = all.first().map_or("lapis", |a| a.rsplit('/').next().unwrap_or(a)).to_string();
+    let mut manner = Manner::Own;
+    if called == "mlx_lm" {
+        manner = Manner::Mlx;
+    } else if let Some(command) = called.strip_prefix("mlx_lm.") {
+        manner = Manner::Mlx;
+        all.insert(1, command.to_string());
+    } else if let Some(command) = all.get(1).and_then(|a| a.strip_prefix("mlx_lm.")).map(str::to_string) {
+        manner = Manner::Mlx;
+        all[1] = command;
+    }
+    if let Some(command) = all.get_mut(1).filter(|c| !c.starts_with('-')) {
+        *command = command.replace('_', "-");
+    }
+    if let Some(first) = all.first_mut() {
+        *first = "lapis".into();
+    }
+    (manner, all)
+}
+
+fn main() -> ExitCode {
+    let (manner, all) = arguments();
+    let command = Arguments::command().infer_long_args(manner == Manner::Mlx);
+    let parsed = command.try_get_matches_from(all).and_then(|m| Arguments::from_arg_matches(&m));
+    let arguments = match parsed {
+        Ok(arguments) => arguments,
+        Err(e) => {
+            // Help and version are no errors.
+            let code = if e.use_stderr() { 2 } else { 0 };
+            drop(e.print());
+            return ExitCode::from(code);
+        }
+    };
+    let done = match arguments.command {
+        Command::Generate(a) => commands::generate::run(a, manner),
+        Command::Chat(a) => commands::chat::run(a, manner),
+        Command::Convert(a) => commands::convert::run(a),
+        Command::Benchmark(a) => commands::benchmark::run(a),
+        Command::Logits(a) => commands::logits::run(a),
+        Command::Doctor(a) => commands::doctor::run(a),
+    };
+    match done {
+        Ok(()) if interrupt::seen() => ExitCode::from(130),
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            say::error(&error);
+            ExitCode::from(say::code(&error))
+        }
+    }
+}

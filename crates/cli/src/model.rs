@@ -1,0 +1,143 @@
+//! Which model a command works on, and how tokens are chosen: flags that several commands share.
+
+use crate::Manner;
+use lapis::{Error, Result};
+use lapis_lm::template::Template;
+use lapis_lm::{Files, LanguageModel, Sampling};
+use serde_json::{Map, Value};
+use std::path::{Path, PathBuf};
+
+/// The demo model: it is inside the program.
+const DEMO: Files = Files {
+    name: "demo model",
+    config: include_bytes!("../../../examples/demo-model/model/config.json"),
+    weights: include_bytes!("../../../examples/demo-model/model/model.safetensors"),
+    tokenizer: include_bytes!("../../../examples/demo-model/model/tokenizer.json"),
+    tokenizer_config: include_bytes!("../../../examples/demo-model/model/tokenizer_config.json"),
+};
+
+/// The model of a flag; without one, the demo model.
+pub(crate) fn load(path: Option<&Path>) -> Result<LanguageModel> {
+    let Some(path) = path else { return LanguageModel::from_files(DEMO) };
+    if path.exists() {
+        return lapis_lm::load(path);
+    }
+    let name = path.display();
+    Err(Error::io(format!(
+        "{name} does not exist.\n  Give --model a directory with config.json, tokenizer.json and safetensors files;\n  \
+         names on the hub are not fetched yet: download the repository first"
+    )))
+}
+
+/// How tokens are chosen.
+#[derive(clap::Args)]
+pub(crate) struct SamplingArguments {
+    /// Randomness; 0 takes the likeliest token [default: 0]
+    #[arg(long, visible_alias = "temperature")]
+    pub(crate) temp: Option<f64>,
+    /// Draw from the smallest set of tokens with this mass [default: 1]
+    #[arg(long)]
+    top_p: Option<f64>,
+    /// Draw from at most this many tokens; 0 is no limit [default: 0]
+    #[arg(long)]
+    top_k: Option<i64>,
+    /// Draw from tokens this likely beside the likeliest
+    #[arg(long, default_value_t = 0.0)]
+    min_p: f64,
+    /// Tokens that --min-p always keeps
+    #[arg(long, default_value_t = 1)]
+    min_tokens_to_keep: usize,
+    /// How often the likeliest tokens are left out
+    #[arg(long, default_value_t = 0.0)]
+    xtc_probability: f64,
+    /// Tokens more likely than this are those left out, but for the least of them
+    #[arg(long, default_value_t = 0.1)]
+    xtc_threshold: f64,
+    /// The seed of the draws
+    #[arg(long)]
+    pub(crate) seed: Option<u64>,
+    /// Make tokens seen lately less likely; 1 is off
+    #[arg(long, default_value_t = 1.0)]
+    repetition_penalty: f64,
+    /// How many tokens back penalties look
+    #[arg(long, default_value_t = 20)]
+    repetition_context_size: usize,
+    /// Subtracted once from the logit of each token seen lately
+    #[arg(long, default_value_t = 0.0)]
+    presence_penalty: f64,
+    /// Subtracted from the logit for each time a token was seen lately
+    #[arg(long, default_value_t = 0.0)]
+    frequency_penalty: f64,
+    /// Added to logits: a JSON object of token id to number
+    #[arg(long)]
+    logit_bias: Option<String>,
+}
+
+impl SamplingArguments {
+    /// The settings for a model; `from_model` takes what flags do not say from its generation_config.json.
+    pub(crate) fn settings(&self, model: &LanguageModel, from_model: bool) -> Result<Sampling> {
+        let config = |key: &str| match from_model {
+            true => model.generation.get(key).and_then(Value::as_f64),
+            false => None,
+        };
+        // `do_sample: false` means the likeliest token, whatever stands beside it.
+        let greedy = from_model && model.generation.get("do_sample") == Some(&Value::Bool(false));
+        let temperature = if greedy { None } else { config("temperature") };
+        let top_k = self.top_k.or(config("top_k").map(|k| k as i64)).unwrap_or(0);
+        let top_k = usize::try_from(top_k).map_err(|_| Error::value(format!("--top-k is {top_k}; 0 is no limit")))?;
+        let logit_bias = match &self.logit_bias {
+            None => Default::default(),
+            Some(text) => serde_json::from_str(text)
+                .map_err(|e| Error::value(format!("--logit-bias: {e}; an object of token id to number is needed")))?,
+        };
+        let mut xtc_keep: Vec<u32> = model.eos.iter().copied().collect();
+        xtc_keep.extend(model.tokenizer.encode("\n", false)?);
+        Ok(Sampling {
+            temperature: self.temp.or(temperature).unwrap_or(0.0),
+            top_p: self.top_p.or(config("top_p")).unwrap_or(1.0),
+            top_k,
+            min_p: self.min_p,
+            min_tokens_to_keep: self.min_tokens_to_keep,
+            xtc_probability: self.xtc_probability,
+            xtc_threshold: self.xtc_threshold,
+            xtc_keep,
+            seed: self.seed.unwrap_or_else(clock_seed),
+            logit_bias,
+            repetition_penalty: self.repetition_penalty,
+            repetition_context: self.repetition_context_size,
+            presence_penalty: self.presence_penalty,
+            frequency_penalty: self.frequency_penalty,
+        })
+    }
+}
+
+/// Another seed every time.
+fn clock_seed() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |t| t.as_nanos() as u64)
+}
+
+/// The template of a flag: Jinja, or a file of it.
+pub(crate) fn template(flag: Option<&str>) -> Result<Option<Template>> {
+    let Some(text) = flag else { return Ok(None) };
+    let path = PathBuf::from(text);
+    if !text.contains('{') && path.is_file() {
+        let source = std::fs::read_to_string(&path).map_err(|e| Error::io(format!("{text}: {e}")))?;
+        return Template::new(&source).map(Some);
+    }
+    Template::new(text).map(Some)
+}
+
+/// The JSON object of a flag.
+pub(crate) fn object(flag: &str, text: Option<&str>) -> Result<Map<String, Value>> {
+    match text.map(serde_json::from_str) {
+        None => Ok(Map::new()),
+        Some(Ok(Value::Object(object))) => Ok(object),
+        Some(Ok(_)) => Err(Error::value(format!("{flag}: a JSON object is needed"))),
+        Some(Err(e)) => Err(Error::value(format!("{flag}: {e}"))),
+    }
+}
+
+/// Tokens to write where no flag says.
+pub(crate) fn default_max_tokens(manner: Manner, mlx: usize) -> Option<usize> {
+    (manner == Manner::Mlx).then_some(mlx)
+}

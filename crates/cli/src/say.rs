@@ -1,0 +1,73 @@
+//! What people see: errors, progress, text from a model.
+
+use lapis::{Error, ErrorKind};
+use std::io::{IsTerminal, Write};
+use std::time::Instant;
+
+/// Writes an error as at most six lines.
+pub(crate) fn error(error: &Error) {
+    let text = error.message();
+    let text = text.split_once("] ").filter(|(op, _)| op.starts_with('[')).map_or(text, |(_, rest)| rest);
+    let shown: Vec<&str> = text.lines().take(6).collect();
+    eprintln!("error: {}", shown.join("\n"));
+}
+
+/// The exit code of an error: 2 for what was asked, 3 for numbers, 4 for resources, 1 for the rest.
+pub(crate) fn code(error: &Error) -> u8 {
+    match error.kind() {
+        ErrorKind::Memory => 4,
+        ErrorKind::Eval => 3,
+        ErrorKind::Device => 1,
+        _ => 2,
+    }
+}
+
+/// Text from a model with control characters shown and not obeyed; tab and newline pass.
+pub(crate) fn safe(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\n' | '\t' => out.push(c),
+            c if c.is_control() => out.extend(c.escape_unicode()),
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+/// A line on a terminal that says how far something is, from a second on.
+pub(crate) struct Progress {
+    what: &'static str,
+    unit: &'static str,
+    began: Instant,
+    shown: Option<Instant>,
+    on: bool,
+}
+
+impl Progress {
+    pub(crate) fn new(what: &'static str, unit: &'static str) -> Progress {
+        let on = std::io::stderr().is_terminal();
+        Progress { what, unit, began: Instant::now(), shown: None, on }
+    }
+
+    pub(crate) fn at(&mut self, done: usize, total: usize) {
+        let soon = self.shown.is_some_and(|t| t.elapsed().as_millis() < 100);
+        if !self.on || soon || self.began.elapsed().as_millis() < 1000 {
+            return;
+        }
+        self.shown = Some(Instant::now());
+        let rate = done as f64 / self.began.elapsed().as_secs_f64();
+        let left = (total.saturating_sub(done)) as f64 / rate.max(1e-9);
+        let percent = 100 * done / total.max(1);
+        eprint!("\r\x1b[K{} {done}/{total} · {percent} % · {rate:.0} {}/s · ETA {left:.0} s", self.what, self.unit);
+        drop(std::io::stderr().flush());
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if self.shown.is_some() {
+            eprint!("\r\x1b[K");
+        }
+    }
+}

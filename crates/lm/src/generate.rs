@@ -1,0 +1,403 @@
+//! Load a model, write text: the library's front door.
+
+use crate::batch::Sequence;
+use crate::checkpoint::Checkpoint;
+use crate::engine::{Engine, Event, Finish, Request};
+use crate::models::{self, Model};
+use crate::sample::Sampling;
+use crate::template::{Chat, Template};
+use crate::tokenizer::{Detokenizer, Tokenizer};
+use lapis::{Error, Result, io, memory};
+use serde_json::{Map, Value};
+use std::collections::{BTreeSet, VecDeque};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// A model with its tokenizer.
+pub struct LanguageModel {
+    /// The network.
+    pub model: Arc<dyn Model>,
+    /// Text to tokens and back.
+    pub tokenizer: Tokenizer,
+    /// Tokens that end a text.
+    pub eos: Arc<BTreeSet<u32>>,
+    /// Positions that the model was made for, where its config says so.
+    pub context: Option<usize>,
+    /// Columns of the logits.
+    pub vocabulary: usize,
+    /// generation_config.json.
+    pub generation: Map<String, Value>,
+}
+
+/// Loads the model in a directory.
+///
+/// ```no_run
+/// # fn main() -> lapis::Result<()> {
+/// let model = lapis_lm::load("mlx_model")?;
+/// let prompt = model.tokenizer.encode_prompt("Once upon a time")?;
+/// println!("{}", model.generate(&prompt, &lapis_lm::Options::default())?);
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Errors
+/// A file that is missing or malformed, an architecture that is not known, tensors that do not fit.
+pub fn load(dir: impl AsRef<Path>) -> Result<LanguageModel> {
+    let mut checkpoint = Checkpoint::open(&dir)?;
+    LanguageModel::new(&mut checkpoint, Tokenizer::load(dir.as_ref())?)
+}
+
+/// Files of a model inside a program.
+#[derive(Clone, Copy)]
+pub struct Files {
+    /// What it is called in errors.
+    pub name: &'static str,
+    /// config.json.
+    pub config: &'static [u8],
+    /// model.safetensors.
+    pub weights: &'static [u8],
+    /// tokenizer.json.
+    pub tokenizer: &'static [u8],
+    /// tokenizer_config.json.
+    pub tokenizer_config: &'static [u8],
+}
+
+/// What to write.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Tokens at most; by default what is left of the context, or 256 where no config says.
+    pub max_tokens: Option<usize>,
+    /// How tokens are chosen.
+    pub sampling: Sampling,
+    /// Texts that end the reply; they are not part of it.
+    pub stop: Vec<String>,
+    /// Tokens of the prompt in a step; by default 2048.
+    pub prefill_step: Option<usize>,
+    /// Tokens do not end a text.
+    pub ignore_eos: bool,
+}
+
+/// One step of a reply, in mlx-lm's terms.
+#[derive(Clone, Debug)]
+pub struct Response {
+    /// New text, often a piece of a word, sometimes nothing.
+    pub text: String,
+    /// The token.
+    pub token: u32,
+    /// Its log-probability.
+    pub logprob: f32,
+    /// Tokens of the prompt.
+    pub prompt_tokens: usize,
+    /// Tokens of the prompt that were remembered from before.
+    pub cached_tokens: usize,
+    /// Tokens of the prompt a second.
+    pub prompt_tps: f64,
+    /// Seconds from the start to the first token.
+    pub first_token: f64,
+    /// Tokens written so far.
+    pub generation_tokens: usize,
+    /// Tokens written a second.
+    pub generation_tps: f64,
+    /// The most memory used so far, in 10^9 bytes.
+    pub peak_memory: f64,
+    /// Why the text ended, at its end.
+    pub finish_reason: Option<Finish>,
+}
+
+impl LanguageModel {
+    /// From a checkpoint and its tokenizer.
+    ///
+    /// # Errors
+    /// As [`load`].
+    pub fn new(checkpoint: &mut Checkpoint, tokenizer: Tokenizer) -> Result<LanguageModel> {
+        let model = Arc::from(models::load(checkpoint)?);
+        let eos = tokenizer.eos_ids().iter().copied().chain(checkpoint.eos_ids()).collect();
+        Ok(LanguageModel {
+            model,
+            eos: Arc::new(eos),
+            context: checkpoint.context(),
+            vocabulary: checkpoint.vocabulary()?,
+            generation: std::mem::take(&mut checkpoint.generation),
+            tokenizer,
+        })
+    }
+
+    /// A model inside the program.
+    ///
+    /// # Errors
+    /// As [`load`].
+    pub fn from_files(files: Files) -> Result<LanguageModel> {
+        let weights = io::Bytes::copy(files.weights)?;
+        let mut checkpoint = Checkpoint::from_bytes(files.name, files.config, weights)?;
+        let config = serde_json::from_slice(files.tokenizer_config)
+            .map_err(|e| Error::io(format!("[load] {}/tokenizer_config.json: {e}", files.name)))?;
+        LanguageModel::new(&mut checkpoint, Tokenizer::from_json(files.tokenizer, config)?)
+    }
+
+    /// One more token that ends texts.
+    pub fn add_eos(&mut self, id: u32) {
+        Arc::make_mut(&mut self.eos).insert(id);
+    }
+
+    /// The tokens of a conversation, as the model's template (or `template`) puts it.
+    ///
+    /// # Errors
+    /// A template that is missing, broken or refuses the messages.
+    pub fn chat_prompt(&self, chat: &Chat<'_>, template: Option<&Template>) -> Result<Vec<u32>> {
+        let template = match template {
+            Some(template) => template,
+            None => self.tokenizer.chat_template(chat.tools.is_some())?,
+        };
+        // Always given; true exactly where the model can think, unless the caller says otherwise.
+        let mut keywords = chat.keywords.cloned().unwrap_or_default();
+        keywords.entry("enable_thinking").or_insert(Value::Bool(self.tokenizer.thinking().is_some()));
+        let special = self.tokenizer.special_tokens();
+        let text =
+            template.render(&Chat { keywords: Some(&keywords), special_tokens: Some(special), ..chat.clone() })?;
+        self.tokenizer.encode(&text, false)
+    }
+
+    /// An engine of this model.
+    pub fn engine(&self) -> Engine {
+        Engine::new(Arc::clone(&self.model), self.vocabulary)
+    }
+
+    /// How many tokens may follow a prompt.
+    ///
+    /// # Errors
+    /// A prompt that is longer than the context.
+    pub fn room(&self, prompt: usize, asked: Option<usize>) -> Result<usize> {
+        match self.context {
+            Some(context) if prompt >= context => Err(Error::value(format!(
+                "[generate] the prompt has {prompt} tokens, the model's context {context}; shorten the prompt"
+            ))),
+            Some(context) => Ok(asked.unwrap_or(usize::MAX).min(context - prompt)),
+            None => Ok(asked.unwrap_or(256)),
+        }
+    }
+
+    /// A reply as it is written. `sequence` remembers the beginning of the prompt, or nothing.
+    ///
+    /// # Errors
+    /// An empty prompt, one that is too long, numbers out of range.
+    pub fn stream(&self, prompt: &[u32], options: &Options, sequence: Sequence) -> Result<Stream<'_>> {
+        let max_tokens = self.room(prompt.len(), options.max_tokens)?;
+        let mut engine = self.engine();
+        if let Some(step) = options.prefill_step {
+            engine.prefill_step = step.max(1);
+        }
+        engine.keep_ended = true;
+        let cached_tokens = sequence.len();
+        let request = Request {
+            prompt: prompt.to_vec(),
+            max_tokens,
+            sampling: options.sampling.clone(),
+            eos: if options.ignore_eos { Arc::default() } else { Arc::clone(&self.eos) },
+            choice: 0,
+        };
+        let id = engine.add(request, sequence)?;
+        memory::reset_peak();
+        Ok(Stream {
+            id,
+            engine,
+            text: StopText::new(self.tokenizer.detokenizer(), options.stop.clone()),
+            prompt_tokens: prompt.len(),
+            cached_tokens,
+            written: 0,
+            began: Instant::now(),
+            first: None,
+            events: VecDeque::new(),
+            over: false,
+            remembered: None,
+            progress: None,
+        })
+    }
+
+    /// A whole reply.
+    ///
+    /// # Errors
+    /// As [`LanguageModel::stream`].
+    pub fn generate(&self, prompt: &[u32], options: &Options) -> Result<String> {
+        self.stream(prompt, options, Sequence::new())?.map(|r| r.map(|r| r.text)).collect()
+    }
+
+    /// Replies to several prompts, in their order; what each one says does not depend on the others.
+    ///
+    /// # Errors
+    /// As [`LanguageModel::stream`], of the first prompt that fails.
+    pub fn batch_generate(&self, prompts: &[Vec<u32>], options: &Options) -> Result<Vec<String>> {
+        let mut engine = self.engine();
+        let mut texts = Vec::new();
+        for prompt in prompts {
+            let request = Request {
+                prompt: prompt.clone(),
+                max_tokens: self.room(prompt.len(), options.max_tokens.or(Some(128)))?,
+                sampling: options.sampling.clone(),
+                eos: Arc::clone(&self.eos),
+                choice: 0,
+            };
+            let id = engine.add(request, Sequence::new())?;
+            texts.push((id, StopText::new(self.tokenizer.detokenizer(), options.stop.clone()), String::new()));
+        }
+        while !engine.is_idle() {
+            for event in engine.step()? {
+                let (Event::Token { id, .. } | Event::Failed { id, .. } | Event::Prefill { id, .. }) = &event;
+                let Some((_, detokenizer, text)) = texts.iter_mut().find(|t| t.0 == *id) else { continue };
+                match event {
+                    Event::Prefill { .. } => {}
+                    Event::Failed { error, .. } => return Err(error),
+                    Event::Token { id, choice, finish } => {
+                        let (piece, stopped) = detokenizer.add(choice.token, finish)?;
+                        text.push_str(&piece);
+                        if stopped {
+                            engine.cancel(id);
+                        }
+                    }
+                }
+            }
+        }
+        Ok(texts.into_iter().map(|t| t.2).collect())
+    }
+}
+
+/// A reply being written: an iterator over its steps.
+pub struct Stream<'a> {
+    engine: Engine,
+    id: u64,
+    text: StopText,
+    prompt_tokens: usize,
+    cached_tokens: usize,
+    written: usize,
+    began: Instant,
+    first: Option<f64>,
+    events: VecDeque<Event>,
+    over: bool,
+    remembered: Option<(Vec<u32>, Sequence)>,
+    progress: Option<Box<dyn FnMut(usize, usize) + 'a>>,
+}
+
+impl<'a> Stream<'a> {
+    /// Calls `f` with how many tokens of the prompt were read, and how many it has.
+    pub fn on_prefill(mut self, f: impl FnMut(usize, usize) + 'a) -> Stream<'a> {
+        self.progress = Some(Box::new(f));
+        self
+    }
+
+    /// Ends the reply and gives all tokens seen, the prompt's included, with what the model remembers of them.
+    pub fn into_memory(mut self) -> Option<(Vec<u32>, Sequence)> {
+        self.remembered.take().or_else(|| self.engine.cancel(self.id))
+    }
+
+    fn end(&mut self) {
+        self.over = true;
+        self.remembered = self.remembered.take().or_else(|| self.engine.cancel(self.id));
+    }
+
+    fn response(&mut self, text: String, token: u32, logprob: f32, finish_reason: Option<Finish>) -> Response {
+        let now = self.began.elapsed().as_secs_f64();
+        let first = *self.first.get_or_insert(now);
+        Response {
+            text,
+            token,
+            logprob,
+            prompt_tokens: self.prompt_tokens,
+            cached_tokens: self.cached_tokens,
+            prompt_tps: (self.prompt_tokens - self.cached_tokens) as f64 / first,
+            first_token: first,
+            generation_tokens: self.written,
+            generation_tps: if self.written > 1 { (self.written - 1) as f64 / (now - first).max(1e-9) } else { 0.0 },
+            peak_memory: (memory::peak() + memory::mapped()) as f64 / 1e9,
+            finish_reason,
+        }
+    }
+}
+
+impl Iterator for Stream<'_> {
+    type Item = Result<Response>;
+
+    fn next(&mut self) -> Option<Result<Response>> {
+        loop {
+            if self.over {
+                return None;
+            }
+            let Some(event) = self.events.pop_front() else {
+                match self.engine.step() {
+                    Ok(events) => self.events.extend(events),
+                    Err(e) => {
+                        self.over = true;
+                        return Some(Err(e));
+                    }
+                }
+                continue;
+            };
+            match event {
+                Event::Prefill { done, .. } => {
+                    if let Some(progress) = &mut self.progress {
+                        progress(done, self.prompt_tokens);
+                    }
+                }
+                Event::Failed { error, .. } => {
+                    self.end();
+                    return Some(Err(error));
+                }
+                Event::Token { choice, finish, .. } => {
+                    self.written += 1;
+                    let (text, stopped) = match self.text.add(choice.token, finish) {
+                        Ok(done) => done,
+                        Err(e) => {
+                            self.end();
+                            return Some(Err(e));
+                        }
+                    };
+                    let finish = if stopped { Some(Finish::Stop) } else { finish };
+                    let response = self.response(text, choice.token, choice.logprob, finish);
+                    if finish.is_some() {
+                        self.end();
+                    }
+                    return Some(Ok(response));
+                }
+            }
+        }
+    }
+}
+
+/// Tokens to text, up to the first of some texts; what may be the beginning of one is held back.
+struct StopText {
+    detokenizer: Detokenizer,
+    stop: Vec<String>,
+    held: String,
+}
+
+impl StopText {
+    fn new(detokenizer: Detokenizer, stop: Vec<String>) -> StopText {
+        StopText { detokenizer, stop: stop.into_iter().filter(|s| !s.is_empty()).collect(), held: String::new() }
+    }
+
+    /// The new text, and whether a text to stop at was found. A token that ends the text is not part of it.
+    fn add(&mut self, token: u32, finish: Option<Finish>) -> Result<(String, bool)> {
+        if finish != Some(Finish::Stop) {
+            let piece = self.detokenizer.add(token)?;
+            self.held.push_str(&piece);
+        }
+        if finish.is_some() {
+            let rest = self.detokenizer.finalize();
+            self.held.push_str(&rest);
+        }
+        if let Some(at) = self.stop.iter().filter_map(|s| self.held.find(s.as_str())).min() {
+            self.held.truncate(at);
+            return Ok((std::mem::take(&mut self.held), true));
+        }
+        let keep = if finish.is_some() { 0 } else { self.partial() };
+        let rest = self.held.split_off(self.held.len() - keep);
+        Ok((std::mem::replace(&mut self.held, rest), false))
+    }
+
+    /// Bytes at the end that may be the beginning of a text to stop at.
+    fn partial(&self) -> usize {
+        let longest = |s: &String| {
+            (1..s.len()).rev().find(|&n| s.is_char_boundary(n) && self.held.ends_with(&s[..n])).unwrap_or(0)
+        };
+        self.stop.iter().map(longest).max().unwrap_or(0)
+    }
+}
