@@ -162,18 +162,7 @@ fn check(name: &str, golden: &Value) -> Result<String, String> {
 }
 
 /// Families whose model is not written yet.
-const LATER: &[&str] = &[
-    "deepseek_v3",
-    "glm4_moe",
-    "gpt_oss",
-    "granitemoehybrid",
-    "lfm2",
-    "mamba2",
-    "mixtral",
-    "nemotron_h",
-    "qwen3_moe",
-    "qwen3_next",
-];
+const LATER: &[&str] = &[];
 
 #[test]
 fn families_agree_with_mlx_lm() {

@@ -2,18 +2,37 @@
 //! from tensors, and takes rows `(rows, width)`; only attention and recurrences look at the [`Batch`].
 
 mod attention;
+mod backbone;
+mod conv;
 mod decoder;
+mod delta;
 mod experts;
+mod gated;
+mod hybrid;
+mod latent;
+mod mamba;
+mod mixture;
 mod mlp;
 mod norm;
 mod rope;
+mod router;
 
 pub use attention::{Attention, Growth, HeadNorms, Heads, Inputs, PerHead};
+pub use backbone::{Backbone, Frame, Last, Table, Trunk};
+pub use conv::{DepthwiseConv, ShortConv};
 pub use decoder::{Block, Body, Decoder, Layered, Norms, Residual};
-pub use experts::{Experts, GatedExperts, Mixture, MultiLinear, Router, Rule, mix, swiglu};
+pub use delta::{DeltaInputs, DeltaNet, DeltaSizes};
+pub use experts::{Experts, GatedExperts, MultiLinear, PlainExperts, swiglu};
+pub use gated::GatedAttention;
+pub use hybrid::{FusedMlp, Hybrid, Mixer, Pair, Product};
+pub use latent::{Latent, LatentSizes, Queries};
+pub use mamba::{Mamba2, MambaSizes};
+pub use mixture::{BiasedGate, Gate, InnerGate, Mixture, Pool, Shared, Squared, mix};
 pub use mlp::Mlp;
 pub use norm::Norm;
 pub use rope::Rope;
+pub(crate) use rope::yarn_score_gain;
+pub use router::{Router, Rule};
 
 use lapis::{Array, Result};
 

@@ -2,20 +2,32 @@
 
 mod cohere;
 mod cohere2;
+mod common;
+mod deepseek_v3;
 mod dense;
 mod exaone4;
 mod gemma;
 mod gemma2;
 mod gemma3;
 mod glm4;
+mod glm4_moe;
 mod gpt2;
+mod gpt_oss;
 mod granite;
+mod granitemoehybrid;
+mod lfm2;
 mod llama;
+mod mamba2;
 mod ministral3;
+mod mixtral;
+mod nemotron_h;
 mod olmo2;
 mod phi3;
 mod qwen2;
 mod qwen3;
+mod qwen3_moe;
+mod qwen3_next;
+mod sanitize;
 mod settings;
 mod smollm3;
 mod stablelm;
@@ -100,14 +112,19 @@ pub(crate) fn all_alike(_: &str) -> Packing {
 pub const ALL: &[&Architecture] = &[
     &cohere2::ARCHITECTURE,
     &cohere::ARCHITECTURE,
+    &deepseek_v3::ARCHITECTURE,
     &exaone4::ARCHITECTURE,
     &gemma2::ARCHITECTURE,
     &gemma3::ARCHITECTURE,
     &gemma3::TEXT,
     &gemma::ARCHITECTURE,
     &glm4::ARCHITECTURE,
+    &glm4_moe::ARCHITECTURE,
     &gpt2::ARCHITECTURE,
+    &gpt_oss::ARCHITECTURE,
     &granite::ARCHITECTURE,
+    &granitemoehybrid::ARCHITECTURE,
+    &lfm2::ARCHITECTURE,
     &llama::ARCHITECTURE,
     &llama::ERNIE,
     &llama::GLM,
@@ -115,8 +132,11 @@ pub const ALL: &[&Architecture] = &[
     &llama::INTERNLM3,
     &llama::MIMO,
     &llama::SEED_OSS,
+    &mamba2::ARCHITECTURE,
     &ministral3::ARCHITECTURE,
     &ministral3::MISTRAL3,
+    &mixtral::ARCHITECTURE,
+    &nemotron_h::ARCHITECTURE,
     &olmo2::ARCHITECTURE,
     &olmo2::OLMO3,
     &phi3::ARCHITECTURE,
@@ -124,6 +144,8 @@ pub const ALL: &[&Architecture] = &[
     &qwen2::VISION,
     &qwen3::ARCHITECTURE,
     &qwen3::VISION,
+    &qwen3_moe::ARCHITECTURE,
+    &qwen3_next::ARCHITECTURE,
     &smollm3::ARCHITECTURE,
     &stablelm::ARCHITECTURE,
     &starcoder2::ARCHITECTURE,

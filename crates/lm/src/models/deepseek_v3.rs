@@ -1,0 +1,118 @@
+//! DeepSeek V3: latent attention, experts in groups.
+
+use super::common::{Common, boxed, multiple};
+use super::sanitize::{drop_beyond, split_kv_b, stack_experts, unpack_blocks};
+use super::{Architecture, all_alike, parse};
+use crate::blocks::{Gate, Latent, LatentSizes, Mixer, Mixture, Product, Rope, Router, Rule, Shared, yarn_score_gain};
+use crate::weights::At;
+use lapis::{Error, Result};
+use serde::Deserialize;
+
+#[derive(Deserialize)]
+struct Args {
+    #[serde(flatten)]
+    common: Common,
+    #[serde(flatten)]
+    grouped: Grouped,
+    kv_lora_rank: usize,
+    q_lora_rank: Option<usize>,
+    qk_rope_head_dim: usize,
+    qk_nope_head_dim: usize,
+    v_head_dim: usize,
+}
+
+/// Experts behind sigmoids, in groups, with a bias of the choice.
+#[derive(Deserialize)]
+pub(super) struct Grouped {
+    moe_intermediate_size: usize,
+    n_routed_experts: Option<usize>,
+    n_shared_experts: Option<usize>,
+    #[serde(default = "one")]
+    num_experts_per_tok: usize,
+    n_group: Option<usize>,
+    topk_group: Option<usize>,
+    #[serde(default = "factor")]
+    routed_scaling_factor: f64,
+    #[serde(default = "yes")]
+    norm_topk_prob: bool,
+    #[serde(default)]
+    first_k_dense_replace: usize,
+    #[serde(default = "one")]
+    moe_layer_freq: usize,
+    topk_method: Option<String>,
+}
+
+fn one() -> usize {
+    1
+}
+
+fn factor() -> f64 {
+    1.0
+}
+
+fn yes() -> bool {
+    true
+}
+
+impl Grouped {
+    /// The products of layer `i`.
+    pub(super) fn product(&self, common: &Common, at: &At, i: usize) -> Result<Product> {
+        let Some(n) = self.n_routed_experts else { return common.dense(at) };
+        if i < self.first_k_dense_replace || i % self.moe_layer_freq.max(1) != 0 {
+            return common.dense(at);
+        }
+        if let Some(other) = self.topk_method.as_ref().filter(|m| *m != "noaux_tc") {
+            return Err(Error::unsupported(format!("[load] config.json: topk_method: {other:?} is not known")));
+        }
+        let groups = [self.n_group.unwrap_or(1), self.topk_group.unwrap_or(1)];
+        multiple("n_routed_experts", n, "n_group", groups[0])?;
+        let router = Router {
+            rule: Rule::Sigmoid,
+            scale: self.routed_scaling_factor,
+            groups: Some(groups),
+            ..Router::softmax(self.num_experts_per_tok, self.norm_topk_prob)
+        };
+        let (place, width) = (at.at("mlp"), common.hidden_size);
+        let gate = Gate::biased(&place, width, n)?;
+        let mut mlp = Mixture::behind(gate, &place, [n, width, self.moe_intermediate_size], router)?;
+        if let Some(shared) = self.n_shared_experts.filter(|n| *n > 0) {
+            let shared_experts = common.mlp(&place, "shared_experts", shared * self.moe_intermediate_size)?;
+            mlp = mlp.with(Shared::Plain { shared_experts });
+        }
+        Ok(Product::Experts { mlp })
+    }
+}
+
+pub(super) const ARCHITECTURE: Architecture = Architecture {
+    names: &["deepseek_v3", "kimi_k2", "joyai_llm_flash"],
+    sanitize: |config, tensors| {
+        let a: Args = parse(config)?;
+        drop_beyond(tensors, a.common.num_hidden_layers);
+        unpack_blocks(tensors)?;
+        stack_experts(tensors, "switch_mlp", &[])?;
+        split_kv_b(tensors, a.common.num_attention_heads, a.qk_nope_head_dim, a.kv_lora_rank)
+    },
+    quantize: all_alike,
+    load: |config, at| {
+        let a: Args = parse(config)?;
+        let (c, scaling) = (&a.common, a.common.rope_scaling.as_ref());
+        let rope = Rope::new(a.qk_rope_head_dim, c.base(), true, scaling, c.max_position_embeddings)?;
+        let head = (a.qk_nope_head_dim + a.qk_rope_head_dim) as f64;
+        let sizes = LatentSizes {
+            width: c.hidden_size,
+            heads: c.num_attention_heads,
+            queries: a.q_lora_rank,
+            latent: a.kv_lora_rank,
+            plain: a.qk_nope_head_dim,
+            turned: a.qk_rope_head_dim,
+            value: a.v_head_dim,
+            scale: head.powf(-0.5) * yarn_score_gain(scaling),
+            bias: c.attention_bias,
+            eps: 1e-6,
+        };
+        boxed(c.decoder(at, |at, i| {
+            let self_attn = Latent::load(&at.at("self_attn"), sizes.clone(), rope.clone())?;
+            Ok((Mixer::Latent { self_attn }, a.grouped.product(c, at, i)?))
+        })?)
+    },
+};
