@@ -6,7 +6,9 @@ use minijinja::{Environment, FormatStyle, State, filters, functions};
 use super::json::{Style, dumps};
 use super::methods;
 use super::operators::{charge, escape, escaped, format, pairs};
-use super::value::{Dict, Result, as_float, dict, fault, generator, is_generator, items, list, sequence, text};
+use super::value::{
+    Dict, Result, as_float, dict, fault, generator, is_generator, items, list, sequence, storable, text,
+};
 
 /// A level of indentation may have so many characters.
 const MAX_INDENT: usize = 64;
@@ -50,7 +52,9 @@ pub(super) fn register(env: &mut Environment) {
         dict(entries)
     });
     env.add_function("namespace", |state: &State, source: Option<Value>| {
-        charge(state, 1 << 16)?;
+        charge(state, 64)?;
+        let values = source.as_ref().map(pairs).transpose()?;
+        values.iter().flatten().try_for_each(|(_, value)| storable(value))?;
         functions::namespace(source)
     });
     env.add_function("range", |state: &State, a: isize, b: Option<isize>, step: Option<isize>| {
@@ -339,13 +343,16 @@ fn to_float(value: &Value) -> Option<f64> {
     }
 }
 
-fn round(value: &Value, precision: Option<i32>, method: Option<String>) -> Result<f64> {
+fn round(value: &Value, precision: Option<i32>, method: Option<String>) -> Result<Value> {
+    if value.is_integer() && method.as_deref().is_none_or(|m| m == "common") {
+        return Ok(value.clone());
+    }
     let x = to_float(value).filter(|_| value.as_str().is_none());
     let x = x.ok_or_else(|| fault(format!("`round` needs a number, not a value of type {}", value.kind())))?;
     let scale = 10f64.powi(precision.unwrap_or(0));
-    Ok(match method.as_deref() {
+    Ok(Value::from(match method.as_deref() {
         Some("ceil") => (x * scale).ceil() / scale,
         Some("floor") => (x * scale).floor() / scale,
         _ => (x * scale).round_ties_even() / scale,
-    })
+    }))
 }

@@ -200,7 +200,7 @@ pub(super) fn pad(state: &State, s: &str, width: usize, fill: char, side: Side) 
     let left = match side {
         Side::Left => missing,
         Side::Right => 0,
-        Side::Both => missing / 2,
+        Side::Both => missing / 2 + (missing & width & 1),
     };
     let space = |n: usize| std::iter::repeat_n(fill, n).collect::<String>();
     Ok(Value::from(space(left) + s + &space(missing - left)))

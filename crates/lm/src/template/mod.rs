@@ -99,9 +99,10 @@ impl Template {
             let size = source.len();
             return Err(Error::io(format!("[template] the template has {size} bytes; {MAX_SOURCE} are taken")));
         }
-        let mut env = Environment::empty_like_transformers();
-        let rewritten = source::rewrite(source).map_err(|e| syntax(&e, source))?;
-        env.add_template_owned("chat", rewritten).map_err(|e| syntax(&e, source))?;
+        let mut env = environment();
+        let rewritten = source::rewrite(source).map_err(|e| syntax(&e, ""))?;
+        let parsed = env.add_template_owned("chat", rewritten.clone());
+        parsed.map_err(|e| syntax(&e, &place(&e, source, &rewritten)))?;
         Ok(Template { env, source: source.to_owned() })
     }
 
@@ -160,29 +161,23 @@ impl Template {
     }
 }
 
-trait LikeTransformers {
-    fn empty_like_transformers() -> Self;
-}
-
-impl LikeTransformers for Environment<'static> {
-    /// The environment that transformers renders chat templates in.
-    fn empty_like_transformers() -> Self {
-        let mut env = Environment::new();
-        env.set_trim_blocks(true);
-        env.set_lstrip_blocks(true);
-        env.set_auto_escape_callback(|_| AutoEscape::None);
-        env.set_fuel(Some(MAX_STEPS));
-        env.set_recursion_limit(MAX_RECURSION * CALL_COST);
-        env.set_unknown_method_callback(methods::call);
-        env.set_formatter(|out, state, value| {
-            let text = value::text(value);
-            operators::charge(state, text.len())?;
-            Ok(out.write_str(&text)?)
-        });
-        operators::register(&mut env);
-        filters::register(&mut env);
-        env
-    }
+/// The environment that transformers renders chat templates in.
+fn environment() -> Environment<'static> {
+    let mut env = Environment::new();
+    env.set_trim_blocks(true);
+    env.set_lstrip_blocks(true);
+    env.set_auto_escape_callback(|_| AutoEscape::None);
+    env.set_fuel(Some(MAX_STEPS));
+    env.set_recursion_limit(MAX_RECURSION * CALL_COST);
+    env.set_unknown_method_callback(methods::call);
+    env.set_formatter(|out, state, value| {
+        let text = value::text(value);
+        operators::charge(state, text.len())?;
+        Ok(out.write_str(&text)?)
+    });
+    operators::register(&mut env);
+    filters::register(&mut env);
+    env
 }
 
 /// The text of a rendering, up to its limit.
@@ -219,11 +214,22 @@ fn mark_end(messages: &mut Json) -> Result<String> {
 }
 
 /// An error of parsing.
-fn syntax(error: &minijinja::Error, source: &str) -> Error {
+fn syntax(error: &minijinja::Error, place: &str) -> Error {
     let what = error.detail().map_or_else(|| error.kind().to_string(), str::to_owned);
-    let line = error.line().map_or(String::new(), |line| format!(" in line {line}"));
-    let _ = source;
-    Error::io(format!("[template] the chat template is not valid Jinja{line}: {what}"))
+    Error::io(format!("[template] the chat template is not valid Jinja: {what}{place}"))
+}
+
+/// Where an error is: its line, and its column unless the line was rewritten.
+fn place(error: &minijinja::Error, source: &str, rewritten: &str) -> String {
+    let Some(line) = error.line() else { return String::new() };
+    let text = |all: &str| all.lines().nth(line - 1).map(str::to_owned);
+    let begin = error.range().and_then(|range| rewritten.get(..range.start));
+    match begin.map(|begin| begin.rsplit('\n').next().map_or(0, |part| part.chars().count())) {
+        Some(column) if text(&source::normalise(source)) == text(rewritten) => {
+            format!(" (line {line}, column {})", column + 1)
+        }
+        _ => format!(" (line {line})"),
+    }
 }
 
 /// An error of rendering.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use minijinja::value::{Object, Rest, Value, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, FormatStyle, State, format_filter};
 
-use super::value::{Dict, Result, as_float, dict, fault, is_tuple, items, list, sequence, text};
+use super::value::{Dict, Result, as_float, dict, fault, is_tuple, items, list, sequence, storable, text};
 
 /// How many bytes of values a rendering may make altogether.
 const MAX_BYTES: u64 = 256 << 20;
@@ -45,6 +45,7 @@ pub(super) fn register(env: &mut Environment) {
     env.add_filter("_mul", mul);
     env.add_filter("_mod", modulo);
     env.add_filter("_slice", slice);
+    env.add_filter("_store", |value: Value| storable(&value).map(|()| value));
     env.add_filter("_list", |state: &State, value: Value| literal(state, &value, false));
     env.add_filter("_tuple", |state: &State, value: Value| literal(state, &value, true));
     env.add_filter("_dict", |state: &State, value: Value| {

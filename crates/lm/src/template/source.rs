@@ -12,15 +12,33 @@ type Result<T> = std::result::Result<T, Error>;
 
 /// Brackets may nest this deeply.
 const MAX_DEPTH: usize = 100;
+/// A tag may have so many tokens; published templates have up to 60.
+const MAX_TOKENS: usize = 1000;
+/// A template may have so many `elif`, which nest; published templates have up to 22.
+const MAX_BRANCHES: usize = 300;
 
 /// The rewritten template.
 pub(super) fn rewrite(source: &str) -> Result<String> {
     let source = normalise(source);
+    let mut at = 0;
+    rewrite_tags(&source, &mut at).map_err(|e| {
+        let before = &source[..at];
+        let line = before.matches('\n').count() + 1;
+        let column = before.rsplit('\n').next().map_or(0, |part| part.chars().count()) + 1;
+        let what = e.detail().unwrap_or("it cannot be read");
+        Error::new(ErrorKind::SyntaxError, format!("{what} (line {line}, column {column})"))
+    })
+}
+
+/// Rewrites tag by tag; `here` is where the current tag begins.
+fn rewrite_tags(source: &str, here: &mut usize) -> Result<String> {
     let mut out = String::with_capacity(source.len() * 2);
-    let mut rest = source.as_str();
+    let mut rest = source;
+    let mut branches = 0;
     while let Some(at) = rest.find('{') {
         let (text, tag) = rest.split_at(at);
         out.push_str(text);
+        *here = source.len() - tag.len();
         let kind = tag.as_bytes().get(1);
         rest = match kind {
             Some(b'#') => {
@@ -31,6 +49,11 @@ pub(super) fn rewrite(source: &str) -> Result<String> {
             Some(b'{' | b'%') => {
                 let (tokens, end) = lex(tag, if kind == Some(&b'{') { "}}" } else { "%}" })?;
                 let name = tokens.first().map_or("", |t| t.text);
+                branches += (name == "elif") as usize;
+                if branches > MAX_BRANCHES {
+                    let text = format!("the template has more than {MAX_BRANCHES} `elif`");
+                    return Err(Error::new(ErrorKind::SyntaxError, text));
+                }
                 let sign = |c: Option<&u8>| matches!(c, Some(b'-' | b'+')) as usize;
                 let begin = 2 + sign(tag.as_bytes().get(2));
                 let close = end - 2 - sign(tag.as_bytes().get(end - 3));
@@ -123,6 +146,9 @@ fn lex<'s>(tag: &'s str, close: &str) -> Result<(Vec<Token<'s>>, usize)> {
             _ => {}
         }
         at += len;
+        if tokens.len() == MAX_TOKENS {
+            return Err(Error::new(ErrorKind::SyntaxError, format!("a tag has more than {MAX_TOKENS} words")));
+        }
         tokens.push(Token { class, space: &tag[start..at - len], text: &tag[at - len..at], end: at });
     }
 }
@@ -166,15 +192,18 @@ impl<'s> Rewriter<'_, 's> {
                 }
             }
             if name.text == "set" {
-                while self.peek().is_some_and(|t| t.text != "=") {
+                let mut attribute = false;
+                while let Some(token) = self.peek().filter(|t| t.text != "=") {
+                    attribute |= token.text == ".";
                     self.copy(out);
                 }
                 if self.peek().is_some() {
                     self.copy(out);
                     let mut value = String::new();
                     let commas = self.expressions(&mut value)?;
-                    match commas {
-                        0 => out.push_str(&value),
+                    match (commas, attribute) {
+                        (0, false) => out.push_str(&value),
+                        (0, true) => *out += &format!(" ({value})|_store "),
                         _ => *out += &format!(" ({value})|_tuple "),
                     }
                 }
@@ -277,10 +306,20 @@ impl<'s> Rewriter<'_, 's> {
                 _ => self.at += 1,
             }
         }
-        let mut begun = false;
+        // Where the value begins, or the argument of a test.
+        let (mut begun, mut begin, mut argument) = (false, out.len(), false);
         while let Some(token) = self.peek() {
             match token.text {
-                "(" | "[" | "{" if token.class == Class::Symbol => self.bracket(out, begun)?,
+                "(" | "[" | "{" if token.class == Class::Symbol => {
+                    let filtered = self.bracket(out, begun)?;
+                    let next = self.peek().is_some_and(|t| matches!(t.text, "." | "[" | "("));
+                    // Attributes, indices and calls bind closer than filters, and so do the arguments of tests.
+                    if filtered && (argument || next) {
+                        begin += out[begin..].len() - out[begin..].trim_start().len();
+                        out.insert(begin, '(');
+                        out.push(')');
+                    }
+                }
                 "." | "|" => {
                     self.copy(out);
                     self.copy(out);
@@ -292,15 +331,15 @@ impl<'s> Rewriter<'_, 's> {
                     }
                     // The test's name, and an argument without parentheses.
                     self.copy(out);
-                    let argument = self
+                    argument = self
                         .peek()
                         .is_some_and(|t| (t.class != Class::Symbol && !is_separator(t)) || matches!(t.text, "[" | "{"));
-                    begun = !argument;
+                    (begun, begin) = (!argument, out.len());
                     continue;
                 }
                 "**" => {
                     self.copy(out);
-                    begun = false;
+                    (begun, begin) = (false, out.len());
                     continue;
                 }
                 _ if begun => break,
@@ -315,32 +354,36 @@ impl<'s> Rewriter<'_, 's> {
         Ok(())
     }
 
-    /// A bracket and what it holds: a literal, or after a value a call, an index or a slice.
-    fn bracket(&mut self, out: &mut String, after_value: bool) -> Result<()> {
+    /// A bracket and what it holds: a literal, or after a value a call, an index or a slice. Says whether it became a
+    /// filter.
+    fn bracket(&mut self, out: &mut String, after_value: bool) -> Result<bool> {
         self.depth += 1;
         if self.depth > MAX_DEPTH {
             return Err(Error::new(ErrorKind::SyntaxError, format!("brackets nest more than {MAX_DEPTH} deep")));
         }
-        let Some(open) = self.peek() else { return Ok(()) };
+        let Some(open) = self.peek() else { return Ok(false) };
         self.at += 1;
         let (inner, commas, colons) = self.inside()?;
         let close = self.peek();
         self.at += 1;
+        self.depth -= 1;
         let tail = close.map_or("", |t| t.space);
         let close = close.map_or("", |t| t.text);
         out.push_str(open.space);
-        let first = inner.trim();
+        let empty = inner.trim().is_empty();
         *out += &match (open.text, after_value) {
             ("[", true) if colons > 0 => format!("|_slice({})", slice_arguments(&inner)),
-            ("[", false) if first.is_empty() => "()|_list".into(),
+            ("[", false) if empty => "()|_list".into(),
             ("[", false) if commas == 0 => format!("({inner},{tail})|_list"),
             ("[", false) => format!("({inner}{tail})|_list"),
-            ("(", false) if commas > 0 || first.is_empty() => format!("({inner}{tail})|_tuple"),
+            ("(", false) if commas > 0 || empty => format!("({inner}{tail})|_tuple"),
             ("{", false) => format!("{{{inner}{tail}}}|_dict"),
-            _ => format!("{}{inner}{tail}{close}", open.text),
+            _ => {
+                *out += &format!("{}{inner}{tail}{close}", open.text);
+                return Ok(false);
+            }
         };
-        self.depth -= 1;
-        Ok(())
+        Ok(true)
     }
 
     /// What stands up to the closing bracket, with its commas and colons. A slice's colons are marked.
@@ -411,12 +454,15 @@ mod tests {
             ("{{- a - b + c -}}", "{{- (a - b)|_add( c) -}}"),
             ("{{ x[1:] }}", "{{ x|_slice(1, none) }}"),
             ("{{ x[i + 1] }}", "{{ x[i|_add( 1)] }}"),
+            ("{{ x[1:][0] + {'a': 1}.a }}", "{{ (x|_slice(1, none))[0]|_add( ({'a': 1}|_dict).a) }}"),
+            ("{{ a is in [1] and b is not in c }}", "{{ a is in ((1,)|_list) and b is not in c }}"),
             ("{{ [] }}", "{{ ()|_list }}"),
             ("{{ [1, 'a:b'] }}", "{{ (1, 'a:b')|_list }}"),
             ("{{ [1] }}", "{{ (1,)|_list }}"),
             ("{{ f(a, b=c * 2) }}", "{{ f(a, b=c|_mul( 2)) }}"),
             ("{% for a, b in x.items() if a is not none %}", "{% for a, b in x.items() if a is not none %}"),
             ("{% set x = a, b %}", "{% set x = ( a, b)|_tuple  %}"),
+            ("{% set ns.x = a if b %}", "{% set ns.x = ( a if b)|_store  %}"),
             ("{% macro f(a, b=[]) -%}", "{% macro f(a, b=()|_list) -%}"),
             ("{% call(a, b) f([a]) %}", "{% call(a, b) f((a,)|_list) %}"),
             ("{{ call['x'] + loop.index0 }}", "{{ call['x']|_add( loop.index0) }}"),

@@ -28,7 +28,7 @@ pub(super) fn fault(text: impl Into<String>) -> Error {
 pub(super) struct List {
     items: Vec<Value>,
     tuple: bool,
-    depth: usize,
+    shape: Shape,
 }
 
 /// A dict with keys in the order of insertion.
@@ -36,7 +36,7 @@ pub(super) struct List {
 pub(super) struct Dict {
     entries: Vec<(Value, Value)>,
     texts: HashMap<Arc<str>, usize>,
-    depth: usize,
+    shape: Shape,
 }
 
 /// What `map`, `select` and their like give.
@@ -54,13 +54,13 @@ pub(super) fn list(items: Vec<Value>) -> Result<Value> {
 
 /// A list or a tuple of `items`.
 pub(super) fn sequence(items: Vec<Value>, tuple: bool) -> Result<Value> {
-    let depth = nesting(items.iter())?;
-    Ok(Value::from_object(List { items, tuple, depth }))
+    let shape = nesting(items.iter())?;
+    Ok(Value::from_object(List { items, tuple, shape }))
 }
 
 /// A dict of `entries`; the last of equal keys wins, at the place of the first.
 pub(super) fn dict(entries: impl IntoIterator<Item = (Value, Value)>) -> Result<Value> {
-    let mut out = Dict { entries: Vec::new(), texts: HashMap::new(), depth: 0 };
+    let mut out = Dict { entries: Vec::new(), texts: HashMap::new(), shape: Shape::default() };
     for (key, value) in entries {
         match out.position(&key) {
             Some(at) => out.entries[at].1 = value,
@@ -72,7 +72,7 @@ pub(super) fn dict(entries: impl IntoIterator<Item = (Value, Value)>) -> Result<
             }
         }
     }
-    out.depth = nesting(out.entries.iter().map(|e| &e.1))?;
+    out.shape = nesting(out.entries.iter().map(|e| &e.1))?;
     Ok(Value::from_object(out))
 }
 
@@ -81,32 +81,57 @@ pub(super) fn generator(items: Vec<Value>) -> Value {
     Value::from_object(Generator(items))
 }
 
-/// The depth of a container of `items`.
-fn nesting<'a>(items: impl Iterator<Item = &'a Value>) -> Result<usize> {
-    let depth = 1 + items.map(depth).max().unwrap_or(0);
-    if depth > MAX_DEPTH {
-        return Err(fault(format!("values nest more than {MAX_DEPTH} deep")));
-    }
-    Ok(depth)
+/// Refuses what could make a value contain itself: a namespace, or what holds one, in a namespace.
+pub(super) fn storable(value: &Value) -> Result<()> {
+    if shape(value).namespaces { Err(fault("a namespace cannot be put into another namespace")) } else { Ok(()) }
 }
 
-fn depth(value: &Value) -> usize {
+/// How deeply a value nests, and whether there are namespaces in it.
+#[derive(Clone, Copy, Default, Debug)]
+struct Shape {
+    depth: usize,
+    namespaces: bool,
+}
+
+/// The shape of a container of `items`.
+fn around(items: impl Iterator<Item = Shape>) -> Shape {
+    let all = items
+        .fold(Shape::default(), |a, b| Shape { depth: a.depth.max(b.depth), namespaces: a.namespaces || b.namespaces });
+    Shape { depth: all.depth + 1, ..all }
+}
+
+/// The shape of a container of `items`, within the limit.
+fn nesting<'a>(items: impl Iterator<Item = &'a Value>) -> Result<Shape> {
+    let shape = around(items.map(shape));
+    if shape.depth > MAX_DEPTH {
+        return Err(fault(format!("values nest more than {MAX_DEPTH} deep")));
+    }
+    Ok(shape)
+}
+
+fn shape(value: &Value) -> Shape {
     if let Some(list) = value.downcast_object_ref::<List>() {
-        list.depth
+        list.shape
     } else if let Some(dict) = value.downcast_object_ref::<Dict>() {
-        dict.depth
+        dict.shape
     } else if let Some(items) = value.downcast_object_ref::<Generator>() {
-        1 + items.0.iter().map(depth).max().unwrap_or(0)
-    } else if value.kind() == ValueKind::Seq {
-        1 + value.try_iter().map_or(0, |items| items.map(|v| depth(&v)).max().unwrap_or(0))
+        around(items.0.iter().map(shape))
     } else {
-        0
+        match value.kind() {
+            ValueKind::Seq => value.try_iter().map_or(Shape::default(), |items| around(items.map(|v| shape(&v)))),
+            kind => Shape { depth: 0, namespaces: kind == ValueKind::Map },
+        }
     }
 }
 
 /// The value of JSON data.
 pub(super) fn from_json(json: &serde_json::Value) -> Result<Value> {
+    convert(json, MAX_DEPTH)
+}
+
+fn convert(json: &serde_json::Value, depth: usize) -> Result<Value> {
     use serde_json::Value as Json;
+    let depth = depth.checked_sub(1).ok_or_else(|| fault(format!("values nest more than {MAX_DEPTH} deep")))?;
     match json {
         Json::Null => Ok(Value::from(())),
         Json::Bool(x) => Ok(Value::from(*x)),
@@ -116,9 +141,10 @@ pub(super) fn from_json(json: &serde_json::Value) -> Result<Value> {
             _ => Value::from(x.as_f64().unwrap_or(f64::NAN)),
         }),
         Json::String(x) => Ok(Value::from(x.as_str())),
-        Json::Array(x) => list(x.iter().map(from_json).collect::<Result<_>>()?),
+        Json::Array(x) => list(x.iter().map(|x| convert(x, depth)).collect::<Result<_>>()?),
         Json::Object(x) => {
-            let entries: Result<Vec<_>> = x.iter().map(|(k, v)| Ok((Value::from(k.as_str()), from_json(v)?))).collect();
+            let entries: Result<Vec<_>> =
+                x.iter().map(|(k, v)| Ok((Value::from(k.as_str()), convert(v, depth)?))).collect();
             dict(entries?)
         }
     }
