@@ -27,7 +27,7 @@ enum Kind {
     Dynamic {
         base: f64,
         factor: f64,
-        context: f64,
+        context: usize,
     },
 }
 
@@ -79,10 +79,13 @@ impl Rope {
             "default" | "mrope" => Ok(plain),
             "linear" => Ok(Rope { scale: 1.0 / needed(block, "factor")?, ..plain }),
             "dynamic" => {
+                if dims < 4 {
+                    return Err(Error::value("[load] rope_scaling: dynamic rope needs heads of 4 features"));
+                }
                 let factor = needed(block, "factor")?;
                 let context =
                     context.ok_or_else(|| Error::value("[load] dynamic rope needs max_position_embeddings"))?;
-                Ok(Rope { kind: Kind::Dynamic { base, factor, context: context as f64 }, ..plain })
+                Ok(Rope { kind: Kind::Dynamic { base, factor, context }, ..plain })
             }
             "llama3" => {
                 let factor = needed(block, "factor")?;
@@ -166,13 +169,29 @@ impl Rope {
         let frequencies = match &self.kind {
             Kind::Base(base) => Frequencies::Base(*base),
             Kind::Given(all) => Frequencies::Given(all),
-            Kind::Dynamic { base, factor, context } => {
-                let length = ((at + x.dim(2)) as f64).max(*context);
-                let d = self.dims as f64;
-                Frequencies::Base(base * (factor * length / context - (factor - 1.0)).powf(d / (d - 2.0)))
-            }
+            Kind::Dynamic { base, factor, context } => return self.dynamic(&x, at, *base, *factor, *context),
         };
         rope(&x, self.dims, self.interleaved, frequencies, self.scale, at as i64)
+    }
+
+    /// Rows within `context` as ever; the base of each row beyond it is that of a text which ends there, as if texts
+    /// came token by token: how they are cut into steps must not matter.
+    fn dynamic(&self, x: &Array, at: usize, base: f64, factor: f64, context: usize) -> Result<Array> {
+        let (n, all) = (x.dim(2), (None, None, 1));
+        let rows = |from: usize, to: usize| ops::slice(x, &[all, all, (Some(from as i64), Some(to as i64), 1)]);
+        let near = context.saturating_sub(at).min(n);
+        let mut parts = Vec::new();
+        if near > 0 {
+            let plain = Frequencies::Base(base);
+            parts.push(rope(&rows(0, near)?, self.dims, self.interleaved, plain, self.scale, at as i64)?);
+        }
+        for i in near..n {
+            let (length, d) = ((at + i + 1) as f64, self.dims as f64);
+            let grown = base * (factor * length / context as f64 - (factor - 1.0)).powf(d / (d - 2.0));
+            let grown = Frequencies::Base(grown);
+            parts.push(rope(&rows(i, i + 1)?, self.dims, self.interleaved, grown, self.scale, (at + i) as i64)?);
+        }
+        if parts.len() == 1 { Ok(parts.swap_remove(0)) } else { ops::concatenate(&parts, 2) }
     }
 
     /// The features that are turned, times the gain.
