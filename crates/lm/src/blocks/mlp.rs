@@ -28,6 +28,15 @@ pub enum Mlp {
         /// After the gate.
         activation: Activation,
     },
+    /// Plain, by the names of a gated one.
+    Ungated {
+        /// Up.
+        up_proj: Linear,
+        /// Back.
+        down_proj: Linear,
+        /// Between them.
+        activation: Activation,
+    },
     /// Plain.
     Plain {
         /// Up.
@@ -65,6 +74,18 @@ impl Mlp {
         })
     }
 
+    /// [`Mlp::Ungated`].
+    ///
+    /// # Errors
+    /// As [`At::linear`].
+    pub fn ungated(at: &At, width: usize, inner: usize, bias: bool, activation: Activation) -> Result<Mlp> {
+        Ok(Mlp::Ungated {
+            up_proj: at.linear("up_proj", width, inner, bias)?,
+            down_proj: at.linear("down_proj", inner, width, bias)?,
+            activation,
+        })
+    }
+
     /// [`Mlp::Plain`].
     ///
     /// # Errors
@@ -90,7 +111,8 @@ impl Layer for Mlp {
                 let [gate, up] = &halves[..] else { return Err(Error::shape("[mlp] two halves")) };
                 down_proj.forward(&ops::multiply(&activation(gate)?, up)?)
             }
-            Mlp::Plain { c_fc, c_proj, activation } => c_proj.forward(&activation(&c_fc.forward(x)?)?),
+            Mlp::Ungated { up_proj: up, down_proj: down, activation }
+            | Mlp::Plain { c_fc: up, c_proj: down, activation } => down.forward(&activation(&up.forward(x)?)?),
         }
     }
 }

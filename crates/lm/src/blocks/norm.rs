@@ -14,6 +14,8 @@ pub enum Norm {
     RmsPlusOne(RMSNorm),
     /// By mean and variance.
     Layer(LayerNorm),
+    /// By mean and variance, with weights stored less one.
+    LayerPlusOne(LayerNorm),
     /// By mean and variance, of heads that have weights of their own.
     PerHead {
         /// (heads, width).
@@ -48,6 +50,14 @@ impl Norm {
         at.layer_norm(name, width, eps, bias).map(Norm::Layer)
     }
 
+    /// [`Norm::LayerPlusOne`].
+    ///
+    /// # Errors
+    /// As [`At::tensor`].
+    pub fn layer_plus_one(at: &At, name: &str, width: usize, eps: f64) -> Result<Norm> {
+        at.layer_norm(name, width, eps, true).map(Norm::LayerPlusOne)
+    }
+
     /// [`Norm::PerHead`].
     ///
     /// # Errors
@@ -63,6 +73,10 @@ impl Layer for Norm {
             Norm::Rms(norm) => norm.forward(x),
             Norm::RmsPlusOne(norm) => fast::rms_norm(x, Some(&ops::add(norm.weight.value(), 1.0)?), norm.eps),
             Norm::Layer(norm) => norm.forward(x),
+            Norm::LayerPlusOne(norm) => {
+                let weight = norm.weight.as_deref().map(|w| ops::add(w, 1.0)).transpose()?;
+                fast::layer_norm(x, weight.as_ref(), norm.bias.as_deref(), norm.eps)
+            }
             Norm::PerHead { weight, eps } => ops::multiply(weight.value(), fast::layer_norm(x, None, None, *eps)?),
         }
     }

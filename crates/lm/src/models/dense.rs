@@ -2,6 +2,7 @@
 //! what is its own.
 
 use super::Config;
+use super::classic::{Classic, Names};
 use super::settings::{Settings, wrong};
 use crate::blocks::{Activation, Attention, Block, Decoder, HeadNorms, Heads, Mlp, Norm, Norms, PerHead, Residual};
 use crate::weights::At;
@@ -58,6 +59,7 @@ pub(crate) enum Kind {
     RmsPlusOne,
     /// By mean and variance; with a bias?
     Layer(bool),
+    LayerPlusOne,
 }
 
 /// As the variants of [`Norms`].
@@ -150,6 +152,24 @@ impl Dense {
         Ok(())
     }
 
+    /// The same, by other names.
+    pub(crate) fn classic(&self, names: Names) -> Classic {
+        Classic {
+            names,
+            vocabulary: self.vocabulary,
+            width: self.width,
+            inner: self.inner,
+            layers: self.heads.len(),
+            positions: 0,
+            heads: self.heads[0].clone(),
+            rms: true,
+            eps: self.eps,
+            bias: [self.bias[0], self.mlp_bias, false],
+            activation: self.activation,
+            parallel: false,
+        }
+    }
+
     /// The model of tensors.
     ///
     /// # Errors
@@ -175,6 +195,7 @@ impl Dense {
         match self.norm {
             Kind::Rms => Norm::rms(at, name, width, self.eps),
             Kind::RmsPlusOne => Norm::rms_plus_one(at, name, width, self.eps),
+            Kind::LayerPlusOne => Norm::layer_plus_one(at, name, width, self.eps),
             Kind::Layer(bias) => Norm::layer(at, name, width, self.eps, bias),
         }
     }

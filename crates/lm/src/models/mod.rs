@@ -1,10 +1,12 @@
 //! The architectures, one file each, and the table that finds them by `model_type`.
 
+mod classic;
 mod cohere;
 mod cohere2;
 mod common;
 mod deepseek_v3;
 mod dense;
+mod exaone;
 mod exaone4;
 mod gemma;
 mod gemma2;
@@ -12,16 +14,21 @@ mod gemma3;
 mod glm4;
 mod glm4_moe;
 mod gpt2;
+mod gpt_neox;
 mod gpt_oss;
 mod granite;
+mod granite;
 mod granitemoehybrid;
+mod internlm2;
 mod lfm2;
 mod llama;
 mod mamba2;
 mod ministral3;
 mod mixtral;
+mod nemotron;
 mod nemotron_h;
 mod olmo2;
+mod phi;
 mod phi3;
 mod qwen2;
 mod qwen3;
@@ -114,6 +121,7 @@ pub const ALL: &[&Architecture] = &[
     &cohere::ARCHITECTURE,
     &deepseek_v3::ARCHITECTURE,
     &exaone4::ARCHITECTURE,
+    &exaone::ARCHITECTURE,
     &gemma2::ARCHITECTURE,
     &gemma3::ARCHITECTURE,
     &gemma3::TEXT,
@@ -125,6 +133,10 @@ pub const ALL: &[&Architecture] = &[
     &granite::ARCHITECTURE,
     &granitemoehybrid::ARCHITECTURE,
     &lfm2::ARCHITECTURE,
+    &gpt2::BIGCODE,
+    &gpt_neox::ARCHITECTURE,
+    &granite::ARCHITECTURE,
+    &internlm2::ARCHITECTURE,
     &llama::ARCHITECTURE,
     &llama::ERNIE,
     &llama::GLM,
@@ -137,9 +149,11 @@ pub const ALL: &[&Architecture] = &[
     &ministral3::MISTRAL3,
     &mixtral::ARCHITECTURE,
     &nemotron_h::ARCHITECTURE,
+    &nemotron::ARCHITECTURE,
     &olmo2::ARCHITECTURE,
     &olmo2::OLMO3,
     &phi3::ARCHITECTURE,
+    &phi::ARCHITECTURE,
     &qwen2::ARCHITECTURE,
     &qwen2::VISION,
     &qwen3::ARCHITECTURE,

@@ -27,10 +27,11 @@ impl Settings {
     pub(crate) fn new(config: &Config, defaults: Value) -> Settings {
         let mut own = config.clone();
         own.retain(|_, v| !v.is_null());
-        let defaults = match defaults {
+        let mut defaults = match defaults {
             Value::Object(all) => all,
             _ => Config::new(),
         };
+        defaults.retain(|_, v| !v.is_null());
         Settings { own, defaults }
     }
 
@@ -122,11 +123,12 @@ impl Settings {
 }
 
 /// Sizes that no model can do without.
-const SIZES: [(&str, u64); 13] = [
+const SIZES: [(&str, u64); 14] = [
     ("vocab_size", 1 << 31),
     ("hidden_size", 1 << 24),
     ("intermediate_size", 1 << 28),
     ("num_hidden_layers", 1 << 14),
+    ("num_layers", 1 << 14),
     ("num_attention_heads", 1 << 20),
     ("num_key_value_heads", 1 << 20),
     ("head_dim", 1 << 20),
