@@ -109,6 +109,7 @@ impl Heads {
 
 /// Projections to queries, keys and values.
 #[derive(Module, Clone)]
+#[expect(clippy::large_enum_variant, reason = "one a layer")]
 pub enum Inputs {
     /// One each.
     Apart {

@@ -65,7 +65,7 @@ impl Rope {
         context: Option<usize>,
     ) -> Result<Rope> {
         let plain = Rope::plain(dims, base, interleaved);
-        if dims < 2 || dims % 2 != 0 {
+        if dims < 2 || !dims.is_multiple_of(2) {
             return Err(Error::value(format!("[load] rope: {dims} features of a head (head_dim) cannot be turned")));
         }
         let Some(block) = scaling else { return Ok(plain) };

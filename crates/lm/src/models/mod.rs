@@ -17,7 +17,6 @@ mod gpt2;
 mod gpt_neox;
 mod gpt_oss;
 mod granite;
-mod granite;
 mod granitemoehybrid;
 mod internlm2;
 mod lfm2;
@@ -129,14 +128,13 @@ pub const ALL: &[&Architecture] = &[
     &glm4::ARCHITECTURE,
     &glm4_moe::ARCHITECTURE,
     &gpt2::ARCHITECTURE,
+    &gpt2::BIGCODE,
+    &gpt_neox::ARCHITECTURE,
     &gpt_oss::ARCHITECTURE,
     &granite::ARCHITECTURE,
     &granitemoehybrid::ARCHITECTURE,
-    &lfm2::ARCHITECTURE,
-    &gpt2::BIGCODE,
-    &gpt_neox::ARCHITECTURE,
-    &granite::ARCHITECTURE,
     &internlm2::ARCHITECTURE,
+    &lfm2::ARCHITECTURE,
     &llama::ARCHITECTURE,
     &llama::ERNIE,
     &llama::GLM,
@@ -148,8 +146,8 @@ pub const ALL: &[&Architecture] = &[
     &ministral3::ARCHITECTURE,
     &ministral3::MISTRAL3,
     &mixtral::ARCHITECTURE,
-    &nemotron_h::ARCHITECTURE,
     &nemotron::ARCHITECTURE,
+    &nemotron_h::ARCHITECTURE,
     &olmo2::ARCHITECTURE,
     &olmo2::OLMO3,
     &phi3::ARCHITECTURE,
