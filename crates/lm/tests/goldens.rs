@@ -186,3 +186,32 @@ fn families_agree_with_mlx_lm() {
     }
     assert!(failed.is_empty(), "{} of the families fail:\n{}", failed.len(), failed.join("\n"));
 }
+
+#[test]
+fn rwkv7_agrees_with_rwkv_cpp_and_mlx_lm() {
+    let dir = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/data/models/rwkv7-834K"));
+    if !dir.exists() {
+        return eprintln!("skipped: no {}", dir.display());
+    }
+    let golden: Value = serde_json::from_slice(&std::fs::read(dir.join("golden.json")).unwrap()).unwrap();
+    let list = |key: &str| golden[key].as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect::<Vec<_>>();
+    let tokens = |key: &str| list(key).into_iter().map(|t| t as i32).collect::<Vec<_>>();
+    let model = models::load(&mut Checkpoint::open(&dir).unwrap()).unwrap();
+    let g = Golden { model, tokens: vec![] };
+    let last = |rows: &[f32]| rows[rows.len() - 256..].to_vec();
+    let logits = last(&g.run(vec![(&tokens("prompt_ids"), &mut Sequence::new())]));
+    for (a, b) in logits.iter().zip(list("expected_logits_last")) {
+        assert!((f64::from(*a) - b).abs() < 1e-4, "{a} for {b}");
+    }
+    // Greedy; then all of it at once has the bits of the steps.
+    let (prompt, want) = (tokens("greedy_prompt_ids"), tokens("greedy_ids_mlx_lm_cpu"));
+    let mut sequence = Sequence::new();
+    let mut rows = last(&g.run(vec![(&prompt, &mut sequence)]));
+    for (i, &token) in want.iter().enumerate() {
+        let best = (0..256).fold(0, |m, i| if rows[i] > rows[m] { i } else { m });
+        assert_eq!(best as i32, token, "token {i}");
+        rows = g.run(vec![(&[token], &mut sequence)]);
+    }
+    let whole = g.run(vec![(&[prompt, want].concat(), &mut Sequence::new())]);
+    assert!(last(&whole).iter().zip(&rows).all(|(a, b)| a.to_bits() == b.to_bits()), "other bits in steps");
+}

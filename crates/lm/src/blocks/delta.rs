@@ -74,7 +74,7 @@ impl DeltaNet {
     /// As [`At::linear`]; heads of values that are no multiple of those of keys.
     pub fn load(at: &At, s: DeltaSizes) -> Result<DeltaNet> {
         let ([hk, dk], [hv, dv]) = (s.keys, s.values);
-        if hk == 0 || hv % hk != 0 || dk == 0 {
+        if hk == 0 || !hv.is_multiple_of(hk) || dk == 0 {
             let text = format!("linear_num_value_heads, {hv}, is no multiple of linear_num_key_heads, {hk}");
             return Err(Error::value(format!("[load] config.json: {text}")));
         }

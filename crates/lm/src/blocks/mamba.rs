@@ -65,7 +65,8 @@ impl Mamba2 {
     /// As [`At::linear`]; heads that do not divide into groups.
     pub fn load(at: &At, s: MambaSizes) -> Result<Mamba2> {
         let inner = s.heads[0] * s.heads[1];
-        if s.groups == 0 || s.heads[0] % s.groups != 0 || s.together == 0 || inner % s.together != 0 {
+        if s.groups == 0 || !s.heads[0].is_multiple_of(s.groups) || s.together == 0 || !inner.is_multiple_of(s.together)
+        {
             let text = format!("{} heads do not divide into n_groups, {}", s.heads[0], s.groups);
             return Err(Error::value(format!("[load] config.json: {text}")));
         }

@@ -116,7 +116,7 @@ pub(super) fn boxed<M: Model + 'static>(model: M) -> Result<Box<dyn Model>> {
 
 /// Checks that `n` is some times `d`.
 pub(super) fn multiple(key: &str, n: usize, of: &str, d: usize) -> Result<()> {
-    match d > 0 && n % d == 0 {
+    match d > 0 && n.is_multiple_of(d) {
         true => Ok(()),
         false => Err(Error::value(format!("[load] config.json: {key}, {n}, is no multiple of {of}, {d}"))),
     }

@@ -58,7 +58,7 @@ impl Grouped {
     /// The products of layer `i`.
     pub(super) fn product(&self, common: &Common, at: &At, i: usize) -> Result<Product> {
         let Some(n) = self.n_routed_experts else { return common.dense(at) };
-        if i < self.first_k_dense_replace || i % self.moe_layer_freq.max(1) != 0 {
+        if i < self.first_k_dense_replace || !i.is_multiple_of(self.moe_layer_freq.max(1)) {
             return common.dense(at);
         }
         if let Some(other) = self.topk_method.as_ref().filter(|m| *m != "noaux_tc") {

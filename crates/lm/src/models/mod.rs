@@ -33,6 +33,7 @@ mod qwen2;
 mod qwen3;
 mod qwen3_moe;
 mod qwen3_next;
+mod rwkv7;
 mod sanitize;
 mod settings;
 mod smollm3;
@@ -158,6 +159,7 @@ pub const ALL: &[&Architecture] = &[
     &qwen3::VISION,
     &qwen3_moe::ARCHITECTURE,
     &qwen3_next::ARCHITECTURE,
+    &rwkv7::ARCHITECTURE,
     &smollm3::ARCHITECTURE,
     &stablelm::ARCHITECTURE,
     &starcoder2::ARCHITECTURE,

@@ -44,7 +44,7 @@ impl Sparse {
         with: impl Fn(&At, Mixture) -> Result<Mixture>,
     ) -> Result<Product> {
         let step = self.decoder_sparse_step.max(1);
-        if self.num_experts == 0 || self.mlp_only_layers.contains(&i) || (i + 1) % step != 0 {
+        if self.num_experts == 0 || self.mlp_only_layers.contains(&i) || !(i + 1).is_multiple_of(step) {
             return common.dense(at);
         }
         let (at, sizes) = (at.at("mlp"), [self.num_experts, common.hidden_size, self.moe_intermediate_size]);

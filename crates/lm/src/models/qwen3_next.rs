@@ -39,7 +39,7 @@ fn four() -> usize {
 impl Delta {
     /// What looks at other tokens in layer `i`.
     pub(super) fn mixer(&self, c: &Common, at: &At, i: usize) -> Result<Mixer> {
-        if (i + 1) % self.full_attention_interval.max(1) == 0 {
+        if (i + 1).is_multiple_of(self.full_attention_interval.max(1)) {
             let (at, eps) = (at.at("self_attn"), c.rms_norm_eps);
             let self_attn = GatedAttention::load(&at, c.hidden_size, c.heads()?, c.attention_bias, eps)?;
             return Ok(Mixer::Gated { self_attn });
