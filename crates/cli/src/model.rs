@@ -33,40 +33,40 @@ pub(crate) fn load(path: Option<&Path>) -> Result<LanguageModel> {
 #[derive(clap::Args)]
 pub(crate) struct SamplingArguments {
     /// Randomness; 0 takes the likeliest token [default: 0]
-    #[arg(long, visible_alias = "temperature")]
+    #[arg(long, visible_alias = "temperature", allow_negative_numbers = true)]
     pub(crate) temp: Option<f64>,
     /// Draw from the smallest set of tokens with this mass [default: 1]
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     top_p: Option<f64>,
     /// Draw from at most this many tokens; 0 is no limit [default: 0]
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     top_k: Option<i64>,
     /// Draw from tokens this likely beside the likeliest
-    #[arg(long, default_value_t = 0.0)]
+    #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
     min_p: f64,
     /// Tokens that --min-p always keeps
     #[arg(long, default_value_t = 1)]
     min_tokens_to_keep: usize,
     /// How often the likeliest tokens are left out
-    #[arg(long, default_value_t = 0.0)]
+    #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
     xtc_probability: f64,
     /// Tokens more likely than this are those left out, but for the least of them
-    #[arg(long, default_value_t = 0.1)]
+    #[arg(long, default_value_t = 0.1, allow_negative_numbers = true)]
     xtc_threshold: f64,
     /// The seed of the draws
     #[arg(long)]
     pub(crate) seed: Option<u64>,
     /// Make tokens seen lately less likely; 1 is off
-    #[arg(long, default_value_t = 1.0)]
+    #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
     repetition_penalty: f64,
     /// How many tokens back penalties look
     #[arg(long, default_value_t = 20)]
     repetition_context_size: usize,
     /// Subtracted once from the logit of each token seen lately
-    #[arg(long, default_value_t = 0.0)]
+    #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
     presence_penalty: f64,
     /// Subtracted from the logit for each time a token was seen lately
-    #[arg(long, default_value_t = 0.0)]
+    #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
     frequency_penalty: f64,
     /// Added to logits: a JSON object of token id to number
     #[arg(long)]

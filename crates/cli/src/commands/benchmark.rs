@@ -114,7 +114,7 @@ pub(crate) fn run(a: Arguments) -> Result<()> {
 }
 
 fn peak() -> f64 {
-    memory::peak() as f64 / 1e9
+    (memory::peak() + memory::mapped()) as f64 / 1e9
 }
 
 fn shown(t: &Trial) -> String {

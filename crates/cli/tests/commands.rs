@@ -1,0 +1,173 @@
+//! The program as people call it: what goes to which stream, exit codes, files.
+
+use serde_json::Value;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+
+fn lapis(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_lapis")).args(arguments).stdin(Stdio::null()).output().unwrap()
+}
+
+fn fed(arguments: &[&str], input: &str) -> Output {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_lapis"))
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    child.wait_with_output().unwrap()
+}
+
+fn out(o: &Output) -> String {
+    String::from_utf8(o.stdout.clone()).unwrap()
+}
+
+fn err(o: &Output) -> String {
+    String::from_utf8(o.stderr.clone()).unwrap()
+}
+
+/// A folder of this test's own, gone at its end.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Folder {
+        let dir = std::env::temp_dir().join(format!("lapis-cli-{}-{name}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        Folder(dir)
+    }
+
+    fn at(&self, name: &str) -> String {
+        self.0.join(name).display().to_string()
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        drop(std::fs::remove_dir_all(&self.0));
+    }
+}
+
+const DEMO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/demo-model/model");
+
+#[test]
+fn the_demo_model_answers_without_a_model() {
+    let o = lapis(&["generate", "--prompt", "Tell me a story about a fox"]);
+    assert!(o.status.success(), "{}", err(&o));
+    let text = out(&o);
+    assert!(text.starts_with("==========\n") && text.contains("fox"), "{text}");
+    for line in ["Prompt: ", "Generation: ", "Peak memory: ", "Time to first token: "] {
+        assert!(text.contains(line), "{text}");
+    }
+    // The same from its folder, with only the text.
+    let quiet = lapis(&["generate", "--model", DEMO, "--prompt", "Tell me a story about a fox", "--verbose", "F"]);
+    assert!(text.contains(out(&quiet).trim()) && !out(&quiet).contains("==="), "{}", out(&quiet));
+}
+
+#[test]
+fn a_prompt_comes_from_standard_input_and_json_goes_out() {
+    let o = fed(&["generate", "-p", "-", "--json", "-m", "5", "--temp", "0.7", "--seed", "3"], "Tell me a story");
+    let line: Value = serde_json::from_str(&out(&o)).unwrap();
+    assert_eq!((line["generation_tokens"].as_u64(), line["finish_reason"].as_str()), (Some(5), Some("length")));
+    assert!(err(&o).contains("--max-tokens"), "{}", err(&o));
+    let again = fed(&["generate", "-p", "-", "--json", "-m", "5", "--temp", "0.7", "--seed", "3"], "Tell me a story");
+    let again: Value = serde_json::from_str(&out(&again)).unwrap();
+    assert_eq!(line["text"], again["text"]);
+}
+
+#[test]
+fn a_chat_remembers_and_takes_commands() {
+    let o = fed(&["chat"], "hello\n/tokens\n/undo\n/undo\n/set temp x\n/nonsense\n/help\n/quit\n");
+    assert!(o.status.success(), "{}", err(&o));
+    let (text, errors) = (out(&o), err(&o));
+    assert!(text.contains("of 512 tokens") && text.contains("/retry") && text.contains("is no command"), "{text}");
+    assert!(errors.contains("no message to take back") && errors.contains("is no number"), "{errors}");
+    // What the model remembers changes nothing: the second answer is that of the whole conversation at once.
+    let both = fed(&["chat"], "hello\nHow do I quantize a model?\n");
+    let one = fed(&["chat"], "hello\nhello\n/undo\nHow do I quantize a model?\n");
+    assert_eq!(out(&both).lines().last(), out(&one).lines().last());
+}
+
+#[test]
+fn mistakes_are_short_errors_with_code_two() {
+    let folder = Folder::new("mistakes");
+    let no_model = folder.at("none");
+    let cases: &[(&[&str], &str)] = &[
+        (&["generate", "--model", &no_model], "does not exist"),
+        (&["generate", "-m", "0"], "--max-tokens is 0"),
+        (&["generate", "--temp", "-1"], "temperature is -1"),
+        (&["generate", "--top-p", "2"], "top_p is 2"),
+        (&["generate", "--top-k", "-3"], "--top-k is -3"),
+        (&["generate", "--logit-bias", "{\"9999\": 1}"], "token 9999"),
+        (&["generate", "--logit-bias", "7"], "object"),
+        (&["generate", "--chat-template", "{% if"], "template"),
+        (&["generate", "--extra-eos-token", "no such token"], "no such token"),
+        (&["generate", "--modle", "x"], "--model"),
+        (&["generat"], "generate"),
+        (&["logits", "--model", DEMO, "--tokens", "1,x", "--output", "/dev/null"], "\"x\" is no token id"),
+        (&["logits", "--model", DEMO, "--tokens", "1,2;3", "--output", "/dev/null"], "one length"),
+        (&["convert", "--hf-path", DEMO, "--mlx-path", DEMO], "exists"),
+        (&["convert", "--hf-path", DEMO, "--mlx-path", &no_model, "--q-bits", "4"], "need -q"),
+        (&["convert", "--hf-path", DEMO, "--mlx-path", &no_model, "-q", "--q-bits", "7"], "bits 7"),
+    ];
+    for (arguments, part) in cases {
+        let o = lapis(arguments);
+        let text = err(&o);
+        assert_eq!(o.status.code(), Some(2), "{arguments:?}: {text}");
+        assert!(text.contains(part) && !text.contains("panicked"), "{arguments:?}: {text}");
+        assert!(text.lines().count() <= 9, "{arguments:?}: {text}");
+        assert!(out(&o).is_empty(), "{arguments:?}");
+    }
+    assert!(!folder.0.join("none").exists());
+}
+
+#[test]
+fn help_and_versions_go_to_standard_output() {
+    for arguments in [&["--help"][..], &["generate", "--help"], &["--version"]] {
+        let o = lapis(arguments);
+        assert!(o.status.success() && !o.stdout.is_empty() && o.stderr.is_empty(), "{arguments:?}");
+    }
+}
+
+#[test]
+fn a_converted_model_says_the_same() {
+    let folder = Folder::new("convert");
+    let (dense, packed) = (folder.at("dense"), folder.at("packed"));
+    let o = lapis(&["convert", "--hf-path", DEMO, "--mlx-path", &dense, "-d"]);
+    assert!(o.status.success() && out(&o).contains("[INFO] Dequantizing"), "{}", err(&o));
+    let o = lapis(&["convert", "--hf-path", &dense, "--mlx-path", &packed, "-q", "--q-bits", "8"]);
+    assert!(o.status.success() && out(&o).contains("bits per weight"), "{}", err(&o));
+    let say = |model: &str| out(&lapis(&["generate", "--model", model, "-p", "hello", "--verbose", "F"]));
+    assert_eq!(say(&dense), say(DEMO));
+    assert_eq!(say(&packed), say(DEMO));
+    for file in ["config.json", "model.safetensors", "model.safetensors.index.json", "tokenizer.json"] {
+        assert!(PathBuf::from(&packed).join(file).exists(), "{file}");
+    }
+    // Nothing unfinished is left.
+    let left: Vec<_> = std::fs::read_dir(&folder.0).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(left.len(), 2, "{left:?}");
+}
+
+#[test]
+fn logits_are_the_same_in_chunks() {
+    let folder = Folder::new("logits");
+    let (a, b) = (folder.at("a.npy"), folder.at("b.npy"));
+    let tokens = "1,2,3,4,5,6,7;9,8,7,6,5,4,3";
+    assert!(lapis(&["logits", "--model", DEMO, "--tokens", tokens, "--output", &a]).status.success());
+    assert!(lapis(&["logits", "--model", DEMO, "--tokens", tokens, "--output", &b, "--chunk", "2"]).status.success());
+    assert_eq!(std::fs::read(a).unwrap(), std::fs::read(b).unwrap());
+}
+
+#[cfg(unix)]
+#[test]
+fn called_by_mlx_lms_names_it_is_that_command() {
+    let folder = Folder::new("names");
+    let link = folder.at("mlx_lm.generate");
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_lapis"), &link).unwrap();
+    let o = Command::new(&link).args(["--prompt", "hello", "--max-t", "3"]).output().unwrap();
+    assert!(o.status.success() && out(&o).contains("Generation: 3 tokens"), "{}", err(&o));
+    let o = lapis(&["mlx_lm.generate", "--prompt", "hello", "--max-tokens", "3"]);
+    assert!(out(&o).contains("Generation: 3 tokens"), "{}", err(&o));
+}
