@@ -140,8 +140,25 @@ fn check(name: &str, golden: &Value) -> Result<String, String> {
     if greedy != want {
         return Err(format!("greedy tokens {greedy:?}, expected {want:?}"));
     }
+    // In bf16: rows stay bf16, near those of f32, and in steps have the same bits.
+    let exact = std::mem::replace(&mut golden_model.model, load(config.clone())?);
+    golden_model.model.module_mut().set_dtype(Dtype::Bfloat16).map_err(|e| e.message().to_string())?;
+    let half = golden_model.whole();
+    let (mut sequence, tokens) = (Sequence::new(), &golden_model.tokens[0]);
+    let steps: Vec<f32> = tokens.chunks(1).flat_map(|t| golden_model.run(vec![(t, &mut sequence)])).collect();
+    if steps.iter().zip(&half[0]).any(|(a, b)| a.to_bits() != b.to_bits()) {
+        return Err("in bf16, other bits in steps".into());
+    }
+    let mut batch = Batch::one(1, &mut sequence);
+    let hidden = golden_model.model.hidden(&Array::from_vec(vec![1i32], &[1]), &mut batch).unwrap();
+    let dtypes = [hidden.dtype(), golden_model.model.logits(&hidden).unwrap().dtype()];
+    let bf16 = difference(&half, &golden["logits"]);
+    if dtypes != [Dtype::Bfloat16; 2] || bf16 > 0.1 {
+        return Err(format!("in bf16: rows and logits {dtypes:?}, which differ by {bf16:.1e}"));
+    }
+    golden_model.model = exact;
     // Packed as mlx-lm packs it.
-    let mut report = format!("{name:20} f32 {far:.1e}");
+    let mut report = format!("{name:20} f32 {far:.1e}, bf16 {bf16:.1e}");
     if let Some(quantized) = golden.get("quantized") {
         let mut packed = config;
         packed.insert("quantization".into(), quantized["quantization"].clone());
