@@ -67,8 +67,8 @@ pub(crate) struct Classic {
     /// By the root mean square; else by mean and variance, with biases.
     pub(crate) rms: bool,
     pub(crate) eps: f64,
-    /// Of attention, of the products, of the head.
-    pub(crate) bias: [bool; 3],
+    /// Of projections to queries, keys and values, of the one back, of the products, of the head.
+    pub(crate) bias: [bool; 4],
     pub(crate) activation: Activation,
     /// Attention and product see the same rows.
     pub(crate) parallel: bool,
@@ -142,7 +142,7 @@ impl Classic {
     pub(crate) fn load(&self, at: &At) -> Result<Box<dyn Model>> {
         let (n, body) = (&self.names, at.at(self.names.body));
         let table = |name, rows| Ok::<_, Error>(Named(name, body.embedding(name, rows, self.width)?));
-        let head = |name| Ok::<_, Error>(Named(name, at.linear(name, self.width, self.vocabulary, self.bias[2])?));
+        let head = |name| Ok::<_, Error>(Named(name, at.linear(name, self.width, self.vocabulary, self.bias[3])?));
         if n.head.is_none() {
             at.discard("lm_head");
         }
@@ -169,15 +169,18 @@ impl Classic {
         let (n, h) = (&self.names, &self.heads);
         let (q, k) = (h.count * h.width, h.keys * h.width);
         let (a, m) = (at.at(n.attention), at.at(n.mlp));
-        let attention = |name, i, o| Ok::<_, Error>(Named(name, a.linear(name, i, o, self.bias[0])?));
-        let product = |name, i, o| Ok::<_, Error>(Named(name, m.linear(name, i, o, self.bias[1])?));
+        let attention =
+            |name, i, o, back| Ok::<_, Error>(Named(name, a.linear(name, i, o, self.bias[usize::from(back)])?));
+        let product = |name, i, o| Ok::<_, Error>(Named(name, m.linear(name, i, o, self.bias[2])?));
         let (q, k, v) = match n.inputs {
-            Inputs::Apart([x, y, z]) => {
-                (attention(x, self.width, q)?, Some(attention(y, self.width, k)?), Some(attention(z, self.width, k)?))
-            }
-            Inputs::Together(x) | Inputs::Grouped(x) => (attention(x, self.width, q + 2 * k)?, None, None),
+            Inputs::Apart([x, y, z]) => (
+                attention(x, self.width, q, false)?,
+                Some(attention(y, self.width, k, false)?),
+                Some(attention(z, self.width, k, false)?),
+            ),
+            Inputs::Together(x) | Inputs::Grouped(x) => (attention(x, self.width, q + 2 * k, false)?, None, None),
         };
-        let output = attention(n.output, h.count * h.width, self.width)?;
+        let output = attention(n.output, h.count * h.width, self.width, true)?;
         Ok(Block {
             attention: Named(n.attention, Attention { q, k, v, output, inputs: n.inputs, heads: h.clone() }),
             mlp: Named(

@@ -164,7 +164,7 @@ impl Dense {
             heads: self.heads[0].clone(),
             rms: true,
             eps: self.eps,
-            bias: [self.bias[0], self.mlp_bias, false],
+            bias: [self.bias[0], self.bias[1], self.mlp_bias, false],
             activation: self.activation,
             parallel: false,
         }

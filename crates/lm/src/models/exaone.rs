@@ -1,7 +1,7 @@
 //! EXAONE 3: a Llama by other names.
 
 use super::Architecture;
-use super::classic::{Classic, Inputs, Names};
+use super::classic::{Inputs, Names};
 use super::dense::Dense;
 use serde_json::json;
 
@@ -24,6 +24,5 @@ pub(super) const ARCHITECTURE: Architecture = Architecture::plain(&["exaone"], |
         down: "c_proj",
         norms: ("ln_1", Some("ln_2")),
     };
-    let bias = [d.bias[0], d.mlp_bias, false];
-    Classic { bias, ..d.classic(names) }.load(at)
+    d.classic(names).load(at)
 });

@@ -12,26 +12,27 @@ use serde_json::Value;
 pub(super) const ARCHITECTURE: Architecture = Architecture {
     sanitize,
     ..Architecture::plain(&["gpt2"], |config, at| {
-        let mut c = read(config)?;
+        let mut c = read(&Settings::new(config, Value::Null))?;
         c.activation = gelu_approx;
         c.load(at)
     })
 };
 
 pub(super) const BIGCODE: Architecture = Architecture::plain(&["gpt_bigcode"], |config, at| {
-    let mut c = read(config)?;
     let s = Settings::new(config, Value::Null);
+    let mut c = read(&s)?;
     if s.get("multi_query")?.unwrap_or(true) {
         c.heads.keys = 1;
     }
-    c.bias = [s.get("attention_bias")?.unwrap_or(true), s.get("mlp_bias")?.unwrap_or(true), false];
+    let attention = s.get("attention_bias")?.unwrap_or(true);
+    c.bias = [attention, attention, s.get("mlp_bias")?.unwrap_or(true), false];
     c.names.body = "transformer";
     c.names.head = if s.get("tie_word_embeddings")?.unwrap_or(true) { None } else { Some("lm_head") };
     c.load(at)
 });
 
-fn read(config: &Config) -> Result<Classic> {
-    let s = Settings::new(config, Value::Null);
+/// From the keys of GPT-2.
+pub(super) fn read(s: &Settings) -> Result<Classic> {
     let (width, count): (usize, usize) = (s.need("n_embd")?, s.need("n_head")?);
     if width % count != 0 {
         return Err(wrong("n_embd", format!("{width} is no multiple of n_head, {count}")));
@@ -61,7 +62,7 @@ fn read(config: &Config) -> Result<Classic> {
         heads: Heads::new(count, count, width / count, None),
         rms: false,
         eps: s.positive("layer_norm_epsilon")?,
-        bias: [true, true, false],
+        bias: [true, true, true, false],
         activation: gelu,
         parallel: false,
     })

@@ -39,7 +39,7 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
             heads: Heads::new(count, count, width / count, Some(rope)),
             rms: false,
             eps: s.positive("layer_norm_eps")?,
-            bias: [true, true, false],
+            bias: [true, true, true, false],
             activation: gelu_approx,
             parallel: s.get("use_parallel_residual")?.unwrap_or(true),
         }

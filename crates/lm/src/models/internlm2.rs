@@ -23,6 +23,6 @@ pub(super) const ARCHITECTURE: Architecture = Architecture::plain(&["internlm2"]
         down: "w2",
         norms: ("attention_norm", Some("ffn_norm")),
     };
-    let bias = [d.settings.get("bias")?.unwrap_or(true), false, false];
-    Classic { bias, ..d.classic(names) }.load(at)
+    let bias = d.settings.get("bias")?.unwrap_or(true);
+    Classic { bias: [bias, bias, false, false], ..d.classic(names) }.load(at)
 });

@@ -55,3 +55,7 @@ pub(super) const SEED_OSS: Architecture = Architecture::plain(&["seed_oss"], |co
     d.bias[1] = d.settings.is("attention_out_bias")?;
     Ok(Box::new(d.load(at)?))
 });
+
+pub(super) const TELECHAT3: Architecture = Architecture::plain(&["telechat3"], |config, at| {
+    Ok(Box::new(Dense::read(config, json!({ "tie_word_embeddings": false }))?.load(at)?))
+});

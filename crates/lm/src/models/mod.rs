@@ -16,12 +16,14 @@ mod glm4_moe;
 mod gpt2;
 mod gpt_neox;
 mod gpt_oss;
+mod gptj;
 mod granite;
 mod granitemoehybrid;
 mod internlm2;
 mod lfm2;
 mod llama;
 mod mamba2;
+mod minicpm;
 mod ministral3;
 mod mixtral;
 mod nemotron;
@@ -29,6 +31,7 @@ mod nemotron_h;
 mod olmo2;
 mod phi;
 mod phi3;
+mod qwen;
 mod qwen2;
 mod qwen3;
 mod qwen3_moe;
@@ -132,6 +135,7 @@ pub const ALL: &[&Architecture] = &[
     &gpt2::BIGCODE,
     &gpt_neox::ARCHITECTURE,
     &gpt_oss::ARCHITECTURE,
+    &gptj::ARCHITECTURE,
     &granite::ARCHITECTURE,
     &granitemoehybrid::ARCHITECTURE,
     &internlm2::ARCHITECTURE,
@@ -143,7 +147,9 @@ pub const ALL: &[&Architecture] = &[
     &llama::INTERNLM3,
     &llama::MIMO,
     &llama::SEED_OSS,
+    &llama::TELECHAT3,
     &mamba2::ARCHITECTURE,
+    &minicpm::ARCHITECTURE,
     &ministral3::ARCHITECTURE,
     &ministral3::MISTRAL3,
     &mixtral::ARCHITECTURE,
@@ -159,6 +165,7 @@ pub const ALL: &[&Architecture] = &[
     &qwen3::VISION,
     &qwen3_moe::ARCHITECTURE,
     &qwen3_next::ARCHITECTURE,
+    &qwen::ARCHITECTURE,
     &rwkv7::ARCHITECTURE,
     &smollm3::ARCHITECTURE,
     &stablelm::ARCHITECTURE,

@@ -29,5 +29,5 @@ pub(super) const ARCHITECTURE: Architecture = Architecture::plain(&["phi"], |con
         down: "fc2",
         norms: ("input_layernorm", None),
     };
-    Classic { rms: false, bias: [true; 3], activation: gelu_approx, parallel: true, ..d.classic(names) }.load(at)
+    Classic { rms: false, bias: [true; 4], activation: gelu_approx, parallel: true, ..d.classic(names) }.load(at)
 });
