@@ -137,3 +137,99 @@ fn faults_of_configs_are_told_by_their_key() {
     assert!(complaint("granite", json!({ "logits_scaling": 0.0 })).contains("logits_scaling"));
     assert!(complaint("smollm3", json!({ "no_rope_layers": [1] })).contains("no_rope_layers"));
 }
+
+/// Names and layouts of Hugging Face, and lapis's own, are one model: converting twice changes nothing.
+#[test]
+fn names_of_other_checkpoints_are_read() {
+    let text: Vec<i32> = (0..20).map(|i| (i * 7) % 32).collect();
+    let gpt2 = json!({
+        "model_type": "gpt2", "n_embd": 32, "n_head": 2, "n_layer": 1, "n_positions": 32, "vocab_size": 32,
+        "layer_norm_epsilon": 1e-5,
+    });
+    let neox = json!({
+        "model_type": "gpt_neox", "hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 1,
+        "vocab_size": 32, "layer_norm_eps": 1e-5, "rotary_emb_base": 10000, "rotary_pct": 0.5,
+    });
+    let inside = json!({
+        "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "vocab_size": 32,
+        "num_attention_heads": 2, "num_key_value_heads": 1, "rms_norm_eps": 1e-6,
+    });
+    let vision = json!({ "model_type": "qwen2_vl", "text_config": inside, "tie_word_embeddings": false });
+    let turned = ["c_attn.weight", "c_proj.weight", "c_fc.weight"];
+    for config in [gpt2, neox, vision] {
+        let kind = config["model_type"].as_str().unwrap().to_string();
+        let shapes = match kind.as_str() {
+            "gpt2" => vec![
+                ("wte.weight", vec![32, 32]),
+                ("wpe.weight", vec![32, 32]),
+                ("ln_f.weight", vec![32]),
+                ("ln_f.bias", vec![32]),
+                ("h.0.attn.bias", vec![1, 1, 32, 32]),
+                ("h.0.attn.c_attn.weight", vec![32, 96]),
+                ("h.0.attn.c_attn.bias", vec![96]),
+                ("h.0.attn.c_proj.weight", vec![32, 32]),
+                ("h.0.attn.c_proj.bias", vec![32]),
+                ("h.0.mlp.c_fc.weight", vec![32, 128]),
+                ("h.0.mlp.c_fc.bias", vec![128]),
+                ("h.0.mlp.c_proj.weight", vec![128, 32]),
+                ("h.0.mlp.c_proj.bias", vec![32]),
+                ("h.0.ln_1.weight", vec![32]),
+                ("h.0.ln_1.bias", vec![32]),
+                ("h.0.ln_2.weight", vec![32]),
+                ("h.0.ln_2.bias", vec![32]),
+            ],
+            "gpt_neox" => vec![
+                ("gpt_neox.embed_in.weight", vec![32, 32]),
+                ("embed_out.weight", vec![32, 32]),
+                ("gpt_neox.final_layer_norm.weight", vec![32]),
+                ("gpt_neox.final_layer_norm.bias", vec![32]),
+                ("gpt_neox.layers.0.attention.bias", vec![1, 1, 32, 32]),
+                ("gpt_neox.layers.0.attention.masked_bias", vec![]),
+                ("gpt_neox.layers.0.attention.rotary_emb.inv_freq", vec![4]),
+                ("gpt_neox.layers.0.attention.query_key_value.weight", vec![96, 32]),
+                ("gpt_neox.layers.0.attention.query_key_value.bias", vec![96]),
+                ("gpt_neox.layers.0.attention.dense.weight", vec![32, 32]),
+                ("gpt_neox.layers.0.attention.dense.bias", vec![32]),
+                ("gpt_neox.layers.0.mlp.dense_h_to_4h.weight", vec![128, 32]),
+                ("gpt_neox.layers.0.mlp.dense_h_to_4h.bias", vec![128]),
+                ("gpt_neox.layers.0.mlp.dense_4h_to_h.weight", vec![32, 128]),
+                ("gpt_neox.layers.0.mlp.dense_4h_to_h.bias", vec![32]),
+                ("gpt_neox.layers.0.input_layernorm.weight", vec![32]),
+                ("gpt_neox.layers.0.input_layernorm.bias", vec![32]),
+                ("gpt_neox.layers.0.post_attention_layernorm.weight", vec![32]),
+                ("gpt_neox.layers.0.post_attention_layernorm.bias", vec![32]),
+            ],
+            _ => vec![
+                ("model.visual.patch_embed.proj.weight", vec![4, 4]),
+                ("lm_head.weight", vec![32, 32]),
+                ("model.language_model.embed_tokens.weight", vec![32, 32]),
+                ("model.language_model.norm.weight", vec![32]),
+                ("model.language_model.layers.0.self_attn.q_proj.weight", vec![32, 32]),
+                ("model.language_model.layers.0.self_attn.q_proj.bias", vec![32]),
+                ("model.language_model.layers.0.self_attn.k_proj.weight", vec![16, 32]),
+                ("model.language_model.layers.0.self_attn.k_proj.bias", vec![16]),
+                ("model.language_model.layers.0.self_attn.v_proj.weight", vec![16, 32]),
+                ("model.language_model.layers.0.self_attn.v_proj.bias", vec![16]),
+                ("model.language_model.layers.0.self_attn.o_proj.weight", vec![32, 32]),
+                ("model.language_model.layers.0.mlp.gate_proj.weight", vec![48, 32]),
+                ("model.language_model.layers.0.mlp.up_proj.weight", vec![48, 32]),
+                ("model.language_model.layers.0.mlp.down_proj.weight", vec![32, 48]),
+                ("model.language_model.layers.0.input_layernorm.weight", vec![32]),
+                ("model.language_model.layers.0.post_attention_layernorm.weight", vec![32]),
+            ],
+        };
+        let shapes: Vec<_> = shapes.into_iter().map(|(name, shape)| (name.to_string(), shape)).collect();
+        let raw = load(config.clone(), tensors(&shapes)).unwrap();
+        let own: Arrays = raw.module().parameters().into_iter().collect();
+        let again = load(config, own).unwrap();
+        assert!(logits(&*raw, &text, 20) == logits(&*again, &text, 20), "{kind}: other bits when read again");
+        if kind == "gpt2" {
+            let params = raw.module().parameters();
+            let raw = tensors(&shapes);
+            for name in turned.iter().flat_map(|t| raw.keys().filter(move |k| k.ends_with(t))) {
+                let own = params[&format!("model.{name}")].shape().to_vec();
+                assert!(raw[name].shape().iter().rev().eq(own.iter()), "{name}: {own:?}");
+            }
+        }
+    }
+}
