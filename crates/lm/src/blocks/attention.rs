@@ -80,6 +80,22 @@ impl Heads {
         layer: usize,
         batch: &mut Batch,
     ) -> Result<Array> {
+        self.attend_after([q, k, v], |q, k| Ok((q, k)), sinks, layer, batch)
+    }
+
+    /// As [`Heads::attend`]; queries and keys, (1, heads, rows, width), pass through `after` once they have their
+    /// positions.
+    ///
+    /// # Errors
+    /// Widths that do not fit.
+    pub fn attend_after(
+        &self,
+        [q, k, v]: [&Array; 3],
+        after: impl Fn(Array, Array) -> Result<(Array, Array)>,
+        sinks: Option<&Array>,
+        layer: usize,
+        batch: &mut Batch,
+    ) -> Result<Array> {
         batch.each(layer, &[q, k, v], |rows, slot| {
             let split = |x: &Array, heads: usize| -> Result<Array> {
                 let x = ops::reshape(x, &[1, x.dim(0) as i64, heads as i64, -1])?;
@@ -93,6 +109,7 @@ impl Heads {
             if let Some(growth) = &self.growth {
                 q = growth.forward(&q, slot.at)?;
             }
+            (q, k) = after(q, k)?;
             let (k, v) = slot.remember(&k, &v, self.window)?;
             let options = AttentionOptions {
                 scale: self.scale,
@@ -127,7 +144,7 @@ pub enum Inputs {
     },
 }
 
-/// Norms of queries and keys, before their positions.
+/// Norms of queries and keys; before their positions, where nothing else is said.
 #[derive(Module, Clone)]
 pub enum HeadNorms {
     /// None.
@@ -145,6 +162,13 @@ pub enum HeadNorms {
         q_norm: Norm,
         /// Of keys.
         k_norm: Norm,
+    },
+    /// The same for each head, after positions.
+    Late {
+        /// Of queries.
+        query_layernorm: Norm,
+        /// Of keys.
+        key_layernorm: Norm,
     },
     /// A norm of its own for each head.
     Own {
@@ -257,6 +281,11 @@ impl Attention {
         let each = |x: &Array| ops::reshape(x, &[x.dim(0) as i64, -1, self.heads.width as i64]);
         let (q, k) = match &self.norms {
             HeadNorms::None => (q, k),
+            HeadNorms::Late { query_layernorm, key_layernorm } => {
+                let late = |q, k| Ok((query_layernorm.forward(&q)?, key_layernorm.forward(&k)?));
+                let y = self.heads.attend_after([&q, &k, &v], late, self.sinks.as_deref(), layer, batch)?;
+                return self.o_proj.forward(&y);
+            }
             HeadNorms::Each { q_norm, k_norm } => (q_norm.forward(&each(&q)?)?, k_norm.forward(&each(&k)?)?),
             HeadNorms::Whole { q_norm, k_norm } => (q_norm.forward(&q)?, k_norm.forward(&k)?),
             HeadNorms::Own { q_layernorm, k_layernorm } => {

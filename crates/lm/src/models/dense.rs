@@ -78,6 +78,7 @@ pub(crate) enum Over {
     None,
     Each,
     Whole,
+    Late,
     Own,
     /// [`HeadNorms::Each`] of [`Norm::PerHead`].
     Table,
@@ -234,6 +235,10 @@ impl Dense {
             Over::Each => {
                 HeadNorms::Each { q_norm: self.norm(at, "q_norm", width)?, k_norm: self.norm(at, "k_norm", width)? }
             }
+            Over::Late => HeadNorms::Late {
+                query_layernorm: self.norm(at, "query_layernorm", width)?,
+                key_layernorm: self.norm(at, "key_layernorm", width)?,
+            },
             Over::Whole => HeadNorms::Whole {
                 q_norm: self.norm(at, "q_norm", count * width)?,
                 k_norm: self.norm(at, "k_norm", keys * width)?,

@@ -1,4 +1,5 @@
-//! Ministral 3: a Llama whose queries grow with their position; and Mistral 3, which has it or a Llama inside.
+//! Ministral 3: a Llama whose queries grow with their position; and Mistral 3 and Pixtral, which have it or a Llama
+//! inside.
 
 use super::dense::Dense;
 use super::wrapped::{Wrapped, text, unwrap_text};
@@ -13,8 +14,8 @@ pub(super) const ARCHITECTURE: Architecture =
 
 pub(super) const MISTRAL3: Architecture = Architecture {
     sanitize: unwrap_text,
-    ..Architecture::plain(&["mistral3", "llava"], |config, at| {
-        let text = text(config, json!({ "tie_word_embeddings": false }))?;
+    ..Architecture::plain(&["mistral3", "llava", "pixtral"], |config, at| {
+        let text = text(config, json!({ "tie_word_embeddings": false, "num_attention_heads": 32 }))?;
         let at = at.at("language_model");
         let language_model = match text.get("model_type").and_then(Value::as_str) {
             Some("ministral3") => load(&text, &at)?,

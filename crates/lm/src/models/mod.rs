@@ -19,6 +19,7 @@ mod gpt_oss;
 mod gptj;
 mod granite;
 mod granitemoehybrid;
+mod hunyuan_dense;
 mod internlm2;
 mod lfm2;
 mod llama;
@@ -138,6 +139,7 @@ pub const ALL: &[&Architecture] = &[
     &gptj::ARCHITECTURE,
     &granite::ARCHITECTURE,
     &granitemoehybrid::ARCHITECTURE,
+    &hunyuan_dense::ARCHITECTURE,
     &internlm2::ARCHITECTURE,
     &lfm2::ARCHITECTURE,
     &llama::ARCHITECTURE,
