@@ -10,6 +10,7 @@ use lapis::{Error, Result};
 use serde_json::{Value, json};
 
 use super::decode;
+use super::model::{Inner, size};
 
 /// How tokens become bytes; chosen by the tokenizer's decoder.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -23,7 +24,7 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    pub(super) fn of(tokenizer: &tokenizers::Tokenizer) -> Kind {
+    pub(super) fn of(tokenizer: &Inner) -> Kind {
         let decoder = serde_json::to_value(tokenizer.get_decoder()).unwrap_or(Value::Null);
         let mut spm = vec![
             json!({"type": "Replace", "pattern": {"String": "▁"}, "content": " "}),
@@ -44,7 +45,7 @@ impl Kind {
 
 /// Turns one sequence of tokens into text, segment by segment.
 pub struct Detokenizer {
-    tokenizer: Arc<tokenizers::Tokenizer>,
+    tokenizer: Arc<Inner>,
     kind: Kind,
     /// Bytes that are not yet characters.
     held: Vec<u8>,
@@ -54,7 +55,7 @@ pub struct Detokenizer {
 }
 
 impl Detokenizer {
-    pub(super) fn new(kind: Kind, tokenizer: Arc<tokenizers::Tokenizer>, clean_up: bool) -> Detokenizer {
+    pub(super) fn new(kind: Kind, tokenizer: Arc<Inner>, clean_up: bool) -> Detokenizer {
         let line = Line { clean_up, ..Line::default() };
         Detokenizer { tokenizer, kind, held: Vec::new(), begun: false, line }
     }
@@ -77,7 +78,7 @@ impl Detokenizer {
             Kind::Bpe => {
                 let token = match self.token(id) {
                     Ok(token) => token,
-                    Err(_) if id as usize >= self.tokenizer.get_vocab_size(true) => "!".into(),
+                    Err(_) if id as usize >= size(&self.tokenizer) => "!".into(),
                     Err(e) => return Err(e),
                 };
                 for c in token.chars() {
@@ -104,7 +105,7 @@ impl Detokenizer {
 
     fn token(&self, id: u32) -> Result<String> {
         self.tokenizer.id_to_token(id).ok_or_else(|| {
-            let size = self.tokenizer.get_vocab_size(true);
+            let size = size(&self.tokenizer);
             Error::value(format!("[detokenize] token {id} is not in the vocabulary of {size} tokens"))
         })
     }
@@ -136,7 +137,7 @@ const LONG_LINE: usize = 256;
 const CONTEXT: usize = 32;
 
 impl Line {
-    fn add(&mut self, id: u32, tokenizer: &tokenizers::Tokenizer) -> Result<String> {
+    fn add(&mut self, id: u32, tokenizer: &Inner) -> Result<String> {
         self.tokens.push(id);
         let mut text = decode(tokenizer, &self.tokens, false, self.clean_up)?;
         if text.ends_with('\u{fffd}') {
@@ -156,7 +157,7 @@ impl Line {
     }
 
     /// Forgets the first tokens of a long line where nothing is held back.
-    fn shorten(&mut self, tokenizer: &tokenizers::Tokenizer, shown: usize) -> Result<()> {
+    fn shorten(&mut self, tokenizer: &Inner, shown: usize) -> Result<()> {
         let all = decode(tokenizer, &self.tokens, false, self.clean_up)?;
         if all.len() == shown {
             self.tokens.drain(..self.tokens.len() - CONTEXT);
@@ -165,7 +166,7 @@ impl Line {
         Ok(())
     }
 
-    fn finish(&mut self, tokenizer: &tokenizers::Tokenizer) -> String {
+    fn finish(&mut self, tokenizer: &Inner) -> String {
         let text = decode(tokenizer, &self.tokens, false, self.clean_up).unwrap_or_default();
         let segment = text.get(self.out..).unwrap_or("").to_owned();
         self.tokens.clear();

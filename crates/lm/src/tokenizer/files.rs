@@ -6,8 +6,9 @@ use std::path::Path;
 
 use lapis::{Error, Result};
 use serde_json::{Map, Value};
-use tokenizers::{AddedToken, ModelWrapper};
+use tokenizers::AddedToken;
 
+use super::model::{Inner, size};
 use crate::template::Template;
 
 /// A tokenizer file that is larger is not read; the largest published one has 35 MiB.
@@ -83,10 +84,10 @@ pub(super) fn guarded<T>(run: impl FnOnce() -> tokenizers::Result<T>) -> std::re
 }
 
 /// The tokenizer of `json`, with the tokens that only the configuration names.
-pub(super) fn parse(json: &[u8], config: &Map<String, Value>, origin: &str) -> Result<tokenizers::Tokenizer> {
+pub(super) fn parse(json: &[u8], config: &Map<String, Value>, origin: &str) -> Result<Inner> {
     let refuse = |why: String| Error::io(format!("[tokenizer] {origin} is not a usable tokenizer: {why}"));
-    let mut inner = guarded(|| tokenizers::Tokenizer::from_bytes(json)).map_err(refuse)?;
-    let size = inner.get_vocab_size(true);
+    let mut inner = guarded(|| serde_json::from_slice::<Inner>(json).map_err(Into::into)).map_err(refuse)?;
+    let size = size(&inner);
     if size == 0 || size > MAX_TOKENS {
         return Err(refuse(format!("its vocabulary has {size} tokens; 1 to {MAX_TOKENS} are taken")));
     }
@@ -99,7 +100,7 @@ pub(super) fn parse(json: &[u8], config: &Map<String, Value>, origin: &str) -> R
 
 /// Adds the tokens of the configuration's `added_tokens_decoder` that the tokenizer does not know, as long as each gets
 /// the id that it names.
-fn add_tokens(inner: &mut tokenizers::Tokenizer, config: &Map<String, Value>) {
+fn add_tokens(inner: &mut Inner, config: &Map<String, Value>) {
     let Some(Value::Object(added)) = config.get("added_tokens_decoder") else { return };
     let mut missing: Vec<(u32, &str, &Value)> = added
         .iter()
@@ -108,7 +109,7 @@ fn add_tokens(inner: &mut tokenizers::Tokenizer, config: &Map<String, Value>) {
         .collect();
     missing.sort_by_key(|token| token.0);
     for (id, content, token) in missing {
-        if id as usize != inner.get_vocab_size(true) {
+        if id as usize != size(inner) {
             return;
         }
         let flag = |name: &str| token.get(name).and_then(Value::as_bool);
@@ -144,7 +145,7 @@ pub(super) fn templates(config: &Map<String, Value>) -> Vec<(String, Result<Temp
 
 /// Whether decoded text loses the spaces before punctuation. For byte pairs that would corrupt the text, so there the
 /// configuration is not followed, as transformers does.
-pub(super) fn cleans_up(inner: &tokenizers::Tokenizer, config: &Map<String, Value>) -> bool {
+pub(super) fn cleans_up(inner: &Inner, config: &Map<String, Value>) -> bool {
     let asked = config.get("clean_up_tokenization_spaces").and_then(Value::as_bool).unwrap_or(false);
-    asked && !matches!(inner.get_model(), ModelWrapper::BPE(_))
+    asked && !inner.get_model().is_bpe()
 }

@@ -4,8 +4,10 @@
 //! which markers surround thinking, which chat template belongs to the model) and turns tokens into text as they come
 //! ([`Detokenizer`]). It knows no model.
 
+mod bpe;
 mod detokenizer;
 mod files;
+mod model;
 mod thinking;
 
 use std::collections::BTreeSet;
@@ -18,6 +20,7 @@ use serde_json::{Map, Value};
 use crate::template::Template;
 pub use detokenizer::Detokenizer;
 use detokenizer::Kind;
+use model::{Inner, size};
 pub use thinking::Thinking;
 
 /// A tokenizer with what its checkpoint says about special tokens, thinking and chat.
@@ -31,7 +34,7 @@ pub use thinking::Thinking;
 /// # }
 /// ```
 pub struct Tokenizer {
-    inner: Arc<tokenizers::Tokenizer>,
+    inner: Arc<Inner>,
     kind: Kind,
     special: Map<String, Value>,
     eos_ids: BTreeSet<u32>,
@@ -125,7 +128,7 @@ impl Tokenizer {
 
     /// The number of tokens, added ones included.
     pub fn vocab_size(&self) -> usize {
-        self.inner.get_vocab_size(true)
+        size(&self.inner)
     }
 
     /// The text of the token that begins a text, if there is one.
@@ -185,7 +188,7 @@ impl Tokenizer {
 }
 
 /// The text of ids, with the spaces before punctuation removed where the tokenizer's configuration asks for it.
-fn decode(inner: &tokenizers::Tokenizer, ids: &[u32], skip_special: bool, clean_up: bool) -> Result<String> {
+fn decode(inner: &Inner, ids: &[u32], skip_special: bool, clean_up: bool) -> Result<String> {
     let text = files::guarded(|| inner.decode(ids, skip_special))
         .map_err(|e| Error::value(format!("[tokenizer] cannot decode {} tokens: {e}", ids.len())))?;
     if !clean_up {
