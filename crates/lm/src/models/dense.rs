@@ -129,12 +129,20 @@ impl Dense {
         self.heads.iter_mut().for_each(|h| h.scale = scale);
     }
 
+    /// The window, if there is one; 0 is none.
+    ///
+    /// # Errors
+    /// A negative one.
+    pub(crate) fn window(&self) -> Result<Option<usize>> {
+        Ok(self.settings.get("sliding_window")?.filter(|&w| w > 0))
+    }
+
     /// Puts layers behind the window as [`Settings::sliding`] says, and lets `change` do the rest.
     ///
     /// # Errors
     /// `layer_types` that are too few.
     pub(crate) fn slide(&mut self, pattern: Option<usize>, mut change: impl FnMut(&mut Heads, bool)) -> Result<()> {
-        let window: Option<usize> = self.settings.get("sliding_window")?;
+        let window = self.window()?;
         let sliding = self.settings.sliding(self.heads.len(), pattern)?;
         for (heads, sliding) in self.heads.iter_mut().zip(sliding) {
             heads.window = window.filter(|_| sliding);

@@ -7,7 +7,7 @@ use serde_json::json;
 
 pub(super) const ARCHITECTURE: Architecture = Architecture::plain(&["exaone4"], |config, at| {
     let mut d = Dense::read(config, json!({}))?;
-    let window: Option<usize> = d.settings.get("sliding_window")?;
+    let window = d.window()?;
     // One letter a layer, again and again: L looks at a window, G at everything.
     let pattern: String = d.settings.get("sliding_window_pattern")?.unwrap_or_default();
     for (heads, kind) in d.heads.iter_mut().zip(pattern.chars().cycle()) {

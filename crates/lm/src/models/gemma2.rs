@@ -16,7 +16,7 @@ pub(super) const ARCHITECTURE: Architecture = Architecture::plain(&["gemma2"], |
     let (softcap, logit_cap) = (cap("attn_logit_softcapping", 50.0)?, cap("final_logit_softcapping", 30.0)?);
     d.logit_cap = logit_cap.unwrap_or(0.0);
     d.scale_scores(d.settings.positive("query_pre_attn_scalar")?.powf(-0.5));
-    let window = d.settings.get("sliding_window")?;
+    let window = d.window()?;
     for (i, heads) in d.heads.iter_mut().enumerate() {
         heads.softcap = softcap;
         heads.window = window.filter(|_| i % 2 == 0);
