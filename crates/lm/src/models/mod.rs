@@ -22,6 +22,7 @@ mod granitemoehybrid;
 mod hunyuan_dense;
 mod internlm2;
 mod lfm2;
+mod lille;
 mod llama;
 mod mamba2;
 mod minicpm;
@@ -142,6 +143,7 @@ pub const ALL: &[&Architecture] = &[
     &hunyuan_dense::ARCHITECTURE,
     &internlm2::ARCHITECTURE,
     &lfm2::ARCHITECTURE,
+    &lille::ARCHITECTURE,
     &llama::ARCHITECTURE,
     &llama::ERNIE,
     &llama::GLM,
