@@ -1,6 +1,7 @@
-//! Multi-head latent attention: what a sequence remembers of a token is one short row, from which every head makes its
-//! keys and values. Queries are taken to that row's space instead, so that its rows are never made larger: prompts and
-//! single tokens take the same path and give the same bits.
+//! Multi-head latent attention: every head makes its keys and values of one short row a token.
+//!
+//! Absorbed, a sequence remembers that row alone: queries are taken to its space instead, for prompts and single tokens
+//! alike, so that both give the same bits. Otherwise it remembers the keys and values of all heads.
 
 use super::{MultiLinear, Norm, Rope};
 use crate::batch::Batch;
@@ -53,6 +54,23 @@ pub enum Queries {
     },
 }
 
+/// From the row to the heads.
+#[derive(Module, Clone)]
+pub enum Expand {
+    /// Queries go to the row's space, and what is attended to comes from there.
+    Absorbed {
+        /// Queries to the space of the row.
+        embed_q: MultiLinear,
+        /// Rows to values.
+        unembed_out: MultiLinear,
+    },
+    /// To keys and values of all heads.
+    All {
+        /// To both, head by head.
+        kv_b_proj: Linear,
+    },
+}
+
 /// Multi-head latent attention.
 #[derive(Module, Clone)]
 pub struct Latent {
@@ -63,10 +81,9 @@ pub struct Latent {
     pub kv_a_proj_with_mqa: Linear,
     /// Of the row.
     pub kv_a_layernorm: Norm,
-    /// Queries to the space of the row.
-    pub embed_q: MultiLinear,
-    /// Rows to values.
-    pub unembed_out: MultiLinear,
+    /// From the row to the heads.
+    #[flatten]
+    pub expand: Expand,
     /// Back.
     pub o_proj: Linear,
     #[plain]
@@ -76,11 +93,11 @@ pub struct Latent {
 }
 
 impl Latent {
-    /// From a place in the names.
+    /// From a place in the names, absorbed or not.
     ///
     /// # Errors
     /// As [`At::linear`].
-    pub fn load(at: &At, s: LatentSizes, rope: Rope) -> Result<Latent> {
+    pub fn load(at: &At, s: LatentSizes, rope: Rope, absorbed: bool) -> Result<Latent> {
         let head = s.plain + s.turned;
         let queries = match s.queries {
             None => Queries::Straight { q_proj: at.linear("q_proj", s.width, s.heads * head, false)? },
@@ -90,12 +107,18 @@ impl Latent {
                 q_b_proj: at.linear("q_b_proj", short, s.heads * head, false)?,
             },
         };
+        let expand = match absorbed {
+            true => Expand::Absorbed {
+                embed_q: at.multi_linear("embed_q", s.heads, s.plain, s.latent)?,
+                unembed_out: at.multi_linear("unembed_out", s.heads, s.latent, s.value)?,
+            },
+            false => Expand::All { kv_b_proj: at.linear("kv_b_proj", s.latent, s.heads * (s.plain + s.value), false)? },
+        };
         Ok(Latent {
             queries,
+            expand,
             kv_a_proj_with_mqa: at.linear("kv_a_proj_with_mqa", s.width, s.latent + s.turned, s.bias)?,
             kv_a_layernorm: Norm::rms(at, "kv_a_layernorm", s.latent, s.eps)?,
-            embed_q: at.multi_linear("embed_q", s.heads, s.plain, s.latent)?,
-            unembed_out: at.multi_linear("unembed_out", s.heads, s.latent, s.value)?,
             o_proj: at.linear("o_proj", s.heads * s.value, s.width, s.bias)?,
             sizes: s,
             rope,
@@ -114,28 +137,43 @@ impl Latent {
                 q_b_proj.forward(&q_a_layernorm.forward(&q_a_proj.forward(x)?)?)?
             }
         };
-        // (heads, rows, width of a head).
-        let q = ops::transpose(&ops::reshape(&q, &[rows, s.heads as i64, -1])?, Some(&[1, 0, 2]))?;
-        let (plain, turned) = cut(&q, s.plain)?;
-        let q = ops::transpose(&self.embed_q.forward(&plain)?, Some(&[1, 0, 2]))?;
-        let turned = ops::transpose(&turned, Some(&[1, 0, 2]))?;
+        let heads = |x: &Array| ops::reshape(x, &[rows, s.heads as i64, -1]);
+        let (q, turned) = cut(&heads(&q)?, s.plain)?;
         let (row, key) = cut(&self.kv_a_proj_with_mqa.forward(x)?, s.latent)?;
         let row = self.kv_a_layernorm.forward(&row)?;
-        let y = batch.each(layer, &[&q, &turned, &row, &key], |rows, slot| {
-            let [q, turned] = [&rows[0], &rows[1]].map(|x| ops::expand_dims(&ops::transpose(x, Some(&[1, 0, 2]))?, 0));
-            let [row, key] = [&rows[2], &rows[3]].map(|x| ops::expand_dims(&ops::expand_dims(x, 0)?, 0));
+        let (q, k, v) = match &self.expand {
+            Expand::Absorbed { embed_q, .. } => {
+                let row = ops::expand_dims(&row, 1)?;
+                (swap(&embed_q.forward(&swap(&q)?)?)?, row.clone(), row)
+            }
+            Expand::All { kv_b_proj } => {
+                let (k, v) = cut(&heads(&kv_b_proj.forward(&row)?)?, s.plain)?;
+                (q, k, v)
+            }
+        };
+        // (rows, heads, width), with one head of keys or as many as of queries.
+        let y = batch.each(layer, &[&q, &turned, &k, &v, &ops::expand_dims(&key, 1)?], |rows, slot| {
+            let [q, turned, k, v, key] = [0, 1, 2, 3, 4].map(|i| ops::expand_dims(&swap(&rows[i])?, 0));
             let q = ops::concatenate(&[q?, self.rope.forward(&turned?, slot.at)?], -1)?;
-            let row = row?;
-            let k = ops::concatenate(&[row.clone(), self.rope.forward(&key?, slot.at)?], -1)?;
-            let (k, v) = slot.remember(&k, &row, None)?;
+            let (k, key) = (k?, self.rope.forward(&key?, slot.at)?);
+            let key = ops::broadcast_to(&key, &[1, k.dim(1), k.dim(2), s.turned])?;
+            let (k, v) = slot.remember(&ops::concatenate(&[k, key], -1)?, &v?, None)?;
             let options =
                 AttentionOptions { scale: s.scale, mask: AttentionMask::Causal, ..AttentionOptions::default() };
             let y = scaled_dot_product_attention(&q, &k, &v, &options)?;
-            ops::transpose(&ops::squeeze(&y, 0)?, Some(&[1, 0, 2]))
+            swap(&ops::squeeze(&y, 0)?)
         })?;
-        let y = self.unembed_out.forward(&ops::transpose(&y, Some(&[1, 0, 2]))?)?;
-        self.o_proj.forward(&ops::reshape(&ops::transpose(&y, Some(&[1, 0, 2]))?, &[rows, -1])?)
+        let y = match &self.expand {
+            Expand::Absorbed { unembed_out, .. } => swap(&unembed_out.forward(&swap(&y)?)?)?,
+            Expand::All { .. } => y,
+        };
+        self.o_proj.forward(&ops::reshape(&y, &[rows, -1])?)
     }
+}
+
+/// (rows, heads, width) to (heads, rows, width), or the other way.
+fn swap(x: &Array) -> Result<Array> {
+    ops::transpose(x, Some(&[1, 0, 2]))
 }
 
 /// The first `n` features, and the rest.

@@ -19,6 +19,25 @@ pub enum Gate {
         /// To logits.
         gate: BiasedGate,
     },
+    /// One that is never packed.
+    Bare {
+        /// To logits.
+        gate: BareGate,
+    },
+    /// A layer, with a bias of the choice beside it.
+    Beside {
+        /// To logits.
+        gate: Linear,
+        /// (experts).
+        e_score_correction_bias: Param,
+    },
+    /// A layer, with a bias of the choice by another name, or none.
+    Expert {
+        /// To logits.
+        gate: Linear,
+        /// (experts).
+        expert_bias: Option<Param>,
+    },
     /// A layer by another name.
     Router {
         /// To logits.
@@ -38,6 +57,13 @@ pub struct BiasedGate {
     pub weight: Param,
     /// (experts).
     pub e_score_correction_bias: Param,
+}
+
+/// A matrix.
+#[derive(Module, Clone)]
+pub struct BareGate {
+    /// (experts, width).
+    pub weight: Param,
 }
 
 /// A layer called `layer`.
@@ -63,14 +89,17 @@ impl Gate {
 
     /// Logits, and the bias of the choice.
     fn forward(&self, x: &Array) -> Result<(Array, Option<&Array>)> {
+        let product = |weight: &Param| ops::matmul(x, &ops::transpose(weight.value(), None)?);
         match self {
             Gate::Plain { gate: layer }
             | Gate::Router { router: layer }
             | Gate::Inner { router: InnerGate { layer } } => Ok((layer.forward(x)?, None)),
-            Gate::Biased { gate } => {
-                let logits = ops::matmul(x, &ops::transpose(gate.weight.value(), None)?)?;
-                Ok((logits, Some(gate.e_score_correction_bias.value())))
+            Gate::Bare { gate } => Ok((product(&gate.weight)?, None)),
+            Gate::Biased { gate } => Ok((product(&gate.weight)?, Some(gate.e_score_correction_bias.value()))),
+            Gate::Beside { gate, e_score_correction_bias } => {
+                Ok((gate.forward(x)?, Some(e_score_correction_bias.value())))
             }
+            Gate::Expert { gate, expert_bias } => Ok((gate.forward(x)?, expert_bias.as_deref())),
         }
     }
 }

@@ -59,7 +59,8 @@ impl Router {
             None => scores.clone(),
         };
         if let Some([groups, kept]) = self.groups.filter(|[g, k]| g > k) {
-            choice = limit_to_groups(&choice, groups, kept)?;
+            let best = if self.rule == Rule::Sigmoid { 2 } else { 1 };
+            choice = limit_to_groups(&choice, groups, kept, best)?;
         }
         let best = ops::argpartition(&ops::negative(&choice)?, self.chosen as i64 - 1, Some(-1))?;
         let best = ops::slice(&best, &[(None, None, 1), (None, Some(self.chosen as i64), 1)])?;
@@ -77,13 +78,13 @@ impl Router {
     }
 }
 
-/// Scores outside the best `kept` of `groups` groups become 0; a group is as good as its two best experts together.
-fn limit_to_groups(scores: &Array, groups: usize, kept: usize) -> Result<Array> {
+/// Scores outside the best `kept` of `groups` groups become 0; a group is as good as its `best` best experts together.
+fn limit_to_groups(scores: &Array, groups: usize, kept: usize, best: usize) -> Result<Array> {
     let (rows, n) = (scores.dim(0) as i64, scores.dim(1) as i64);
     let grouped = ops::reshape(scores, &[rows, groups as i64, n / groups as i64])?;
-    let two = ops::sum(&ops::topk(&grouped, 2, Some(-1))?, -1, true)?;
+    let best = ops::sum(&ops::topk(&grouped, best, Some(-1))?, -1, true)?;
     let drop = (groups - kept) as i64;
-    let worst = ops::argpartition(&two, drop - 1, Some(-2))?;
+    let worst = ops::argpartition(&best, drop - 1, Some(-2))?;
     let worst = ops::slice(&worst, &[(None, None, 1), (None, Some(drop), 1)])?;
     ops::reshape(&ops::put_along_axis(&grouped, &worst, 0.0, -2)?, &[rows, n])
 }

@@ -44,7 +44,7 @@ impl Common {
     }
 
     /// A number of `rope_parameters`.
-    fn inner(&self, key: &str) -> Option<f64> {
+    pub(super) fn inner(&self, key: &str) -> Option<f64> {
         self.rope_parameters.as_ref()?.get(key).and_then(Value::as_f64)
     }
 

@@ -1,10 +1,13 @@
-//! DeepSeek V3: latent attention, experts in groups.
+//! DeepSeek V2 and V3: latent attention, absorbed in V3, and experts in groups.
 
 use super::common::{Common, boxed, multiple};
 use super::sanitize::{drop_beyond, split_kv_b, stack_experts, unpack_blocks};
-use super::{Architecture, all_alike, parse};
-use crate::blocks::{Gate, Latent, LatentSizes, Mixer, Mixture, Product, Rope, Router, Rule, Shared, yarn_score_gain};
+use super::{Architecture, Config, Model, all_alike, parse};
+use crate::blocks::{
+    BareGate, Gate, Latent, LatentSizes, Mixer, Mixture, Product, Rope, Router, Rule, Shared, yarn_score_gain,
+};
 use crate::weights::At;
+use lapis::io::Arrays;
 use lapis::{Error, Result};
 use serde::Deserialize;
 
@@ -21,7 +24,7 @@ struct Args {
     v_head_dim: usize,
 }
 
-/// Experts behind sigmoids, in groups, with a bias of the choice.
+/// Experts in groups, beside shared ones.
 #[derive(Deserialize)]
 pub(super) struct Grouped {
     moe_intermediate_size: usize,
@@ -55,25 +58,36 @@ fn yes() -> bool {
 }
 
 impl Grouped {
-    /// The products of layer `i`.
-    pub(super) fn product(&self, common: &Common, at: &At, i: usize) -> Result<Product> {
+    /// The router of `n` experts, by the method that the config names.
+    fn router(&self, n: usize, method: &str) -> Result<Router> {
+        let groups = [self.n_group.unwrap_or(1), self.topk_group.unwrap_or(1)];
+        multiple("n_routed_experts", n, "n_group", groups[0])?;
+        let chosen = self.num_experts_per_tok;
+        let router = match method {
+            "noaux_tc" => {
+                Router { rule: Rule::Sigmoid, groups: Some(groups), ..Router::softmax(chosen, self.norm_topk_prob) }
+            }
+            "group_limited_greedy" => Router { groups: Some(groups), ..Router::softmax(chosen, false) },
+            "greedy" | "gready" => Router::softmax(chosen, false),
+            other => {
+                return Err(Error::unsupported(format!("[load] config.json: topk_method: {other:?} is not known")));
+            }
+        };
+        Ok(Router { scale: self.routed_scaling_factor, ..router })
+    }
+
+    /// The products of layer `i`; experts are chosen by `method` where the config names none.
+    pub(super) fn product(&self, common: &Common, at: &At, i: usize, method: &str) -> Result<Product> {
         let Some(n) = self.n_routed_experts else { return common.dense(at) };
         if i < self.first_k_dense_replace || !i.is_multiple_of(self.moe_layer_freq.max(1)) {
             return common.dense(at);
         }
-        if let Some(other) = self.topk_method.as_ref().filter(|m| *m != "noaux_tc") {
-            return Err(Error::unsupported(format!("[load] config.json: topk_method: {other:?} is not known")));
-        }
-        let groups = [self.n_group.unwrap_or(1), self.topk_group.unwrap_or(1)];
-        multiple("n_routed_experts", n, "n_group", groups[0])?;
-        let router = Router {
-            rule: Rule::Sigmoid,
-            scale: self.routed_scaling_factor,
-            groups: Some(groups),
-            ..Router::softmax(self.num_experts_per_tok, self.norm_topk_prob)
-        };
+        let router = self.router(n, self.topk_method.as_deref().unwrap_or(method))?;
         let (place, width) = (at.at("mlp"), common.hidden_size);
-        let gate = Gate::biased(&place, width, n)?;
+        let gate = match router.rule {
+            Rule::Sigmoid => Gate::biased(&place, width, n)?,
+            _ => Gate::Bare { gate: BareGate { weight: place.at("gate").param("weight", &[n, width])? } },
+        };
         let mut mlp = Mixture::behind(gate, &place, [n, width, self.moe_intermediate_size], router)?;
         if let Some(shared) = self.n_shared_experts.filter(|n| *n > 0) {
             let shared_experts = common.mlp(&place, "shared_experts", shared * self.moe_intermediate_size)?;
@@ -83,36 +97,46 @@ impl Grouped {
     }
 }
 
+fn load(config: &Config, at: &At, v3: bool) -> Result<Box<dyn Model>> {
+    let a: Args = parse(config)?;
+    let (c, scaling) = (&a.common, a.common.rope_scaling.as_ref());
+    let rope = Rope::new(a.qk_rope_head_dim, c.base(), true, scaling, c.max_position_embeddings)?;
+    let head = (a.qk_nope_head_dim + a.qk_rope_head_dim) as f64;
+    let sizes = LatentSizes {
+        width: c.hidden_size,
+        heads: c.num_attention_heads,
+        queries: a.q_lora_rank,
+        latent: a.kv_lora_rank,
+        plain: a.qk_nope_head_dim,
+        turned: a.qk_rope_head_dim,
+        value: a.v_head_dim,
+        scale: head.powf(-0.5) * yarn_score_gain(scaling),
+        bias: c.attention_bias,
+        eps: 1e-6,
+    };
+    boxed(c.decoder(at, |at, i| {
+        let self_attn = Latent::load(&at.at("self_attn"), sizes.clone(), rope.clone(), v3)?;
+        let product = a.grouped.product(c, at, i, if v3 { "noaux_tc" } else { "greedy" })?;
+        Ok((Mixer::Latent { self_attn }, product))
+    })?)
+}
+
+fn sanitize(config: &Config, tensors: &mut Arrays) -> Result<()> {
+    drop_beyond(tensors, parse::<Args>(config)?.common.num_hidden_layers);
+    unpack_blocks(tensors)?;
+    stack_experts(tensors, "switch_mlp", &[])
+}
+
 pub(super) const ARCHITECTURE: Architecture = Architecture {
     names: &["deepseek_v3", "kimi_k2", "joyai_llm_flash"],
     sanitize: |config, tensors| {
         let a: Args = parse(config)?;
-        drop_beyond(tensors, a.common.num_hidden_layers);
-        unpack_blocks(tensors)?;
-        stack_experts(tensors, "switch_mlp", &[])?;
+        sanitize(config, tensors)?;
         split_kv_b(tensors, a.common.num_attention_heads, a.qk_nope_head_dim, a.kv_lora_rank)
     },
     quantize: all_alike,
-    load: |config, at| {
-        let a: Args = parse(config)?;
-        let (c, scaling) = (&a.common, a.common.rope_scaling.as_ref());
-        let rope = Rope::new(a.qk_rope_head_dim, c.base(), true, scaling, c.max_position_embeddings)?;
-        let head = (a.qk_nope_head_dim + a.qk_rope_head_dim) as f64;
-        let sizes = LatentSizes {
-            width: c.hidden_size,
-            heads: c.num_attention_heads,
-            queries: a.q_lora_rank,
-            latent: a.kv_lora_rank,
-            plain: a.qk_nope_head_dim,
-            turned: a.qk_rope_head_dim,
-            value: a.v_head_dim,
-            scale: head.powf(-0.5) * yarn_score_gain(scaling),
-            bias: c.attention_bias,
-            eps: 1e-6,
-        };
-        boxed(c.decoder(at, |at, i| {
-            let self_attn = Latent::load(&at.at("self_attn"), sizes.clone(), rope.clone())?;
-            Ok((Mixer::Latent { self_attn }, a.grouped.product(c, at, i)?))
-        })?)
-    },
+    load: |config, at| load(config, at, true),
 };
+
+pub(super) const V2: Architecture =
+    Architecture { names: &["deepseek_v2"], sanitize, quantize: all_alike, load: |config, at| load(config, at, false) };

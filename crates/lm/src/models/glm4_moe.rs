@@ -26,7 +26,7 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
     load: |config, at| {
         let Args { common: c, grouped, use_qk_norm } = parse(config)?;
         boxed(c.decoder(at, |at, i| {
-            Ok((c.attention(at, [c.attention_bias, false], use_qk_norm)?, grouped.product(&c, at, i)?))
+            Ok((c.attention(at, [c.attention_bias, false], use_qk_norm)?, grouped.product(&c, at, i, "noaux_tc")?))
         })?)
     },
 };

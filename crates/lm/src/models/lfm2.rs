@@ -1,12 +1,13 @@
-//! LFM 2: short convolutions between layers of attention.
+//! LFM 2: short convolutions between layers of attention; with experts or without.
 
-use super::common::boxed;
-use super::sanitize::move_conv;
-use super::{Architecture, Config, all_alike, drop_tied_head, parse};
+use super::common::{boxed, eight_bits, multiple};
+use super::sanitize::{move_conv, replace, stack_experts};
+use super::{Architecture, Config, Model, all_alike, drop_tied_head, parse};
 use crate::batch::Batch;
-use crate::blocks::{Backbone, Heads, Layered, Norm, Rope, ShortConv, swiglu};
+use crate::blocks::{Backbone, Gate, Heads, Layered, Mixture, Mlp, Norm, Rope, Router, Rule, ShortConv, swiglu};
 use crate::weights::At;
 use lapis::{Array, Error, Result, ops};
+use lapis_nn::activations::silu;
 use lapis_nn::{Layer, Linear, Module};
 use serde::Deserialize;
 use serde_json::Value;
@@ -107,12 +108,26 @@ enum Mixer {
     Conv { conv: ShortConv },
 }
 
-/// `w2(silu(w1(x)) * w3(x))`.
 #[derive(Module, Clone)]
-struct FeedForward {
-    w1: Linear,
-    w3: Linear,
-    w2: Linear,
+enum FeedForward {
+    /// `w2(silu(w1(x)) * w3(x))`.
+    Numbered {
+        w1: Linear,
+        w3: Linear,
+        w2: Linear,
+    },
+    Dense(Mlp),
+    Experts(Mixture),
+}
+
+impl Layer for FeedForward {
+    fn forward(&self, x: &Array) -> Result<Array> {
+        match self {
+            FeedForward::Numbered { w1, w3, w2 } => w2.forward(&swiglu(&w1.forward(x)?, &w3.forward(x)?)?),
+            FeedForward::Dense(mlp) => mlp.forward(x),
+            FeedForward::Experts(mixture) => mixture.forward(x),
+        }
+    }
 }
 
 #[derive(Module, Clone)]
@@ -132,9 +147,31 @@ impl Layered for Block {
             Mixer::Conv { conv } => conv.forward(&rows, layer, batch)?,
         };
         let x = ops::add(x, y)?;
-        let (rows, f) = (self.ffn_norm.forward(&x)?, &self.feed_forward);
-        ops::add(&x, f.w2.forward(&swiglu(&f.w1.forward(&rows)?, &f.w3.forward(&rows)?)?)?)
+        ops::add(&x, self.feed_forward.forward(&self.ffn_norm.forward(&x)?)?)
     }
+}
+
+/// A model whose layers have these products.
+fn load(a: &Args, at: &At, product: impl Fn(&At, usize) -> Result<FeedForward>) -> Result<Box<dyn Model>> {
+    let width = a.hidden_size;
+    let head = width / a.num_attention_heads.max(1);
+    let keys = a.num_key_value_heads.unwrap_or(a.num_attention_heads);
+    multiple("num_attention_heads", a.num_attention_heads, "num_key_value_heads", keys)?;
+    let rope = Rope::new(head, a.base(), false, None, None)?;
+    boxed(Backbone::load_model(at, [a.vocab_size, width, a.num_hidden_layers], a.norm_eps, |at, i| {
+        let mixer = if a.attends(i)? {
+            let heads = Heads::new(a.num_attention_heads, keys, head, Some(rope.clone()));
+            Mixer::Attention { self_attn: Attention::load(&at.at("self_attn"), width, heads, a.norm_eps)? }
+        } else {
+            Mixer::Conv { conv: ShortConv::load(&at.at("conv"), width, a.kernel, a.conv_bias)? }
+        };
+        Ok(Block {
+            mixer,
+            feed_forward: product(&at.at("feed_forward"), i)?,
+            operator_norm: Norm::rms(&at, "operator_norm", width, a.norm_eps)?,
+            ffn_norm: Norm::rms(&at, "ffn_norm", width, a.norm_eps)?,
+        })
+    })?)
 }
 
 pub(super) const ARCHITECTURE: Architecture = Architecture {
@@ -147,27 +184,62 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
     load: |config, at| {
         let a: Args = parse(config)?;
         let (width, inner) = (a.hidden_size, a.inner()?);
-        let head = width / a.num_attention_heads.max(1);
-        let keys = a.num_key_value_heads.unwrap_or(a.num_attention_heads);
-        let rope = Rope::plain(head, a.base(), false);
-        boxed(Backbone::load_model(at, [a.vocab_size, width, a.num_hidden_layers], a.norm_eps, |at, i| {
-            let mixer = if a.attends(i)? {
-                let heads = Heads::new(a.num_attention_heads, keys, head, Some(rope.clone()));
-                Mixer::Attention { self_attn: Attention::load(&at.at("self_attn"), width, heads, a.norm_eps)? }
-            } else {
-                Mixer::Conv { conv: ShortConv::load(&at.at("conv"), width, a.kernel, a.conv_bias)? }
-            };
-            let f = at.at("feed_forward");
-            Ok(Block {
-                mixer,
-                feed_forward: FeedForward {
-                    w1: f.linear("w1", width, inner, false)?,
-                    w3: f.linear("w3", width, inner, false)?,
-                    w2: f.linear("w2", inner, width, false)?,
-                },
-                operator_norm: Norm::rms(&at, "operator_norm", width, a.norm_eps)?,
-                ffn_norm: Norm::rms(&at, "ffn_norm", width, a.norm_eps)?,
+        load(&a, at, |at, _| {
+            Ok(FeedForward::Numbered {
+                w1: at.linear("w1", width, inner, false)?,
+                w3: at.linear("w3", width, inner, false)?,
+                w2: at.linear("w2", inner, width, false)?,
             })
-        })?)
+        })
+    },
+};
+
+#[derive(Deserialize)]
+struct Sparse {
+    moe_intermediate_size: usize,
+    num_experts: usize,
+    num_experts_per_tok: usize,
+    norm_topk_prob: bool,
+    #[serde(default)]
+    use_expert_bias: bool,
+    num_dense_layers: usize,
+    routed_scaling_factor: Option<f64>,
+}
+
+pub(super) const MOE: Architecture = Architecture {
+    names: &["lfm2_moe"],
+    sanitize: |_, tensors| {
+        drop_tied_head(true, tensors);
+        move_conv(tensors, "conv.conv")?;
+        stack_experts(tensors, "switch_mlp", &[])?;
+        for (from, to) in [("w1", "gate_proj"), ("w2", "down_proj"), ("w3", "up_proj")] {
+            for leaf in ["weight", "scales", "biases"] {
+                let (from, to) = (format!("feed_forward.{from}.{leaf}"), format!("feed_forward.{to}.{leaf}"));
+                replace(tensors, &from, [&to], |w| Ok([w.clone()]))?;
+            }
+        }
+        Ok(())
+    },
+    quantize: |path| eight_bits(path, &["feed_forward.gate"]),
+    load: |config, at| {
+        let (a, s): (Args, Sparse) = (parse(config)?, parse(config)?);
+        let (width, inner) = (a.hidden_size, a.inner()?);
+        load(&a, at, |at, i| {
+            if i < s.num_dense_layers {
+                return Ok(FeedForward::Dense(Mlp::load(at, width, inner, false, silu)?));
+            }
+            let bias = || at.param("expert_bias", &[s.num_experts]);
+            let gate = Gate::Expert {
+                gate: at.linear("gate", width, s.num_experts, false)?,
+                expert_bias: s.use_expert_bias.then(bias).transpose()?,
+            };
+            let router = Router {
+                rule: Rule::Sigmoid,
+                scale: s.routed_scaling_factor.unwrap_or(1.0),
+                ..Router::softmax(s.num_experts_per_tok, s.norm_topk_prob)
+            };
+            let sizes = [s.num_experts, width, s.moe_intermediate_size];
+            Ok(FeedForward::Experts(Mixture::behind(gate, at, sizes, router)?))
+        })
     },
 };

@@ -26,6 +26,7 @@ mod lille;
 mod llama;
 mod mamba2;
 mod minicpm;
+mod minimax;
 mod ministral3;
 mod mixtral;
 mod nemotron;
@@ -36,6 +37,7 @@ mod phi3;
 mod qwen;
 mod qwen2;
 mod qwen3;
+mod qwen3_5;
 mod qwen3_moe;
 mod qwen3_next;
 mod rwkv7;
@@ -125,6 +127,7 @@ pub const ALL: &[&Architecture] = &[
     &cohere2::ARCHITECTURE,
     &cohere::ARCHITECTURE,
     &deepseek_v3::ARCHITECTURE,
+    &deepseek_v3::V2,
     &exaone4::ARCHITECTURE,
     &exaone::ARCHITECTURE,
     &gemma2::ARCHITECTURE,
@@ -143,6 +146,7 @@ pub const ALL: &[&Architecture] = &[
     &hunyuan_dense::ARCHITECTURE,
     &internlm2::ARCHITECTURE,
     &lfm2::ARCHITECTURE,
+    &lfm2::MOE,
     &lille::ARCHITECTURE,
     &llama::ARCHITECTURE,
     &llama::ERNIE,
@@ -154,6 +158,7 @@ pub const ALL: &[&Architecture] = &[
     &llama::TELECHAT3,
     &mamba2::ARCHITECTURE,
     &minicpm::ARCHITECTURE,
+    &minimax::ARCHITECTURE,
     &ministral3::ARCHITECTURE,
     &ministral3::MISTRAL3,
     &mixtral::ARCHITECTURE,
@@ -167,7 +172,9 @@ pub const ALL: &[&Architecture] = &[
     &qwen2::VISION,
     &qwen3::ARCHITECTURE,
     &qwen3::VISION,
+    &qwen3_5::ARCHITECTURE,
     &qwen3_moe::ARCHITECTURE,
+    &qwen3_moe::QWEN2,
     &qwen3_next::ARCHITECTURE,
     &qwen::ARCHITECTURE,
     &rwkv7::ARCHITECTURE,

@@ -2,27 +2,27 @@
 
 use super::common::{Common, boxed, eight_bits};
 use super::qwen3_moe::Sparse;
-use super::sanitize::{drop_beyond, move_conv, stack_experts};
-use super::{Architecture, drop_tied_head, parse};
-use crate::blocks::{DeltaNet, DeltaSizes, GatedAttention, Mixer, Shared};
+use super::sanitize::{drop_beyond, move_conv, split_experts, stack_experts};
+use super::{Architecture, Packing, drop_tied_head, parse};
+use crate::blocks::{Decoder, DeltaNet, DeltaSizes, GatedAttention, Hybrid, Mixer};
 use crate::weights::At;
+use lapis::io::Arrays;
 use lapis::{Result, ops};
 use serde::Deserialize;
 
 #[derive(Deserialize)]
-struct Args {
+pub(super) struct Args {
     #[serde(flatten)]
-    common: Common,
+    pub(super) common: Common,
     #[serde(flatten)]
     sparse: Sparse,
     #[serde(flatten)]
     delta: Delta,
-    shared_expert_intermediate_size: usize,
 }
 
 /// Which layers are delta nets, and their sizes.
 #[derive(Deserialize)]
-pub(super) struct Delta {
+struct Delta {
     linear_num_value_heads: usize,
     linear_num_key_heads: usize,
     linear_key_head_dim: usize,
@@ -38,7 +38,7 @@ fn four() -> usize {
 
 impl Delta {
     /// What looks at other tokens in layer `i`.
-    pub(super) fn mixer(&self, c: &Common, at: &At, i: usize) -> Result<Mixer> {
+    fn mixer(&self, c: &Common, at: &At, i: usize) -> Result<Mixer> {
         if (i + 1).is_multiple_of(self.full_attention_interval.max(1)) {
             let (at, eps) = (at.at("self_attn"), c.rms_norm_eps);
             let self_attn = GatedAttention::load(&at, c.hidden_size, c.heads()?, c.attention_bias, eps)?;
@@ -64,33 +64,41 @@ const NORMS: [&str; 5] = [
     ".k_norm.weight",
 ];
 
+/// Names and layouts of a raw checkpoint to ours.
+pub(super) fn sanitize_delta(tensors: &mut Arrays, layers: usize) -> Result<()> {
+    drop_beyond(tensors, layers);
+    stack_experts(tensors, "switch_mlp", &[])?;
+    split_experts(tensors)?;
+    // Convolutions that are not moved are the sign of a raw checkpoint.
+    if move_conv(tensors, "conv1d")? {
+        for (name, norm) in tensors.iter_mut() {
+            if NORMS.iter().any(|end| name.ends_with(end)) {
+                *norm = ops::add(&*norm, 1.0)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+impl Args {
+    /// The model at a place in the names.
+    pub(super) fn load(&self, at: &At) -> Result<Decoder<Hybrid>> {
+        let c = &self.common;
+        c.decoder(at, |at, i| Ok((self.delta.mixer(c, at, i)?, self.sparse.shared(c, at, i)?)))
+    }
+}
+
+pub(super) fn packing(path: &str) -> Packing {
+    eight_bits(path, &["mlp.gate", "shared_expert_gate"])
+}
+
 pub(super) const ARCHITECTURE: Architecture = Architecture {
     names: &["qwen3_next"],
     sanitize: |config, tensors| {
         let c = parse::<Args>(config)?.common;
         drop_tied_head(c.tie_word_embeddings, tensors);
-        drop_beyond(tensors, c.num_hidden_layers);
-        stack_experts(tensors, "switch_mlp", &[])?;
-        // Convolutions that are not moved are the sign of a raw checkpoint.
-        if move_conv(tensors, "conv1d")? {
-            for (name, norm) in tensors.iter_mut() {
-                if NORMS.iter().any(|end| name.ends_with(end)) {
-                    *norm = ops::add(&*norm, 1.0)?;
-                }
-            }
-        }
-        Ok(())
+        sanitize_delta(tensors, c.num_hidden_layers)
     },
-    quantize: |path| eight_bits(path, &["mlp.gate", "shared_expert_gate"]),
-    load: |config, at| {
-        let Args { common: c, sparse, delta, shared_expert_intermediate_size: inner } = parse(config)?;
-        boxed(c.decoder(at, |at, i| {
-            let product = sparse.product(&c, at, i, |at, mixture| {
-                let shared_expert = c.mlp(at, "shared_expert", inner)?;
-                let shared_expert_gate = at.linear("shared_expert_gate", c.hidden_size, 1, false)?;
-                Ok(mixture.with(Shared::Gated { shared_expert, shared_expert_gate }))
-            })?;
-            Ok((delta.mixer(&c, at, i)?, product))
-        })?)
-    },
+    quantize: packing,
+    load: |config, at| boxed(parse::<Args>(config)?.load(at)?),
 };

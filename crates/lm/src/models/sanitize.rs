@@ -71,6 +71,13 @@ pub(super) fn replace<const N: usize>(
     Ok(())
 }
 
+/// Experts that are already stacked, `experts.gate_up_proj` and `experts.down_proj`, to those of `switch_mlp`.
+pub(super) fn split_experts(tensors: &mut Arrays) -> Result<()> {
+    let both = ["switch_mlp.gate_proj.weight", "switch_mlp.up_proj.weight"];
+    replace(tensors, "experts.gate_up_proj", both, |w| halves(w, -2))?;
+    replace(tensors, "experts.down_proj", ["switch_mlp.down_proj.weight"], |w| Ok([w.clone()]))
+}
+
 /// The two halves of an axis.
 pub(super) fn halves(a: &Array, axis: i32) -> Result<[Array; 2]> {
     let parts = ops::split(a, 2, axis)?.iter().map(|p| ops::contiguous(p, false)).collect::<Result<Vec<_>>>()?;

@@ -1,0 +1,56 @@
+//! MiniMax M2: norms of all heads at once, partly turned heads, experts behind sigmoids.
+
+use super::common::{Common, boxed, eight_bits};
+use super::sanitize::{drop_beyond, stack_experts, unpack_blocks};
+use super::{Architecture, drop_tied_head, parse};
+use crate::blocks::{Attention, Gate, Mixer, Mixture, Product, Rope, Router, Rule};
+use serde::Deserialize;
+
+#[derive(Deserialize)]
+struct Args {
+    #[serde(flatten)]
+    common: Common,
+    num_experts_per_tok: usize,
+    num_local_experts: usize,
+    rotary_dim: usize,
+    #[serde(default = "yes")]
+    use_qk_norm: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+pub(super) const ARCHITECTURE: Architecture = Architecture {
+    names: &["minimax", "minimax_m2"],
+    sanitize: |config, tensors| {
+        let c = parse::<Args>(config)?.common;
+        drop_tied_head(c.tie_word_embeddings, tensors);
+        drop_beyond(tensors, c.num_hidden_layers);
+        unpack_blocks(tensors)?;
+        stack_experts(tensors, "switch_mlp", &[])
+    },
+    quantize: |path| eight_bits(path, &["block_sparse_moe.gate"]),
+    load: |config, at| {
+        let a: Args = parse(config)?;
+        let (c, n, width) = (&a.common, a.num_local_experts, a.common.hidden_size);
+        let rope = Rope::new(a.rotary_dim, c.base(), false, None, None)?;
+        boxed(c.decoder(at, |at, _| {
+            let (attn, moe) = (at.at("self_attn"), at.at("block_sparse_moe"));
+            let mut heads = c.heads()?;
+            heads.rope = Some(rope.clone());
+            let (q, k) = (heads.count * heads.width, heads.keys * heads.width);
+            let mut self_attn = Attention::load(&attn, width, heads, [false; 2])?;
+            if a.use_qk_norm {
+                self_attn = self_attn.with_whole_norms(c.norm(&attn, "q_norm", q)?, c.norm(&attn, "k_norm", k)?);
+            }
+            let gate = Gate::Beside {
+                gate: moe.linear("gate", width, n, false)?,
+                e_score_correction_bias: moe.param("e_score_correction_bias", &[n])?,
+            };
+            let router = Router { rule: Rule::Sigmoid, ..Router::softmax(a.num_experts_per_tok, true) };
+            let block_sparse_moe = Mixture::behind(gate, &moe, [n, width, c.intermediate_size], router)?;
+            Ok((Mixer::Attention { self_attn }, Product::Sparse { block_sparse_moe }))
+        })?)
+    },
+};
