@@ -34,12 +34,11 @@ impl Plan {
         if let (Some(method), None) = (
             block.get("quant_method").and_then(Value::as_str),
             block.get("bits").filter(|_| block.contains_key("group_size")),
-        ) {
-            if !matches!(method, "mxfp4") {
-                return Err(Error::unsupported(format!(
-                    "[load] {place}: weights packed by {method:?} are not read yet; use an MLX conversion of the model"
-                )));
-            }
+        ) && !matches!(method, "mxfp4" | "fp8" | "compressed-tensors")
+        {
+            return Err(Error::unsupported(format!(
+                "[load] {place}: weights packed by {method:?} are not read yet; use an MLX conversion of the model"
+            )));
         }
         let base = if block.contains_key("bits") || block.contains_key("mode") {
             Some(format(block, None, &place)?)

@@ -204,6 +204,115 @@ fn families_agree_with_mlx_lm() {
     assert!(failed.is_empty(), "{} of the families fail:\n{}", failed.len(), failed.join("\n"));
 }
 
+/// One tensor in parts, by their names.
+fn cut(tensors: &mut Arrays, name: &str, parts: impl Fn(&Array) -> Vec<(String, Array)>) {
+    let keys: Vec<String> = tensors.keys().filter(|k| k.ends_with(name)).cloned().collect();
+    for key in keys {
+        let place = key.strip_suffix(name).unwrap();
+        let tensor = tensors.swap_remove(&key).unwrap();
+        tensors.extend(parts(&tensor).into_iter().map(|(n, a)| (format!("{place}{n}"), a)));
+    }
+}
+
+/// Two tensors, by the names of their places, as one.
+fn join(tensors: &mut Arrays, [a, b]: [&str; 2], name: &str, joined: impl Fn(&Array, &Array) -> Array) {
+    let keys: Vec<String> = tensors.keys().filter(|k| k.ends_with(a)).cloned().collect();
+    for key in keys {
+        let place = key.strip_suffix(a).unwrap().to_string();
+        let (first, second) =
+            (tensors.swap_remove(&key).unwrap(), tensors.swap_remove(&format!("{place}{b}")).unwrap());
+        tensors.insert(format!("{place}{name}"), joined(&first, &second));
+    }
+}
+
+/// Tensors of an MLX checkpoint as the model's makers store them.
+fn raw(kind: &str, tensors: &mut Arrays) {
+    let apart = |tensors: &mut Arrays, names: [[&str; 2]; 3]| {
+        for [ours, theirs] in names {
+            cut(tensors, &format!("switch_mlp.{ours}.weight"), |stack| {
+                let all = ops::split(stack, stack.dim(0), 0).unwrap().into_iter().enumerate();
+                all.map(|(e, w)| (format!("experts.{e}.{theirs}.weight"), ops::squeeze(&w, 0).unwrap())).collect()
+            });
+        }
+    };
+    let same = ["gate_proj", "up_proj", "down_proj"].map(|n| [n, n]);
+    let conv = |tensors: &mut Arrays, name: &str| {
+        cut(tensors, name, |w| vec![(name.into(), ops::transpose(w, Some(&[0, 2, 1])).unwrap())]);
+    };
+    tensors.insert("model.layers.0.self_attn.rotary_emb.inv_freq".into(), ops::zeros::<f32>(&[8]).unwrap());
+    match kind {
+        "mixtral" => apart(tensors, [["gate_proj", "w1"], ["down_proj", "w2"], ["up_proj", "w3"]]),
+        "gpt_oss" => {
+            // Rows of the two in turns: (experts, width, 2 * inner) for weights, (experts, 2 * inner) for biases.
+            let turns = |a: &Array, b: &Array, axis: i32| {
+                ops::flatten(&ops::stack(&[a.clone(), b.clone()], axis + 1).unwrap(), axis, axis + 1).unwrap()
+            };
+            join(tensors, ["gate_proj.weight", "up_proj.weight"], "gate_up_proj", |a, b| {
+                ops::transpose(&turns(a, b, 1), Some(&[0, 2, 1])).unwrap()
+            });
+            join(tensors, ["gate_proj.bias", "up_proj.bias"], "gate_up_proj_bias", |a, b| turns(a, b, 1));
+            cut(tensors, "experts.down_proj.weight", |w| {
+                vec![("experts.down_proj".into(), ops::transpose(w, Some(&[0, 2, 1])).unwrap())]
+            });
+            cut(tensors, "experts.down_proj.bias", |b| vec![("experts.down_proj_bias".into(), b.clone())]);
+        }
+        "deepseek_v3" => {
+            apart(tensors, same);
+            join(tensors, ["embed_q.weight", "unembed_out.weight"], "kv_b_proj.weight", |k, v| {
+                let k = ops::transpose(k, Some(&[0, 2, 1])).unwrap();
+                ops::flatten(&ops::concatenate(&[k, v.clone()], 1).unwrap(), 0, 1).unwrap()
+            });
+            tensors.insert("model.layers.3.eh_proj.weight".into(), ops::zeros::<f32>(&[8]).unwrap());
+        }
+        "qwen3_next" => {
+            apart(tensors, same);
+            conv(tensors, "conv1d.weight");
+            for name in ["layernorm.weight", "model.norm.weight", "q_norm.weight", "k_norm.weight"] {
+                cut(tensors, name, |w| vec![(name.into(), ops::subtract(w, 1.0).unwrap())]);
+            }
+            tensors.insert("mtp.fc.weight".into(), ops::zeros::<f32>(&[8]).unwrap());
+        }
+        "lfm2" => conv(tensors, "conv.conv.weight"),
+        "mamba2" | "nemotron_h" => conv(tensors, "conv1d.weight"),
+        "granitemoehybrid" => {
+            conv(tensors, "conv1d.weight");
+            let names = ["switch_mlp.gate_proj.weight", "switch_mlp.up_proj.weight"];
+            join(tensors, names, "input_linear.weight", |a, b| ops::concatenate(&[a.clone(), b.clone()], 1).unwrap());
+            cut(tensors, "switch_mlp.down_proj.weight", |w| vec![("output_linear.weight".into(), w.clone())]);
+        }
+        _ => apart(tensors, same),
+    }
+}
+
+#[test]
+fn checkpoints_of_the_makers_load_as_mlx_checkpoints_do() {
+    let Some(dir) = folder() else { return };
+    for kind in [
+        "deepseek_v3",
+        "glm4_moe",
+        "gpt_oss",
+        "granitemoehybrid",
+        "lfm2",
+        "mamba2",
+        "mixtral",
+        "nemotron_h",
+        "qwen3_moe",
+        "qwen3_next",
+    ] {
+        let Ok(file) = std::fs::read(dir.join(format!("{kind}.json"))) else { continue };
+        let golden: Value = serde_json::from_slice(&file).unwrap();
+        let mut tensors = tensors(&golden["params"]);
+        raw(kind, &mut tensors);
+        let mut checkpoint = Checkpoint::from_parts(golden["config"].as_object().unwrap().clone(), tensors).unwrap();
+        let model = models::load(&mut checkpoint).unwrap_or_else(|e| panic!("{kind}: {e}"));
+        let tokens = golden["tokens"].as_array().unwrap().iter();
+        let tokens =
+            tokens.map(|t| t.as_array().unwrap().iter().map(|v| v.as_i64().unwrap() as i32).collect()).collect();
+        let far = difference(&Golden { model, tokens }.whole(), &golden["logits"]);
+        assert!(far < 1e-4, "{kind}: logits differ by {far:.1e} of the largest");
+    }
+}
+
 #[test]
 fn rwkv7_agrees_with_rwkv_cpp_and_mlx_lm() {
     let dir = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/data/models/rwkv7-834K"));

@@ -25,6 +25,7 @@ pub struct DeltaSizes {
 
 /// To everything that the recurrence takes.
 #[derive(Module, Clone)]
+#[expect(clippy::large_enum_variant, reason = "one a layer")]
 pub enum DeltaInputs {
     /// For each head of keys, queries, keys, values and gates of its own; and the two numbers of each head of values.
     Fused {

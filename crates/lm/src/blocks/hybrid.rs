@@ -50,6 +50,7 @@ impl Mixer {
 
 /// What looks at each token.
 #[derive(Module, Clone)]
+#[expect(clippy::large_enum_variant, reason = "one a layer")]
 pub enum Product {
     /// A gated product.
     Dense {

@@ -1,7 +1,7 @@
 //! DeepSeek V2 and V3: latent attention, absorbed in V3, and experts in groups.
 
 use super::common::{Common, boxed, multiple};
-use super::sanitize::{drop_beyond, split_kv_b, stack_experts, unpack_blocks};
+use super::sanitize::{drop_beyond, split_kv_b, stack_experts};
 use super::{Architecture, Config, Model, all_alike, parse};
 use crate::blocks::{
     BareGate, Gate, Latent, LatentSizes, Mixer, Mixture, Product, Rope, Router, Rule, Shared, yarn_score_gain,
@@ -123,7 +123,6 @@ fn load(config: &Config, at: &At, v3: bool) -> Result<Box<dyn Model>> {
 
 fn sanitize(config: &Config, tensors: &mut Arrays) -> Result<()> {
     drop_beyond(tensors, parse::<Args>(config)?.common.num_hidden_layers);
-    unpack_blocks(tensors)?;
     stack_experts(tensors, "switch_mlp", &[])
 }
 

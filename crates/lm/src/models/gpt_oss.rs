@@ -4,7 +4,7 @@ use super::common::{Common, boxed, eight_bits};
 use super::sanitize::replace;
 use super::{Architecture, parse};
 use crate::blocks::{Attention, Gate, GatedExperts, Mixer, Mixture, Pool, Product, Router, Shared};
-use lapis::{Array, Dtype, Result, ops};
+use lapis::{Array, Dtype, Error, Result, ops};
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -34,9 +34,12 @@ fn clipped(gate: &Array, up: &Array) -> Result<Array> {
 
 /// Every other row along the last axis but `after`.
 fn interleaved(a: &Array, after: usize) -> Result<[Array; 2]> {
+    if a.ndim() <= after {
+        return Err(Error::shape(format!("{} axes, expected more than {after}", a.ndim())));
+    }
     let every = |start| {
         let mut ranges = vec![(None, None, 1); a.ndim()];
-        ranges[a.ndim().saturating_sub(1 + after)] = (Some(start), None, 2);
+        ranges[a.ndim() - 1 - after] = (Some(start), None, 2);
         ops::contiguous(&ops::slice(a, &ranges)?, false)
     };
     Ok([every(0)?, every(1)?])

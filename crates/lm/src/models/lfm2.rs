@@ -103,12 +103,14 @@ impl Attention {
 }
 
 #[derive(Module, Clone)]
+#[expect(clippy::large_enum_variant, reason = "one a layer")]
 enum Mixer {
     Attention { self_attn: Attention },
     Conv { conv: ShortConv },
 }
 
 #[derive(Module, Clone)]
+#[expect(clippy::large_enum_variant, reason = "one a layer")]
 enum FeedForward {
     /// `w2(silu(w1(x)) * w3(x))`.
     Numbered {

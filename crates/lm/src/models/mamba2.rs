@@ -36,6 +36,7 @@ pub(super) fn limits(given: Option<[Option<f64>; 2]>) -> [f64; 2] {
 
 /// What a layer does.
 #[derive(Module, Clone)]
+#[expect(clippy::large_enum_variant, reason = "one a layer")]
 pub(super) enum Part {
     Mamba(Mamba2),
     Attention(Attention),

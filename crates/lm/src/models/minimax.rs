@@ -1,7 +1,7 @@
 //! MiniMax M2: norms of all heads at once, partly turned heads, experts behind sigmoids.
 
 use super::common::{Common, boxed, eight_bits};
-use super::sanitize::{drop_beyond, stack_experts, unpack_blocks};
+use super::sanitize::{drop_beyond, stack_experts};
 use super::{Architecture, drop_tied_head, parse};
 use crate::blocks::{Attention, Gate, Mixer, Mixture, Product, Rope, Router, Rule};
 use serde::Deserialize;
@@ -27,7 +27,6 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
         let c = parse::<Args>(config)?.common;
         drop_tied_head(c.tie_word_embeddings, tensors);
         drop_beyond(tensors, c.num_hidden_layers);
-        unpack_blocks(tensors)?;
         stack_experts(tensors, "switch_mlp", &[])
     },
     quantize: |path| eight_bits(path, &["block_sparse_moe.gate"]),

@@ -28,7 +28,7 @@ pub(super) fn stack_experts(tensors: &mut Arrays, home: &str, names: &[(&str, &s
     for (name, stack) in stacks {
         let n = stack.len();
         if let Some((e, _)) = stack.iter().zip(0..).find(|((e, _), i)| **e != *i) {
-            return Err(Error::value(format!("[load] {name}: of {n} experts, there is a number {}", e.0)));
+            return Err(Error::value(format!("[load] {name}: {n} experts are there, one of them with number {}", e.0)));
         }
         tensors.insert(name, ops::stack(&stack.into_values().collect::<Vec<_>>(), 0)?);
     }
@@ -93,7 +93,10 @@ pub(super) fn unpack_blocks(tensors: &mut Arrays) -> Result<()> {
     for place in with("weight_scale_inv", tensors) {
         let (weight, scale) = (format!("{place}weight"), format!("{place}weight_scale_inv"));
         let (Some(w), Some(scale)) = (tensors.get(&weight).cloned(), tensors.swap_remove(&scale)) else { continue };
-        let (rows, columns) = (w.dim(0) as i64, w.dim(1) as i64);
+        let &[rows, columns] = w.shape() else {
+            return Err(Error::shape(format!("[load] {weight}: blocks of a weight that is no matrix")));
+        };
+        let (rows, columns) = (rows as i64, columns as i64);
         let scale = ops::repeat(&ops::repeat(&ops::astype(&scale, Dtype::Float32)?, 128, 0)?, 128, 1)?;
         let scale = ops::slice(&scale, &[(None, Some(rows), 1), (None, Some(columns), 1)])?;
         let w = ops::multiply(from_fp8(&w, Dtype::Float32)?, scale)?;
@@ -120,8 +123,8 @@ pub(super) fn split_kv_b(tensors: &mut Arrays, heads: usize, keys: usize, latent
         let (Some(mut w), scales, biases) = (take("weight"), take("scales"), take("biases")) else { continue };
         let mut format = None;
         if let Some(scales) = scales {
-            let (words, groups) = (w.dim(-1), scales.dim(-1).max(1));
-            let f = Format::affine(words * 32 / latent.max(1), latent / groups)?;
+            let last = |a: &Array| a.shape().last().copied().unwrap_or(0);
+            let f = Format::affine(last(&w) * 32 / latent.max(1), latent / last(&scales).max(1))?;
             w = dequantize(&Quantized::new(w, scales, biases, None, f)?, None)?;
             format = Some(f);
         }

@@ -140,6 +140,48 @@ const SIZES: [(&str, u64); 14] = [
     ("n_positions", 1 << 31),
 ];
 
+/// Sizes of parts that not every model has: whole numbers up to 2^24.
+const PARTS: [&str; 38] = [
+    "a_low_rank_dim",
+    "block_ff_dim",
+    "conv_L_cache",
+    "conv_kernel",
+    "decay_low_rank_dim",
+    "gate_low_rank_dim",
+    "kv_lora_rank",
+    "linear_conv_kernel_dim",
+    "linear_key_head_dim",
+    "linear_num_key_heads",
+    "linear_num_value_heads",
+    "linear_value_head_dim",
+    "mamba_d_conv",
+    "mamba_d_head",
+    "mamba_d_state",
+    "mamba_head_dim",
+    "mamba_n_groups",
+    "mamba_n_heads",
+    "mamba_num_heads",
+    "moe_intermediate_size",
+    "moe_latent_size",
+    "moe_shared_expert_intermediate_size",
+    "n_groups",
+    "n_routed_experts",
+    "n_shared_experts",
+    "num_experts",
+    "num_heads",
+    "num_local_experts",
+    "q_lora_rank",
+    "qk_nope_head_dim",
+    "qk_rope_head_dim",
+    "rotary_dim",
+    "shared_expert_intermediate_size",
+    "shared_intermediate_size",
+    "ssm_state_size",
+    "state_size",
+    "v_head_dim",
+    "v_low_rank_dim",
+];
+
 /// Checks what holds for the config of any architecture, so that no model divides by zero.
 ///
 /// # Errors
@@ -151,6 +193,13 @@ pub(crate) fn check(config: &Config) -> Result<()> {
                 return Err(wrong(key, format!("{v} is not a size from 1 to {most}")));
             }
             _ => {}
+        }
+    }
+    for key in PARTS {
+        if let Some(v @ Value::Number(n)) = config.get(key)
+            && n.as_u64().is_none_or(|n| n > 1 << 24)
+        {
+            return Err(wrong(key, format!("{v} is not a size up to {}", 1 << 24)));
         }
     }
     let size = |key: &str| config.get(key).and_then(Value::as_u64);
