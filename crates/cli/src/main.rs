@@ -28,6 +28,8 @@ enum Command {
     Convert(commands::convert::Arguments),
     /// Measure prefill and decode
     Benchmark(commands::benchmark::Arguments),
+    /// Say how well a model foresees a text
+    Perplexity(commands::perplexity::Arguments),
     /// Write the logits of given tokens to a file
     Logits(commands::logits::Arguments),
     /// Say what this machine has and what it can do
@@ -84,6 +86,7 @@ fn main() -> ExitCode {
         Command::Chat(a) => commands::chat::run(a, manner),
         Command::Convert(a) => commands::convert::run(a),
         Command::Benchmark(a) => commands::benchmark::run(a),
+        Command::Perplexity(a) => commands::perplexity::run(a),
         Command::Logits(a) => commands::logits::run(a),
         Command::Doctor(a) => commands::doctor::run(a),
     };

@@ -15,6 +15,8 @@ pub struct Checkpoint {
     pub dir: PathBuf,
     /// config.json, its entries of `null` left out.
     pub config: Map<String, Value>,
+    /// config.json as it stands.
+    pub source: Map<String, Value>,
     /// generation_config.json, where there is one.
     pub generation: Map<String, Value>,
     /// The tensors, by the names of the files.
@@ -34,15 +36,16 @@ impl Checkpoint {
             let what = if dir.exists() { "is a file; a model is a directory" } else { "does not exist" };
             return Err(Error::io(format!("[load] {} {what} with config.json and safetensors", dir.display())));
         }
-        let config = read_object(&dir.join("config.json"))?;
+        let source = read_object(&dir.join("config.json"))?;
+        let config = without_nulls(source.clone());
         let generation = match dir.join("generation_config.json") {
-            path if path.exists() => read_object(&path)?,
+            path if path.exists() => without_nulls(read_object(&path)?),
             _ => Map::new(),
         };
         let plan = Plan::from_config(&config, dir)?;
         // The architecture is known to be there before weights are opened.
         crate::models::find(&config)?;
-        Ok(Checkpoint { config, generation, tensors: tensors(dir)?, plan, dir: dir.to_path_buf() })
+        Ok(Checkpoint { source, config, generation, tensors: tensors(dir)?, plan, dir: dir.to_path_buf() })
     }
 
     /// A model from memory: config.json and one safetensors file.
@@ -50,10 +53,11 @@ impl Checkpoint {
     /// # Errors
     /// As [`Checkpoint::open`].
     pub fn from_bytes(name: &str, config: &[u8], weights: io::Bytes) -> Result<Checkpoint> {
-        let config = object(config, &format!("{name}/config.json"))?;
+        let source = object(config, &format!("{name}/config.json"))?;
+        let config = without_nulls(source.clone());
         let (tensors, _) = io::load_safetensors(io::Source::from_bytes(format!("{name}/model.safetensors"), weights))?;
         let plan = Plan::from_config(&config, Path::new(name))?;
-        Ok(Checkpoint { dir: PathBuf::new(), config, generation: Map::new(), tensors, plan })
+        Ok(Checkpoint { dir: PathBuf::new(), source, config, generation: Map::new(), tensors, plan })
     }
 
     /// A model from a config and tensors that are there already.
@@ -61,9 +65,10 @@ impl Checkpoint {
     /// # Errors
     /// A quantization block that cannot be read.
     pub fn from_parts(config: Map<String, Value>, tensors: Arrays) -> Result<Checkpoint> {
+        let source = config.clone();
         let config = without_nulls(config);
         let plan = Plan::from_config(&config, Path::new(""))?;
-        Ok(Checkpoint { dir: PathBuf::new(), config, generation: Map::new(), tensors, plan })
+        Ok(Checkpoint { dir: PathBuf::new(), source, config, generation: Map::new(), tensors, plan })
     }
 
     /// The tokens that end a text, as the configs name them.
@@ -102,7 +107,7 @@ impl Checkpoint {
     }
 }
 
-/// The object in a JSON file, without entries of `null`.
+/// The object in a JSON file.
 ///
 /// # Errors
 /// A file that cannot be read or is no JSON object.
@@ -119,7 +124,7 @@ pub fn read_object(path: &Path) -> Result<Map<String, Value>> {
 
 fn object(text: &[u8], name: &str) -> Result<Map<String, Value>> {
     match serde_json::from_slice(text) {
-        Ok(Value::Object(object)) => Ok(without_nulls(object)),
+        Ok(Value::Object(object)) => Ok(object),
         Ok(_) => Err(Error::io(format!("[load] {name}: not a JSON object; the file is damaged or another one"))),
         Err(e) => Err(Error::io(format!("[load] {name}: {e}; the file is damaged, download it again"))),
     }

@@ -5,12 +5,28 @@ use crate::models::{self, Model};
 use lapis::ops::quantize::{Format, Mode};
 use lapis::{Array, Dtype, Error, Result, io, ops};
 use lapis_nn::{Leaf, LeafMut, Module, for_each_packable, quantize_where};
+use serde_json::ser::{Formatter, PrettyFormatter};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// Bytes of a file before the next one begins.
 const SHARD: u64 = 5 << 30;
+
+/// What lies beside the weights and goes along.
+const BESIDE: &[&str] = &[
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+    "tiktoken.model",
+    "chat_template.jinja",
+    "chat_template.json",
+    "generation_config.json",
+];
 
 /// A mixture of two widths, by the place and kind of a layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,7 +103,7 @@ pub fn convert(from: &Path, to: &Path, options: &Options, mut say: impl FnMut(&s
     }
     say("[INFO] Loading");
     let mut checkpoint = Checkpoint::open(from)?;
-    let mut config = checkpoint.config.clone();
+    let mut config = checkpoint.source.clone();
     let mut model = models::load(&mut checkpoint)?;
     let dtype = match options.dtype {
         Some(dtype) => Some(dtype),
@@ -242,13 +258,8 @@ fn save(module: &mut dyn Module, mut config: Map<String, Value>, from: &Path, to
     config.remove("vision_config");
     let sorted: BTreeMap<String, Value> = config.into_iter().collect();
     write(&partial.join("config.json"), &pretty(&json!(sorted)))?;
-    for entry in std::fs::read_dir(from).map_err(|e| fail(from, e))? {
-        let path = entry.map_err(|e| fail(from, e))?.path();
-        let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default().to_string();
-        let text = [".json", ".jinja", ".model", ".tiktoken", ".txt"].iter().any(|s| name.ends_with(s));
-        if text && path.is_file() && name != "config.json" && !name.ends_with(".safetensors.index.json") {
-            std::fs::copy(&path, partial.join(&name)).map_err(|e| fail(&path, e))?;
-        }
+    for name in BESIDE.iter().filter(|n| from.join(n).is_file()) {
+        std::fs::copy(from.join(name), partial.join(name)).map_err(|e| fail(&from.join(name), e))?;
     }
     std::fs::rename(&partial, to).map_err(|e| fail(to, e))?;
     std::mem::forget(cleanup);
@@ -265,13 +276,40 @@ impl Drop for Partial {
     }
 }
 
-/// With an indent of four, as mlx-lm writes it.
+/// As Python's `json.dump(..., indent=4)` writes it, numbers included.
 fn pretty(value: &Value) -> Vec<u8> {
     let mut text = Vec::new();
-    let indent = serde_json::ser::PrettyFormatter::with_indent(b"    ");
-    let mut writer = serde_json::Serializer::with_formatter(&mut text, indent);
+    let mut writer = serde_json::Serializer::with_formatter(&mut text, Python(PrettyFormatter::with_indent(b"    ")));
     serde::Serialize::serialize(value, &mut writer).expect("writing to memory");
     text
+}
+
+struct Python<'a>(PrettyFormatter<'a>);
+
+/// Methods that are passed on.
+macro_rules! passed_on {
+    ($($name:ident($($arg:ident: $t:ty)?)),* $(,)?) => {$(
+        fn $name<W: ?Sized + std::io::Write>(&mut self, w: &mut W $(, $arg: $t)?) -> std::io::Result<()> {
+            self.0.$name(w $(, $arg)?)
+        }
+    )*};
+}
+
+impl Formatter for Python<'_> {
+    passed_on! {
+        begin_array(), end_array(), begin_array_value(first: bool), end_array_value(), begin_object(), end_object(),
+        begin_object_key(first: bool), end_object_key(), begin_object_value(), end_object_value(),
+    }
+
+    fn write_f64<W: ?Sized + std::io::Write>(&mut self, w: &mut W, x: f64) -> std::io::Result<()> {
+        let scientific = format!("{x:e}");
+        match scientific.split_once('e').map(|(digits, e)| (digits, e.parse::<i32>())) {
+            Some((digits, Ok(e))) if !(-4..16).contains(&e) => {
+                write!(w, "{digits}e{}{:02}", if e < 0 { '-' } else { '+' }, e.abs())
+            }
+            _ => write!(w, "{x:?}"),
+        }
+    }
 }
 
 fn write(path: &Path, bytes: &[u8]) -> Result<()> {

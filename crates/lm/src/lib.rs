@@ -9,6 +9,7 @@ pub mod blocks;
 pub mod checkpoint;
 pub mod convert;
 pub mod engine;
+pub mod evaluate;
 pub mod generate;
 pub mod models;
 pub mod quant;

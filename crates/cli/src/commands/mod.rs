@@ -6,3 +6,4 @@ pub(crate) mod convert;
 pub(crate) mod doctor;
 pub(crate) mod generate;
 pub(crate) mod logits;
+pub(crate) mod perplexity;
