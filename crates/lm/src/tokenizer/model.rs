@@ -30,12 +30,13 @@ pub(super) enum AnyModel {
     /// Byte pairs without rare options.
     Bpe(Box<Bpe>),
     /// What `tokenizers` does.
-    Other(ModelWrapper),
+    Other(Box<ModelWrapper>),
 }
 
 impl AnyModel {
     pub(super) fn is_bpe(&self) -> bool {
-        matches!(self, AnyModel::Bpe(_) | AnyModel::Other(ModelWrapper::BPE(_)))
+        matches!(self, AnyModel::Bpe(_))
+            || matches!(self, AnyModel::Other(model) if matches!(**model, ModelWrapper::BPE(_)))
     }
 }
 
@@ -120,6 +121,10 @@ impl<'de> Visitor<'de> for ModelVisitor {
         }
         let set = |name: &str| others.get(name).is_some_and(|v| !matches!(v, Value::Null) && *v != json!(""));
         let kind = others.get("type").and_then(Value::as_str);
+        if kind.is_some_and(|kind| !["BPE", "WordPiece", "WordLevel", "Unigram"].contains(&kind)) {
+            let known = "BPE, WordPiece, WordLevel and Unigram are known";
+            return Err(M::Error::custom(format!("its model has the type {kind:?}; {known}")));
+        }
         let rare = set("dropout") || set("continuing_subword_prefix") || set("end_of_word_suffix");
         match (vocab, merges) {
             (Some(vocab), Some(merges)) if !rare && matches!(kind, Some("BPE") | None) => {
@@ -142,7 +147,9 @@ impl<'de> Visitor<'de> for ModelVisitor {
                     others
                         .insert("vocab".into(), vocab.iter().map(|(text, id)| (text.to_owned(), json!(id))).collect());
                 }
-                ModelWrapper::deserialize(Value::Object(others)).map(AnyModel::Other).map_err(M::Error::custom)
+                ModelWrapper::deserialize(Value::Object(others))
+                    .map(|model| AnyModel::Other(Box::new(model)))
+                    .map_err(M::Error::custom)
             }
         }
     }
