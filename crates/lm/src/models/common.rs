@@ -75,13 +75,26 @@ impl Common {
 
     /// Attention with biases as `attention_bias` says, and with norms of each head if wanted.
     pub(super) fn attention(&self, at: &At, bias: [bool; 2], norms: bool) -> Result<Mixer> {
+        self.attention_of(at, self.heads()?, bias, norms)
+    }
+
+    /// As [`Common::attention`], of heads of its own.
+    pub(super) fn attention_of(&self, at: &At, heads: Heads, bias: [bool; 2], norms: bool) -> Result<Mixer> {
         let at = at.at("self_attn");
-        let mut attention = Attention::load(&at, self.hidden_size, self.heads()?, bias)?;
+        let mut attention = Attention::load(&at, self.hidden_size, heads, bias)?;
         if norms {
             let norm = |name: &str| self.norm(&at, name, self.head());
             attention = attention.with_head_norms(norm("q_norm")?, norm("k_norm")?);
         }
         Ok(Mixer::Attention { self_attn: attention })
+    }
+
+    /// Attention with a norm of all heads of queries, and one of all of keys.
+    pub(super) fn attention_whole(&self, at: &At, heads: Heads, bias: [bool; 2]) -> Result<Mixer> {
+        let (at, q, k) = (at.at("self_attn"), heads.count * heads.width, heads.keys * heads.width);
+        let attention = Attention::load(&at, self.hidden_size, heads, bias)?;
+        let self_attn = attention.with_whole_norms(self.norm(&at, "q_norm", q)?, self.norm(&at, "k_norm", k)?);
+        Ok(Mixer::Attention { self_attn })
     }
 
     /// A gated product `name`.

@@ -2,14 +2,17 @@
 
 use super::common::{Common, boxed, multiple};
 use super::sanitize::{drop_beyond, split_kv_b, stack_experts};
-use super::{Architecture, Config, Model, all_alike, parse};
+use super::wrapped::{Wrapped, text, unwrap_text};
+use super::{Architecture, all_alike, drop_tied_head, parse};
 use crate::blocks::{
-    BareGate, Gate, Latent, LatentSizes, Mixer, Mixture, Product, Rope, Router, Rule, Shared, yarn_score_gain,
+    BareGate, Decoder, Gate, GatedExperts, Hybrid, Latent, LatentSizes, Mixer, Mixture, Pool, Product, Rope, Router,
+    Rule, Shared, swiglu, yarn_score_gain,
 };
 use crate::weights::At;
 use lapis::io::Arrays;
 use lapis::{Error, Result};
 use serde::Deserialize;
+use serde_json::json;
 
 #[derive(Deserialize)]
 struct Args {
@@ -28,14 +31,18 @@ struct Args {
 #[derive(Deserialize)]
 pub(super) struct Grouped {
     moe_intermediate_size: usize,
+    #[serde(alias = "num_experts")]
     n_routed_experts: Option<usize>,
+    #[serde(alias = "num_shared_experts")]
     n_shared_experts: Option<usize>,
+    /// Says of each layer whether it has experts, instead of the two numbers below.
+    is_moe_layer: Option<Vec<bool>>,
     #[serde(default = "one")]
     num_experts_per_tok: usize,
     n_group: Option<usize>,
     topk_group: Option<usize>,
     #[serde(default = "factor")]
-    routed_scaling_factor: f64,
+    pub(super) routed_scaling_factor: f64,
     #[serde(default = "yes")]
     norm_topk_prob: bool,
     #[serde(default)]
@@ -78,8 +85,17 @@ impl Grouped {
 
     /// The products of layer `i`; experts are chosen by `method` where the config names none.
     pub(super) fn product(&self, common: &Common, at: &At, i: usize, method: &str) -> Result<Product> {
+        self.product_in(common, at, i, method, "switch_mlp")
+    }
+
+    /// As [`Grouped::product`], with experts in `home`: `switch_mlp` or `experts`.
+    pub(super) fn product_in(&self, common: &Common, at: &At, i: usize, method: &str, home: &str) -> Result<Product> {
         let Some(n) = self.n_routed_experts else { return common.dense(at) };
-        if i < self.first_k_dense_replace || !i.is_multiple_of(self.moe_layer_freq.max(1)) {
+        let sparse = match &self.is_moe_layer {
+            Some(list) => list.get(i).copied().unwrap_or(false),
+            None => i >= self.first_k_dense_replace && i.is_multiple_of(self.moe_layer_freq.max(1)),
+        };
+        if !sparse {
             return common.dense(at);
         }
         let router = self.router(n, self.topk_method.as_deref().unwrap_or(method))?;
@@ -88,7 +104,12 @@ impl Grouped {
             Rule::Sigmoid => Gate::biased(&place, width, n)?,
             _ => Gate::Bare { gate: BareGate { weight: place.at("gate").param("weight", &[n, width])? } },
         };
-        let mut mlp = Mixture::behind(gate, &place, [n, width, self.moe_intermediate_size], router)?;
+        let all = GatedExperts::load(&place.at(home), [n, width, self.moe_intermediate_size], false, swiglu)?;
+        let pool = match home {
+            "experts" => Pool::Named { experts: all },
+            _ => Pool::Gated { switch_mlp: all },
+        };
+        let mut mlp = Mixture { gate, pool, shared: Shared::None, router };
         if let Some(shared) = self.n_shared_experts.filter(|n| *n > 0) {
             let shared_experts = common.mlp(&place, "shared_experts", shared * self.moe_intermediate_size)?;
             mlp = mlp.with(Shared::Plain { shared_experts });
@@ -97,8 +118,8 @@ impl Grouped {
     }
 }
 
-fn load(config: &Config, at: &At, v3: bool) -> Result<Box<dyn Model>> {
-    let a: Args = parse(config)?;
+/// A model, absorbed as V3 is or not as V2, with `eps` in the norms of short rows.
+fn load(a: &Args, at: &At, v3: bool, eps: f64) -> Result<Decoder<Hybrid>> {
     let (c, scaling) = (&a.common, a.common.rope_scaling.as_ref());
     let rope = Rope::new(a.qk_rope_head_dim, c.base(), true, scaling, c.max_position_embeddings)?;
     let head = (a.qk_nope_head_dim + a.qk_rope_head_dim) as f64;
@@ -112,30 +133,62 @@ fn load(config: &Config, at: &At, v3: bool) -> Result<Box<dyn Model>> {
         value: a.v_head_dim,
         scale: head.powf(-0.5) * yarn_score_gain(scaling),
         bias: c.attention_bias,
-        eps: 1e-6,
+        eps,
     };
-    boxed(c.decoder(at, |at, i| {
+    c.decoder(at, |at, i| {
         let self_attn = Latent::load(&at.at("self_attn"), sizes.clone(), rope.clone(), v3)?;
         let product = a.grouped.product(c, at, i, if v3 { "noaux_tc" } else { "greedy" })?;
         Ok((Mixer::Latent { self_attn }, product))
-    })?)
+    })
 }
 
-fn sanitize(config: &Config, tensors: &mut Arrays) -> Result<()> {
-    drop_beyond(tensors, parse::<Args>(config)?.common.num_hidden_layers);
+fn sanitize(a: &Args, tensors: &mut Arrays) -> Result<()> {
+    drop_beyond(tensors, a.common.num_hidden_layers);
+    drop_tied_head(a.common.tie_word_embeddings, tensors);
     stack_experts(tensors, "switch_mlp", &[])
+}
+
+fn sanitize_v3(a: &Args, tensors: &mut Arrays) -> Result<()> {
+    sanitize(a, tensors)?;
+    split_kv_b(tensors, a.common.num_attention_heads, a.qk_nope_head_dim, a.kv_lora_rank)
 }
 
 pub(super) const ARCHITECTURE: Architecture = Architecture {
     names: &["deepseek_v3", "kimi_k2", "joyai_llm_flash"],
-    sanitize: |config, tensors| {
-        let a: Args = parse(config)?;
-        sanitize(config, tensors)?;
-        split_kv_b(tensors, a.common.num_attention_heads, a.qk_nope_head_dim, a.kv_lora_rank)
-    },
+    sanitize: |config, tensors| sanitize_v3(&parse(config)?, tensors),
     quantize: all_alike,
-    load: |config, at| load(config, at, true),
+    load: |config, at| boxed(load(&parse(config)?, at, true, 1e-6)?),
 };
 
-pub(super) const V2: Architecture =
-    Architecture { names: &["deepseek_v2"], sanitize, quantize: all_alike, load: |config, at| load(config, at, false) };
+pub(super) const V2: Architecture = Architecture {
+    names: &["deepseek_v2"],
+    sanitize: |config, tensors| sanitize(&parse(config)?, tensors),
+    quantize: all_alike,
+    load: |config, at| boxed(load(&parse(config)?, at, false, 1e-6)?),
+};
+
+/// Inside a model that sees.
+pub(super) const KIMI: Architecture = Architecture {
+    names: &["kimi_k25", "kimi_vl"],
+    sanitize: |config, tensors| {
+        unwrap_text(config, tensors)?;
+        sanitize_v3(&parse(&text(config, json!({}))?)?, tensors)
+    },
+    quantize: all_alike,
+    load: |config, at| {
+        let a: Args = parse(&text(config, json!({}))?)?;
+        boxed(Wrapped { language_model: load(&a, &at.at("language_model"), true, 1e-6)? })
+    },
+};
+
+/// GLM 4.7 Flash.
+pub(super) const GLM: Architecture = Architecture {
+    names: &["glm4_moe_lite"],
+    sanitize: |config, tensors| sanitize_v3(&parse(config)?, tensors),
+    quantize: all_alike,
+    load: |config, at| {
+        let mut a: Args = parse(config)?;
+        a.common.rope_theta = a.common.rope_theta.or(a.common.inner("rope_theta")).or(Some(1e6));
+        boxed(load(&a, at, true, a.common.rms_norm_eps)?)
+    },
+};

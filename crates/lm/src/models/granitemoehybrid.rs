@@ -1,4 +1,5 @@
-//! Granite 4: Mamba 2 and attention, a gated product or experts beside one, and factors everywhere.
+//! Granite's mixtures: of Granite 4, Mamba 2 and attention, a gated product or experts beside one; of Granite 3,
+//! attention and experts. Factors everywhere.
 
 use super::common::{Common, boxed, eight_bits};
 use super::mamba2::limits;
@@ -18,7 +19,8 @@ struct Args {
     attention_multiplier: f64,
     logits_scaling: f64,
     residual_multiplier: f64,
-    layer_types: Vec<String>,
+    /// All of attention where there is none.
+    layer_types: Option<Vec<String>>,
     num_local_experts: Option<usize>,
     num_experts_per_tok: Option<usize>,
     shared_intermediate_size: Option<usize>,
@@ -59,7 +61,11 @@ impl Args {
 
     fn mixer(&self, at: &At, i: usize) -> Result<Mixer> {
         let (c, m) = (&self.common, &self.mamba);
-        match self.layer_types.get(i).map(String::as_str) {
+        let kind = match &self.layer_types {
+            Some(kinds) => kinds.get(i).map(String::as_str),
+            None => Some("attention"),
+        };
+        match kind {
             Some("attention") => {
                 let mut heads = c.heads()?;
                 heads.scale = self.attention_multiplier;
@@ -101,10 +107,13 @@ impl Args {
         let layer = place.at("router").linear("layer", width, experts, false)?;
         let router = Router::top(need(self.num_experts_per_tok, "num_experts_per_tok")?);
         let gate = Gate::Inner { router: InnerGate { layer } };
-        let shared = need(self.shared_intermediate_size, "shared_intermediate_size")?;
-        Ok(Product::Beside {
-            shared_mlp: FusedMlp::load(&at.at("shared_mlp"), width, shared)?,
-            block_sparse_moe: Mixture::behind(gate, &place, [experts, width, inner], router)?,
+        let block_sparse_moe = Mixture::behind(gate, &place, [experts, width, inner], router)?;
+        Ok(match self.shared_intermediate_size {
+            None | Some(0) => Product::Sparse { block_sparse_moe },
+            Some(shared) => {
+                let shared_mlp = FusedMlp::load(&at.at("shared_mlp"), width, shared)?;
+                Product::Beside { shared_mlp, block_sparse_moe }
+            }
         })
     }
 }
@@ -135,4 +144,10 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
         }
         boxed(model)
     },
+};
+
+pub(super) const GRANITE3: Architecture = Architecture {
+    names: &["granitemoe"],
+    quantize: |path| eight_bits(path, &["router.layer", "self_attn.o_proj", "mlp.down_proj", "lm_head"]),
+    ..ARCHITECTURE
 };

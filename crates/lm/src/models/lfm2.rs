@@ -2,15 +2,17 @@
 
 use super::common::{boxed, eight_bits, multiple};
 use super::sanitize::{move_conv, replace, stack_experts};
-use super::{Architecture, Config, Model, all_alike, drop_tied_head, parse};
+use super::wrapped::{Wrapped, text, unwrap_text};
+use super::{Architecture, Config, all_alike, parse};
 use crate::batch::Batch;
 use crate::blocks::{Backbone, Gate, Heads, Layered, Mixture, Mlp, Norm, Rope, Router, Rule, ShortConv, swiglu};
 use crate::weights::At;
+use lapis::io::Arrays;
 use lapis::{Array, Error, Result, ops};
 use lapis_nn::activations::silu;
 use lapis_nn::{Layer, Linear, Module};
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 #[derive(Deserialize)]
 struct Args {
@@ -154,13 +156,13 @@ impl Layered for Block {
 }
 
 /// A model whose layers have these products.
-fn load(a: &Args, at: &At, product: impl Fn(&At, usize) -> Result<FeedForward>) -> Result<Box<dyn Model>> {
+fn load(a: &Args, at: &At, product: impl Fn(&At, usize) -> Result<FeedForward>) -> Result<Backbone<Block>> {
     let width = a.hidden_size;
     let head = width / a.num_attention_heads.max(1);
     let keys = a.num_key_value_heads.unwrap_or(a.num_attention_heads);
     multiple("num_attention_heads", a.num_attention_heads, "num_key_value_heads", keys)?;
     let rope = Rope::new(head, a.base(), false, None, None)?;
-    boxed(Backbone::load_model(at, [a.vocab_size, width, a.num_hidden_layers], a.norm_eps, |at, i| {
+    Backbone::load_model(at, [a.vocab_size, width, a.num_hidden_layers], a.norm_eps, |at, i| {
         let mixer = if a.attends(i)? {
             let heads = Heads::new(a.num_attention_heads, keys, head, Some(rope.clone()));
             Mixer::Attention { self_attn: Attention::load(&at.at("self_attn"), width, heads, a.norm_eps)? }
@@ -173,26 +175,41 @@ fn load(a: &Args, at: &At, product: impl Fn(&At, usize) -> Result<FeedForward>) 
             operator_norm: Norm::rms(&at, "operator_norm", width, a.norm_eps)?,
             ffn_norm: Norm::rms(&at, "ffn_norm", width, a.norm_eps)?,
         })
-    })?)
+    })
 }
 
-pub(super) const ARCHITECTURE: Architecture = Architecture {
-    names: &["lfm2"],
-    sanitize: |_, tensors| {
-        drop_tied_head(true, tensors);
-        move_conv(tensors, "conv.conv").map(drop)
+/// One without experts.
+fn dense(config: &Config, at: &At) -> Result<Backbone<Block>> {
+    let a: Args = parse(config)?;
+    let (width, inner) = (a.hidden_size, a.inner()?);
+    load(&a, at, |at, _| {
+        Ok(FeedForward::Numbered {
+            w1: at.linear("w1", width, inner, false)?,
+            w3: at.linear("w3", width, inner, false)?,
+            w2: at.linear("w2", inner, width, false)?,
+        })
+    })
+}
+
+fn sanitize(_: &Config, tensors: &mut Arrays) -> Result<()> {
+    tensors.retain(|name, _| !name.split('.').any(|part| part == "lm_head"));
+    move_conv(tensors, "conv.conv").map(drop)
+}
+
+pub(super) const ARCHITECTURE: Architecture =
+    Architecture { names: &["lfm2"], sanitize, quantize: all_alike, load: |config, at| boxed(dense(config, at)?) };
+
+/// Inside a model that sees.
+pub(super) const VISION: Architecture = Architecture {
+    names: &["lfm2_vl"],
+    sanitize: |config, tensors| {
+        unwrap_text(config, tensors)?;
+        sanitize(config, tensors)
     },
     quantize: all_alike,
     load: |config, at| {
-        let a: Args = parse(config)?;
-        let (width, inner) = (a.hidden_size, a.inner()?);
-        load(&a, at, |at, _| {
-            Ok(FeedForward::Numbered {
-                w1: at.linear("w1", width, inner, false)?,
-                w3: at.linear("w3", width, inner, false)?,
-                w2: at.linear("w2", inner, width, false)?,
-            })
-        })
+        let language_model = dense(&text(config, json!({}))?, &at.at("language_model"))?;
+        boxed(Wrapped { language_model })
     },
 };
 
@@ -210,9 +227,8 @@ struct Sparse {
 
 pub(super) const MOE: Architecture = Architecture {
     names: &["lfm2_moe"],
-    sanitize: |_, tensors| {
-        drop_tied_head(true, tensors);
-        move_conv(tensors, "conv.conv")?;
+    sanitize: |config, tensors| {
+        sanitize(config, tensors)?;
         stack_experts(tensors, "switch_mlp", &[])?;
         for (from, to) in [("w1", "gate_proj"), ("w2", "down_proj"), ("w3", "up_proj")] {
             for leaf in ["weight", "scales", "biases"] {
@@ -226,7 +242,7 @@ pub(super) const MOE: Architecture = Architecture {
     load: |config, at| {
         let (a, s): (Args, Sparse) = (parse(config)?, parse(config)?);
         let (width, inner) = (a.hidden_size, a.inner()?);
-        load(&a, at, |at, i| {
+        let model = load(&a, at, |at, i| {
             if i < s.num_dense_layers {
                 return Ok(FeedForward::Dense(Mlp::load(at, width, inner, false, silu)?));
             }
@@ -242,6 +258,7 @@ pub(super) const MOE: Architecture = Architecture {
             };
             let sizes = [s.num_experts, width, s.moe_intermediate_size];
             Ok(FeedForward::Experts(Mixture::behind(gate, at, sizes, router)?))
-        })
+        })?;
+        boxed(model)
     },
 };

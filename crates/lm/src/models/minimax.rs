@@ -3,7 +3,7 @@
 use super::common::{Common, boxed, eight_bits};
 use super::sanitize::{drop_beyond, stack_experts};
 use super::{Architecture, drop_tied_head, parse};
-use crate::blocks::{Attention, Gate, Mixer, Mixture, Product, Rope, Router, Rule};
+use crate::blocks::{Gate, Mixture, Product, Rope, Router, Rule};
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -35,21 +35,20 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
         let (c, n, width) = (&a.common, a.num_local_experts, a.common.hidden_size);
         let rope = Rope::new(a.rotary_dim, c.base(), false, None, None)?;
         boxed(c.decoder(at, |at, _| {
-            let (attn, moe) = (at.at("self_attn"), at.at("block_sparse_moe"));
+            let moe = at.at("block_sparse_moe");
             let mut heads = c.heads()?;
             heads.rope = Some(rope.clone());
-            let (q, k) = (heads.count * heads.width, heads.keys * heads.width);
-            let mut self_attn = Attention::load(&attn, width, heads, [false; 2])?;
-            if a.use_qk_norm {
-                self_attn = self_attn.with_whole_norms(c.norm(&attn, "q_norm", q)?, c.norm(&attn, "k_norm", k)?);
-            }
+            let mixer = match a.use_qk_norm {
+                true => c.attention_whole(at, heads, [false; 2])?,
+                false => c.attention_of(at, heads, [false; 2], false)?,
+            };
             let gate = Gate::Beside {
                 gate: moe.linear("gate", width, n, false)?,
                 e_score_correction_bias: moe.param("e_score_correction_bias", &[n])?,
             };
             let router = Router { rule: Rule::Sigmoid, ..Router::softmax(a.num_experts_per_tok, true) };
             let block_sparse_moe = Mixture::behind(gate, &moe, [n, width, c.intermediate_size], router)?;
-            Ok((Mixer::Attention { self_attn }, Product::Sparse { block_sparse_moe }))
+            Ok((mixer, Product::Sparse { block_sparse_moe }))
         })?)
     },
 };

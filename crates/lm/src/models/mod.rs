@@ -32,6 +32,7 @@ mod mixtral;
 mod nemotron;
 mod nemotron_h;
 mod olmo2;
+mod olmoe;
 mod phi;
 mod phi3;
 mod qwen;
@@ -127,6 +128,8 @@ pub const ALL: &[&Architecture] = &[
     &cohere2::ARCHITECTURE,
     &cohere::ARCHITECTURE,
     &deepseek_v3::ARCHITECTURE,
+    &deepseek_v3::GLM,
+    &deepseek_v3::KIMI,
     &deepseek_v3::V2,
     &exaone4::ARCHITECTURE,
     &exaone::ARCHITECTURE,
@@ -136,6 +139,8 @@ pub const ALL: &[&Architecture] = &[
     &gemma::ARCHITECTURE,
     &glm4::ARCHITECTURE,
     &glm4_moe::ARCHITECTURE,
+    &glm4_moe::DOTS,
+    &glm4_moe::EXAONE,
     &gpt2::ARCHITECTURE,
     &gpt2::BIGCODE,
     &gpt_neox::ARCHITECTURE,
@@ -143,10 +148,12 @@ pub const ALL: &[&Architecture] = &[
     &gptj::ARCHITECTURE,
     &granite::ARCHITECTURE,
     &granitemoehybrid::ARCHITECTURE,
+    &granitemoehybrid::GRANITE3,
     &hunyuan_dense::ARCHITECTURE,
     &internlm2::ARCHITECTURE,
     &lfm2::ARCHITECTURE,
     &lfm2::MOE,
+    &lfm2::VISION,
     &lille::ARCHITECTURE,
     &llama::ARCHITECTURE,
     &llama::ERNIE,
@@ -166,6 +173,7 @@ pub const ALL: &[&Architecture] = &[
     &nemotron_h::ARCHITECTURE,
     &olmo2::ARCHITECTURE,
     &olmo2::OLMO3,
+    &olmoe::ARCHITECTURE,
     &phi3::ARCHITECTURE,
     &phi::ARCHITECTURE,
     &qwen2::ARCHITECTURE,
@@ -175,6 +183,7 @@ pub const ALL: &[&Architecture] = &[
     &qwen3_5::ARCHITECTURE,
     &qwen3_moe::ARCHITECTURE,
     &qwen3_moe::QWEN2,
+    &qwen3_moe::VISION,
     &qwen3_next::ARCHITECTURE,
     &qwen::ARCHITECTURE,
     &rwkv7::ARCHITECTURE,

@@ -1,12 +1,14 @@
 //! Qwen 2 and 3 with experts.
 
 use super::common::{Common, boxed, eight_bits};
-use super::sanitize::stack_experts;
+use super::sanitize::{halves, replace, stack_experts};
+use super::wrapped::{Wrapped, text, unwrap_text};
 use super::{Architecture, all_alike, drop_tied_head, parse};
-use crate::blocks::{Mixture, Product, Router, Shared};
+use crate::blocks::{Decoder, Hybrid, Mixture, Product, Router, Shared};
 use crate::weights::At;
-use lapis::Result;
+use lapis::{Array, Result, ops};
 use serde::Deserialize;
+use serde_json::json;
 
 #[derive(Deserialize)]
 struct Args {
@@ -72,11 +74,31 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
         stack_experts(tensors, "switch_mlp", &[])
     },
     quantize: |path| eight_bits(path, &["mlp.gate"]),
+    load: |config, at| boxed(parse::<Args>(config)?.load(at)?),
+};
+
+impl Args {
+    fn load(&self, at: &At) -> Result<Decoder<Hybrid>> {
+        let c = &self.common;
+        c.decoder(at, |at, i| Ok((c.attention(at, [c.attention_bias; 2], true)?, self.sparse.product(c, at, i)?)))
+    }
+}
+
+/// Inside a model that sees.
+pub(super) const VISION: Architecture = Architecture {
+    names: &["qwen3_vl_moe"],
+    sanitize: |config, tensors| {
+        unwrap_text(config, tensors)?;
+        let turned = |w: &Array| ops::contiguous(&ops::matrix_transpose(w)?, false);
+        let both = ["switch_mlp.gate_proj.weight", "switch_mlp.up_proj.weight"];
+        replace(tensors, "experts.gate_up_proj", both, |w| halves(&turned(w)?, -2))?;
+        replace(tensors, "experts.down_proj", ["switch_mlp.down_proj.weight"], |w| Ok([turned(w)?]))?;
+        stack_experts(tensors, "switch_mlp", &[])
+    },
+    quantize: |path| eight_bits(path, &["mlp.gate"]),
     load: |config, at| {
-        let Args { common, sparse } = parse(config)?;
-        boxed(common.decoder(at, |at, i| {
-            Ok((common.attention(at, [common.attention_bias; 2], true)?, sparse.product(&common, at, i)?))
-        })?)
+        let a: Args = parse(&text(config, json!({}))?)?;
+        boxed(Wrapped { language_model: a.load(&at.at("language_model"))? })
     },
 };
 
