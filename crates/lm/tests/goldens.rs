@@ -314,6 +314,35 @@ fn checkpoints_of_the_makers_load_as_mlx_checkpoints_do() {
 }
 
 #[test]
+fn long_texts_give_the_same_bits_in_chunks() {
+    let Some(dir) = folder() else { return };
+    let mut failed = Vec::new();
+    for file in std::fs::read_dir(dir).unwrap().map(|f| f.unwrap().path()) {
+        let name = file.file_stem().unwrap().to_str().unwrap().to_string();
+        if file.extension().is_none_or(|e| e != "json") || name == "CONFIGS" {
+            continue;
+        }
+        let golden: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+        let config = golden["config"].as_object().unwrap().clone();
+        let mut checkpoint = Checkpoint::from_parts(config, tensors(&golden["params"])).unwrap();
+        let g = Golden { model: models::load(&mut checkpoint).unwrap(), tokens: vec![] };
+        let n = golden["config"]["n_positions"].as_u64().unwrap_or(430);
+        let tokens: Vec<i32> = (0..n).map(|i| (uniform(7, i) * 96.0) as i32).collect();
+        let whole = g.run(vec![(&tokens, &mut Sequence::new())]);
+        let (mut sequence, mut got, mut at) = (Sequence::new(), Vec::new(), 0);
+        let half = n as usize / 2;
+        for n in [half + 3, 1, 40, 3, half - 47] {
+            got.extend(g.run(vec![(&tokens[at..at + n], &mut sequence)]));
+            at += n;
+        }
+        if let Some(at) = got.iter().zip(&whole).position(|(a, b)| a.to_bits() != b.to_bits()) {
+            failed.push(format!("{name}: row {} has other bits ({} for {})", at / 96, got[at], whole[at]));
+        }
+    }
+    assert!(failed.is_empty(), "{}", failed.join("\n"));
+}
+
+#[test]
 fn rwkv7_agrees_with_rwkv_cpp_and_mlx_lm() {
     let dir = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/data/models/rwkv7-834K"));
     if !dir.exists() {
