@@ -111,7 +111,7 @@ pub fn convert(from: &Path, to: &Path, options: &Options, mut say: impl FnMut(&s
     };
     if let Some(dtype) = dtype {
         say(&format!("[INFO] Using dtype: {dtype}"));
-        cast(model.module_mut(), dtype)?;
+        cast(model.module_mut(), dtype, models::keeps_type(&config))?;
     }
     if let Some(format) = options.quantize {
         say("[INFO] Quantizing");
@@ -147,11 +147,12 @@ fn named_dtype(config: &Map<String, Value>) -> Option<Dtype> {
 }
 
 /// Floating parameters as `dtype`; packed words and their scales stay.
-fn cast(module: &mut dyn Module, dtype: Dtype) -> Result<()> {
+fn cast(module: &mut dyn Module, dtype: Dtype, keeps: fn(&str) -> bool) -> Result<()> {
     let mut failed = None;
-    module.visit_mut(&mut |_, leaf| {
+    module.visit_mut(&mut |path, leaf| {
         if let LeafMut::Param(p) = leaf
             && p.dtype().is_floating()
+            && !keeps(path)
         {
             match ops::astype(p.value(), dtype) {
                 Ok(value) => p.set(value),

@@ -192,6 +192,19 @@ pub const ALL: &[&Architecture] = &[
     &starcoder2::ARCHITECTURE,
 ];
 
+/// Which parameters of a model of this config keep their type when the others are cast, by their paths: biases of
+/// routers, and in some types how fast a recurrence fades.
+pub fn keeps_type(config: &Config) -> fn(&str) -> bool {
+    fn router(path: &str) -> bool {
+        ["e_score_correction_bias", "expert_bias"].iter().any(|name| path.ends_with(name))
+    }
+    let kind = config.get("model_type").and_then(Value::as_str).unwrap_or_default();
+    match kind == "nemotron_h" || kind.starts_with("qwen3_5") {
+        true => |path| router(path) || path.ends_with("A_log"),
+        false => router,
+    }
+}
+
 /// The architecture of a config.
 ///
 /// # Errors
