@@ -7,7 +7,7 @@ use lapis::io::Arrays;
 use lapis::{Array, Dtype, ops};
 use lapis_lm::{Batch, Checkpoint, Model, Sequence, models};
 use lapis_nn::quantize_where;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use std::path::PathBuf;
 
 fn folder() -> Option<PathBuf> {
@@ -337,6 +337,40 @@ fn long_texts_give_the_same_bits_in_chunks() {
         }
         if let Some(at) = got.iter().zip(&whole).position(|(a, b)| a.to_bits() != b.to_bits()) {
             failed.push(format!("{name}: row {} has other bits ({} for {})", at / 96, got[at], whole[at]));
+        }
+    }
+    assert!(failed.is_empty(), "{}", failed.join("\n"));
+}
+
+#[test]
+fn wrong_numbers_in_configs_are_errors() {
+    let Some(dir) = folder() else { return };
+    let mut failed = Vec::new();
+    for file in std::fs::read_dir(dir).unwrap().map(|f| f.unwrap().path()) {
+        let name = file.file_stem().unwrap().to_str().unwrap().to_string();
+        if file.extension().is_none_or(|e| e != "json") || name == "CONFIGS" {
+            continue;
+        }
+        let golden: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+        let (config, tensors) = (golden["config"].as_object().unwrap(), tensors(&golden["params"]));
+        for key in config.iter().filter(|(_, v)| v.is_number()).map(|(k, _)| k) {
+            for wrong in [json!(0), json!(-1), json!(3), json!(1u64 << 40), json!(1.5), json!("x"), json!(null)] {
+                let mut config = config.clone();
+                config.insert(key.clone(), wrong.clone());
+                let tensors = tensors.clone();
+                // Either it is refused, or it does something.
+                let tried = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                    let mut checkpoint = Checkpoint::from_parts(config, tensors)?;
+                    let model = models::load(&mut checkpoint)?;
+                    let mut sequence = Sequence::new();
+                    let hidden =
+                        model.hidden(&Array::from_vec(vec![1, 2, 3], &[3]), &mut Batch::one(3, &mut sequence))?;
+                    ops::astype(&model.logits(&hidden)?, Dtype::Float32)?.to_vec::<f32>()
+                }));
+                if tried.is_err() {
+                    failed.push(format!("{name}: {key} = {wrong} panics"));
+                }
+            }
         }
     }
     assert!(failed.is_empty(), "{}", failed.join("\n"));
