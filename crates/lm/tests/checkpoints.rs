@@ -1,16 +1,14 @@
 //! Real checkpoints against what the programs they come from write. They lie in `../shared/data/models`.
 
+mod shared;
+
 use lapis_lm::{Checkpoint, Options, Sampling, Sequence, load};
 use serde_json::Value;
+use shared::shared;
 use std::path::PathBuf;
 
 fn folder(name: &str) -> Option<PathBuf> {
-    let dir = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/data/models")).join(name);
-    if !dir.exists() {
-        eprintln!("skipped: no {}", dir.display());
-        return None;
-    }
-    Some(dir)
+    shared(&format!("data/models/{name}"))
 }
 
 fn golden(dir: &std::path::Path, file: &str) -> Value {

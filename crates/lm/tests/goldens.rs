@@ -3,21 +3,18 @@
 //! `../shared/goldens` holds configs, tokens and logits; weights are drawn from a counter-based generator that the files
 //! name (`GOLDENS` names another folder, `GOLDEN` one file). Beyond the values: whole = stepwise and alone = in a batch, bit for bit.
 
+mod shared;
+
 use lapis::io::Arrays;
 use lapis::{Array, Dtype, ops};
 use lapis_lm::{Batch, Checkpoint, Model, Sequence, models};
 use lapis_nn::quantize_where;
 use serde_json::{Map, Value, json};
+use shared::shared;
 use std::path::PathBuf;
 
 fn folder() -> Option<PathBuf> {
-    let usual = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/goldens");
-    let dir = std::env::var_os("GOLDENS").map_or_else(|| PathBuf::from(usual), PathBuf::from);
-    if !dir.exists() {
-        eprintln!("skipped: no {}", dir.display());
-        return None;
-    }
-    Some(dir)
+    std::env::var_os("GOLDENS").map(PathBuf::from).or_else(|| shared("goldens"))
 }
 
 fn fnv1a(text: &str) -> u64 {
@@ -378,10 +375,7 @@ fn wrong_numbers_in_configs_are_errors() {
 
 #[test]
 fn rwkv7_agrees_with_rwkv_cpp_and_mlx_lm() {
-    let dir = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/data/models/rwkv7-834K"));
-    if !dir.exists() {
-        return eprintln!("skipped: no {}", dir.display());
-    }
+    let Some(dir) = shared("data/models/rwkv7-834K") else { return };
     let golden: Value = serde_json::from_slice(&std::fs::read(dir.join("golden.json")).unwrap()).unwrap();
     let list = |key: &str| golden[key].as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect::<Vec<_>>();
     let tokens = |key: &str| list(key).into_iter().map(|t| t as i32).collect::<Vec<_>>();

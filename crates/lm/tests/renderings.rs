@@ -1,24 +1,22 @@
 //! Published chat templates render as transformers renders them: text for text, and where it raises, an error.
 //!
-//! Reads `templates/renderings.json` in the folder that `LAPIS_TEST_DATA` names.
+//! Reads `templates/renderings.json` of the data beside the repository.
+
+mod shared;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::time::{Duration, UNIX_EPOCH};
 
 use lapis_lm::template::{Chat, Template};
 use serde_json::{Map, Value};
+use shared::shared;
 
 /// 2024-07-26 12:34:56, the time at which the expected texts were made.
 const NOW: Duration = Duration::from_secs(1_721_997_296);
 
 #[test]
 fn renderings_equal_those_of_transformers() {
-    let Some(path) = std::env::var_os("LAPIS_TEST_DATA").map(|d| PathBuf::from(d).join("templates/renderings.json"))
-    else {
-        eprintln!("LAPIS_TEST_DATA is not set: the renderings of transformers are not compared");
-        return;
-    };
+    let Some(path) = shared("data/templates/renderings.json") else { return };
     let data: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
     let templates: BTreeMap<&str, _> = data["templates"]
         .as_object()

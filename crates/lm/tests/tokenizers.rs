@@ -1,12 +1,15 @@
 //! Published tokenizers give the ids and texts that other programs found.
 //!
-//! Reads `tokenizers/` in the folder that `LAPIS_TEST_DATA` names; compressed files are unpacked with `gzip`.
+//! Reads `tokenizers/` of the data beside the repository; compressed files are unpacked with `gzip`.
+
+mod shared;
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use lapis_lm::tokenizer::Tokenizer;
+use shared::shared;
 
 /// The tokenizers, with the names of their vectors in `kitoken` and `llama.cpp`.
 const TOKENIZERS: [(&str, &[&str], &[&str]); 10] = [
@@ -24,10 +27,7 @@ const TOKENIZERS: [(&str, &[&str], &[&str]); 10] = [
 
 #[test]
 fn ids_and_texts_equal_those_of_other_programs() {
-    let Some(data) = std::env::var_os("LAPIS_TEST_DATA").map(|d| PathBuf::from(d).join("tokenizers")) else {
-        eprintln!("LAPIS_TEST_DATA is not set: the ids of other programs are not compared");
-        return;
-    };
+    let Some(data) = shared("data/tokenizers") else { return };
     let (mut total, mut wrong) = (0, Vec::new());
     for (name, kitoken, llama_cpp) in TOKENIZERS {
         let tokenizer = load(&data.join(name));

@@ -1,5 +1,5 @@
 //! What models are made of. Each block is a module with the names of checkpoints, built by [`At`](crate::weights::At)
-//! from tensors, and takes rows `(rows, width)`; only attention and recurrences look at the [`Batch`].
+//! from tensors, and takes rows `(rows, width)`; only attention and recurrences look at the [`Batch`](crate::Batch).
 
 mod attention;
 mod backbone;

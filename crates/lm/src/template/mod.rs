@@ -1,7 +1,7 @@
 //! Chat templates: messages to the text a model was trained on.
 //!
-//! A template is Jinja, rendered exactly as transformers renders it, by `minijinja` with Python's values ([`value`]),
-//! operators ([`operators`]), filters and methods. Templates come with models from anywhere, so a rendering has limits:
+//! A template is Jinja, rendered exactly as transformers renders it, by `minijinja` with Python's values (`value`),
+//! operators (`operators`), filters and methods. Templates come with models from anywhere, so a rendering has limits:
 //! steps, time, depth, and bytes that it makes. No template reads a file or knows anything that it was not given.
 
 mod clock;
