@@ -77,6 +77,33 @@ impl Running {
     }
 }
 
+/// Logits of some rows, and what the likeliest token of each takes.
+struct Likeliest {
+    logits: Array,
+    token: Array,
+    peak: Array,
+    norm: Array,
+}
+
+impl Likeliest {
+    fn new(logits: Array) -> Result<Likeliest> {
+        Ok(Likeliest {
+            token: ops::astype(&ops::argmax(&logits, Some(-1), false)?, Dtype::Uint32)?,
+            peak: ops::max(&logits, -1, false)?,
+            norm: ops::logsumexp(&logits, -1, false)?,
+            logits,
+        })
+    }
+
+    fn read(&self) -> Result<(Vec<u32>, Vec<f32>, Vec<f32>)> {
+        Ok((self.token.to_vec()?, self.peak.to_vec()?, self.norm.to_vec()?))
+    }
+
+    fn row(&self, i: usize) -> Result<Vec<f32>> {
+        ops::slice(&self.logits, &[(Some(i as i64), Some(i as i64 + 1), 1)])?.to_vec()
+    }
+}
+
 /// Runs requests on a model.
 pub struct Engine {
     model: Arc<dyn Model>,
@@ -208,19 +235,28 @@ impl Engine {
                 };
                 Some(ops::astype(&self.model.logits(&hidden)?, Dtype::Float32)?)
             };
+            let row = logits.map(Likeliest::new).transpose()?;
             let memory: Vec<&Array> = parts.iter().flat_map(|(_, r)| r.sequence.arrays()).collect();
-            eval(memory.into_iter().chain(&logits))?;
-            logits
+            let wanted = row.iter().flat_map(|r| [&r.logits, &r.token, &r.peak, &r.norm]);
+            eval(memory.into_iter().chain(wanted))?;
+            row
         };
         drop(parts);
-        let Some(logits) = logits else { return Ok(events) };
-        let rows: Vec<f32> = logits.to_vec()?;
-        let width = rows.len() / last.len();
+        let Some(likeliest) = logits else { return Ok(events) };
+        let (tokens, peaks, norms) = likeliest.read()?;
         let mut gone = Vec::new();
-        for (row, (id, _)) in rows.chunks(width).zip(&last) {
+        for (i, (id, _)) in last.iter().enumerate() {
             let Some(running) = self.running.iter_mut().find(|r| r.id == *id) else { continue };
             let request = &running.request;
-            match request.sampling.choose(&mut row.to_vec(), &running.tokens, request.choice) {
+            // The likeliest token needs none of the logits on the host.
+            let plain = request.sampling.is_plain() && norms[i].is_finite() && peaks[i].is_finite();
+            let chosen = match plain {
+                true => Ok(Choice { token: tokens[i], logprob: peaks[i] - norms[i] }),
+                false => likeliest
+                    .row(i)
+                    .and_then(|mut row| request.sampling.choose(&mut row, &running.tokens, request.choice)),
+            };
+            match chosen {
                 Err(error) => {
                     gone.push(*id);
                     events.push(Event::Failed { id: *id, error });

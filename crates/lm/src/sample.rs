@@ -97,6 +97,15 @@ impl Sampling {
         }
     }
 
+    /// Whether the likeliest token of the logits as they are is taken.
+    pub fn is_plain(&self) -> bool {
+        self.temperature == 0.0 && self.logit_bias.is_empty() && !self.penalizes()
+    }
+
+    fn penalizes(&self) -> bool {
+        !matches!(self.repetition_penalty, 0.0 | 1.0) || self.presence_penalty != 0.0 || self.frequency_penalty != 0.0
+    }
+
     /// Chooses after `history`, all tokens before, the prompt's included. `choice` tells replies to one prompt apart.
     ///
     /// # Errors
@@ -141,7 +150,7 @@ impl Sampling {
         }
         let late = &history[history.len().saturating_sub(self.repetition_context)..];
         let repetition = self.repetition_penalty as f32;
-        if (repetition == 0.0 || repetition == 1.0) && self.presence_penalty == 0.0 && self.frequency_penalty == 0.0 {
+        if !self.penalizes() {
             return;
         }
         let mut counts: HashMap<u32, u32> = HashMap::new();
