@@ -10,6 +10,8 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(a: Arguments) -> Result<()> {
+    // The default limit is set when the first value is computed.
+    lapis::array([0.0f32]).square().eval()?;
     let (instructions, threads) = (lapis_cpu::isa::isa().name(), lapis_cpu::pool::configured_threads()?);
     if a.json {
         println!(
