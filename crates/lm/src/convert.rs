@@ -124,6 +124,11 @@ pub fn convert(from: &Path, to: &Path, options: &Options, mut say: impl FnMut(&s
         if let Some(e) = failed {
             return Err(e);
         }
+    }
+    let mut packed = false;
+    for_each_packable(model.module_mut(), &mut |_, layer| packed |= layer.is_quantized());
+    if !packed {
+        // Of makers' forms that were unpacked while they were read, too.
         config.remove("quantization");
         config.remove("quantization_config");
     }

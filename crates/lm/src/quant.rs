@@ -31,10 +31,9 @@ impl Plan {
         let Some(block) = block.as_object() else {
             return Err(Error::value(format!("[load] {place} is not an object")));
         };
-        if let (Some(method), None) = (
-            block.get("quant_method").and_then(Value::as_str),
-            block.get("bits").filter(|_| block.contains_key("group_size")),
-        ) && !matches!(method, "mxfp4" | "fp8" | "compressed-tensors")
+        // What MLX packs names no method.
+        if let Some(method) = block.get("quant_method").and_then(Value::as_str)
+            && !matches!(method, "mxfp4" | "fp8" | "compressed-tensors")
         {
             return Err(Error::unsupported(format!(
                 "[load] {place}: weights packed by {method:?} are not read yet; use an MLX conversion of the model"
@@ -113,7 +112,8 @@ fn format(block: &Map<String, Value>, base: Option<Format>, place: &str) -> Resu
             .map(|n| Some(n as usize))
             .ok_or_else(|| Error::value(format!("[load] {place}: {key} is {v}, not a whole number"))),
     };
-    let mode = match block.get("mode").or(block.get("quant_method")).and_then(Value::as_str) {
+    let method = block.get("quant_method").filter(|m| *m == "mxfp4");
+    let mode = match block.get("mode").or(method).and_then(Value::as_str) {
         Some(name) => Mode::from_name(name)?,
         None => base.map_or(Mode::Affine, Format::mode),
     };
