@@ -4,6 +4,7 @@
 //! `mlx_lm.generate` (and so on), the program is that command with mlx-lm's defaults.
 
 mod commands;
+mod hub;
 mod interrupt;
 mod model;
 mod say;
@@ -32,6 +33,18 @@ enum Command {
     Perplexity(commands::perplexity::Arguments),
     /// Write the logits of given tokens to a file
     Logits(commands::logits::Arguments),
+    /// Say whether a model fits this machine, for how long a context and how fast
+    Fit(commands::fit::Arguments),
+    /// Fetch a model from the hub
+    Pull(commands::pull::Arguments),
+    /// List the models that are here
+    Ls(commands::manage::List),
+    /// Remove models
+    Rm(commands::manage::Remove),
+    /// List or delete models, in mlx-lm's manner
+    Manage(commands::manage::Arguments),
+    /// Upload a model to the hub
+    Upload(commands::upload::Arguments),
     /// Say what this machine has and what it can do
     Doctor(commands::doctor::Arguments),
 }
@@ -88,6 +101,17 @@ fn main() -> ExitCode {
         Command::Benchmark(a) => commands::benchmark::run(a),
         Command::Perplexity(a) => commands::perplexity::run(a),
         Command::Logits(a) => commands::logits::run(a),
+        // That it does not fit is an answer and no error.
+        Command::Fit(a) => match commands::fit::run(a) {
+            Ok(true) => Ok(()),
+            Ok(false) => return ExitCode::FAILURE,
+            Err(e) => Err(e),
+        },
+        Command::Pull(a) => commands::pull::run(a),
+        Command::Ls(a) => commands::manage::list(a),
+        Command::Rm(a) => commands::manage::remove(a),
+        Command::Manage(a) => commands::manage::run(a),
+        Command::Upload(a) => commands::upload::run(a),
         Command::Doctor(a) => commands::doctor::run(a),
     };
     match done {
@@ -95,6 +119,9 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             say::error(&error);
+            if interrupt::seen() {
+                return ExitCode::from(130);
+            }
             ExitCode::from(say::code(&error))
         }
     }

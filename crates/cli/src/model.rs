@@ -1,6 +1,7 @@
 //! Which model a command works on, and how tokens are chosen: flags that several commands share.
 
 use crate::Manner;
+use crate::hub::HubArguments;
 use lapis::{Error, Result};
 use lapis_lm::template::Template;
 use lapis_lm::{Files, LanguageModel, Sampling};
@@ -17,16 +18,11 @@ const DEMO: Files = Files {
 };
 
 /// The model of a flag; without one, the demo model.
-pub(crate) fn load(path: Option<&Path>) -> Result<LanguageModel> {
-    let Some(path) = path else { return LanguageModel::from_files(DEMO) };
-    if path.exists() {
-        return lapis_lm::load(path);
+pub(crate) fn load(path: Option<&Path>, hub: &HubArguments) -> Result<LanguageModel> {
+    match path {
+        None => LanguageModel::from_files(DEMO),
+        Some(path) => lapis_lm::load(hub.find(path)?),
     }
-    let name = path.display();
-    Err(Error::io(format!(
-        "{name} does not exist.\n  Give --model a directory with config.json, tokenizer.json and safetensors files;\n  \
-         names on the hub are not fetched yet: download the repository first"
-    )))
 }
 
 /// How tokens are chosen.

@@ -12,11 +12,12 @@ pub(crate) fn error(error: &Error) {
     eprintln!("error: {}", shown.join("\n"));
 }
 
-/// The exit code of an error: 2 for what was asked, 3 for numbers, 4 for resources, 1 for the rest.
+/// The exit code of an error: 2 for what was asked, 3 for numbers, 4 for resources, 5 for the network, 1 for the rest.
 pub(crate) fn code(error: &Error) -> u8 {
     match error.kind() {
         ErrorKind::Memory => 4,
         ErrorKind::Eval => 3,
+        ErrorKind::Network => 5,
         ErrorKind::Device => 1,
         _ => 2,
     }

@@ -25,6 +25,8 @@ pub enum ErrorKind {
     Memory,
     /// A file could not be read or written, or its content is malformed.
     Io,
+    /// A host could not be reached, or refused.
+    Network,
     /// A device or stream that is not there.
     Device,
     /// Valid, but not implemented by any linked backend.
@@ -72,6 +74,8 @@ impl Error {
         memory => Memory,
         /// A file fault.
         io => Io,
+        /// A host that cannot be reached or refuses.
+        network => Network,
         /// A missing device.
         device => Device,
         /// Not implemented by the linked backends.

@@ -155,8 +155,8 @@ fn show(path: &Path) -> String {
     path.display().to_string().escape_debug().to_string()
 }
 
-/// `4.6 GiB`.
-fn human(bytes: u64) -> String {
+/// A size for people: `4.6 GiB`.
+pub fn human(bytes: u64) -> String {
     let (mut v, mut unit) = (bytes as f64, 0);
     while v >= 1024.0 && unit < 4 {
         v /= 1024.0;
@@ -165,8 +165,9 @@ fn human(bytes: u64) -> String {
     if unit == 0 { format!("{bytes} B") } else { format!("{v:.1} {}", ["", "KiB", "MiB", "GiB", "TiB"][unit]) }
 }
 
+/// Bytes that can be written in `dir`, where the system says.
 #[cfg(unix)]
-fn free_bytes(dir: &Path) -> Option<u64> {
+pub fn free_bytes(dir: &Path) -> Option<u64> {
     use std::os::unix::ffi::OsStrExt;
     let dir = std::ffi::CString::new(dir.as_os_str().as_bytes()).ok()?;
     let mut stat = std::mem::MaybeUninit::<libc::statvfs>::uninit();
@@ -181,8 +182,9 @@ fn free_bytes(dir: &Path) -> Option<u64> {
     (stat.f_bavail as u64).checked_mul(stat.f_frsize as u64)
 }
 
+/// Bytes that can be written in `dir`, where the system says.
 #[cfg(not(unix))]
-fn free_bytes(_: &Path) -> Option<u64> {
+pub fn free_bytes(_: &Path) -> Option<u64> {
     None
 }
 

@@ -86,15 +86,24 @@ pub struct Report {
     pub bits_per_weight: f64,
 }
 
+/// That a directory may be written: it does not exist.
+///
+/// # Errors
+/// One that does.
+pub fn vacant(to: &Path) -> Result<()> {
+    if to.exists() {
+        let to = to.display();
+        return Err(Error::io(format!("[convert] {to} exists; remove it or name another directory with --mlx-path")));
+    }
+    Ok(())
+}
+
 /// Converts the model in `from` to the directory `to`, which must not exist. `say` hears of each stage.
 ///
 /// # Errors
 /// A target that exists; whatever is wrong with the source; a full disk. The target appears when it is complete.
 pub fn convert(from: &Path, to: &Path, options: &Options, mut say: impl FnMut(&str)) -> Result<Report> {
-    if to.exists() {
-        let to = to.display();
-        return Err(Error::io(format!("[convert] {to} exists; remove it or name another directory with --mlx-path")));
-    }
+    vacant(to)?;
     if options.quantize.is_some() && options.dequantize {
         return Err(Error::value("[convert] quantize or dequantize, not both"));
     }

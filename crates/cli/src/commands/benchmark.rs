@@ -1,5 +1,6 @@
 //! `lapis benchmark`: tokens a second in prefill and decode, on random tokens.
 
+use crate::hub::HubArguments;
 use lapis::{Error, Result, memory};
 use lapis_lm::{Checkpoint, Engine, Event, Request, Sequence, models};
 use std::path::PathBuf;
@@ -8,9 +9,11 @@ use std::time::Instant;
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// A model directory
+    /// A model: a directory, or owner/name on the hub
     #[arg(long)]
     model: PathBuf,
+    #[command(flatten)]
+    hub: HubArguments,
     /// Tokens of the prompt
     #[arg(short = 'p', long, default_value_t = 512)]
     prompt_tokens: usize,
@@ -54,7 +57,7 @@ pub(crate) fn run(a: Arguments) -> Result<()> {
         lapis_cpu::pool::set_threads(n)?;
     }
     let began = Instant::now();
-    let mut checkpoint = Checkpoint::open(&a.model)?;
+    let mut checkpoint = Checkpoint::open(a.hub.find(&a.model)?)?;
     let vocabulary = checkpoint.vocabulary()?;
     let model = Arc::from(models::load(&mut checkpoint)?);
     let load = began.elapsed().as_secs_f64();

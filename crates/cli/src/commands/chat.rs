@@ -1,6 +1,7 @@
 //! `lapis chat`: a conversation in the terminal.
 
 use crate::commands::generate::limit;
+use crate::hub::HubArguments;
 use crate::model::{self, SamplingArguments};
 use crate::{Manner, interrupt, say};
 use lapis::{Error, Result};
@@ -14,9 +15,11 @@ use std::path::PathBuf;
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// A model directory [default: the demo model inside the program]
+    /// A model: a directory, or owner/name on the hub [default: the demo model inside the program]
     #[arg(long)]
     model: Option<PathBuf>,
+    #[command(flatten)]
+    hub: HubArguments,
     /// A message of the system, placed first
     #[arg(long)]
     system_prompt: Option<String>,
@@ -72,7 +75,7 @@ pub(crate) fn run(a: Arguments, manner: Manner) -> Result<()> {
     if let Some(n) = a.threads {
         lapis_cpu::pool::set_threads(n)?;
     }
-    let model = model::load(a.model.as_deref())?;
+    let model = model::load(a.model.as_deref(), &a.hub)?;
     let options = Options {
         max_tokens: limit(a.max_tokens, model::default_max_tokens(manner, 256))?,
         sampling: a.sampling.settings(&model, manner == Manner::Own)?,

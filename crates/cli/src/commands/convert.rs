@@ -1,15 +1,19 @@
 //! `lapis convert`: a model to another form.
 
+use crate::hub::HubArguments;
 use lapis::ops::quantize::{Format, Mode};
 use lapis::{Dtype, Error, Result};
-use lapis_lm::convert::{Options, Recipe, convert};
+use lapis_lm::convert::{Options, Recipe, convert, vacant};
+use lapis_lm::hub::Name;
 use std::path::PathBuf;
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// The model directory to convert
+    /// The model to convert: a directory, or owner/name on the hub
     #[arg(long, visible_alias = "model")]
     hf_path: PathBuf,
+    #[command(flatten)]
+    hub: HubArguments,
     /// The directory to write, which must not exist
     #[arg(long, default_value = "mlx_model")]
     mlx_path: PathBuf,
@@ -34,6 +38,9 @@ pub(crate) struct Arguments {
     /// Unpack the weights
     #[arg(short, long, conflicts_with = "quantize")]
     dequantize: bool,
+    /// Upload the result to this repository: owner/name
+    #[arg(long)]
+    upload_repo: Option<String>,
     /// Accepted; code in a model repository is never run
     #[arg(long, hide = true)]
     trust_remote_code: bool,
@@ -56,5 +63,15 @@ pub(crate) fn run(a: Arguments) -> Result<()> {
         dequantize: a.dequantize,
         dtype,
     };
-    convert(&a.hf_path, &a.mlx_path, &options, |line| println!("{line}")).map(|_| ())
+    // Before anything is fetched.
+    vacant(&a.mlx_path)?;
+    let upload = match &a.upload_repo {
+        Some(name) => Some((a.hub.hub()?, Name::parse(name)?)),
+        None => None,
+    };
+    convert(&a.hub.find(&a.hf_path)?, &a.mlx_path, &options, |line| println!("{line}"))?;
+    match upload {
+        Some((hub, name)) => super::upload::upload(&hub, &a.mlx_path, &name),
+        None => Ok(()),
+    }
 }

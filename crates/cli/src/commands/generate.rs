@@ -1,5 +1,6 @@
 //! `lapis generate`: text after a prompt.
 
+use crate::hub::HubArguments;
 use crate::model::{self, SamplingArguments};
 use crate::{Manner, interrupt, say};
 use lapis::{Error, Result};
@@ -11,9 +12,11 @@ use std::path::PathBuf;
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// A model directory [default: the demo model inside the program]
+    /// A model: a directory, or owner/name on the hub [default: the demo model inside the program]
     #[arg(long)]
     model: Option<PathBuf>,
+    #[command(flatten)]
+    hub: HubArguments,
     /// The prompt; `-` reads standard input
     #[arg(short, long, default_value = "hello", allow_hyphen_values = true)]
     prompt: String,
@@ -85,7 +88,7 @@ pub(crate) fn run(a: Arguments, manner: Manner) -> Result<()> {
     }
     let max_tokens = limit(a.max_tokens, model::default_max_tokens(manner, 100))?;
     let verbose = !["false", "f", "0", "no"].contains(&a.verbose.to_lowercase().as_str()) && !a.json;
-    let mut model = model::load(a.model.as_deref())?;
+    let mut model = model::load(a.model.as_deref(), &a.hub)?;
     for token in &a.extra_eos_token {
         let id =
             model.tokenizer.token_id(token).or_else(|| token.parse().ok().filter(|n| (*n as usize) < model.vocabulary));

@@ -1,14 +1,17 @@
 //! `lapis logits`: the numbers themselves, for comparing implementations.
 
+use crate::hub::HubArguments;
 use lapis::{Array, Dtype, Error, Result, eval, io, ops};
 use lapis_lm::{Batch, Checkpoint, Sequence, models};
 use std::path::PathBuf;
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// A model directory; it needs no tokenizer
+    /// A model: a directory, or owner/name on the hub; it needs no tokenizer
     #[arg(long)]
     model: PathBuf,
+    #[command(flatten)]
+    hub: HubArguments,
     /// Token ids of one or several sequences of one length: "1,2,3;4,5,6"
     #[arg(long)]
     tokens: String,
@@ -26,7 +29,7 @@ pub(crate) fn run(a: Arguments) -> Result<()> {
     if length == 0 || sequences.iter().any(|s| s.len() != length) {
         return Err(Error::value("--tokens: sequences of one length are needed, one token at least"));
     }
-    let model = models::load(&mut Checkpoint::open(&a.model)?)?;
+    let model = models::load(&mut Checkpoint::open(a.hub.find(&a.model)?)?)?;
     let mut rows = Vec::new();
     for tokens in &sequences {
         let mut sequence = Sequence::new();

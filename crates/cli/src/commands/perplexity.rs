@@ -1,5 +1,6 @@
 //! `lapis perplexity`: how well a model foresees a text.
 
+use crate::hub::HubArguments;
 use crate::{model, say};
 use lapis::{Error, Result};
 use serde_json::{Value, json};
@@ -7,9 +8,11 @@ use std::path::{Path, PathBuf};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// A model directory
+    /// A model: a directory, or owner/name on the hub
     #[arg(long)]
     model: PathBuf,
+    #[command(flatten)]
+    hub: HubArguments,
     /// A text, or .jsonl with a "text" in each line
     #[arg(long)]
     data_path: PathBuf,
@@ -43,7 +46,7 @@ pub(crate) fn run(a: Arguments) -> Result<()> {
     if a.sequence_length < 2 {
         return Err(Error::value(format!("--sequence-length is {}; 2 is the least", a.sequence_length)));
     }
-    let model = model::load(Some(&a.model))?;
+    let model = model::load(Some(&a.model), &a.hub)?;
     let mut tokens = Vec::new();
     for text in texts(&a.data_path)? {
         tokens.extend(model.tokenizer.encode(&text, true)?);
