@@ -1,8 +1,10 @@
-//! A model directory: config.json, which weight files there are, and what they hold.
+//! A model directory: config.json, which weight files there are, and what they hold; or a GGUF file, which is all that.
 //!
 //! Nothing is computed here and no weight byte is read: tensors are mapped files. Knows no architecture.
 
+use crate::gguf;
 use crate::quant::Plan;
+use crate::tokenizer::Tokenizer;
 use lapis::io::Arrays;
 use lapis::{Error, Result, io};
 use serde_json::{Map, Value};
@@ -11,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 /// What a directory holds.
 pub struct Checkpoint {
-    /// The directory; empty for a model that came from memory.
+    /// The directory, or the GGUF file; empty for a model that came from memory.
     pub dir: PathBuf,
     /// config.json, its entries of `null` left out.
     pub config: Map<String, Value>,
@@ -23,17 +25,29 @@ pub struct Checkpoint {
     pub tensors: Arrays,
     /// How packed tensors are to be read.
     pub plan: Plan,
+    /// Of a model in a GGUF file.
+    gguf: Option<gguf::Meta>,
 }
 
 impl Checkpoint {
-    /// Opens a directory.
+    /// Opens a directory, or a GGUF file, of several the first.
     ///
     /// # Errors
     /// A file that is missing or malformed, by its path and what to do about it.
     pub fn open(dir: impl AsRef<Path>) -> Result<Checkpoint> {
         let dir = dir.as_ref();
+        if gguf::is_gguf(dir) {
+            let gguf::Opened { config, tensors, meta } = gguf::open(dir)?;
+            crate::models::find(&config)?;
+            let plan = Plan::from_config(&config, dir)?;
+            let (source, generation, gguf) = (config.clone(), Map::new(), Some(meta));
+            return Ok(Checkpoint { source, config, generation, tensors, plan, gguf, dir: dir.to_path_buf() });
+        }
         if !dir.is_dir() {
-            let what = if dir.exists() { "is a file; a model is a directory" } else { "does not exist" };
+            let what = match dir.exists() {
+                true => "is a file that does not end with .gguf; a model is a .gguf file or a directory",
+                false => "does not exist; a model is a .gguf file or a directory",
+            };
             return Err(Error::io(format!("[load] {} {what} with config.json and safetensors", dir.display())));
         }
         let source = read_object(&dir.join("config.json"))?;
@@ -45,7 +59,7 @@ impl Checkpoint {
         let plan = Plan::from_config(&config, dir)?;
         // The architecture is known to be there before weights are opened.
         crate::models::find(&config)?;
-        Ok(Checkpoint { source, config, generation, tensors: tensors(dir)?, plan, dir: dir.to_path_buf() })
+        Ok(Checkpoint { source, config, generation, tensors: tensors(dir)?, plan, gguf: None, dir: dir.to_path_buf() })
     }
 
     /// A model from memory: config.json and one safetensors file.
@@ -57,7 +71,7 @@ impl Checkpoint {
         let config = without_nulls(source.clone());
         let (tensors, _) = io::load_safetensors(io::Source::from_bytes(format!("{name}/model.safetensors"), weights))?;
         let plan = Plan::from_config(&config, Path::new(name))?;
-        Ok(Checkpoint { dir: PathBuf::new(), source, config, generation: Map::new(), tensors, plan })
+        Ok(Checkpoint { dir: PathBuf::new(), source, config, generation: Map::new(), tensors, plan, gguf: None })
     }
 
     /// A model from a config and tensors that are there already.
@@ -68,7 +82,29 @@ impl Checkpoint {
         let source = config.clone();
         let config = without_nulls(config);
         let plan = Plan::from_config(&config, Path::new(""))?;
-        Ok(Checkpoint { dir: PathBuf::new(), source, config, generation: Map::new(), tensors, plan })
+        Ok(Checkpoint { dir: PathBuf::new(), source, config, generation: Map::new(), tensors, plan, gguf: None })
+    }
+
+    /// The tokenizer beside the weights, or in their file.
+    ///
+    /// # Errors
+    /// Files that are missing or malformed.
+    pub fn tokenizer(&self) -> Result<Tokenizer> {
+        match &self.gguf {
+            None => Tokenizer::load(&self.dir),
+            Some(meta) => Tokenizer::of_gguf(meta),
+        }
+    }
+
+    /// The files that a directory would have beside its weights, of a model that is one file.
+    ///
+    /// # Errors
+    /// A vocabulary that cannot be read.
+    pub(crate) fn beside(&self) -> Result<Vec<(&'static str, Vec<u8>)>> {
+        let Some(meta) = &self.gguf else { return Ok(Vec::new()) };
+        let (json, config) = gguf::tokenizer(meta)?;
+        let config = serde_json::to_vec_pretty(&Value::Object(config)).unwrap_or_default();
+        Ok(vec![("tokenizer.json", json), ("tokenizer_config.json", config)])
     }
 
     /// The tokens that end a text, as the configs name them.

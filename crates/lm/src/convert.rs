@@ -145,7 +145,7 @@ pub fn convert(from: &Path, to: &Path, options: &Options, mut say: impl FnMut(&s
     if options.quantize.is_some() {
         say(&format!("[INFO] Quantized model with {bits_per_weight:.3} bits per weight."));
     }
-    save(model.module_mut(), config, from, to)?;
+    save(model.module_mut(), config, from, &checkpoint.beside()?, to)?;
     Ok(Report { dtype, bits_per_weight })
 }
 
@@ -259,8 +259,14 @@ pub fn bits_per_weight(module: &mut dyn Module) -> f64 {
     8.0 * bytes as f64 / count.max(1) as f64
 }
 
-/// Writes a model directory: weights, index, config, and the files beside them in `from`.
-fn save(module: &mut dyn Module, mut config: Map<String, Value>, from: &Path, to: &Path) -> Result<()> {
+/// Writes a model directory: weights, index, config, the files beside them in `from`, and those of `beside`.
+fn save(
+    module: &mut dyn Module,
+    mut config: Map<String, Value>,
+    from: &Path,
+    beside: &[(&str, Vec<u8>)],
+    to: &Path,
+) -> Result<()> {
     let name = to.file_name().and_then(|n| n.to_str()).unwrap_or("model");
     let partial = to.with_file_name(format!("{name}.partial-{}", std::process::id()));
     let cleanup = Partial(partial.clone());
@@ -275,6 +281,9 @@ fn save(module: &mut dyn Module, mut config: Map<String, Value>, from: &Path, to
     write(&partial.join("config.json"), &pretty(&json!(sorted)))?;
     for name in BESIDE.iter().filter(|n| from.join(n).is_file()) {
         std::fs::copy(from.join(name), partial.join(name)).map_err(|e| fail(&from.join(name), e))?;
+    }
+    for (name, bytes) in beside {
+        write(&partial.join(name), bytes)?;
     }
     std::fs::rename(&partial, to).map_err(|e| fail(to, e))?;
     std::mem::forget(cleanup);

@@ -30,7 +30,7 @@ pub struct LanguageModel {
     pub generation: Map<String, Value>,
 }
 
-/// Loads the model in a directory.
+/// Loads the model in a directory or a GGUF file.
 ///
 /// ```no_run
 /// # fn main() -> lapis::Result<()> {
@@ -45,7 +45,8 @@ pub struct LanguageModel {
 /// A file that is missing or malformed, an architecture that is not known, tensors that do not fit.
 pub fn load(dir: impl AsRef<Path>) -> Result<LanguageModel> {
     let mut checkpoint = Checkpoint::open(&dir)?;
-    LanguageModel::new(&mut checkpoint, Tokenizer::load(dir.as_ref())?)
+    let tokenizer = checkpoint.tokenizer()?;
+    LanguageModel::new(&mut checkpoint, tokenizer)
 }
 
 /// Files of a model inside a program.

@@ -12,6 +12,7 @@ pub mod engine;
 pub mod evaluate;
 pub mod fit;
 pub mod generate;
+mod gguf;
 pub mod hub;
 pub mod models;
 pub mod quant;

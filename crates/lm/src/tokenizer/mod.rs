@@ -17,6 +17,7 @@ use std::sync::Arc;
 use lapis::{Error, Result};
 use serde_json::{Map, Value};
 
+use crate::gguf;
 use crate::template::Template;
 pub use detokenizer::Detokenizer;
 use detokenizer::Kind;
@@ -48,14 +49,22 @@ pub struct Tokenizer {
 
 impl Tokenizer {
     /// The tokenizer of a checkpoint's folder: `tokenizer.json`, and where they are there `tokenizer_config.json`,
-    /// `special_tokens_map.json`, `chat_template.jinja`, `chat_template.json`.
+    /// `special_tokens_map.json`, `chat_template.jinja`, `chat_template.json`; or that of a GGUF file.
     ///
     /// # Errors
     /// `Io` when a file is missing, unreadable or malformed. A chat template that does not parse is an error only when
     /// it is used: see [`Tokenizer::chat_template`].
     pub fn load(dir: &Path) -> Result<Tokenizer> {
+        if gguf::is_gguf(dir) {
+            return Tokenizer::of_gguf(&gguf::Meta::open(dir)?);
+        }
         let (json, config) = files::read(dir)?;
         Tokenizer::build(&json, config, &dir.join("tokenizer.json").display().to_string())
+    }
+
+    pub(crate) fn of_gguf(meta: &gguf::Meta) -> Result<Tokenizer> {
+        let (json, config) = gguf::tokenizer(meta)?;
+        Tokenizer::build(&json, config, meta.name())
     }
 
     /// The tokenizer of the bytes of a `tokenizer.json` and the object of a `tokenizer_config.json` (or null), for a
