@@ -293,7 +293,7 @@ impl Family {
     pub(super) fn config(&self, meta: &Meta, shapes: &Shapes) -> Result<Config> {
         let mut config = Config::new();
         config.insert("model_type".into(), self.model_type.into());
-        for key in NEEDED.iter().filter(|k| matches!(meta.value(&meta.own(k)), Ok(None))) {
+        if let Some(key) = NEEDED.iter().find(|k| matches!(meta.value(&meta.own(k)), Ok(None))) {
             return Err(meta.error(format!("{} is missing; the file is no whole model", meta.own(key))));
         }
         let replaced = |key: &str| self.keys.iter().any(|k| k.0 == key);

@@ -230,9 +230,12 @@ impl Vocabulary<'_> {
             true => Value::Null,
             false => json!({"type": "TemplateProcessing", "single": single, "pair": pair, "special_tokens": named}),
         };
+        // Files do not say which tokens take the spaces after them along. Those of Phi 3 do.
+        let phi3 = self.tokens.iter().any(|t| t == "<|placeholder1|>");
+        let strips = |i: usize| phi3 && !["<unk>", "<s>", "<|endoftext|>"].contains(&&self.tokens[i][..]);
         let added = |i: usize| {
             json!({
-                "id": i, "content": text(i), "single_word": false, "lstrip": false, "rstrip": false,
+                "id": i, "content": text(i), "single_word": false, "lstrip": false, "rstrip": strips(i),
                 "normalized": false, "special": self.kinds[i] != USER,
             })
         };
