@@ -8,8 +8,10 @@ mod hub;
 mod interrupt;
 mod model;
 mod say;
+mod settings;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use lapis::Error;
 use std::process::ExitCode;
 
 #[derive(Parser)]
@@ -45,6 +47,10 @@ enum Command {
     Manage(commands::manage::Arguments),
     /// Upload a model to the hub
     Upload(commands::upload::Arguments),
+    /// Say which flags are set by variables and files
+    Config(commands::config::Arguments),
+    /// Say what the code of an error means
+    Explain(commands::explain::Arguments),
     /// Say what this machine has and what it can do
     Doctor(commands::doctor::Arguments),
 }
@@ -82,17 +88,28 @@ fn arguments() -> (Manner, Vec<String>) {
 }
 
 fn main() -> ExitCode {
+    say::watch();
     let (manner, all) = arguments();
     let command = Arguments::command().infer_long_args(manner == Manner::Mlx);
-    let parsed = command.try_get_matches_from(all).and_then(|m| Arguments::from_arg_matches(&m));
-    let arguments = match parsed {
-        Ok(arguments) => arguments,
-        Err(e) => {
-            // Help and version are no errors.
-            let code = if e.use_stderr() { 2 } else { 0 };
+    let (entries, broken) = match settings::entries(&command) {
+        Ok(entries) => (entries, None),
+        Err(error) => (Vec::new(), Some(error)),
+    };
+    let parsed = settings::apply(command.clone(), &entries).try_get_matches_from(all);
+    let arguments = match parsed.and_then(|m| Arguments::from_arg_matches(&m)) {
+        // Help and version are no errors, and need no settings.
+        Err(e) if !e.use_stderr() => {
             drop(e.print());
-            return ExitCode::from(code);
+            return ExitCode::SUCCESS;
         }
+        parsed => match (broken, parsed) {
+            (Some(error), _) => return failed(&error),
+            (None, Ok(arguments)) => arguments,
+            (None, Err(e)) => {
+                drop(e.print());
+                return ExitCode::from(2);
+            }
+        },
     };
     let done = match arguments.command {
         Command::Generate(a) => commands::generate::run(a, manner),
@@ -112,17 +129,19 @@ fn main() -> ExitCode {
         Command::Rm(a) => commands::manage::remove(a),
         Command::Manage(a) => commands::manage::run(a),
         Command::Upload(a) => commands::upload::run(a),
+        Command::Config(a) => commands::config::run(a, &command, &entries),
+        Command::Explain(a) => commands::explain::run(a),
         Command::Doctor(a) => commands::doctor::run(a),
     };
     match done {
         Ok(()) if interrupt::seen() => ExitCode::from(130),
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            say::error(&error);
-            if interrupt::seen() {
-                return ExitCode::from(130);
-            }
-            ExitCode::from(say::code(&error))
-        }
+        Err(error) => failed(&error),
     }
+}
+
+/// Says what went wrong; what was interrupted did not go wrong.
+fn failed(error: &Error) -> ExitCode {
+    say::error(error);
+    ExitCode::from(if interrupt::seen() { 130 } else { say::code(error) })
 }

@@ -1,26 +1,35 @@
 //! What people see: errors, progress, text from a model.
 
-use lapis::{Error, ErrorKind};
+use crate::commands::explain;
+use lapis::Error;
 use std::io::{IsTerminal, Write};
 use std::time::Instant;
+
+/// From now on a reader that has gone is no fault, and another fault of the program is said to be one.
+pub(crate) fn watch() {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        let text = info.payload().downcast_ref::<String>().map_or("", String::as_str);
+        if text.starts_with("failed printing to std") && text.contains("Broken pipe") {
+            std::process::exit(0);
+        }
+        usual(info);
+        let (version, home) = (env!("CARGO_PKG_VERSION"), env!("CARGO_PKG_REPOSITORY"));
+        eprintln!("this is a fault of lapis {version}: please report it at {home}/issues with the lines above");
+    }));
+}
 
 /// Writes an error as at most six lines.
 pub(crate) fn error(error: &Error) {
     let text = error.message();
     let text = text.split_once("] ").filter(|(op, _)| op.starts_with('[')).map_or(text, |(_, rest)| rest);
     let shown: Vec<&str> = text.lines().take(6).collect();
-    eprintln!("error: {}", shown.join("\n"));
+    eprintln!("error[{}]: {}", explain::code(error.kind()), shown.join("\n"));
 }
 
-/// The exit code of an error: 2 for what was asked, 3 for numbers, 4 for resources, 5 for the network, 1 for the rest.
+/// The exit code of an error.
 pub(crate) fn code(error: &Error) -> u8 {
-    match error.kind() {
-        ErrorKind::Memory => 4,
-        ErrorKind::Eval => 3,
-        ErrorKind::Network => 5,
-        ErrorKind::Device => 1,
-        _ => 2,
-    }
+    explain::exit(error.kind())
 }
 
 /// Text from a model with control characters shown and not obeyed; tab and newline pass.

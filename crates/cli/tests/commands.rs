@@ -171,3 +171,80 @@ fn called_by_mlx_lms_names_it_is_that_command() {
     let o = lapis(&["mlx_lm.generate", "--prompt", "hello", "--max-tokens", "3"]);
     assert!(out(&o).contains("Generation: 3 tokens"), "{}", err(&o));
 }
+
+#[test]
+fn flags_come_from_variables_and_files_too() {
+    let folder = Folder::new("settings");
+    let (user, project) = (folder.0.join("user/lapis"), folder.0.join("project"));
+    std::fs::create_dir_all(&user).unwrap();
+    std::fs::create_dir_all(&project).unwrap();
+    let run = |arguments: &[&str], variables: &[(&str, &str)]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_lapis"));
+        command
+            .args(arguments)
+            .stdin(Stdio::null())
+            .current_dir(&project)
+            .env("XDG_CONFIG_HOME", folder.0.join("user"));
+        command.envs(variables.iter().copied()).output().unwrap()
+    };
+    let tokens = |arguments: &[&str], variables: &[(&str, &str)]| {
+        let o = run(&[&["generate", "--json", "--prompt", "Tell me a story"], arguments].concat(), variables);
+        let line: Value = serde_json::from_str(&out(&o)).unwrap_or_else(|_| panic!("{}", err(&o)));
+        line["generation_tokens"].as_u64().unwrap()
+    };
+    std::fs::write(user.join("config.toml"), "max-tokens = 9\n[generate]\nmax_tokens = 8\n").unwrap();
+    assert_eq!(tokens(&[], &[]), 8);
+    std::fs::write(project.join("lapis.toml"), "[generate]\nmax-tokens = 7\n").unwrap();
+    assert_eq!(tokens(&[], &[]), 7);
+    assert_eq!(tokens(&[], &[("LAPIS_MAX_TOKENS", "6")]), 6);
+    assert_eq!(tokens(&["-m", "5"], &[("LAPIS_MAX_TOKENS", "6")]), 5);
+    assert_eq!(tokens(&["--max-tokens=4"], &[("LAPIS_JSON", "0")]), 4);
+    let shown = out(&run(&["config", "show", "--origin"], &[("LAPIS_TEMP", "0.5")]));
+    assert!(
+        shown.contains("temp = 0.5   # LAPIS_TEMP") && shown.contains("generate.max-tokens = 7   # lapis.toml"),
+        "{shown}"
+    );
+    assert!(shown.starts_with("max-tokens = 9   # ") && !shown.contains("= 8"), "{shown}");
+    for (text, part) in [
+        ("max-token = 3", "max-token: there is no such flag"),
+        ("[generat]\ntemp = 1", "no command \"generat\""),
+        ("temp = [1]", "temp: a text, a number or true"),
+        ("temp = ", "lapis.toml"),
+        ("yes = true", "yes: there is no such flag"),
+        ("[generate]\ntemp = \"warm\"", "warm"),
+    ] {
+        std::fs::write(project.join("lapis.toml"), text).unwrap();
+        let o = run(&["generate"], &[]);
+        assert!(o.status.code() == Some(2) && err(&o).contains(part), "{text}: {}", err(&o));
+        // Help is to be had all the same.
+        assert!(run(&["--help"], &[]).status.success());
+    }
+}
+
+#[test]
+fn errors_have_codes_that_are_explained() {
+    let o = lapis(&["generate", "--model", "/nowhere"]);
+    assert!(err(&o).starts_with("error[E0301]: "), "{}", err(&o));
+    let o = lapis(&["explain", "e0301"]);
+    assert!(o.status.success() && out(&o).contains("exit code 2"), "{}", out(&o));
+    assert!(out(&o).lines().all(|l| l.len() <= 80));
+    assert!(out(&lapis(&["explain"])).lines().count() >= 12);
+    assert_eq!(lapis(&["explain", "E9999"]).status.code(), Some(2));
+}
+
+#[cfg(unix)]
+#[test]
+fn a_reader_that_has_gone_is_no_fault() {
+    for arguments in [&["explain"][..], &["generate", "--prompt", "hello"], &["doctor"]] {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_lapis"))
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        drop(child.stdout.take());
+        let o = child.wait_with_output().unwrap();
+        assert!(o.status.success() && err(&o).is_empty(), "{arguments:?}: {}", err(&o));
+    }
+}

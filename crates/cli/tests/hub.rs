@@ -241,3 +241,35 @@ fn a_model_goes_up_as_one_commit() {
     let o = world.command(&["upload", "--path", DEMO, "--upload-repo", "owner/new"]).env("HF_TOKEN", "other").output();
     assert_eq!(o.unwrap().status.code(), Some(5));
 }
+
+#[test]
+fn fit_knows_before_anything_is_fetched() {
+    let world = World::new("fit");
+    let text = good(world.run(&["fit", "owner/mlx-demo"]));
+    assert!(text.contains("llama") && text.contains("512 of 512 tokens"), "{text}");
+    let asked = world.server.asked();
+    assert!(!asked.iter().any(|l| l.contains("tokenizer")), "{asked:?}");
+    // Nothing came into the cache.
+    assert!(!world.snapshot().exists());
+    let json = |arguments: &[&str], code: i32| -> Value {
+        let o = world.run(&[&["fit", "--json"], arguments].concat());
+        assert_eq!(o.status.code(), Some(code), "{}", err(&o));
+        serde_json::from_str(&out(&o)).unwrap()
+    };
+    let (far, near) = (json(&["owner/mlx-demo"], 0), json(&[DEMO], 0));
+    let bytes = std::fs::metadata(Path::new(DEMO).join("model.safetensors")).unwrap().len();
+    for fit in [&far, &near] {
+        assert!(fit["weight_bytes"].as_u64().unwrap().abs_diff(bytes) < bytes / 50, "{fit}");
+        assert_eq!((fit["longest_context"].as_u64(), fit["fits"].as_bool()), (Some(512), Some(true)));
+    }
+    assert_eq!(near["here"], true);
+    // Too little memory is an answer: exit code 1. With a little more, part of the context fits.
+    let tight = json(&[DEMO, "--memory-limit", "1MB"], 1);
+    assert_eq!((tight["longest_context"].as_u64(), tight["fits"].as_bool()), (Some(0), Some(false)));
+    let half = json(&[DEMO, "--memory-limit", "5.5MB"], 1);
+    assert!((1..512).contains(&half["longest_context"].as_u64().unwrap()), "{half}");
+    assert_eq!(half["quantize_to_bits"], 6);
+    let o = world.run(&["fit", DEMO, "--memory-limit", "much"]);
+    assert!(o.status.code() == Some(2) && err(&o).contains("is no size"), "{}", err(&o));
+    assert_eq!(world.run(&["fit", DEMO, "--context", "9999"]).status.code(), Some(2));
+}

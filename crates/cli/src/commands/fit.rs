@@ -13,7 +13,7 @@ pub(crate) struct Arguments {
     #[arg(required_unless_present = "model")]
     name: Option<PathBuf>,
     /// The same as a flag
-    #[arg(long, conflicts_with = "name")]
+    #[arg(long)]
     model: Option<PathBuf>,
     #[command(flatten)]
     hub: HubArguments,

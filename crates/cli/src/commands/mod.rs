@@ -2,8 +2,10 @@
 
 pub(crate) mod benchmark;
 pub(crate) mod chat;
+pub(crate) mod config;
 pub(crate) mod convert;
 pub(crate) mod doctor;
+pub(crate) mod explain;
 pub(crate) mod fit;
 pub(crate) mod generate;
 pub(crate) mod logits;

@@ -1,7 +1,6 @@
 //! A model without its weights: configs, and of each weight file the header, in a file of the right length that takes
 //! no room. What needs to know a model's shapes opens it like any other directory.
 
-use super::cache::wanted;
 use super::fetch::{LANES, Remote, cannot};
 use super::http::{Answer, Ask, Fault};
 use super::{Hub, Name};
@@ -11,6 +10,9 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
+/// What is read beside the headers.
+const CONFIGS: [&str; 4] =
+    ["config.json", "generation_config.json", "hf_quant_config.json", "model.safetensors.index.json"];
 /// Bytes in which most headers end.
 const FIRST: u64 = 1 << 18;
 /// The longest header of a weight file.
@@ -47,10 +49,9 @@ impl Hub {
         fs::create_dir_all(&dir).map_err(|e| cannot("make", &dir, e))?;
         let outline = Outline(dir);
         let part = |f: &&Remote| {
-            f.path.ends_with(".safetensors") || f.path.ends_with("config.json") || f.path.ends_with("index.json")
+            CONFIGS.contains(&f.path.as_str()) || (f.path.ends_with(".safetensors") && !f.path.contains('/'))
         };
-        let queue: Vec<Remote> =
-            files.iter().filter(part).filter(|f| wanted(&f.path) && !f.path.contains('/')).cloned().collect();
+        let queue: Vec<Remote> = files.iter().filter(part).cloned().collect();
         let (queue, failed) = (Mutex::new(queue), Mutex::new(None));
         std::thread::scope(|scope| {
             for _ in 0..2 * LANES {

@@ -1,0 +1,116 @@
+//! Flags by other means: `LAPIS_<FLAG>` variables, `lapis.toml` here, `lapis/config.toml` among the user's settings.
+//!
+//! The command line comes first, then variables, then the project's file, then the user's, then the default. In a file,
+//! a key at the top is for every command that has such a flag, one under `[generate]` for that command.
+
+use clap::builder::FalseyValueParser;
+use clap::{Arg, ArgAction, Command};
+use lapis::{Error, Result};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use toml::{Table, Value};
+
+/// One value of a file: for which command (empty: all), and where it stands.
+#[derive(Clone)]
+pub(crate) struct Entry {
+    pub(crate) command: String,
+    pub(crate) key: String,
+    pub(crate) value: String,
+    pub(crate) file: PathBuf,
+}
+
+/// Whether a flag may be given by other means: consent is not given beforehand.
+fn may_be_set(arg: &Arg) -> bool {
+    arg.get_long().is_some_and(|long| !matches!(long, "help" | "version" | "yes"))
+}
+
+/// The variable of a flag.
+pub(crate) fn variable(flag: &str) -> String {
+    format!("LAPIS_{}", flag.to_uppercase().replace('-', "_"))
+}
+
+/// The files that are read, the one that counts more first.
+pub(crate) fn files() -> Vec<PathBuf> {
+    let home = std::env::var_os("HOME").filter(|h| !h.is_empty()).map(|h| PathBuf::from(h).join(".config"));
+    let user = std::env::var_os("XDG_CONFIG_HOME").filter(|d| !d.is_empty()).map(PathBuf::from).or(home);
+    let user = user.map(|dir| dir.join("lapis/config.toml"));
+    [Some(PathBuf::from("lapis.toml")), user].into_iter().flatten().collect()
+}
+
+/// What the files say, in the order in which it counts.
+///
+/// # Errors
+/// A file that cannot be read; a command or key that there is not; a value that is no text, number or truth.
+pub(crate) fn entries(command: &Command) -> Result<Vec<Entry>> {
+    let mut all = Vec::new();
+    for file in files() {
+        match std::fs::read_to_string(&file) {
+            Ok(text) => all.extend(read(command, &file, &text)?),
+            Err(e) if matches!(e.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => {}
+            Err(e) => return Err(Error::io(format!("{}: {e}", file.display()))),
+        }
+    }
+    Ok(all)
+}
+
+fn read(command: &Command, file: &Path, text: &str) -> Result<Vec<Entry>> {
+    let shown = file.display();
+    let table: Table = text.parse().map_err(|e| Error::value(format!("{shown}: {e}")))?;
+    let mut found = Vec::new();
+    // What stands under a command counts more than what stands at the top.
+    for (name, value) in &table {
+        let Value::Table(inner) = value else { continue };
+        let name = name.replace('_', "-");
+        let Some(sub) = command.get_subcommands().find(|c| c.get_name() == name) else {
+            return Err(Error::value(format!("{shown}: there is no command {name:?}")));
+        };
+        for (key, value) in inner {
+            found.push(entry(&[sub], sub.get_name(), key, value, file)?);
+        }
+    }
+    let every: Vec<&Command> = command.get_subcommands().collect();
+    for (key, value) in table.iter().filter(|(_, v)| !v.is_table()) {
+        found.push(entry(&every, "", key, value, file)?);
+    }
+    Ok(found)
+}
+
+fn entry(commands: &[&Command], command: &str, key: &str, value: &Value, file: &Path) -> Result<Entry> {
+    let key = key.replace('_', "-");
+    let fail = |what: &str| {
+        let place = if command.is_empty() { String::new() } else { format!("[{command}] ") };
+        Error::value(format!("{}: {place}{key}: {what}", file.display()))
+    };
+    let has = |c: &&Command| c.get_arguments().any(|a| a.get_long() == Some(&key) && may_be_set(a));
+    if !commands.iter().any(has) {
+        return Err(fail("there is no such flag"));
+    }
+    let value = match value {
+        Value::String(s) => s.clone(),
+        Value::Integer(n) => n.to_string(),
+        Value::Float(x) => x.to_string(),
+        Value::Boolean(b) => b.to_string(),
+        _ => return Err(fail("a text, a number or true is needed")),
+    };
+    Ok(Entry { command: command.to_string(), key, value, file: file.to_path_buf() })
+}
+
+/// The command line with variables and files as sources of its flags.
+pub(crate) fn apply(command: Command, entries: &[Entry]) -> Command {
+    command.mut_subcommands(|sub| {
+        let mut values: BTreeMap<String, String> = BTreeMap::new();
+        for e in entries.iter().filter(|e| e.command.is_empty() || e.command == sub.get_name()) {
+            values.entry(e.key.clone()).or_insert_with(|| e.value.clone());
+        }
+        sub.mut_args(|arg| {
+            let Some(long) = arg.get_long().filter(|_| may_be_set(&arg)).map(str::to_string) else { return arg };
+            let truth = matches!(arg.get_action(), ArgAction::SetTrue);
+            let arg = if truth { arg.value_parser(FalseyValueParser::new()) } else { arg };
+            let arg = match values.get(&long) {
+                Some(value) => arg.required(false).default_value(value.clone()),
+                None => arg,
+            };
+            arg.env(variable(&long)).hide_env(true)
+        })
+    })
+}
