@@ -10,7 +10,18 @@ use crate::ops::reduce::Reduce;
 use crate::schedule::tape::Tape;
 use crate::stream::{Device, DeviceInfo};
 use linkme::distributed_slice;
+use smallvec::SmallVec;
 use std::sync::OnceLock;
+
+/// One op to compute, as [`Kernels::run`] takes it.
+pub struct Call<'a> {
+    /// What.
+    pub op: &'a Op,
+    /// Of what.
+    pub inputs: SmallVec<[Tensor; 4]>,
+    /// Where to.
+    pub outputs: SmallVec<[Tensor; 1]>,
+}
 
 /// A set of ops somebody can compute.
 pub trait Kernels: Send + Sync {
@@ -54,6 +65,13 @@ pub trait Backend: Kernels {
     /// Memory.
     fn tape(&self, tape: &Tape, inputs: &[Tensor], consts: &[u64], output: &mut Tensor) -> Result<()>;
 
+    /// Computes calls that read the same first input and for which [`Op::shares_left`] holds; `None`, with nothing
+    /// touched, where one by one is as good.
+    ///
+    /// # Errors
+    /// As [`Kernels::run`].
+    fn together(&self, calls: &mut [Call]) -> Option<Result<()>>;
+
     /// Reduces the result of a tape: `inputs` have the shape before the reduction.
     ///
     /// # Errors
@@ -94,6 +112,19 @@ pub fn find(device: Device) -> Result<&'static dyn Backend> {
     backends().iter().find(|b| b.device() == device).map(|b| &**b).ok_or_else(|| {
         Error::device(format!("[eval] no backend for {device} is linked; depend on the crate `lapis` or on a backend"))
     })
+}
+
+/// Computes calls that may be computed together.
+///
+/// # Errors
+/// As [`run`].
+pub(crate) fn together(backend: &dyn Backend, calls: &mut [Call]) -> Result<()> {
+    if calls.len() > 1
+        && let Some(result) = backend.together(calls)
+    {
+        return result;
+    }
+    calls.iter_mut().try_for_each(|call| run(backend, call.op, &call.inputs, &mut call.outputs))
 }
 
 /// Computes `op` with whoever knows it: the device's backend, else host kernels.

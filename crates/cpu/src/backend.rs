@@ -4,7 +4,7 @@ use crate::{
     attend, categorical, convolve, fill, hadamard, matmul, memory, moves, pool, quantized, random, reduce, rows, scan,
     sort, tape,
 };
-use lapis_core::backend::{BACKENDS, Backend, Kernels};
+use lapis_core::backend::{BACKENDS, Backend, Call, Kernels};
 use lapis_core::buffer::{Buffer, Tensor};
 use lapis_core::error::Result;
 use lapis_core::ops::{self, Op};
@@ -77,6 +77,16 @@ impl Backend for Cpu {
     }
     fn tape(&self, tape: &Tape, inputs: &[Tensor], consts: &[u64], output: &mut Tensor) -> Result<()> {
         tape::run(tape, inputs, consts, output)
+    }
+    fn together(&self, calls: &mut [Call]) -> Option<Result<()>> {
+        let mut products: Vec<_> = calls
+            .iter_mut()
+            .filter_map(|call| match call.op {
+                Op::QuantizedMatmul(op) => Some((op, &*call.inputs, &mut call.outputs[0])),
+                _ => None,
+            })
+            .collect();
+        Some(quantized::matmul_together(&mut products))
     }
     fn reduce(
         &self,

@@ -1,7 +1,7 @@
 //! Quantization ops on tensors: finds the bytes and calls the kernels of [`crate::quant`].
 
 use crate::isa::isa;
-use crate::quant::{self, Arithmetic, Rows, Weights};
+use crate::quant::{self, Arithmetic, Rows, Target, Weights};
 use crate::tape::contiguous;
 use lapis_core::buffer::Tensor;
 use lapis_core::dtype::Dtype;
@@ -49,6 +49,21 @@ impl Parts {
     fn biases(&self) -> &[u8] {
         self.biases.as_ref().map_or(&[], |b| b.contiguous_bytes())
     }
+
+    /// Matrices that are packed here.
+    fn stack(&self) -> usize {
+        let shape = &self.packed.shape;
+        shape[..shape.len() - 2].iter().product()
+    }
+
+    fn weights(&self, op: &QuantizedMatmul) -> Result<Weights<'_>> {
+        let shape = &self.packed.shape;
+        let (rows, cols) = (shape[shape.len() - 2], shape[shape.len() - 1] * 32 / op.format.bits());
+        let (packed, scales) = (self.packed.contiguous_bytes(), self.scales.contiguous_bytes());
+        let dtype = self.scales.dtype;
+        let (format, global, stack) = (op.format, self.global, self.stack());
+        Weights::new(op.name(), format, packed, scales, self.biases(), dtype, global, stack, rows, cols)
+    }
 }
 
 /// Codes to weights.
@@ -88,16 +103,8 @@ pub(crate) fn matmul(op: &QuantizedMatmul, inputs: &[Tensor], out: &mut Tensor) 
     let parts = Parts::new(op.format, &inputs[1..last])?;
     let global_x = if last < indices { global_scale(inputs.get(last)) } else { None };
 
-    let shape = &parts.packed.shape;
-    let (rows, cols) = (shape[shape.len() - 2], shape[shape.len() - 1] * 32 / op.format.bits());
-    let stack: usize = shape[..shape.len() - 2].iter().product();
-    let (packed, scales) = (parts.packed.contiguous_bytes(), parts.scales.contiguous_bytes());
-    let scale_dtype = parts.scales.dtype;
-    let w =
-        Weights::new(name, op.format, packed, scales, parts.biases(), scale_dtype, parts.global, stack, rows, cols)?;
-
-    let k = x.shape[x.shape.len() - 1];
-    let x_rows = Rows::new(name, x.contiguous_bytes(), x.dtype, x.size() / k.max(1), k, k)?;
+    let w = parts.weights(op)?;
+    let x_rows = rows(name, &x)?;
     let (dtype, how) = (out.dtype, Arithmetic::Fast);
     if !op.gathered {
         return match op.rounds_x {
@@ -108,11 +115,34 @@ pub(crate) fn matmul(op: &QuantizedMatmul, inputs: &[Tensor], out: &mut Tensor) 
     let m = x.shape[x.shape.len() - 2];
     let batches = x.shape[..x.shape.len() - 2].iter().product();
     let lhs = positions(name, "lhs_indices", &inputs[indices], batches)?;
-    let rhs = positions(name, "rhs_indices", &inputs[indices + 1], stack)?;
+    let rhs = positions(name, "rhs_indices", &inputs[indices + 1], parts.stack())?;
     match op.rounds_x {
         None => quant::gather_qmm(isa(), &x_rows, m, &w, &lhs, &rhs, op.transpose, how, dtype, bytes_mut(out)),
         Some(_) => quant::gather_qqmm(isa(), &x_rows, m, global_x, &w, &lhs, &rhs, dtype, bytes_mut(out)),
     }
+}
+
+/// Row-major `x` as rows.
+fn rows<'a>(op: &str, x: &'a Tensor) -> Result<Rows<'a>> {
+    let k = x.shape[x.shape.len() - 1];
+    Rows::new(op, x.contiguous_bytes(), x.dtype, x.size() / k.max(1), k, k)
+}
+
+/// Products of the same rows with several matrices: all whose format is the first one's at once.
+pub(crate) fn matmul_together(calls: &mut [(&QuantizedMatmul, &[Tensor], &mut Tensor)]) -> Result<()> {
+    let Some((first, inputs, _)) = calls.first() else { return Ok(()) };
+    let (first, x) = (*first, contiguous(&inputs[0])?);
+    let parts = calls.iter().map(|(op, inputs, _)| Parts::new(op.format, &inputs[1..])).collect::<Result<Vec<_>>>()?;
+    let weights = calls.iter().zip(&parts).map(|((op, ..), p)| p.weights(op)).collect::<Result<Vec<_>>>()?;
+    let mut targets = Vec::with_capacity(calls.len());
+    for ((op, inputs, out), w) in calls.iter_mut().zip(&weights) {
+        if op.format == first.format {
+            targets.push(Target { w, out: bytes_mut(out) });
+        } else {
+            matmul(op, inputs, out)?;
+        }
+    }
+    quant::qmm_all(isa(), &rows(first.name(), &x)?, &mut targets, first.transpose, Arithmetic::Fast, x.dtype)
 }
 
 /// Flat positions (int64) in `0..count`.

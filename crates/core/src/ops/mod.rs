@@ -223,4 +223,10 @@ impl Op {
     pub fn updates_input(&self) -> bool {
         self.class() == Class::Update
     }
+
+    /// Whether several such ops on the same first input are better computed together: products with packed matrices,
+    /// for which rows are prepared.
+    pub fn shares_left(&self) -> bool {
+        matches!(self, Op::QuantizedMatmul(op) if op.transpose && !op.gathered && op.rounds_x.is_none())
+    }
 }

@@ -31,6 +31,8 @@ pub(super) struct Step {
     pub(super) leaves: SmallVec<[u32; 2]>,
     /// Slots nobody needs after this step.
     pub(super) release: SmallVec<[Slot; 4]>,
+    /// To be computed together with the step before.
+    pub(super) joined: bool,
 }
 
 /// How to compute a graph.
@@ -88,7 +90,7 @@ fn key(graph: &Graph) -> Vec<u64> {
         let node = &entry.node;
         let (tag, to) = match &node.op {
             Op::Elementwise(e) => (e.op as u64 + 8, e.to as u64),
-            op => (op.class() as u64, 0),
+            op => (op.class() as u64, u64::from(op.shares_left())),
         };
         let head = tag | to << 8 | u64::from(entry.is_external) << 16 | (node.outs.len() as u64) << 20;
         key.push(head | (entry.edges.len() as u64) << 40);
@@ -198,6 +200,7 @@ fn build(graph: &Graph) -> Plan {
             consts: SmallVec::new(),
             leaves: SmallVec::new(),
             release: SmallVec::new(),
+            joined: false,
         };
         match entry.node.op.class() {
             Class::Elementwise | Class::Reduce if group[i] as usize != i => continue,
@@ -207,8 +210,39 @@ fn build(graph: &Graph) -> Plan {
         }
         steps.push(step);
     }
+    let mut steps = join(steps, graph, leaf_slots.first().copied().unwrap_or(slot));
     lifetimes(&mut steps, graph, slot as usize, &leaf_slots);
     Plan { steps, slots: slot as usize, leaf_slots }
+}
+
+/// Moves products with the same first input behind the first of them, where all else that they read is a leaf: slots
+/// from `leaves` on.
+fn join(steps: Vec<Step>, graph: &Graph, leaves: Slot) -> Vec<Step> {
+    let joins = |step: &Step| {
+        let shares = graph.entries[step.entry as usize].node.op.shares_left();
+        shares && step.inputs[1..].iter().all(|&slot| slot >= leaves)
+    };
+    // Steps by the first of their run, by the slot of what they share.
+    let mut first = FxHashMap::default();
+    let mut runs: FxHashMap<usize, Vec<usize>> = FxHashMap::default();
+    for (i, step) in steps.iter().enumerate().filter(|(_, step)| joins(step)) {
+        let start = *first.entry(step.inputs[0]).or_insert(i);
+        if start != i {
+            runs.entry(start).or_default().push(i);
+        }
+    }
+    if runs.is_empty() {
+        return steps;
+    }
+    let mut steps: Vec<Option<Step>> = steps.into_iter().map(Some).collect();
+    let mut out = Vec::with_capacity(steps.len());
+    for i in 0..steps.len() {
+        out.extend(steps[i].take());
+        for &j in runs.get(&i).into_iter().flatten() {
+            out.extend(steps[j].take().map(|step| Step { joined: true, ..step }));
+        }
+    }
+    out
 }
 
 /// Fills in when leaves are first needed and slots last.

@@ -3,10 +3,10 @@
 use super::collect::Graph;
 use super::plan::{Plan, Slot, Step};
 use super::tape::Tape;
-use crate::backend::{self, Backend};
+use crate::backend::{self, Backend, Call};
 use crate::buffer::Tensor;
 use crate::error::{Error, Result};
-use crate::node::{Node, Tensors};
+use crate::node::{Aval, Node, Tensors};
 use crate::ops::{Class, Op};
 use crate::shape::{self, Strides};
 use smallvec::{SmallVec, smallvec};
@@ -33,30 +33,70 @@ pub(super) fn run(job: Job) {
     let mut leaves: Vec<Option<Arc<Node>>> = leaves.into_iter().map(Some).collect();
     let mut values: Vec<Value> = Vec::with_capacity(plan.slots);
     values.resize_with(plan.slots, || Value::Empty);
-    for step in &plan.steps {
-        for &l in &step.leaves {
+    let mut rest = &plan.steps[..];
+    while !rest.is_empty() {
+        let count = 1 + rest[1..].iter().take_while(|step| step.joined).count();
+        let (steps, after) = rest.split_at(count);
+        rest = after;
+        for &l in steps.iter().flat_map(|step| &step.leaves) {
             load(leaves[l as usize].take(), plan.leaf_slots[l as usize], &mut values);
         }
-        let node = &entries[step.entry as usize].node;
-        let result = match (&backend, failed_input(step, &values)) {
+        let nodes: SmallVec<[&Node; 4]> = steps.iter().map(|step| &*entries[step.entry as usize].node).collect();
+        let failed = steps.iter().find_map(|step| failed_input(step, &values));
+        let results = match (&backend, failed) {
             (_, Some(error)) => Err(error),
             (Err(error), _) => Err(error.clone()),
             (Ok(backend), None) => {
-                let consts = |i: usize| -> u64 {
-                    match &entries[step.consts[i] as usize].node.op {
-                        Op::Full(full) => full.value.to_bits(full.dtype),
-                        _ => 0,
+                let compute = || match (steps, &nodes[..]) {
+                    ([step], [node]) => {
+                        let constant = |i: usize| match &entries[step.consts[i] as usize].node.op {
+                            Op::Full(full) => full.value.to_bits(full.dtype),
+                            _ => 0,
+                        };
+                        Ok(smallvec![execute(*backend, node, step, &mut values, &constant)?])
                     }
+                    _ => together(*backend, &nodes, steps, &mut values),
                 };
-                catch_unwind(AssertUnwindSafe(|| execute(*backend, node, step, &mut values, &consts)))
-                    .unwrap_or_else(|panic| Err(bug(node.op.name(), panic.as_ref())))
+                catch_unwind(AssertUnwindSafe(compute))
+                    .unwrap_or_else(|panic| Err(bug(nodes[0].op.name(), panic.as_ref())))
             }
         };
-        for &slot in &step.release {
-            values[slot as usize] = Value::Empty;
+        let mut results = results.map(SmallVec::<[Tensors; 1]>::into_iter);
+        for (step, node) in steps.iter().zip(nodes) {
+            let result = match &mut results {
+                Ok(all) => Ok(all.next().unwrap_or_default()),
+                Err(error) => Err(error.clone()),
+            };
+            for &slot in &step.release {
+                values[slot as usize] = Value::Empty;
+            }
+            store(step, node, result, entries[step.entry as usize].is_external, &mut values);
         }
-        store(step, node, result, entries[step.entry as usize].is_external, &mut values);
     }
+}
+
+/// Steps that the backend may compute at once.
+fn together(
+    backend: &dyn Backend,
+    nodes: &[&Node],
+    steps: &[Step],
+    values: &mut [Value],
+) -> Result<SmallVec<[Tensors; 1]>> {
+    let mut calls: SmallVec<[Call; 4]> = SmallVec::new();
+    for (node, step) in nodes.iter().zip(steps) {
+        let outputs = outputs(backend, node)?;
+        calls.push(Call { op: &node.op, inputs: take_inputs(step, values), outputs });
+    }
+    backend::together(backend, &mut calls)?;
+    Ok(calls.into_iter().map(|call| call.outputs).collect())
+}
+
+/// Memory for all that a kernel writes.
+fn outputs(backend: &dyn Backend, node: &Node) -> Result<Tensors> {
+    let output = |(o, aval): (usize, &Aval)| {
+        Ok(Tensor::row_major(backend.alloc(out_bytes(node, o)?)?, aval.shape.clone(), aval.dtype))
+    };
+    node.outs.iter().enumerate().map(output).collect()
 }
 
 /// A panic of a kernel is a bug of lapis: this evaluation fails with it, nothing else does.

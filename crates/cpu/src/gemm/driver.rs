@@ -249,7 +249,7 @@ unsafe fn tile<M: Arith>(
                     if s + 1 == stretches {
                         job.want(r..r + mr, c..c + count);
                     }
-                    M::kernel(isa, mr, w / plan.lanes)(steps, a, rhs, acc, w, s == 0, &mut { Ahead::NOTHING });
+                    M::kernel(isa, mr, w / plan.lanes)(steps, a, rhs, acc, w, s == 0, acc, &mut { Ahead::NOTHING });
                     if s + 1 == stretches {
                         job.put(isa, r..r + mr, c..c + count, acc, w);
                     }

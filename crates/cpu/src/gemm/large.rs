@@ -226,6 +226,12 @@ unsafe fn tile<M: Arith>(
                         true => (sums.add((c - cols.start) * height + (r - rows.start) * w), w),
                         false => (sums, w),
                     });
+                    // The block to the right, or the first of the rows below.
+                    let column = if in_place.is_some() { 1 } else { height };
+                    let then = match c + w < cols.end {
+                        true => acc.wrapping_add(w * column),
+                        false => acc.wrapping_add(mr * ld).wrapping_sub((c - cols.start) * column),
+                    };
                     if next.is_empty() && in_place.is_none() {
                         job.want(block.0.clone(), block.1.clone());
                     }
@@ -234,7 +240,7 @@ unsafe fn tile<M: Arith>(
                         *soon = Ahead::NOTHING;
                     }
                     let b = right.add((c - cols.start) * steps);
-                    M::kernel(isa, mr, w / cut.lanes)(steps, a, b, acc, ld, start == 0, soon);
+                    M::kernel(isa, mr, w / cut.lanes)(steps, a, b, acc, ld, start == 0, then, soon);
                     if next.is_empty() && in_place.is_none() {
                         job.put(isa, block.0, block.1, acc, ld);
                     }

@@ -13,9 +13,10 @@ use crate::isa::Isa;
 ///
 /// Arguments: `kc` steps; `a`, `mr` values a step; `b`, `nv * lanes` values a step; `acc`, a block of `mr` rows of
 /// `nv * lanes` values, `ld` values apart: scratch, or the output itself; `first`, whether the block starts from zero (its
-/// old content is not read); `ahead`, of which the kernel asks for a cache line every [`PREFETCH_EVERY`] steps: more at a
-/// time would keep the loads of the panels waiting.
-pub(crate) type MicroFn<P, A> = unsafe fn(usize, *const P, *const P, *mut A, usize, bool, &mut Ahead);
+/// old content is not read); `next`, where the sums of the next block begin, whose rows the kernel asks for, into L1;
+/// `ahead`, of which it asks for a cache line every [`PREFETCH_EVERY`] steps: more at a time would keep the loads of the
+/// panels waiting.
+pub(crate) type MicroFn<P, A> = unsafe fn(usize, *const P, *const P, *mut A, usize, bool, *const A, &mut Ahead);
 
 /// See [`MicroFn`].
 pub(crate) const PREFETCH_EVERY: usize = 4;
@@ -124,9 +125,10 @@ macro_rules! vector_kernel {
             acc: *mut $a,
             ld: usize,
             first: bool,
+            next: *const $a,
             ahead: &mut Ahead,
         ) {
-            // SAFETY: the caller's panels hold `kc` steps and its block `MR * NV` vectors.
+            // SAFETY: the caller's panels hold `kc` steps and its block `MR * NV` vectors; a prefetch may name any address.
             unsafe {
                 let mut soon = *ahead;
                 let mut sum = [[$zero(); NV]; MR];
@@ -140,6 +142,12 @@ macro_rules! vector_kernel {
                 for k in 0..kc {
                     if k % PREFETCH_EVERY == 0 {
                         soon.ask();
+                    }
+                    if k % 8 == 2 && k / 8 < MR {
+                        let row = next.wrapping_add(k / 8 * ld);
+                        for j in 0..NV {
+                            _mm_prefetch::<_MM_HINT_T0>(row.wrapping_add(j * $lanes).cast());
+                        }
                     }
                     let $bp = b;
                     let mut y = [$load_b; NV];
@@ -267,6 +275,7 @@ macro_rules! plain_kernel {
             acc: *mut $t,
             ld: usize,
             first: bool,
+            _next: *const $t,
             _ahead: &mut Ahead,
         ) {
             // SAFETY: the caller's panels hold `kc` steps and its block `MR * NV` vectors of four.

@@ -6,7 +6,7 @@
 
 use super::activations::Rows;
 use super::format::check_len;
-use super::qmm::{Arithmetic, Job, Pair, check_product, products};
+use super::qmm::{Arithmetic, Job, Pair, Target, check_product, products};
 use super::weights::Weights;
 use crate::isa::Isa;
 use lapis_core::dtype::Dtype;
@@ -34,7 +34,7 @@ pub fn gather_qmm(
     let n = check_product(op, x, w, transpose, out_dtype)?;
     let grouped = Grouped::new(op, x.rows(), m, w.stack, lhs, rhs)?;
     check_len(op, "the result", out.len(), lhs.len() * m * n * out_dtype.size())?;
-    products(isa, x, w, transpose, arithmetic, &grouped.jobs(), out_dtype, out);
+    products(isa, x, &mut [Target { w, out }], transpose, arithmetic, &grouped.jobs(), out_dtype);
     Ok(())
 }
 

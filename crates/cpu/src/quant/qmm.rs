@@ -60,14 +60,42 @@ pub fn qmm(
     out_dtype: Dtype,
     out: &mut [u8],
 ) -> Result<()> {
+    qmm_all(isa, x, &mut [Target { w, out }], transpose, arithmetic, out_dtype)
+}
+
+/// One of several matrices that the same rows are multiplied with, and where the result goes.
+pub struct Target<'a> {
+    /// The matrix.
+    pub w: &'a Weights<'a>,
+    /// Contiguous `[rows of x, n]`.
+    pub out: &'a mut [u8],
+}
+
+/// As [`qmm`] with each of `targets`, all of one format: rows are prepared once, and threads meet once.
+///
+/// # Errors
+/// As [`qmm`]; formats that differ.
+pub fn qmm_all(
+    isa: Isa,
+    x: &Rows,
+    targets: &mut [Target],
+    transpose: bool,
+    arithmetic: Arithmetic,
+    out_dtype: Dtype,
+) -> Result<()> {
     let op = "quantized_matmul";
-    if w.stack != 1 {
-        return Err(Error::shape(format!("[{op}] one matrix is taken, not a stack of {}", w.stack)));
+    for Target { w, out } in targets.iter() {
+        if w.stack != 1 {
+            return Err(Error::shape(format!("[{op}] one matrix is taken, not a stack of {}", w.stack)));
+        }
+        if w.format != targets[0].w.format {
+            return Err(Error::value(format!("[{op}] matrices of different formats in one call")));
+        }
+        let n = check_product(op, x, w, transpose, out_dtype)?;
+        check_len(op, "the result", out.len(), x.rows() * n * out_dtype.size())?;
     }
-    let n = check_product(op, x, w, transpose, out_dtype)?;
-    check_len(op, "the result", out.len(), x.rows() * n * out_dtype.size())?;
     let pairs: Vec<Pair> = (0..x.rows()).map(|r| Pair { x: r, out: r }).collect();
-    products(isa, x, w, transpose, arithmetic, &[Job { matrix: 0, pairs: &pairs }], out_dtype, out);
+    products(isa, x, targets, transpose, arithmetic, &[Job { matrix: 0, pairs: &pairs }], out_dtype);
     Ok(())
 }
 
@@ -95,17 +123,17 @@ pub(super) struct Job<'a> {
     pub(super) pairs: &'a [Pair],
 }
 
-/// Computes checked jobs; `out` rows named by no pair are left alone.
+/// Computes checked jobs with matrices of one format; `out` rows named by no pair are left alone.
 pub(super) fn products(
     isa: Isa,
     x: &Rows,
-    w: &Weights,
+    targets: &mut [Target],
     transpose: bool,
     arithmetic: Arithmetic,
     jobs: &[Job],
     out_dtype: Dtype,
-    out: &mut [u8],
 ) {
+    let Some(Target { w, .. }) = targets.first() else { return };
     let mut wanted = vec![false; x.rows()];
     for pair in jobs.iter().flat_map(|job| job.pairs) {
         wanted[pair.x] = true;
@@ -119,25 +147,32 @@ pub(super) fn products(
     } else {
         Left::Floats(Floats::converted(isa, x, &wanted))
     };
-    multiply(isa, x, w, transpose, jobs, out_dtype, out);
+    multiply(isa, x, targets, transpose, jobs, out_dtype);
 }
 
 /// [`products`] with a prepared left side.
-pub(super) fn multiply(
-    isa: Isa,
-    x: Left,
-    w: &Weights,
-    transpose: bool,
-    jobs: &[Job],
-    out_dtype: Dtype,
-    out: &mut [u8],
-) {
-    let n = if transpose { w.rows } else { w.cols };
-    let product = Product { isa, w, transpose, x, out_dtype, out: Out(out.as_mut_ptr()), n };
-    let tasks = tasks(jobs, n.div_ceil(COLUMNS), COLUMNS * w.format.row_bytes(w.rows * w.cols) / n.max(1));
+pub(super) fn multiply(isa: Isa, x: Left, targets: &mut [Target], transpose: bool, jobs: &[Job], out_dtype: Dtype) {
+    let parts: Vec<Product> = targets
+        .iter_mut()
+        .map(|Target { w, out }| {
+            let n = if transpose { w.rows } else { w.cols };
+            Product { isa, w, transpose, x: &x, few: None, out_dtype, out: Out(out.as_mut_ptr()), n }
+        })
+        .collect();
+    let tasks = tasks(jobs, &parts);
+    #[cfg(target_arch = "x86_64")]
+    let (mut parts, mut few) = (parts, Few::default());
+    // One job's rows are gathered once for all tasks.
+    #[cfg(target_arch = "x86_64")]
+    if let ([job], Some(first)) = (jobs, parts.first())
+        && let Some(x) = first.thin_left(job.pairs.len())
+    {
+        first.gather(x, job.pairs, &mut few);
+        parts.iter_mut().for_each(|part| part.few = Some(&few));
+    }
     pool::run(tasks.len(), &|i| {
         let task = &tasks[i];
-        with_scratch(|scratch| product.run(task, scratch));
+        with_scratch(|scratch| parts[task.target].run(task, scratch));
     });
 }
 
@@ -187,26 +222,36 @@ struct Out(*mut u8);
 
 /// Some rows, one matrix, a run of 64-column blocks.
 struct Task<'a> {
+    target: usize,
     matrix: usize,
     pairs: &'a [Pair],
     blocks: Range<usize>,
 }
 
-/// Cuts jobs into tasks; `bytes` of weights lie behind a block. Rows outermost, so that their activations stay in cache.
-fn tasks<'a>(jobs: &[Job<'a>], blocks: usize, bytes: usize) -> Vec<Task<'a>> {
+/// Cuts jobs into tasks. Rows outermost, so that their activations stay in cache.
+fn tasks<'a>(jobs: &[Job<'a>], products: &[Product]) -> Vec<Task<'a>> {
     let parts: usize = jobs.iter().map(|job| job.pairs.len().div_ceil(TASK_ROWS)).sum();
-    let even = (parts * blocks).div_ceil(8 * pool::threads());
-    let run = even.max(TASK_BYTES / bytes.max(1)).clamp(1, blocks.max(1));
+    let blocks = |p: &Product| p.n.div_ceil(COLUMNS);
+    let even = (parts * products.iter().map(blocks).sum::<usize>()).div_ceil(8 * pool::threads());
     let mut tasks = Vec::new();
-    for job in jobs {
-        for pairs in job.pairs.chunks(TASK_ROWS) {
-            for first in (0..blocks).step_by(run) {
-                tasks.push(Task { matrix: job.matrix, pairs, blocks: first..(first + run).min(blocks) });
+    for (target, product) in products.iter().enumerate() {
+        let (blocks, w) = (blocks(product), product.w);
+        let bytes = COLUMNS * w.format.row_bytes(w.rows * w.cols) / product.n.max(1);
+        let run = even.max(TASK_BYTES / bytes.max(1)).clamp(1, blocks.max(1));
+        for job in jobs {
+            for pairs in job.pairs.chunks(TASK_ROWS) {
+                for first in (0..blocks).step_by(run) {
+                    tasks.push(Task { target, matrix: job.matrix, pairs, blocks: first..(first + run).min(blocks) });
+                }
             }
         }
     }
     tasks
 }
+
+/// Few rows of activations, in equal parts.
+#[cfg(target_arch = "x86_64")]
+type Few = [thin::Few; THIN_ROWS / thin::ROWS];
 
 /// What a thread needs while it works on a task: panels in the first-level cache, sums in the second.
 #[repr(align(64))]
@@ -217,7 +262,7 @@ struct Scratch {
     biases: [f32; SCALE_TILE],
     sums: [[f32; COLUMNS]; TASK_ROWS],
     #[cfg(target_arch = "x86_64")]
-    few: [thin::Few; THIN_ROWS / thin::ROWS],
+    few: Few,
 }
 
 fn with_scratch(work: impl FnOnce(&mut Scratch)) {
@@ -237,12 +282,15 @@ fn with_scratch(work: impl FnOnce(&mut Scratch)) {
     SCRATCH.set(Some(scratch));
 }
 
-/// One call of [`products`], as its tasks see it.
+/// One target of a call of [`products`], as its tasks see it.
 struct Product<'a> {
     isa: Isa,
     w: &'a Weights<'a>,
     transpose: bool,
-    x: Left,
+    x: &'a Left,
+    /// The rows of all tasks, where they are few and the same.
+    #[cfg(target_arch = "x86_64")]
+    few: Option<&'a Few>,
     out_dtype: Dtype,
     out: Out,
     n: usize,
@@ -252,26 +300,41 @@ struct Product<'a> {
 unsafe impl Sync for Product<'_> {}
 
 impl Product<'_> {
+    /// The activations, where this many rows go straight to the dot products.
+    #[cfg(target_arch = "x86_64")]
+    fn thin_left(&self, rows: usize) -> Option<&Activations> {
+        match (self.x, self.isa) {
+            (Left::Bytes(x), Isa::Avx512) if rows <= THIN_ROWS && self.n.is_multiple_of(thin::STRIP) => Some(x),
+            _ => None,
+        }
+    }
+
+    /// The rows of `pairs` in the order of the kernels for few.
+    #[cfg(target_arch = "x86_64")]
+    fn gather(&self, x: &Activations, pairs: &[Pair], few: &mut Few) {
+        let rows: Vec<usize> = pairs.iter().map(|pair| pair.x).collect();
+        for (part, few) in tiles(rows.len(), thin::ROWS).zip(few) {
+            few.gather(x, &rows[part], self.w.cols, self.w.format.group(), self.w.format.bits());
+        }
+    }
+
     fn run(&self, task: &Task, scratch: &mut Scratch) {
         #[cfg(target_arch = "x86_64")]
-        if let (Left::Bytes(x), Isa::Avx512) = (&self.x, self.isa)
-            && task.pairs.len() <= THIN_ROWS
-            && self.n.is_multiple_of(thin::STRIP)
-        {
-            let rows: Vec<usize> = task.pairs.iter().map(|pair| pair.x).collect();
-            let few = tiles(rows.len(), thin::ROWS).zip(&mut scratch.few);
-            for (part, few) in few {
-                few.gather(x, &rows[part], self.w.cols, self.w.format.group(), self.w.format.bits());
+        if let Some(x) = self.thin_left(task.pairs.len()) {
+            let mut own = std::mem::take(&mut scratch.few);
+            if self.few.is_none() {
+                self.gather(x, task.pairs, &mut own);
             }
             for block in task.blocks.clone() {
-                self.thin(task, block, scratch);
+                self.thin(task, block, self.few.unwrap_or(&own), scratch);
                 self.store(task, block, scratch);
             }
+            scratch.few = own;
             return;
         }
         for block in task.blocks.clone() {
             scratch.sums[..task.pairs.len()].fill([0.0; COLUMNS]);
-            match &self.x {
+            match self.x {
                 Left::Bytes(x) => self.integers(task, block, x, scratch),
                 Left::Floats(x) if self.transpose => self.floats(task, block, x, scratch),
                 Left::Floats(x) => self.floats_along_rows(task, block, x, scratch),
@@ -304,11 +367,11 @@ impl Product<'_> {
 
     /// Few rows: sixteen columns at a time, straight from the packed words.
     #[cfg(target_arch = "x86_64")]
-    fn thin(&self, task: &Task, index: usize, scratch: &mut Scratch) {
+    fn thin(&self, task: &Task, index: usize, few: &Few, scratch: &mut Scratch) {
         let (w, content) = (self.w, Content::of(self.w.format));
         for column in (0..COLUMNS).step_by(thin::STRIP).take_while(|c| index * COLUMNS + c < self.n) {
             let block = w.block(task.matrix, index * COLUMNS + column, thin::STRIP);
-            for (part, few) in tiles(task.pairs.len(), thin::ROWS).zip(&scratch.few) {
+            for (part, few) in tiles(task.pairs.len(), thin::ROWS).zip(few) {
                 let job =
                     thin::Job { x: few, cols: w.cols, group: w.format.group(), bits: content.bits, fp4: content.fp4 };
                 let start = scratch.sums[part].as_mut_ptr().cast::<f32>();

@@ -8,7 +8,7 @@ use super::codes::decode_e4m3;
 use super::dequantize::dequantize;
 use super::format::{Mode, check_global, check_len};
 use super::gather::Grouped;
-use super::qmm::{Floats, Job, Left, Pair, check_product, multiply};
+use super::qmm::{Floats, Job, Left, Pair, Target, check_product, multiply};
 use super::quantize::quantize;
 use super::weights::Weights;
 use crate::isa::Isa;
@@ -37,7 +37,7 @@ pub fn qqmm(
     check_len(op, "the result", out.len(), x.rows() * n * out_dtype.size())?;
     let pairs: Vec<Pair> = (0..x.rows()).map(|r| Pair { x: r, out: r }).collect();
     let x = quantized(op, isa, x, global_scale, w)?;
-    multiply(isa, x, w, true, &[Job { matrix: 0, pairs: &pairs }], out_dtype, out);
+    multiply(isa, x, &mut [Target { w, out }], true, &[Job { matrix: 0, pairs: &pairs }], out_dtype);
     Ok(())
 }
 
@@ -61,7 +61,7 @@ pub fn gather_qqmm(
     let grouped = Grouped::new(op, x.rows(), m, w.stack, lhs, rhs)?;
     check_len(op, "the result", out.len(), lhs.len() * m * n * out_dtype.size())?;
     let x = quantized(op, isa, x, global_scale, w)?;
-    multiply(isa, x, w, true, &grouped.jobs(), out_dtype, out);
+    multiply(isa, x, &mut [Target { w, out }], true, &grouped.jobs(), out_dtype);
     Ok(())
 }
 

@@ -76,11 +76,19 @@ impl Few {
                         *to = *unit;
                     }
                 } else {
-                    for (i, word) in units.chunks(per_word).enumerate() {
-                        let word_index = first / per_word + i;
-                        let vector = word_index / 16 * 16 * per_word + word_index % 16;
-                        for (h, unit) in word.iter().enumerate() {
-                            to[vector + 16 * h] = *unit;
+                    match per_word {
+                        1 => to[first..first + units.len()].copy_from_slice(units),
+                        2 => apart::<2>(units, &mut to[first..first + units.len()]),
+                        4 => apart::<4>(units, &mut to[first..first + units.len()]),
+                        // A slab is half a vector.
+                        _ => {
+                            for (i, word) in units.chunks(per_word).enumerate() {
+                                let index = first / per_word + i;
+                                let vector = index / 16 * 16 * per_word + index % 16;
+                                for (h, unit) in word.iter().enumerate() {
+                                    to[vector + 16 * h] = *unit;
+                                }
+                            }
                         }
                     }
                 }
@@ -90,6 +98,17 @@ impl Few {
                     self.scales[(first + g) * self.width + m] = x.scales[at + g];
                     self.sums[(first + g) * self.width + m] = x.sums[at + g];
                 }
+            }
+        }
+    }
+}
+
+/// `[vector][16 words][UNITS]` to `[vector][UNITS][16 words]`.
+fn apart<const UNITS: usize>(from: &[[i8; 4]], to: &mut [[i8; 4]]) {
+    for (from, to) in from.chunks_exact(16 * UNITS).zip(to.chunks_exact_mut(16 * UNITS)) {
+        for (w, word) in from.as_chunks::<UNITS>().0.iter().enumerate() {
+            for (h, unit) in word.iter().enumerate() {
+                to[16 * h + w] = *unit;
             }
         }
     }
