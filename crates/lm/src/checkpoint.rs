@@ -2,9 +2,9 @@
 //!
 //! Nothing is computed here and no weight byte is read: tensors are mapped files. Knows no architecture.
 
-use crate::gguf;
 use crate::quant::Plan;
 use crate::tokenizer::Tokenizer;
+use crate::{gguf, imports};
 use lapis::io::Arrays;
 use lapis::{Error, Result, io};
 use serde_json::{Map, Value};
@@ -56,10 +56,13 @@ impl Checkpoint {
             path if path.exists() => without_nulls(read_object(&path)?),
             _ => Map::new(),
         };
-        let plan = Plan::from_config(&config, dir)?;
-        // The architecture is known to be there before weights are opened.
+        // What config.json says is known to make sense before weights are opened.
+        Plan::from_config(&config, dir)?;
         crate::models::find(&config)?;
-        Ok(Checkpoint { source, config, generation, tensors: tensors(dir)?, plan, gguf: None, dir: dir.to_path_buf() })
+        let (mut source, mut config, mut tensors) = (source, config, tensors(dir)?);
+        imports::apply([&mut config, &mut source], &mut tensors, &dir.display().to_string())?;
+        let plan = Plan::from_config(&config, dir)?;
+        Ok(Checkpoint { source, config, generation, tensors, plan, gguf: None, dir: dir.to_path_buf() })
     }
 
     /// A model from memory: config.json and one safetensors file.
@@ -79,8 +82,9 @@ impl Checkpoint {
     /// # Errors
     /// A quantization block that cannot be read.
     pub fn from_parts(config: Map<String, Value>, tensors: Arrays) -> Result<Checkpoint> {
-        let source = config.clone();
-        let config = without_nulls(config);
+        let mut source = config.clone();
+        let (mut config, mut tensors) = (without_nulls(config), tensors);
+        imports::apply([&mut config, &mut source], &mut tensors, "model")?;
         let plan = Plan::from_config(&config, Path::new(""))?;
         Ok(Checkpoint { dir: PathBuf::new(), source, config, generation: Map::new(), tensors, plan, gguf: None })
     }

@@ -14,6 +14,7 @@ pub mod fit;
 pub mod generate;
 mod gguf;
 pub mod hub;
+mod imports;
 pub mod models;
 pub mod quant;
 pub mod sample;

@@ -32,12 +32,16 @@ impl Plan {
             return Err(Error::value(format!("[load] {place} is not an object")));
         };
         // What MLX packs names no method.
-        if let Some(method) = block.get("quant_method").and_then(Value::as_str)
-            && !matches!(method, "mxfp4" | "fp8" | "compressed-tensors")
-        {
-            return Err(Error::unsupported(format!(
-                "[load] {place}: weights packed by {method:?} are not read yet; use an MLX conversion of the model"
-            )));
+        match block.get("quant_method").and_then(Value::as_str) {
+            None | Some("mxfp4") => {}
+            // Tensors in MLX's form say how they are packed; others are put in it, or unpacked (see `imports`).
+            Some("fp8" | "compressed-tensors" | "awq" | "gptq") => return Ok(Plan::default()),
+            Some(method) => {
+                return Err(Error::unsupported(format!(
+                    "[load] {place}: weights packed by {method:?} are not read; known are awq, gptq, fp8, \
+                     compressed-tensors, mxfp4.\n  Use an MLX conversion of the model, or one that is not packed"
+                )));
+            }
         }
         let base = if block.contains_key("bits") || block.contains_key("mode") {
             Some(format(block, None, &place)?)

@@ -123,10 +123,10 @@ fn a_directory_that_is_no_model_says_what_is_missing() {
     assert!(open(r#"{"model_type": "llama", "quantization": 7}"#).contains("not an object"));
     assert!(open(r#"{"model_type": "llama", "quantization": {"bits": 7, "group_size": 64}}"#).contains("bits 7"));
     assert!(open(r#"{"model_type": "llama", "quantization": {"bits": 4, "group_size": 7}}"#).contains("group_size 7"));
-    for method in ["gptq", "awq", "bitsandbytes"] {
+    for method in ["hqq", "aqlm", "exl2", "bitsandbytes"] {
         let block = format!(r#"{{"quant_method": "{method}", "bits": 4, "group_size": 128}}"#);
         let why = open(&format!(r#"{{"model_type": "llama", "quantization_config": {block}}}"#));
-        assert!(why.contains(method) && why.contains("use an MLX conversion"), "{why}");
+        assert!(why.contains(method) && why.contains("Use an MLX conversion"), "{why}");
     }
     assert!(open(r#"{"model_type": "llama"}"#).contains("nothing to load"));
 }

@@ -16,6 +16,7 @@ pub(crate) use vocab::tokenizer;
 use families::Family;
 use lapis::io::gguf::File;
 use lapis::io::{Arrays, ReadMode, Source};
+use lapis::ops::quantize::{Format, Mode};
 use lapis::{Array, Dtype, Error, Result, ops};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
@@ -72,7 +73,7 @@ pub(crate) fn open(path: &Path) -> Result<Opened> {
     }
     positions(&meta, &files, &mut config)?;
     one_type(family, &config, &mut tensors)?;
-    if let Some(block) = quantization(&tensors) {
+    if let Some(block) = quantization(&tensors)? {
         config.insert("quantization".into(), block);
     }
     Ok(Opened { config, tensors, meta })
@@ -148,23 +149,18 @@ fn one_type(family: &Family, config: &Map<String, Value>, tensors: &mut Arrays) 
     Ok(())
 }
 
-/// The block that says how tensors are packed: the most frequent form for all, the others by their places.
-fn quantization(tensors: &Arrays) -> Option<Value> {
-    let mut forms: BTreeMap<String, Value> = BTreeMap::new();
+/// The block that says how tensors are packed.
+fn quantization(tensors: &Arrays) -> Result<Option<Value>> {
+    let mut forms = BTreeMap::new();
     for (name, scales) in tensors {
         let Some(place) = name.strip_suffix(".scales") else { continue };
-        let weight = tensors.get(&format!("{place}.weight"))?;
+        let Some(weight) = tensors.get(&format!("{place}.weight")) else { continue };
         let last = |a: &Array| a.shape().last().copied().unwrap_or(0);
-        let mode = if scales.dtype() == Dtype::Uint8 { "mxfp4" } else { "affine" };
+        let mode = if scales.dtype() == Dtype::Uint8 { Mode::Mxfp4 } else { Mode::Affine };
         let bits = last(weight) / last(scales).max(1);
-        forms.insert(place.into(), json!({"group_size": 32, "bits": bits, "mode": mode}));
+        forms.insert(place.to_string(), Format::new(mode, Some(bits), Some(32))?);
     }
-    let count = |form: &Value| forms.values().filter(|f| *f == form).count();
-    let mut block = forms.values().max_by_key(|f| count(f))?.clone();
-    let base = block.clone();
-    let others = forms.into_iter().filter(|(_, form)| *form != base);
-    block.as_object_mut()?.extend(others);
-    Some(block)
+    Ok(crate::imports::block(forms))
 }
 
 /// An error about an architecture.

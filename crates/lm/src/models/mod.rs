@@ -256,7 +256,6 @@ pub fn load(checkpoint: &mut Checkpoint) -> Result<Box<dyn Model>> {
     let mut tensors = std::mem::take(&mut checkpoint.tensors);
     let buffers = ["rotary_emb.inv_freq", "rope.inv_freq", "masked_bias"];
     tensors.retain(|name, _| !buffers.iter().any(|b| name.ends_with(b)));
-    sanitize::unpack_blocks(&mut tensors)?;
     (architecture.sanitize)(&checkpoint.config, &mut tensors)?;
     let weights = Weights::new(tensors, checkpoint.plan.clone());
     let mut model = (architecture.load)(&checkpoint.config, &weights.root())?;

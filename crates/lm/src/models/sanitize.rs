@@ -2,8 +2,8 @@
 //! that applying it twice changes nothing.
 
 use lapis::io::Arrays;
-use lapis::ops::quantize::{Format, Quantized, dequantize, from_fp8, quantize};
-use lapis::{Array, Dtype, Error, Result, ops};
+use lapis::ops::quantize::{Format, Quantized, dequantize, quantize};
+use lapis::{Array, Error, Result, ops};
 use std::collections::BTreeMap;
 
 /// `....experts.{e}.{name}.{leaf}` to stacks `....{home}.{name}.{leaf}`, where `w1`, `w2` and `w3` are `gate_proj`,
@@ -82,35 +82,6 @@ pub(super) fn split_experts(tensors: &mut Arrays) -> Result<()> {
 pub(super) fn halves(a: &Array, axis: i32) -> Result<[Array; 2]> {
     let parts = ops::split(a, 2, axis)?.iter().map(|p| ops::contiguous(p, false)).collect::<Result<Vec<_>>>()?;
     parts.try_into().map_err(|_| Error::shape("two halves"))
-}
-
-/// Weights in fp8 with a scale for each 128 x 128 block to bfloat16, and those in 4 bits of `compressed-tensors` to
-/// ours.
-pub(super) fn unpack_blocks(tensors: &mut Arrays) -> Result<()> {
-    let with = |end: &str, tensors: &Arrays| -> Vec<String> {
-        tensors.keys().filter_map(|k| k.strip_suffix(end)).map(str::to_string).collect()
-    };
-    for place in with("weight_scale_inv", tensors) {
-        let (weight, scale) = (format!("{place}weight"), format!("{place}weight_scale_inv"));
-        let (Some(w), Some(scale)) = (tensors.get(&weight).cloned(), tensors.swap_remove(&scale)) else { continue };
-        let &[rows, columns] = w.shape() else {
-            return Err(Error::shape(format!("[load] {weight}: blocks of a weight that is no matrix")));
-        };
-        let (rows, columns) = (rows as i64, columns as i64);
-        let scale = ops::repeat(&ops::repeat(&ops::astype(&scale, Dtype::Float32)?, 128, 0)?, 128, 1)?;
-        let scale = ops::slice(&scale, &[(None, Some(rows), 1), (None, Some(columns), 1)])?;
-        let w = ops::multiply(from_fp8(&w, Dtype::Float32)?, scale)?;
-        tensors.insert(weight, ops::astype(&w, Dtype::Bfloat16)?);
-    }
-    for place in with("weight_packed", tensors) {
-        tensors.swap_remove(&format!("{place}weight_shape"));
-        let packed = tensors.swap_remove(&format!("{place}weight_packed"));
-        let (Some(w), Some(s)) = (packed, tensors.swap_remove(&format!("{place}weight_scale"))) else { continue };
-        tensors.insert(format!("{place}weight"), ops::view(&w, Dtype::Uint32)?);
-        tensors.insert(format!("{place}biases"), ops::multiply(&s, -8)?);
-        tensors.insert(format!("{place}scales"), s);
-    }
-    Ok(())
 }
 
 /// `kv_b_proj`, rows of keys and of values for each of `heads` heads, to `embed_q` (transposed) and `unembed_out`. A
