@@ -282,7 +282,7 @@ fn compressed(tensors: &mut Arrays, layer: &str) -> Result<Layer> {
         None => codes.shape().last().copied().unwrap_or(0) * 8,
     };
     let last = codes.shape().last().copied().unwrap_or(0);
-    let bits = if columns == 0 { 0 } else { last * 32 / columns };
+    let bits = (last * 32).checked_div(columns).unwrap_or(0);
     if ![4, 8].contains(&bits) || codes.ndim() != 2 || scales.ndim() != 2 {
         return Err(Error::unsupported(format!(
             "[load] {layer}.weight_packed: {:?} for {columns} inputs; 4 and 8 bits are read",
