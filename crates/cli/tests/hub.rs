@@ -179,6 +179,23 @@ fn processes_at_once_and_killed_ones_leave_one_valid_copy() {
     assert!(blobs.flatten().all(|e| !e.file_name().to_string_lossy().ends_with(".incomplete")));
 }
 
+#[cfg(unix)]
+#[test]
+fn an_interrupted_pull_ends_with_130_and_is_resumed() {
+    let world = World::new("interrupt");
+    world.server.fail("model.safetensors", &[Fault::Stall(1_000_000)]);
+    let mut command = world.command(&["pull", "owner/mlx-demo"]);
+    command.env("HF_HUB_DOWNLOAD_TIMEOUT", "1").stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = command.spawn().unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    let o = child.wait_with_output().unwrap();
+    assert!(o.status.code() == Some(130) && err(&o).contains("the next pull goes on"), "{}", err(&o));
+    assert!(!world.snapshot().exists());
+    assert_eq!(Path::new(good(world.run(&["pull", "owner/mlx-demo"])).trim()), world.snapshot());
+    assert!(world.server.state().ranges.iter().any(|r| r.starts_with("bytes=1")));
+}
+
 #[test]
 fn the_cache_is_listed_and_cleared() {
     let world = World::new("manage");

@@ -99,10 +99,12 @@ pub(crate) fn run(a: Arguments) -> Result<bool> {
     Ok(fits)
 }
 
-/// Bytes that a thousand tokens of context take at the beginning.
+/// Bytes that a thousand tokens of context take before windows fill.
 fn per_thousand(fit: &Fit, most: usize) -> u64 {
-    let n = most.clamp(1, 2048);
-    (fit.remembered(n) - fit.remembered(1).min(fit.remembered(n))) * 1000 / n as u64
+    if most < 4096 {
+        return fit.remembered(most) * 1000 / most.max(1) as u64;
+    }
+    fit.remembered(4096).saturating_sub(fit.remembered(2048)) * 1000 / 2048
 }
 
 fn gigabytes(bytes: u64) -> String {

@@ -156,6 +156,35 @@ fn a_later_process_takes_up_what_an_earlier_one_left() {
 }
 
 #[test]
+fn a_hub_that_falls_silent_is_asked_again() {
+    let (server, cache) = (model(), Folder::new("stall"));
+    server.fail("model.safetensors", &[Fault::Stall(1_000_000)]);
+    let mut settings = settings(&server.endpoint, &cache.0);
+    settings.stall = Duration::from_millis(300);
+    let began = std::time::Instant::now();
+    check(&get(&Hub::new(settings).unwrap(), "owner/model").unwrap());
+    assert!(began.elapsed() < Duration::from_millis(2900));
+    let ranges = server.state().ranges.clone();
+    assert!(ranges.len() == 1 && ranges[0].len() > "bytes=0-".len(), "{ranges:?}");
+}
+
+#[test]
+fn wherever_it_is_stopped_the_next_pull_completes() {
+    let server = model();
+    let total = weights().len() as u64;
+    for i in 0..50 {
+        let cache = Folder::new("points");
+        let hub = hub(&server, &cache);
+        let name = Name::parse("owner/model").unwrap();
+        let stop = total * i / 49;
+        if hub.model(&name, false, &|done, _| done < stop).is_err() {
+            assert!(hub.cached(&name).unwrap().is_none(), "stopped at {stop}");
+        }
+        check(&get(&hub, "owner/model").unwrap());
+    }
+}
+
+#[test]
 fn hubs_that_cannot_go_on_start_again() {
     let (server, cache) = (model(), Folder::new("whole"));
     server.fail("model.safetensors", &[Fault::Cut(2_000_000), Fault::Whole]);

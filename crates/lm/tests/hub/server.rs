@@ -18,6 +18,8 @@ pub(crate) struct File {
 pub(crate) enum Fault {
     /// The connection ends after so many bytes of the body.
     Cut(usize),
+    /// Nothing more comes for a while after so many bytes of the body.
+    Stall(usize),
     /// An answer of this status, with the hub's code for it.
     Status(u16, &'static str),
     /// The last byte is another one.
@@ -150,6 +152,10 @@ impl Server {
         drop(stream.write_all(b"\r\n"));
         if method != "HEAD" {
             drop(stream.write_all(&reply.body[..reply.cut.unwrap_or(length).min(length)]));
+            if reply.stall {
+                drop(stream.flush());
+                std::thread::sleep(std::time::Duration::from_secs(3));
+            }
         }
     }
 
@@ -292,6 +298,7 @@ impl Server {
         };
         match fault {
             Some(Fault::Cut(n)) => reply.cut = Some(n),
+            Some(Fault::Stall(n)) => (reply.cut, reply.stall) = (Some(n), true),
             Some(Fault::Corrupt) => *reply.body.last_mut().unwrap() ^= 1,
             _ => {}
         }
@@ -371,11 +378,12 @@ struct Reply {
     body: Vec<u8>,
     length: Option<usize>,
     cut: Option<usize>,
+    stall: bool,
 }
 
 impl Reply {
     fn ok(body: Vec<u8>) -> Reply {
-        Reply { status: 200, headers: Vec::new(), body, length: None, cut: None }
+        Reply { status: 200, headers: Vec::new(), body, length: None, cut: None, stall: false }
     }
 
     fn json(value: &Value) -> Reply {
