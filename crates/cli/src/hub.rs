@@ -3,11 +3,14 @@
 use crate::interrupt;
 use lapis::io::atomic::human;
 use lapis::{Error, Result};
-use lapis_lm::hub::{Hub, Name, Outline};
+use lapis_lm::hub::{Hub, Lock, Name, Outline};
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Instant;
+
+/// The file that pins models, in the directory where a command runs.
+pub(crate) const LOCK: &str = "lapis.lock";
 
 /// Flags of every command that takes a model.
 #[derive(clap::Args, Default)]
@@ -32,6 +35,15 @@ impl HubArguments {
             return Err(Error::value("--refresh asks the hub, and --offline (or HF_HUB_OFFLINE) forbids it"));
         }
         Ok(hub)
+    }
+
+    /// The name at the commit that lapis.lock pins it to, where no revision is given.
+    pub(crate) fn pinned(&self, text: &str, name: Name) -> Result<Name> {
+        if self.revision.is_some() || text.contains('@') {
+            return Ok(name);
+        }
+        let commit = Lock::open(LOCK)?.commit(&name.repo).map(str::to_string);
+        name.at(commit.as_deref())
     }
 
     /// What is known of a model without its weights: the directory where it is here, else its outline from the hub.
@@ -71,7 +83,7 @@ impl HubArguments {
         if Name::parse(text).is_err() && !text.contains('@') {
             return Err(absent());
         }
-        let name = Name::parse(text)?.at(self.revision.as_deref())?;
+        let name = self.pinned(text, Name::parse(text)?.at(self.revision.as_deref())?)?;
         let hub = self.hub()?;
         if hub.may_be_name(text) { Ok(Some((hub, name))) } else { Err(absent()) }
     }

@@ -260,6 +260,39 @@ fn a_model_goes_up_as_one_commit() {
 }
 
 #[test]
+fn a_lock_pins_commits_and_files() {
+    let world = World::new("lock");
+    good(world.run(&["pull", "owner/mlx-demo", "--lock"]));
+    let (old, lock) = (world.snapshot(), world.home.join("lapis.lock"));
+    let text = std::fs::read_to_string(&lock).unwrap();
+    let digest = server::sha256(&std::fs::read(old.join("tokenizer.json")).unwrap());
+    assert!(text.contains(&digest) && text.contains(&world.server.commit("owner/mlx-demo", "main")), "{text}");
+    world.server.put("owner/mlx-demo", "main", "more.json", b"{}", false);
+    // The branch has moved; what is pinned stays, unless a revision is asked for.
+    for arguments in [&["pull", "owner/mlx-demo"][..], &["pull", "owner/mlx-demo", "--verify", "--offline"]] {
+        assert_eq!(Path::new(good(world.run(arguments)).trim()), old);
+    }
+    good(world.run(&["generate", "--model", "owner/mlx-demo", "--verbose", "F", "--offline"]));
+    assert!(!world.snapshot().exists());
+    assert_eq!(Path::new(good(world.run(&["pull", "owner/mlx-demo@main"])).trim()), world.snapshot());
+    // A file that is not the pinned one is found even where no digest names it.
+    let path = old.join("config.json");
+    let changed = std::fs::read_to_string(&path).unwrap().replace("512", "511");
+    std::fs::remove_file(&path).unwrap();
+    std::fs::write(&path, changed).unwrap();
+    let o = world.run(&["pull", "owner/mlx-demo", "--verify", "--offline"]);
+    assert!(o.status.code() == Some(2) && err(&o).contains("not what lapis.lock says"), "{}", err(&o));
+    good(world.run(&["pull", "owner/mlx-demo", "--lock"]));
+    assert_eq!(Path::new(good(world.run(&["pull", "owner/mlx-demo"])).trim()), world.snapshot());
+    for bad in ["{", "{}", "{\"version\": 1, \"models\": {\"owner/mlx-demo\": {\"commit\": \"../x\", \"files\": {}}}}"]
+    {
+        std::fs::write(&lock, bad).unwrap();
+        let o = world.run(&["pull", "owner/mlx-demo"]);
+        assert!(o.status.code() == Some(2) && err(&o).contains("lapis.lock"), "{bad}: {}", err(&o));
+    }
+}
+
+#[test]
 fn fit_knows_before_anything_is_fetched() {
     let world = World::new("fit");
     let text = good(world.run(&["fit", "owner/mlx-demo"]));

@@ -8,10 +8,12 @@ mod cache;
 mod digest;
 mod fetch;
 mod http;
+mod lock;
 mod outline;
 mod upload;
 
 pub use cache::{Cache, Repository};
+pub use lock::Lock;
 pub use outline::Outline;
 
 use http::Client;
@@ -68,6 +70,11 @@ impl Name {
             self.revision = revision.to_string();
         }
         Ok(self)
+    }
+
+    /// Whether the revision is a commit, which never moves.
+    pub fn is_commit(&self) -> bool {
+        self.revision.len() == 40 && self.revision.bytes().all(|b| b.is_ascii_hexdigit())
     }
 }
 
