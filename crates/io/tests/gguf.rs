@@ -2,7 +2,8 @@
 
 use lapis_core::array::Array;
 use lapis_core::dtype::{Dtype, bf16, f16};
-use lapis_io::{Arrays, Bytes, GgufMetadata, GgufValue, ReadMode, Source, load_gguf, save_gguf};
+use lapis_io::gguf::File;
+use lapis_io::{Arrays, Bytes, GgufMetadata, GgufValue, RawTensor, ReadMode, Source, load_gguf, save_gguf};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -136,6 +137,39 @@ fn every_block_type_has_the_values_of_the_reference_decoder() {
             }
         };
         assert_eq!(sum, expected, "{name}");
+    }
+}
+
+#[test]
+fn compact_blocks_stand_for_the_same_values_but_for_the_rounding_of_scales() {
+    for row in &BLOCKS {
+        let (name, id, ..) = *row;
+        let bytes = file(&[], &[info("x.weight", &[256, 4], id, 0)], &blocks(row));
+        let file = File::open(source(&bytes)).unwrap();
+        let parts = file.compact(&file.tensors[0]).unwrap();
+        let bits = match name {
+            "Q4_K" => 4,
+            "Q5_K" => 5,
+            _ => {
+                // As ever.
+                let shapes = |parts: &[RawTensor]| parts.iter().map(|p| p.shape.clone()).collect::<Vec<_>>();
+                assert_eq!(shapes(&parts), shapes(&file.arrays(&file.tensors[0]).unwrap()), "{name}");
+                continue;
+            }
+        };
+        let [codes, s, b] = &parts[..] else { panic!("{name}: {} parts", parts.len()) };
+        assert_eq!((&codes.shape[..], &s.shape[..], &b.shape[..]), (&[4, 8 * bits][..], &[4, 8][..], &[4, 8][..]));
+        let codes = codes.bytes().unwrap().into_owned();
+        let [s, b] = [s, b].map(|p| p.to_array().unwrap().to_vec::<f16>().unwrap());
+        let values = load_gguf(source(&bytes)).unwrap().0["x.weight"].to_vec::<f16>().unwrap();
+        for (i, value) in values.iter().enumerate() {
+            let at = i * bits;
+            let two = u16::from(codes[at / 8]) | u16::from(*codes.get(at / 8 + 1).unwrap_or(&0)) << 8;
+            let code = f32::from(two >> (at % 8) & ((1 << bits) - 1));
+            let (part, least, value) = (code * s[i / 32].to_f32(), b[i / 32].to_f32(), value.to_f32());
+            let most = (part.abs() + least.abs() + value.abs()) / 2048.0 + 1e-7;
+            assert!((part + least - value).abs() <= most, "{name} {i}: {part} + {least}, not {value}");
+        }
     }
 }
 

@@ -39,6 +39,8 @@ pub(super) struct Packed {
     pub(super) bits: usize,
     /// Whether there are biases: affine quantization; else mode mxfp4.
     pub(super) biased: bool,
+    /// Groups of 32 in a block.
+    groups: usize,
 }
 
 /// Codes in sequential order, scales and biases of groups of 32.
@@ -59,7 +61,17 @@ impl Packed {
             Type::MXFP4 => (4, false),
             _ => return None,
         };
-        Some(Packed { kind, bits, biased })
+        Some(Packed { kind, bits, biased, groups: 1 })
+    }
+
+    /// As [`Packed::of`], and types whose codes are those of affine quantization while the products that make their
+    /// scales have to be rounded to float16.
+    pub(super) fn nearly(kind: Type) -> Option<Packed> {
+        match kind {
+            Type::Q4_K => Some(Packed { kind, bits: 4, biased: true, groups: 8 }),
+            Type::Q5_K => Some(Packed { kind, bits: 5, biased: true, groups: 8 }),
+            _ => Packed::of(kind),
+        }
     }
 
     /// `bytes` are whole blocks.
@@ -67,19 +79,26 @@ impl Packed {
         let size = self.kind.block().1 as usize;
         let blocks = bytes.len() / size;
         let (code, scale, bias) = (4 * self.bits, if self.biased { 2 } else { 1 }, if self.biased { 2 } else { 0 });
+        let (code, scale, each) = (code * self.groups, scale * self.groups, 2 * self.groups);
         let mut codes = Bytes::zeroed(blocks * code)?;
         let mut scales = Bytes::zeroed(blocks * scale)?;
-        let mut biases = Bytes::zeroed(blocks * 2)?;
+        let mut biases = Bytes::zeroed(blocks * each)?;
         let infinite = std::sync::atomic::AtomicBool::new(false);
         let items: Vec<_> = bytes
             .chunks(size * PIECE)
             .zip(codes.chunks_mut(code * PIECE))
-            .zip(scales.chunks_mut(scale * PIECE).zip(biases.chunks_mut(2 * PIECE)))
+            .zip(scales.chunks_mut(scale * PIECE).zip(biases.chunks_mut(each * PIECE)))
             .collect();
         spread(items, |((src, codes), (scales, biases))| {
             let rows = src.chunks_exact(size).zip(codes.chunks_exact_mut(code));
-            let ends = scales.chunks_exact_mut(scale).zip(biases.chunks_exact_mut(2));
+            let ends = scales.chunks_exact_mut(scale).zip(biases.chunks_exact_mut(each));
             for ((b, q), (s, m)) in rows.zip(ends) {
+                if self.groups > 1 {
+                    if !self.eight_groups(b, q, s, m) {
+                        infinite.store(true, std::sync::atomic::Ordering::Relaxed);
+                    }
+                    continue;
+                }
                 s.copy_from_slice(&b[..scale]);
                 let half = |at| f16::from_le_bytes([b[at], b[at + 1]]);
                 let bias = match self.kind {
@@ -102,6 +121,31 @@ impl Packed {
             biases = Bytes::zeroed(0)?;
         }
         Ok(Parts { codes, scales, biases, finite: !infinite.into_inner() })
+    }
+}
+
+impl Packed {
+    /// A block of Q4_K or Q5_K; whether scales and biases of finite factors are finite.
+    fn eight_groups(&self, b: &[u8], codes: &mut [u8], scales: &mut [u8], biases: &mut [u8]) -> bool {
+        let half = |at: usize| f16::from_le_bytes([b[at], b[at + 1]]).to_f32();
+        let (d, m) = (half(0), half(2));
+        let (high, q) = if self.bits == 5 { (&b[16..48], &b[48..176]) } else { (&[][..], &b[16..144]) };
+        let ends = scales.chunks_exact_mut(2).zip(biases.chunks_exact_mut(2));
+        let mut finite = true;
+        for (j, (codes, (s, bias))) in codes.chunks_exact_mut(4 * self.bits).zip(ends).enumerate() {
+            let (sc, mn) = k_scale(&b[4..16], j);
+            let (scale, least) = (f16::from_f32(d * sc), f16::from_f32(-(m * mn)));
+            finite &= (scale.is_finite() || !d.is_finite()) && (least.is_finite() || !m.is_finite());
+            s.copy_from_slice(&scale.to_le_bytes());
+            bias.copy_from_slice(&least.to_le_bytes());
+            let low = |i: usize| q[32 * (j / 2) + i] >> (4 * (j % 2)) & 15;
+            let code = |i: usize| u64::from(low(i) | high.get(i).map_or(0, |h| (h >> j & 1) << 4));
+            for (i, out) in codes.chunks_exact_mut(self.bits).enumerate() {
+                let eight = (0..8).fold(0u64, |all, k| all | code(8 * i + k) << (k * self.bits));
+                out.copy_from_slice(&eight.to_le_bytes()[..self.bits]);
+            }
+        }
+        finite
     }
 }
 

@@ -107,12 +107,25 @@ impl File {
     /// # Errors
     /// `Io` when the file cannot be read, or a scale is too large for a float16 bias.
     pub fn arrays(&self, tensor: &Tensor) -> Result<Vec<RawTensor>> {
+        self.parts(tensor, blocks::Packed::of(tensor.kind))
+    }
+
+    /// As [`File::arrays`], but Q4_K and Q5_K stay packed, too, as affine groups of 32 with 4 and 5 bits: a third of the
+    /// memory. Their codes are kept; their scales and minima, each a product of two numbers, are rounded to float16.
+    ///
+    /// # Errors
+    /// As [`File::arrays`].
+    pub fn compact(&self, tensor: &Tensor) -> Result<Vec<RawTensor>> {
+        self.parts(tensor, blocks::Packed::nearly(tensor.kind))
+    }
+
+    fn parts(&self, tensor: &Tensor, packed: Option<blocks::Packed>) -> Result<Vec<RawTensor>> {
         let Tensor { name, kind, shape, range } = tensor;
         if let Some(dtype) = kind.plain() {
             return Ok(vec![RawTensor::in_file(name.clone(), dtype, shape.clone(), &self.source, range.clone())]);
         }
         let bytes = self.source.bytes(range.clone())?;
-        let Some(packed) = blocks::Packed::of(*kind) else {
+        let Some(packed) = packed else {
             let out = blocks::to_f16(*kind, &bytes)?;
             return Ok(vec![RawTensor::new(name, Dtype::Float16, shape.clone(), out)?]);
         };

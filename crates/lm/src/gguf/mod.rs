@@ -2,7 +2,7 @@
 //!
 //! [`open`] gives what [`Checkpoint::open`](crate::Checkpoint::open) finds in a directory. What differs from one
 //! architecture to the next is data in [`families`]. Blocks that lapis has a quantization for stay packed (see
-//! [`lapis::io::gguf`]). Knows no model.
+//! [`lapis::io::gguf::File::compact`]). Knows no model.
 
 mod families;
 mod meta;
@@ -57,7 +57,7 @@ pub(crate) fn open(path: &Path) -> Result<Opened> {
     for file in &files {
         for tensor in &file.tensors {
             let Some(name) = names::translate(family, &meta, &tensor.name)? else { continue };
-            for part in file.arrays(tensor)? {
+            for part in file.compact(tensor)? {
                 let name = match part.name.rsplit_once('.') {
                     Some((_, leaf @ ("scales" | "biases"))) => {
                         format!("{}.{leaf}", name.strip_suffix(".weight").unwrap_or(&name))
