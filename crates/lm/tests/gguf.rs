@@ -648,3 +648,39 @@ fn several_files_are_one_model() {
     assert!(why.contains("3 parts belong together; missing are") && why.contains("model-00003-of-00003.gguf"), "{why}");
     std::fs::remove_dir_all(dir).unwrap();
 }
+
+#[test]
+fn damage_is_an_error_or_another_model_and_never_a_panic() {
+    let dir = scratch("damage");
+    let path = dir.join("model.gguf");
+    let good = std::fs::read(tiny()).unwrap();
+    // Metadata and the list of tensors are before the data.
+    let head = good.windows(14).rposition(|w| w == b"ffn_up.weight\x02").unwrap() + 64;
+    let mut state = 9u64;
+    let mut next = |n: usize| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as usize % n
+    };
+    let mut loaded = 0;
+    for i in 0..1200 {
+        let mut bytes = good.clone();
+        for _ in 0..1 + i % 2 {
+            let at = next(head);
+            bytes[at] = match next(4) {
+                0 => 0,
+                1 => 255,
+                2 => bytes[at] ^ (1 << next(8)),
+                _ => next(256) as u8,
+            };
+        }
+        std::fs::write(&path, &bytes).unwrap();
+        let model = Checkpoint::open(&path).and_then(|mut c| models::load(&mut c));
+        let tokenizer = Tokenizer::load(&path).and_then(|t| t.encode("the tin é<tool>\n", true));
+        loaded += usize::from(model.is_ok() && tokenizer.is_ok());
+        for why in [model.err(), tokenizer.err()].into_iter().flatten() {
+            assert!(why.to_string().lines().count() <= 6, "{why}");
+        }
+    }
+    eprintln!("{loaded} of 1200 load");
+    std::fs::remove_dir_all(dir).unwrap();
+}
