@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// The model to convert: a directory, or owner/name on the hub
+    /// The model to convert: a directory, a .gguf file, or owner/name on the hub
     #[arg(long, visible_alias = "model")]
     hf_path: PathBuf,
     #[command(flatten)]

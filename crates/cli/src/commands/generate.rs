@@ -12,7 +12,7 @@ use std::path::PathBuf;
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// A model: a directory, or owner/name on the hub [default: the demo model inside the program]
+    /// A model: a directory, a .gguf file, or owner/name on the hub [default: the demo model inside the program]
     #[arg(long)]
     model: Option<PathBuf>,
     #[command(flatten)]

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// A model: a directory, or owner/name on the hub; it needs no tokenizer
+    /// A model: a directory, a .gguf file, or owner/name on the hub; it needs no tokenizer
     #[arg(long)]
     model: PathBuf,
     #[command(flatten)]

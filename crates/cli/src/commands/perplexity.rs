@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// A model: a directory, or owner/name on the hub
+    /// A model: a directory, a .gguf file, or owner/name on the hub
     #[arg(long)]
     model: PathBuf,
     #[command(flatten)]
