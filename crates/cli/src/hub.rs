@@ -65,7 +65,7 @@ impl HubArguments {
     }
 
     /// The name that a model is given by; `None` for a path that exists.
-    fn named(&self, model: &Path) -> Result<Option<(Hub, Name)>> {
+    pub(crate) fn named(&self, model: &Path) -> Result<Option<(Hub, Name)>> {
         if model.exists() {
             return match &self.revision {
                 None => Ok(None),

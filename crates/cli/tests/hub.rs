@@ -29,6 +29,7 @@ impl World {
             let bytes = std::fs::read(file.path()).unwrap();
             server.put("owner/mlx-demo", "main", &name, &bytes, name.ends_with(".safetensors"));
         }
+        server.put("owner/mlx-demo", "main", "README.md", b"---\nlicense: mit\n---\n# Demo\n", false);
         World { server, home }
     }
 
@@ -88,7 +89,12 @@ fn a_name_is_a_model_wherever_a_directory_is() {
     assert_eq!(good(world.run(&logits)), "");
     good(world.run(&["convert", "--hf-path", "owner/mlx-demo", "--mlx-path", "dense", "-d"]));
     assert!(world.home.join("dense/config.json").exists());
-    assert_eq!(world.server.asked(), [""; 0]);
+    // Of the hub only the card was asked for, whose front matter goes along.
+    let asked = world.server.asked();
+    assert!(asked.len() == 1 && asked[0].ends_with("/README.md"), "{asked:?}");
+    let card = std::fs::read_to_string(world.home.join("dense/README.md")).unwrap();
+    assert!(card.contains("license: mit\n") && card.contains("base_model: owner/mlx-demo\n"), "{card}");
+    assert!(card.contains("    lapis convert --hf-path owner/mlx-demo"), "{card}");
     // A directory of that name is nearer.
     std::fs::create_dir_all(world.home.join("owner/mlx-demo")).unwrap();
     let o = world.run(&ask);

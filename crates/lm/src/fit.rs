@@ -167,6 +167,7 @@ fn remembered(model: &dyn Model, context: usize) -> Result<Vec<(usize, u64)>> {
         Ok(())
     };
     take(1, &mut Sequence::new())?;
+    take(STEP.min(context), &mut sequence)?;
     while sequence.len() < context {
         take(step.min(context - sequence.len()), &mut sequence)?;
     }

@@ -6,6 +6,7 @@
 
 pub mod batch;
 pub mod blocks;
+pub mod card;
 pub mod checkpoint;
 pub mod convert;
 pub mod engine;

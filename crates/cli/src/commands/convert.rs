@@ -3,6 +3,7 @@
 use crate::hub::HubArguments;
 use lapis::ops::quantize::{Format, Mode};
 use lapis::{Dtype, Error, Result};
+use lapis_lm::card::Card;
 use lapis_lm::convert::{Options, Recipe, convert, vacant};
 use lapis_lm::hub::Name;
 use std::path::PathBuf;
@@ -69,7 +70,17 @@ pub(crate) fn run(a: Arguments) -> Result<()> {
         Some(name) => Some((a.hub.hub()?, Name::parse(name)?)),
         None => None,
     };
-    convert(&a.hub.find(&a.hf_path)?, &a.mlx_path, &options, |line| println!("{line}"))?;
+    let source = a.hub.find(&a.hf_path)?;
+    let report = convert(&source, &a.mlx_path, &options, |line| println!("{line}"))?;
+    // A card is no reason to fail: the model is there.
+    let (base, text) = match a.hub.named(&a.hf_path)? {
+        Some((hub, name)) => (Some(name.repo.clone()), hub.text(&name, "README.md").ok().flatten()),
+        None => (None, std::fs::read_to_string(source.join("README.md")).ok()),
+    };
+    let command: Vec<String> = std::env::args().skip(1).collect();
+    let command = format!("lapis {}", command.join(" "));
+    let (source, base) = (text.as_deref(), base.as_deref());
+    Card { source, base, command: &command, bits_per_weight: report.bits_per_weight }.write(&a.mlx_path)?;
     match upload {
         Some((hub, name)) => super::upload::upload(&hub, &a.mlx_path, &name),
         None => Ok(()),

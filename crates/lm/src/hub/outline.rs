@@ -41,12 +41,10 @@ impl Hub {
     /// As [`Hub::model`].
     pub fn outline(&self, name: &Name) -> Result<Outline> {
         let (commit, files) = self.listing(name)?;
-        let dir = std::env::temp_dir().join(format!(
-            "lapis-outline-{}-{}",
-            std::process::id(),
-            &commit[..commit.len().min(12)]
-        ));
-        fs::create_dir_all(&dir).map_err(|e| cannot("make", &dir, e))?;
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |t| t.as_nanos());
+        let dir = std::env::temp_dir().join(format!("lapis-outline-{}-{now}", std::process::id()));
+        // Ours alone: an error where somebody else made it.
+        fs::create_dir(&dir).map_err(|e| cannot("make", &dir, e))?;
         let outline = Outline(dir);
         let part = |f: &&Remote| {
             CONFIGS.contains(&f.path.as_str()) || (f.path.ends_with(".safetensors") && !f.path.contains('/'))
@@ -69,6 +67,27 @@ impl Hub {
         match failed.into_inner().unwrap_or_else(|e| e.into_inner()) {
             Some(error) => Err(error),
             None => Ok(outline),
+        }
+    }
+
+    /// A small text file of a model, such as its card; `None` where there is none.
+    ///
+    /// # Errors
+    /// As [`Hub::model`].
+    pub fn text(&self, name: &Name, file: &str) -> Result<Option<String>> {
+        if self.offline {
+            return Ok(None);
+        }
+        let url = self.url(name, &name.revision, file);
+        match self.client.send(Ask { method: "GET", url: &url, headers: &[], leave: true }, None) {
+            Err(Fault::Status(status, ..)) if status.as_u16() == 404 => Ok(None),
+            Err(fault) => Err(self.client.explain(name, &fault)),
+            Ok(mut response) => {
+                let mut bytes = Vec::new();
+                let read = response.body_mut().as_reader().take(FIRST).read_to_end(&mut bytes);
+                read.map_err(|e| self.client.explain(name, &Fault::Transport(e.to_string())))?;
+                Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
+            }
         }
     }
 

@@ -166,6 +166,8 @@ impl Server {
         match parts.as_slice() {
             ["store", ..] if token.is_some() => Reply::error(400, "", "the token was sent to another host"),
             ["store", digest] => self.object(digest, headers),
+            // Stores want to know how much comes.
+            ["store-put", ..] if headers.contains_key("transfer-encoding") => Reply::error(411, "", "length"),
             ["store-put", digest, rest @ ..] => {
                 let mut state = self.state();
                 let whole = state.objects.entry(digest.to_string()).or_default();
