@@ -8,12 +8,19 @@ use lapis_core::dtype::Dtype;
 use lapis_core::error::Result;
 use lapis_core::ops::fast::attention::Attention;
 use lapis_core::ops::fast::attention_grads::AttentionGrads;
+use smallvec::SmallVec;
 
 /// Computes softmax(scale * q * k^T + mask) * v.
 pub(crate) fn attention(op: &Attention, inputs: &[Tensor], out: &mut Tensor) -> Result<()> {
-    let mut parts = inputs.iter();
-    let mut next = || parts.next().map(dense_rows).transpose();
-    let (Some(q), Some(k), Some(v)) = (next()?, next()?, next()?) else { return Ok(()) };
+    let (blocks, rest) = inputs[1..].split_at(2 * op.blocks);
+    let (keys, values) = blocks.split_at(op.blocks);
+    let q = dense_rows(&inputs[0])?;
+    let dense = |all: &[Tensor]| all.iter().map(dense_rows).collect::<Result<SmallVec<[Tensor; 4]>>>();
+    let (keys, values) = (dense(keys)?, dense(values)?);
+    let (k, v) = (&keys[0], &values[0]);
+    let later: SmallVec<[[Operand; 2]; 8]> =
+        keys[1..].iter().zip(&values[1..]).map(|(k, v)| [operand(k), operand(v)]).collect();
+    let mut parts = rest.iter();
     let mask = if op.mask { parts.next() } else { None };
     let sinks = if op.sinks { parts.next().map(contiguous).transpose()? } else { None };
     let mask = match mask {
@@ -32,12 +39,13 @@ pub(crate) fn attention(op: &Attention, inputs: &[Tensor], out: &mut Tensor) -> 
         q_heads: q.shape[1],
         kv_heads: k.shape[1],
         q_len: q.shape[2],
-        kv_len: k.shape[2],
+        kv_len: keys.iter().map(|k| k.shape[2]).sum(),
         dim: q.shape[3],
         v_dim: v.shape[3],
         q: operand(&q),
-        k: operand(&k),
-        v: operand(&v),
+        k: operand(k),
+        v: operand(v),
+        later: &later,
         out: out.ptr(),
         out_dtype: out.dtype,
         out_strides: lead(out),

@@ -3,6 +3,7 @@
 //! The tokens of all sequences of a step lie in one row dimension. Products and norms see all rows at once; only what
 //! looks at other tokens of its own sequence (attention, recurrences) goes through [`Batch::each`].
 
+use lapis::ops::fast::{AttentionOptions, KEY_BLOCK, attention_of_blocks};
 use lapis::{Array, Result, ops};
 use std::ops::Range;
 
@@ -18,22 +19,93 @@ pub enum Memory {
     State(Vec<Array>),
 }
 
-/// Keys and values of the tokens seen: (1, heads, room, width) each, of which `used` positions count.
-#[derive(Clone, Debug)]
+/// Keys and values of the tokens seen, in blocks of [`KEY_BLOCK`] positions. Full blocks are never written again: what
+/// was copied from this sequence, or this from, holds the same ones. The last one is written in place while nobody else
+/// holds it.
+#[derive(Clone, Debug, Default)]
 pub struct Keys {
-    keys: Array,
-    values: Array,
+    blocks: Vec<Block>,
+    /// Positions that count, from the first of the first block on.
     used: usize,
-    /// Positions before the first one kept: a multiple of [`Keys::DROP`].
+    /// Positions before those: a multiple of [`KEY_BLOCK`].
     dropped: usize,
 }
 
+/// Keys and values: (1, heads, room, width) each.
+#[derive(Clone, Debug)]
+struct Block {
+    keys: Array,
+    values: Array,
+}
+
+impl Block {
+    /// Room of a new block; it doubles.
+    const ROOM: usize = 64;
+
+    /// This one, or an empty one, with keys and values from position `at` of it on.
+    fn with(block: Option<Block>, at: usize, [k, v]: [&Array; 2]) -> Result<Block> {
+        let (end, rows) = (at + k.dim(2), k.dim(2));
+        if rows == KEY_BLOCK {
+            return Ok(Block { keys: ops::contiguous(k, false)?, values: ops::contiguous(v, false)? });
+        }
+        let put = |old: Option<Array>, new: &Array| -> Result<Array> {
+            let room = old.as_ref().map_or(0, |old| old.dim(2));
+            let old = match old {
+                Some(old) if room >= end => old,
+                _ => {
+                    let fresh = end.next_power_of_two().clamp(Block::ROOM, KEY_BLOCK);
+                    let shape = [1, new.dim(1), fresh - at, new.dim(3)];
+                    let spare = ops::full(&shape, 0.0, Some(new.dtype()))?;
+                    match old {
+                        Some(old) if at > 0 => ops::concatenate(&[part(&old, 0..at)?, spare], 2)?,
+                        _ => spare,
+                    }
+                }
+            };
+            let range = (Some(at as i64), Some(end as i64), 1);
+            ops::slice_update(&old, new, &[(None, None, 1), (None, None, 1), range])
+        };
+        let (keys, values) = block.map_or((None, None), |b| (Some(b.keys), Some(b.values)));
+        Ok(Block { keys: put(keys, k)?, values: put(values, v)? })
+    }
+}
+
 impl Keys {
-    /// Room grows by this many positions.
-    const STEP: usize = 256;
-    /// Positions beyond a window leave in runs of this many, the chunk that attention works in: which keys are there
-    /// never changes a bit of the result.
-    const DROP: usize = 512;
+    /// Adds keys and values (1, heads, rows, width).
+    fn add(&mut self, k: &Array, v: &Array) -> Result<()> {
+        let (rows, mut done) = (k.dim(2), 0);
+        while done < rows {
+            let at = self.used % KEY_BLOCK;
+            let count = (KEY_BLOCK - at).min(rows - done);
+            let cut = |a: &Array| part(a, done..done + count);
+            let last = if at > 0 { self.blocks.pop() } else { None };
+            self.blocks.push(Block::with(last, at, [&cut(k)?, &cut(v)?])?);
+            self.used += count;
+            done += count;
+        }
+        Ok(())
+    }
+
+    /// Lets go of the first `n` blocks.
+    fn drop_blocks(&mut self, n: usize) {
+        self.blocks.drain(..n);
+        (self.used, self.dropped) = (self.used - n * KEY_BLOCK, self.dropped + n * KEY_BLOCK);
+    }
+
+    /// Keeps the first `used` positions.
+    fn truncate(&mut self, used: usize) {
+        self.used = self.used.min(used);
+        self.blocks.truncate(self.used.div_ceil(KEY_BLOCK));
+    }
+
+    /// All keys, and all values, as attention takes them.
+    fn seen(&self) -> Result<[Vec<Array>; 2]> {
+        let whole = |of: fn(&Block) -> &Array| {
+            let block = |(i, b)| part(of(b), 0..(self.used - i * KEY_BLOCK).min(KEY_BLOCK));
+            self.blocks.iter().enumerate().map(block).collect::<Result<Vec<Array>>>()
+        };
+        Ok([whole(|b| &b.keys)?, whole(|b| &b.values)?])
+    }
 }
 
 /// What a sequence remembers, a [`Memory`] for each layer, and how many tokens it has seen.
@@ -63,7 +135,7 @@ impl Sequence {
     pub fn arrays(&self) -> impl Iterator<Item = &Array> {
         self.layers.iter().flat_map(|m| match m {
             Memory::Empty => vec![],
-            Memory::Keys(k) => vec![&k.keys, &k.values],
+            Memory::Keys(k) => k.blocks.iter().flat_map(|b| [&b.keys, &b.values]).collect(),
             Memory::State(all) => all.iter().collect(),
         })
     }
@@ -84,7 +156,7 @@ impl Sequence {
         }
         for m in &mut self.layers {
             if let Memory::Keys(k) = m {
-                k.used = k.used.min(len);
+                k.truncate(len);
             }
         }
         self.seen = len;
@@ -106,46 +178,25 @@ pub struct Slot<'a> {
 }
 
 impl Slot<'_> {
-    /// Adds keys and values (1, heads, rows, width) to those remembered and gives all that a query may see. `window` is
-    /// how many of the latest keys the layer ever looks at.
+    /// Adds keys and values (1, heads, rows, width) to those remembered and attends to all that the queries (1, heads,
+    /// rows, width) may see. `options.window` is how many of the latest keys the layer ever looks at.
     ///
     /// # Errors
-    /// Shapes that differ from those remembered.
-    pub fn remember(&mut self, k: &Array, v: &Array, window: Option<usize>) -> Result<(Array, Array)> {
-        let rows = k.dim(2);
+    /// Shapes that do not fit, or differ from those remembered.
+    pub fn attend(&mut self, q: &Array, k: &Array, v: &Array, options: &AttentionOptions<'_>) -> Result<Array> {
         let mut kept = match std::mem::take(self.memory) {
             Memory::Keys(kept) => kept,
-            _ => Keys { keys: empty(k)?, values: empty(v)?, used: 0, dropped: 0 },
+            _ => Keys::default(),
         };
-        if let Some(window) = window {
-            // The first row still sees `window - 1` keys before itself.
-            let gone = (kept.used + 1).saturating_sub(window) / Keys::DROP * Keys::DROP;
-            if gone > 0 {
-                let cut = |a: &Array| ops::contiguous(&part(a, gone..kept.used)?, false);
-                (kept.keys, kept.values) = (cut(&kept.keys)?, cut(&kept.values)?);
-                (kept.used, kept.dropped) = (kept.used - gone, kept.dropped + gone);
-            }
+        if let Some(window) = options.window {
+            // The first row still sees `window - 1` keys before itself. Which keys are there never changes a bit of the
+            // result, as long as they leave in the chunks that attention works in.
+            kept.drop_blocks((kept.used + 1).saturating_sub(window) / KEY_BLOCK);
         }
-        let (from, to) = (kept.used, kept.used + rows);
-        let write = |old: Array, new: &Array| -> Result<Array> {
-            if from == 0 && old.dim(2) < to && rows >= Keys::STEP {
-                return Ok(new.clone());
-            }
-            let old = match to.saturating_sub(old.dim(2)) {
-                0 => old,
-                more => {
-                    let shape = [1, new.dim(1), more.next_multiple_of(Keys::STEP), new.dim(3)];
-                    ops::concatenate(&[part(&old, 0..from)?, ops::full(&shape, 0.0, Some(new.dtype()))?], 2)?
-                }
-            };
-            let range = (Some(from as i64), Some(to as i64), 1);
-            ops::slice_update(&old, new, &[(None, None, 1), (None, None, 1), range])
-        };
-        let Keys { keys, values, dropped, .. } = kept;
-        let (keys, values) = (write(keys, k)?, write(values, v)?);
-        let seen = (part(&keys, 0..to)?, part(&values, 0..to)?);
-        *self.memory = Memory::Keys(Keys { keys, values, used: to, dropped });
-        Ok(seen)
+        kept.add(k, v)?;
+        let [keys, values] = kept.seen()?;
+        *self.memory = Memory::Keys(kept);
+        attention_of_blocks(q, &keys, &values, options)
     }
 
     /// The state that the layer put here, if any.
@@ -160,11 +211,6 @@ impl Slot<'_> {
     pub fn set_state(&mut self, state: Vec<Array>) {
         *self.memory = Memory::State(state);
     }
-}
-
-/// No positions of arrays like `a`.
-fn empty(a: &Array) -> Result<Array> {
-    ops::full(&[1, a.dim(1), 0, a.dim(3)], 0.0, Some(a.dtype()))
 }
 
 fn part(a: &Array, positions: Range<usize>) -> Result<Array> {

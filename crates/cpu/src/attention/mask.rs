@@ -33,7 +33,7 @@ pub(super) fn seen(t: usize, (queries, keys): (usize, usize), causal: bool, wind
     (lo.clamp(0, hi) as usize)..(hi as usize)
 }
 
-impl Attention {
+impl Attention<'_> {
     /// The keys that position `t` may see by `causal` and `window`.
     pub(super) fn seen(&self, t: usize) -> Range<usize> {
         seen(t, (self.q_len, self.kv_len), self.causal, self.window)
@@ -107,12 +107,13 @@ impl Attention {
             _ => false,
         };
         let head = h / (self.q_heads / self.kv_heads);
-        let [sb, sh, st] = self.v.strides;
-        let base = b as isize * sb + head as isize * sh + column as isize;
         let (mut sum, mut count) = (0.0, 0.0);
         for key in (0..self.kv_len).filter(dropped) {
+            let (v, at) = self.place(1, key);
+            let [sb, sh, st] = v.strides;
+            let at = b as isize * sb + head as isize * sh + at as isize * st + column as isize;
             // SAFETY: the caller's promise.
-            sum += unsafe { read(self.v.ptr, self.v.dtype, base + key as isize * st) };
+            sum += unsafe { read(v.ptr, v.dtype, at) };
             count += 1.0;
         }
         sum / count

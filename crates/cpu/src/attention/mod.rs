@@ -32,10 +32,12 @@ use crate::pool;
 use dispatch::Kernels;
 use kernels::BLOCK;
 use lapis_core::dtype::Dtype;
+use lapis_core::ops::fast::attention::KEY_BLOCK;
 
 /// Keys that one task takes when the tiles alone do not fill the threads. Part of the meaning of a result: changing
 /// it changes roundings.
 const CHUNK: usize = 8 * BLOCK;
+const _: () = assert!(CHUNK == KEY_BLOCK);
 /// Rows (positions times query heads that share a key head) that a tile aims at: enough to make packing the keys
 /// cheap, few enough for the tile to stay in a second-level cache.
 const TILE_ROWS: usize = 192;
@@ -76,7 +78,7 @@ pub enum Mask {
 
 /// One call: shapes, operands, masks.
 #[derive(Clone, Copy, Debug)]
-pub struct Attention {
+pub struct Attention<'a> {
     /// B.
     pub batch: usize,
     /// Hq, a multiple of `kv_heads`; query head h uses key head `h * Hkv / Hq`.
@@ -97,6 +99,9 @@ pub struct Attention {
     pub k: Operand,
     /// (B, Hkv, Tk, Dv).
     pub v: Operand,
+    /// Empty; or `k` and `v` hold the first [`KEY_BLOCK`] keys, and these the next each, with the same distance from key
+    /// to key.
+    pub later: &'a [[Operand; 2]],
     /// (B, Hq, Tq, Dv): first element, dtype, strides as in [`Operand`].
     pub out: *mut u8,
     /// Float64 computes in f64, everything else in f32.
@@ -119,7 +124,38 @@ pub struct Attention {
 
 // SAFETY: the pointers are promised to be valid for the call, whichever threads read them; rows of `out` are
 // written by one thread each.
-unsafe impl Sync for Attention {}
+unsafe impl Sync for Attention<'_> {}
+
+impl Attention<'_> {
+    /// The operand (0: keys, 1: values) that holds key `t`, and its place there.
+    fn place(&self, which: usize, t: usize) -> (&Operand, usize) {
+        let first = [&self.k, &self.v][which];
+        match self.later {
+            [] => (first, t),
+            later => ((t / CHUNK).checked_sub(1).map_or(first, |i| &later[i][which]), t % CHUNK),
+        }
+    }
+
+    /// Key `t`.
+    ///
+    /// # Safety
+    /// It exists.
+    unsafe fn key<T>(&self, b: usize, h: usize, t: usize) -> *const T {
+        let (operand, t) = self.place(0, t);
+        // SAFETY: the caller's promise.
+        unsafe { operand.at(b, h, t) }
+    }
+
+    /// Value `t`.
+    ///
+    /// # Safety
+    /// It exists.
+    unsafe fn value<T>(&self, b: usize, h: usize, t: usize) -> *const T {
+        let (operand, t) = self.place(1, t);
+        // SAFETY: the caller's promise.
+        unsafe { operand.at(b, h, t) }
+    }
+}
 
 /// Computes `out`. Operands may have different dtypes.
 ///

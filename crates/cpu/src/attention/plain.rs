@@ -27,8 +27,9 @@ unsafe fn row(a: &Attention, b: usize, h: usize, t: usize, scores: &mut Vec<f64>
     unsafe {
         let q = base(a.q.strides, h, t);
         for key in seen.clone() {
-            let k = base(a.k.strides, kv_head, key);
-            let product = |d| read(a.q.ptr, a.q.dtype, q + d) * read(a.k.ptr, a.k.dtype, k + d);
+            let (from, at) = a.place(0, key);
+            let k = base(from.strides, kv_head, at);
+            let product = |d| read(a.q.ptr, a.q.dtype, q + d) * read(from.ptr, from.dtype, k + d);
             let mut score = a.scale * (0..a.dim as isize).map(product).sum::<f64>();
             if let Some(cap) = a.softcap {
                 score = cap * (score / cap).tanh();
@@ -49,9 +50,10 @@ unsafe fn row(a: &Attention, b: usize, h: usize, t: usize, scores: &mut Vec<f64>
         for (key, score) in seen.zip(&*scores) {
             let weight = (score - origin).exp();
             total += weight;
-            let v = base(a.v.strides, kv_head, key);
+            let (from, at) = a.place(1, key);
+            let v = base(from.strides, kv_head, at);
             for (c, sum) in sums.iter_mut().enumerate() {
-                *sum += weight * read(a.v.ptr, a.v.dtype, v + c as isize);
+                *sum += weight * read(from.ptr, from.dtype, v + c as isize);
             }
         }
         let out = a.out.cast::<f64>().offset(base(a.out_strides, h, t));

@@ -65,7 +65,7 @@ enum TestMask {
 
 /// A call with its own data.
 struct Case {
-    a: Attention,
+    a: Attention<'static>,
     q: Data,
     k: Data,
     v: Data,
@@ -142,6 +142,7 @@ impl Case {
             q: Operand { ptr: q.ptr(), dtype: qt, strides: qs },
             k: Operand { ptr: k.ptr(), dtype: kt, strides: ks },
             v: Operand { ptr: v.ptr(), dtype: vt, strides: vs },
+            later: &[],
             out: std::ptr::null_mut(),
             out_dtype,
             out_strides: [(tq * hq * dv) as isize, dv as isize, (hq * dv) as isize],
@@ -341,6 +342,28 @@ fn a_row_without_keys_averages_all_values() {
         for sinks in [false, true] {
             let s = Setup { len: (40, 21), causal: true, dtypes: [dtype; 4], sinks, ..BASE };
             Case::new(s).check(&format!("{s:?}"));
+        }
+    }
+}
+
+#[test]
+fn blocks_of_keys_give_the_bits_of_one_array() {
+    for (rows, keys, window) in [(1, 1500, None), (7, 1024, Some(600)), (300, 1100, None)] {
+        for dtype in [Dtype::Float32, Dtype::Bfloat16, Dtype::Float64] {
+            let s = Setup { len: (rows, keys), causal: true, window, dtypes: [dtype; 4], sinks: true, ..BASE };
+            let case = Case::new(s);
+            let part = |from: &Operand, i: usize| {
+                let at = (i * CHUNK) as isize * from.strides[2] * dtype.size() as isize;
+                Operand { ptr: from.ptr.wrapping_offset(at), ..*from }
+            };
+            let later: Vec<_> = (1..keys.div_ceil(CHUNK)).map(|i| [part(&case.a.k, i), part(&case.a.v, i)]).collect();
+            let mut cut = Case::new(s);
+            (cut.a.k, cut.a.v, cut.a.later) = (case.a.k, case.a.v, later.leak());
+            for isa in crate::isa::available() {
+                for split in [Split::Never, Split::Always] {
+                    assert_eq!(case.run(isa, split), cut.run(isa, split), "{s:?} {isa:?}");
+                }
+            }
         }
     }
 }

@@ -165,13 +165,14 @@ impl Operand {
     }
 }
 
-/// What fetches rows of keys or values for a tile.
-unsafe fn ahead<T: Elem>(from: &Operand, tile: &Tile, keys: &Range<usize>, width: usize) -> Ahead {
+/// What fetches rows of keys (`which` 0) or values (1) for a tile.
+unsafe fn ahead<T: Elem>(a: &Attention, which: usize, tile: &Tile, keys: &Range<usize>, width: usize) -> Ahead {
     if keys.is_empty() {
         return Ahead::NONE;
     }
+    let (from, at) = a.place(which, keys.start);
     // SAFETY: the caller promises that the keys exist.
-    let first = unsafe { from.at::<T>(tile.batch, tile.kv_head, keys.start) };
+    let first = unsafe { from.at::<T>(tile.batch, tile.kv_head, at) };
     Ahead::new(first, from.strides[2], width)
 }
 
@@ -317,9 +318,9 @@ impl Layout {
                     then.map_or((tile, 0..0), |t| (t, t.seen(a)))
                 };
                 let next = next.start..next.end.min(next.start + BLOCK);
-                let values = with_elem!(a.v.dtype, T => ahead::<T>(&a.v, tile, &keys, a.v_dim));
+                let values = with_elem!(a.v.dtype, T => ahead::<T>(a, 1, tile, &keys, a.v_dim));
                 with_elem!(a.k.dtype, T => self.score::<K, T>(a, tile, first, &keys, &sets, s, values));
-                let mut next = with_elem!(a.k.dtype, T => ahead::<T>(&a.k, of, &next, a.dim));
+                let mut next = with_elem!(a.k.dtype, T => ahead::<T>(a, 0, of, &next, a.dim));
                 self.soften::<K>(a, tile, first, &sets, s, part, &mut next);
                 with_elem!(a.v.dtype, T => self.weigh::<K, T>(a, tile, first, &keys, &sets, s, part, next));
             }
@@ -360,7 +361,7 @@ impl Layout {
                 // SAFETY: the caller's promises; the keys exist up to `hi`.
                 unsafe {
                     let (q, from) =
-                        (s.queries.add(set.start * spread), a.k.at::<T>(tile.batch, tile.kv_head, first + lo));
+                        (s.queries.add(set.start * spread), a.key::<T>(tile.batch, tile.kv_head, first + lo));
                     let scores = s.scores.add(set.start * BLOCK + lo);
                     K::dot_in_place(set.rows, q, from, stride, hi - lo, self.dim, scores, &ahead);
                 }
@@ -372,7 +373,7 @@ impl Layout {
             let at = panel * width;
             // SAFETY: the caller's promises; the panel's keys exist up to `keys.end`.
             unsafe {
-                let from = a.k.at::<T>(tile.batch, tile.kv_head, first + at);
+                let from = a.key::<T>(tile.batch, tile.kv_head, first + at);
                 K::pack_keys(from, stride, width.min(keys.end - first - at), self.dim, s.panel, &mut ahead);
                 for set in sets {
                     if set.keys.0 < at + width && set.keys.1 > at {
@@ -452,7 +453,7 @@ impl Layout {
                         set.rows,
                         s.scores.add(set.start * BLOCK + set.keys.0),
                         set.keys.1 - set.keys.0,
-                        a.v.at::<T>(tile.batch, tile.kv_head, first + set.keys.0),
+                        a.value::<T>(tile.batch, tile.kv_head, first + set.keys.0),
                         stride,
                         a.v_dim,
                         part.acc.add(set.start * self.width),
@@ -463,7 +464,7 @@ impl Layout {
                 }
                 return;
             }
-            let from = a.v.at::<T>(tile.batch, tile.kv_head, keys.start);
+            let from = a.value::<T>(tile.batch, tile.kv_head, keys.start);
             K::pack_values(from, stride, keys.len(), a.v_dim, s.values);
             for panel in 0..self.width / width {
                 let values = s.values.add(panel * keys.len() * width);

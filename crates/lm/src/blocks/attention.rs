@@ -3,7 +3,7 @@
 use super::{Norm, Rope};
 use crate::batch::Batch;
 use crate::weights::At;
-use lapis::ops::fast::{AttentionMask, AttentionOptions, layer_norm, scaled_dot_product_attention};
+use lapis::ops::fast::{AttentionMask, AttentionOptions, layer_norm};
 use lapis::{Array, Error, Result, ops};
 use lapis_nn::{Layer, LayerNorm, Linear, Module, Param};
 
@@ -110,7 +110,6 @@ impl Heads {
                 q = growth.forward(&q, slot.at)?;
             }
             (q, k) = after(q, k)?;
-            let (k, v) = slot.remember(&k, &v, self.window)?;
             let options = AttentionOptions {
                 scale: self.scale,
                 mask: AttentionMask::Causal,
@@ -118,7 +117,7 @@ impl Heads {
                 softcap: self.softcap,
                 sinks,
             };
-            let y = scaled_dot_product_attention(&q, &k, &v, &options)?;
+            let y = slot.attend(&q, &k, &v, &options)?;
             ops::reshape(&ops::transpose(&y, Some(&[0, 2, 1, 3]))?, &[y.dim(2) as i64, -1])
         })
     }

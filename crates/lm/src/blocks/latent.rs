@@ -6,7 +6,7 @@
 use super::{MultiLinear, Norm, Rope};
 use crate::batch::Batch;
 use crate::weights::At;
-use lapis::ops::fast::{AttentionMask, AttentionOptions, scaled_dot_product_attention};
+use lapis::ops::fast::{AttentionMask, AttentionOptions};
 use lapis::{Array, Result, ops};
 use lapis_nn::{Layer, Linear, Module};
 
@@ -157,10 +157,9 @@ impl Latent {
             let q = ops::concatenate(&[q?, self.rope.forward(&turned?, slot.at)?], -1)?;
             let (k, key) = (k?, self.rope.forward(&key?, slot.at)?);
             let key = ops::broadcast_to(&key, &[1, k.dim(1), k.dim(2), s.turned])?;
-            let (k, v) = slot.remember(&ops::concatenate(&[k, key], -1)?, &v?, None)?;
             let options =
                 AttentionOptions { scale: s.scale, mask: AttentionMask::Causal, ..AttentionOptions::default() };
-            let y = scaled_dot_product_attention(&q, &k, &v, &options)?;
+            let y = slot.attend(&q, &ops::concatenate(&[k, key], -1)?, &v?, &options)?;
             swap(&ops::squeeze(&y, 0)?)
         })?;
         let y = match &self.expand {

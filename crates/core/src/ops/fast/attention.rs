@@ -14,7 +14,11 @@ use crate::transforms::{Decompose, Grads, Lane, Site, Transform};
 use serde::{Deserialize, Serialize};
 use smallvec::smallvec;
 
-/// softmax(scale * q * k^T + mask) * v in one pass. Inputs: q, k, v, then mask and sinks where present.
+/// Keys of a block, where keys and values come in several.
+pub const KEY_BLOCK: usize = 512;
+
+/// softmax(scale * q * k^T + mask) * v in one pass. Inputs: q, the blocks of k, those of v, then mask and sinks where
+/// present.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Attention {
@@ -30,6 +34,8 @@ pub struct Attention {
     pub mask: bool,
     /// Whether the last input holds sinks (Hq,).
     pub sinks: bool,
+    /// How many arrays hold k, and v, one after the other: all but the last of [`KEY_BLOCK`] keys.
+    pub blocks: usize,
     /// Element type of the result.
     pub dtype: Dtype,
 }
@@ -40,22 +46,37 @@ impl Rule for Attention {
     }
     fn infer(&self, inputs: &[Array]) -> Result<Avals> {
         let op = self.name();
-        expect::count(op, inputs, 3 + usize::from(self.mask) + usize::from(self.sinks))?;
-        let (q, k, v) = (&inputs[0], &inputs[1], &inputs[2]);
+        expect::fit(op, self.blocks > 0, inputs)?;
+        expect::count(op, inputs, 1 + 2 * self.blocks + usize::from(self.mask) + usize::from(self.sinks))?;
+        let (q, keys, values) = self.parts(inputs);
+        let (k, v) = (&keys[0], &values[0]);
         for (what, a) in [("q", q), ("k", k), ("v", v)] {
             check_floating(op, what, a)?;
         }
-        let (&[b, hq, tq, d], &[kb, hk, tk, kd], &[vb, hv, tv, dv]) = (q.shape(), k.shape(), v.shape()) else {
+        let (&[b, hq, tq, d], &[kb, hk, _, kd], &[vb, hv, _, dv]) = (q.shape(), k.shape(), v.shape()) else {
             return Err(misfit(self.name(), q, k, v));
         };
         let heads = hk > 0 && hq.is_multiple_of(hk) || hq == 0;
-        if !(b == kb && b == vb && hk == hv && tk == tv && d == kd && heads) {
+        if !(b == kb && b == vb && hk == hv && d == kd && heads) {
             return Err(misfit(self.name(), q, k, v));
+        }
+        let mut tk = 0;
+        for (i, (k, v)) in keys.iter().zip(values).enumerate() {
+            let fits = |a: &Array, first: &Array| {
+                matches!(a.shape(), &[ab, ah, _, ad] if [ab, ah, ad] == [b, hk, first.dim(3)])
+                    && a.dtype() == first.dtype()
+            };
+            let whole = i + 1 == self.blocks || k.ndim() == 4 && k.dim(2) == KEY_BLOCK;
+            if !(fits(k, &keys[0]) && fits(v, &values[0]) && k.dim(2) == v.dim(2) && whole) {
+                return Err(misfit(self.name(), q, k, v));
+            }
+            tk += k.dim(2);
         }
         expect::dtype(op, q, self.dtype == q.dtype().promote(k.dtype()).promote(v.dtype()))?;
         if self.mask {
-            expect::dtype(op, &inputs[3], [Dtype::Bool, self.dtype].contains(&inputs[3].dtype()))?;
-            check_shape(op, "mask", &inputs[3], &[b, hq, tq, tk])?;
+            let mask = &inputs[1 + 2 * self.blocks];
+            expect::dtype(op, mask, [Dtype::Bool, self.dtype].contains(&mask.dtype()))?;
+            check_shape(op, "mask", mask, &[b, hq, tq, tk])?;
         }
         if self.sinks {
             let sinks = &inputs[inputs.len() - 1];
@@ -73,6 +94,21 @@ pub(super) fn misfit(op: &str, q: &Array, k: &Array, v: &Array) -> Error {
 }
 
 impl Attention {
+    /// Queries, blocks of keys, blocks of values.
+    fn parts<'a>(&self, inputs: &'a [Array]) -> (&'a Array, &'a [Array], &'a [Array]) {
+        let (keys, rest) = inputs[1..].split_at(self.blocks);
+        (&inputs[0], keys, &rest[..self.blocks])
+    }
+
+    /// The same with keys and values in one array each.
+    fn joined(&self, inputs: &[Array]) -> Result<(Attention, Vec<Array>)> {
+        let (q, keys, values) = self.parts(inputs);
+        let whole = |all: &[Array]| if all.len() == 1 { Ok(all[0].clone()) } else { ops::concatenate(all, 2) };
+        let mut joined = vec![q.clone(), whole(keys)?, whole(values)?];
+        joined.extend_from_slice(&inputs[1 + 2 * self.blocks..]);
+        Ok((Attention { blocks: 1, ..self.clone() }, joined))
+    }
+
     /// Which of `keys` the `queries` see by their places: (Tq, Tk), or `None` where they see all.
     fn seen(&self, queries: usize, keys: usize) -> Result<Option<Array>> {
         let places = |start: i64, n: usize| ops::arange(start, start + n as i64, 1, Some(Dtype::Int64));
@@ -120,6 +156,7 @@ impl Attention {
 
 impl Decompose for Attention {
     fn decompose(&self, inputs: &[Array]) -> Result<Vec<Array>> {
+        let (_, inputs) = self.joined(inputs)?;
         let (q, k, v) = (&inputs[0], &inputs[1], &inputs[2]);
         let scores = self.scores(q, k, self.mask.then(|| &inputs[3]))?;
         let weights = match inputs.last() {
@@ -144,7 +181,7 @@ impl Transform for Attention {
     /// By [`AttentionGrads`], or by the formula for what that op does not know: array masks, sinks, a soft cap, and
     /// queries that see no key.
     fn vjp(&self, at: &Site<'_>) -> Result<Grads> {
-        let plain = !self.mask && !self.sinks && self.softcap.is_none();
+        let plain = self.blocks == 1 && !self.mask && !self.sinks && self.softcap.is_none();
         let op = AttentionGrads { scale: self.scale, causal: self.causal, window: self.window };
         if !plain || !op.takes(&at.inputs[0], &at.inputs[1]) {
             return pull(at, |inputs| self.decompose(inputs));
@@ -202,9 +239,25 @@ pub struct AttentionOptions<'a> {
 /// # Errors
 /// Shapes that do not fit; dtypes that are not real floating; an additive mask that does not promote to the result.
 pub fn scaled_dot_product_attention(q: &Array, k: &Array, v: &Array, options: &AttentionOptions<'_>) -> Result<Array> {
+    attention_of_blocks(q, std::slice::from_ref(k), std::slice::from_ref(v), options)
+}
+
+/// [`scaled_dot_product_attention`] of keys and values that lie in several arrays one after the other, as in a cache: all
+/// but the last of [`KEY_BLOCK`] keys.
+///
+/// # Errors
+/// As there; blocks of another length; none.
+pub fn attention_of_blocks(
+    q: &Array,
+    keys: &[Array],
+    values: &[Array],
+    options: &AttentionOptions<'_>,
+) -> Result<Array> {
     let op = "scaled_dot_product_attention";
+    let ([k, ..], [v, ..]) = (keys, values) else { return Err(Error::shape(format!("[{op}] no keys"))) };
     let dtype = q.dtype().promote(k.dtype()).promote(v.dtype());
-    let mut inputs: Inputs = smallvec![q.clone(), k.clone(), v.clone()];
+    let mut inputs: Inputs = smallvec![q.clone()];
+    inputs.extend(keys.iter().chain(values).cloned());
     let mut causal = false;
     let mut mask = false;
     match options.mask {
@@ -215,7 +268,8 @@ pub fn scaled_dot_product_attention(q: &Array, k: &Array, v: &Array, options: &A
                 let d = m.dtype();
                 return Err(Error::dtype(format!("[{op}] a mask of {d} does not promote to the result's {dtype}")));
             }
-            let (&[b, hq, tq, _], &[_, _, tk, _]) = (q.shape(), k.shape()) else { return Err(misfit(op, q, k, v)) };
+            let &[b, hq, tq, _] = q.shape() else { return Err(misfit(op, q, k, v)) };
+            let tk = keys.iter().map(|k| k.shape().get(2).copied().unwrap_or(0)).sum();
             let m = if m.dtype() == Dtype::Bool { m.clone() } else { astype(m, dtype)? };
             inputs.push(broadcast_to(&m, &[b, hq, tq, tk])?);
             mask = true;
@@ -231,6 +285,7 @@ pub fn scaled_dot_product_attention(q: &Array, k: &Array, v: &Array, options: &A
         window: options.window,
         mask,
         sinks: options.sinks.is_some(),
+        blocks: keys.len(),
         dtype,
     };
     Array::apply1(op, inputs)

@@ -65,6 +65,7 @@ impl Decompose for AttentionGrads {
             window: self.window,
             mask: false,
             sinks: false,
+            blocks: 1,
             dtype: inputs[0].dtype(),
         };
         let site =

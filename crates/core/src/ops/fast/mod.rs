@@ -7,7 +7,7 @@ pub mod delta;
 pub mod norm;
 pub mod rope;
 
-pub use attention::{AttentionMask, AttentionOptions, scaled_dot_product_attention};
+pub use attention::{AttentionMask, AttentionOptions, KEY_BLOCK, attention_of_blocks, scaled_dot_product_attention};
 pub use delta::gated_delta_update;
 pub use norm::{cross_entropy, layer_norm, rms_norm};
 pub use rope::{Frequencies, Offset, rope};
