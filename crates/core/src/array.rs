@@ -192,6 +192,11 @@ impl Array {
         self.shape()[crate::or_panic(shape::axis("dim", axis, self.ndim()))]
     }
 
+    /// Tells arrays apart: handles of one array have the same, others never do.
+    pub fn id(&self) -> (u64, u32) {
+        (self.node.id, self.index)
+    }
+
     /// Whether the values are there already.
     pub fn is_evaluated(&self) -> bool {
         self.node.done().is_some()

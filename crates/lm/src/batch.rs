@@ -29,6 +29,8 @@ pub struct Keys {
     used: usize,
     /// Positions before those: a multiple of [`KEY_BLOCK`].
     dropped: usize,
+    /// How many of the latest positions are ever looked at.
+    window: Option<usize>,
 }
 
 /// Keys and values: (1, heads, room, width) each.
@@ -92,16 +94,20 @@ impl Keys {
         (self.used, self.dropped) = (self.used - n * KEY_BLOCK, self.dropped + n * KEY_BLOCK);
     }
 
-    /// Keeps the first `used` positions.
-    fn truncate(&mut self, used: usize) {
-        self.used = self.used.min(used);
+    /// Whether it can be as if only the first `len` tokens had been seen.
+    fn can_truncate(&self, len: usize) -> bool {
+        self.dropped == 0 || self.window.is_some_and(|window| len + 1 >= self.dropped + window)
+    }
+
+    fn truncate(&mut self, len: usize) {
+        self.used = self.used.min(len - self.dropped);
         self.blocks.truncate(self.used.div_ceil(KEY_BLOCK));
     }
 
     /// All keys, and all values, as attention takes them.
     fn seen(&self) -> Result<[Vec<Array>; 2]> {
         let whole = |of: fn(&Block) -> &Array| {
-            let block = |(i, b)| part(of(b), 0..(self.used - i * KEY_BLOCK).min(KEY_BLOCK));
+            let block = |(i, b): (usize, &Block)| part(of(b), 0..(self.used - i * KEY_BLOCK).min(KEY_BLOCK));
             self.blocks.iter().enumerate().map(block).collect::<Result<Vec<Array>>>()
         };
         Ok([whole(|b| &b.keys)?, whole(|b| &b.values)?])
@@ -140,18 +146,31 @@ impl Sequence {
         })
     }
 
-    /// Forgets all but the first `len` tokens. False, and nothing is done, where a layer cannot: a recurrence, or keys
-    /// that have left a window.
-    pub fn truncate(&mut self, len: usize) -> bool {
+    /// Whether all but the first `len` tokens can be forgotten: not by a recurrence, nor where keys have left a window.
+    pub fn can_truncate(&self, len: usize) -> bool {
         let can = |m: &Memory| match m {
             Memory::Empty => true,
-            Memory::Keys(k) => k.dropped == 0,
+            Memory::Keys(k) => k.can_truncate(len),
             Memory::State(_) => false,
         };
+        len >= self.seen || self.layers.iter().all(can)
+    }
+
+    /// Whether tokens can be forgotten one and all, however many come.
+    pub fn is_free(&self) -> bool {
+        self.layers.iter().all(|m| match m {
+            Memory::Empty => true,
+            Memory::Keys(k) => k.window.is_none(),
+            Memory::State(_) => false,
+        })
+    }
+
+    /// Forgets all but the first `len` tokens. False, and nothing is done, where that cannot be.
+    pub fn truncate(&mut self, len: usize) -> bool {
         if len >= self.seen {
             return true;
         }
-        if !self.layers.iter().all(can) {
+        if !self.can_truncate(len) {
             return false;
         }
         for m in &mut self.layers {
@@ -163,10 +182,42 @@ impl Sequence {
         true
     }
 
+    /// What [`Sequence::rewind`] needs to come back to here: the states of recurrences.
+    pub fn mark(&self) -> Mark {
+        let state = |m: &Memory| match m {
+            Memory::State(all) => Some(all.clone()),
+            _ => None,
+        };
+        Mark { seen: self.seen, states: self.layers.iter().map(state).collect() }
+    }
+
+    /// Forgets tokens seen since `mark`, so that at most `len` are left: exactly those where every layer can forget one
+    /// at a time, else as many as at the mark.
+    pub fn rewind(&mut self, mark: Mark, len: usize) {
+        if self.truncate(len) {
+            return;
+        }
+        self.layers.resize_with(mark.states.len(), Memory::default);
+        for (m, state) in self.layers.iter_mut().zip(mark.states) {
+            match (m, state) {
+                (m @ (Memory::Empty | Memory::State(_)), state) => *m = state.map_or(Memory::Empty, Memory::State),
+                (Memory::Keys(k), _) => k.truncate(mark.seen),
+            }
+        }
+        self.seen = mark.seen;
+    }
+
     /// Bytes of everything remembered.
     pub fn bytes(&self) -> usize {
         self.arrays().map(|a| a.size() * a.itemsize()).sum()
     }
+}
+
+/// A place that a sequence can come back to.
+#[derive(Clone, Debug)]
+pub struct Mark {
+    seen: usize,
+    states: Vec<Option<Vec<Array>>>,
 }
 
 /// The part of a step that is one sequence's, inside one layer.
@@ -188,6 +239,7 @@ impl Slot<'_> {
             Memory::Keys(kept) => kept,
             _ => Keys::default(),
         };
+        kept.window = options.window;
         if let Some(window) = options.window {
             // The first row still sees `window - 1` keys before itself. Which keys are there never changes a bit of the
             // result, as long as they leave in the chunks that attention works in.

@@ -2,9 +2,9 @@
 
 use crate::batch::Sequence;
 use crate::checkpoint::Checkpoint;
-use crate::engine::{Engine, Event, Finish, Request};
+use crate::engine::{Drafter, Engine, Event, Finish, Request};
 use crate::models::{self, Model};
-use crate::sample::Sampling;
+use crate::sample::{Choice, Constraint, Sampling};
 use crate::template::{Chat, Template};
 use crate::tokenizer::{Detokenizer, Tokenizer};
 use lapis::{Error, Result, io, memory};
@@ -77,6 +77,10 @@ pub struct Options {
     pub prefill_step: Option<usize>,
     /// Tokens do not end a text.
     pub ignore_eos: bool,
+    /// Who guesses what comes next; the text stays the same.
+    pub drafter: Option<Drafter>,
+    /// Tokens guessed at a time; by default 2.
+    pub draft_tokens: Option<usize>,
 }
 
 /// One step of a reply, in mlx-lm's terms.
@@ -88,6 +92,8 @@ pub struct Response {
     pub token: u32,
     /// Its log-probability.
     pub logprob: f32,
+    /// Whether it had been guessed.
+    pub from_draft: bool,
     /// Tokens of the prompt.
     pub prompt_tokens: usize,
     /// Tokens of the prompt that were remembered from before.
@@ -164,6 +170,25 @@ impl LanguageModel {
         Engine::new(Arc::clone(&self.model), self.vocabulary)
     }
 
+    /// This model as one that guesses for a larger one.
+    pub fn drafter(&self) -> Drafter {
+        Drafter::Model { model: Arc::clone(&self.model), vocabulary: self.vocabulary }
+    }
+
+    /// An engine as options have it.
+    fn engine_with(&self, options: &Options) -> Result<Engine> {
+        let mut engine = self.engine();
+        if let Some(step) = options.prefill_step {
+            engine.prefill_step = step.max(1);
+        }
+        if let Some(drafter) = &options.drafter {
+            drafter.check(self.vocabulary)?;
+            engine.drafter = Some(drafter.clone());
+        }
+        engine.draft_tokens = options.draft_tokens.unwrap_or(engine.draft_tokens);
+        Ok(engine)
+    }
+
     /// How many tokens may follow a prompt.
     ///
     /// # Errors
@@ -184,10 +209,7 @@ impl LanguageModel {
     /// An empty prompt, one that is too long, numbers out of range.
     pub fn stream(&self, prompt: &[u32], options: &Options, sequence: Sequence) -> Result<Stream<'_>> {
         let max_tokens = self.room(prompt.len(), options.max_tokens)?;
-        let mut engine = self.engine();
-        if let Some(step) = options.prefill_step {
-            engine.prefill_step = step.max(1);
-        }
+        let mut engine = self.engine_with(options)?;
         engine.keep_ended = true;
         let cached_tokens = sequence.len();
         let request = Request {
@@ -228,7 +250,7 @@ impl LanguageModel {
     /// # Errors
     /// As [`LanguageModel::stream`], of the first prompt that fails.
     pub fn batch_generate(&self, prompts: &[Vec<u32>], options: &Options) -> Result<Vec<String>> {
-        let mut engine = self.engine();
+        let mut engine = self.engine_with(options)?;
         let mut texts = Vec::new();
         for prompt in prompts {
             let request = Request {
@@ -248,7 +270,7 @@ impl LanguageModel {
                 match event {
                     Event::Prefill { .. } => {}
                     Event::Failed { error, .. } => return Err(error),
-                    Event::Token { id, choice, finish } => {
+                    Event::Token { id, choice, finish, .. } => {
                         let (piece, stopped) = detokenizer.add(choice.token, finish)?;
                         text.push_str(&piece);
                         if stopped {
@@ -285,6 +307,12 @@ impl<'a> Stream<'a> {
         self
     }
 
+    /// Lets the reply be nothing but what `constraint` allows. Before the first step.
+    pub fn constrain(mut self, constraint: Box<dyn Constraint>) -> Stream<'a> {
+        self.engine.constrain(self.id, constraint);
+        self
+    }
+
     /// Ends the reply and gives all tokens seen, the prompt's included, with what the model remembers of them.
     pub fn into_memory(mut self) -> Option<(Vec<u32>, Sequence)> {
         self.remembered.take().or_else(|| self.engine.cancel(self.id))
@@ -295,13 +323,14 @@ impl<'a> Stream<'a> {
         self.remembered = self.remembered.take().or_else(|| self.engine.cancel(self.id));
     }
 
-    fn response(&mut self, text: String, token: u32, logprob: f32, finish_reason: Option<Finish>) -> Response {
+    fn response(&mut self, text: String, choice: Choice, from_draft: bool, finish_reason: Option<Finish>) -> Response {
         let now = self.began.elapsed().as_secs_f64();
         let first = *self.first.get_or_insert(now);
         Response {
             text,
-            token,
-            logprob,
+            token: choice.token,
+            logprob: choice.logprob,
+            from_draft,
             prompt_tokens: self.prompt_tokens,
             cached_tokens: self.cached_tokens,
             prompt_tps: (self.prompt_tokens - self.cached_tokens) as f64 / first,
@@ -342,7 +371,7 @@ impl Iterator for Stream<'_> {
                     self.end();
                     return Some(Err(error));
                 }
-                Event::Token { choice, finish, .. } => {
+                Event::Token { choice, finish, drafted, .. } => {
                     self.written += 1;
                     let (text, stopped) = match self.text.add(choice.token, finish) {
                         Ok(done) => done,
@@ -352,7 +381,7 @@ impl Iterator for Stream<'_> {
                         }
                     };
                     let finish = if stopped { Some(Finish::Stop) } else { finish };
-                    let response = self.response(text, choice.token, choice.logprob, finish);
+                    let response = self.response(text, choice, drafted, finish);
                     if finish.is_some() {
                         self.end();
                     }

@@ -25,7 +25,7 @@ pub mod weights;
 
 pub use batch::{Batch, Sequence};
 pub use checkpoint::Checkpoint;
-pub use engine::{Engine, Event, Finish, Request};
+pub use engine::{Drafter, Engine, Event, Finish, Prefixes, Request};
 pub use generate::{Files, LanguageModel, Options, Response, Stream, load};
 pub use models::Model;
 pub use sample::Sampling;

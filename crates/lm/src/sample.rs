@@ -60,6 +60,21 @@ impl Default for Sampling {
     }
 }
 
+/// What a text may be: says at each place which tokens may come.
+pub trait Constraint: Send {
+    /// Makes the logits of all tokens that may not come next minus infinity.
+    ///
+    /// # Errors
+    /// No token may come.
+    fn restrict(&mut self, logits: &mut [f32]) -> Result<()>;
+
+    /// This token came.
+    ///
+    /// # Errors
+    /// It may not.
+    fn accept(&mut self, token: u32) -> Result<()>;
+}
+
 /// A chosen token.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Choice {
@@ -109,9 +124,24 @@ impl Sampling {
     /// Chooses after `history`, all tokens before, the prompt's included. `choice` tells replies to one prompt apart.
     ///
     /// # Errors
-    /// Logits that are no numbers.
-    pub fn choose(&self, logits: &mut [f32], history: &[u32], choice: u64) -> Result<Choice> {
+    /// Logits that are no numbers; those of `constraint`.
+    pub fn choose(
+        &self,
+        logits: &mut [f32],
+        history: &[u32],
+        choice: u64,
+        constraint: Option<&mut dyn Constraint>,
+    ) -> Result<Choice> {
         self.process(logits, history);
+        let Some(constraint) = constraint else { return self.draw(logits, history, choice) };
+        constraint.restrict(logits)?;
+        let chosen = self.draw(logits, history, choice)?;
+        constraint.accept(chosen.token)?;
+        Ok(chosen)
+    }
+
+    /// From logits as they are now.
+    fn draw(&self, logits: &[f32], history: &[u32], choice: u64) -> Result<Choice> {
         let best = argmax(logits);
         let peak = logits[best];
         if !peak.is_finite() || logits.iter().any(|x| x.is_nan()) {
@@ -309,7 +339,7 @@ mod tests {
         let mut history = Vec::new();
         for _ in 0..20_000 {
             let mut row = p.map(f32::ln);
-            counts[s.choose(&mut row, &history, 0).unwrap().token as usize] += 1;
+            counts[s.choose(&mut row, &history, 0, None).unwrap().token as usize] += 1;
             history.push(0);
         }
         for (n, p) in counts.iter().zip(p) {
@@ -317,7 +347,7 @@ mod tests {
         }
         let at = |seed| {
             let s = Sampling { temperature: 1.0, seed, ..Default::default() };
-            (0..64).map(|i| s.choose(&mut p.map(f32::ln), &history[..i], 0).unwrap().token).collect::<Vec<_>>()
+            (0..64).map(|i| s.choose(&mut p.map(f32::ln), &history[..i], 0, None).unwrap().token).collect::<Vec<_>>()
         };
         assert_eq!(at(3), at(3));
         assert_ne!(at(3), at(4));
@@ -332,7 +362,7 @@ mod tests {
     #[test]
     fn logits_that_are_no_numbers_are_refused() {
         for bad in [f32::NAN, f32::INFINITY] {
-            let why = Sampling::default().choose(&mut [0.0, bad], &[], 0).unwrap_err().to_string();
+            let why = Sampling::default().choose(&mut [0.0, bad], &[], 0, None).unwrap_err().to_string();
             assert!(why.contains("not all numbers"), "{why}");
         }
     }

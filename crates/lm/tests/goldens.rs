@@ -1,7 +1,7 @@
 //! Tiny models of every family against the logits that mlx-lm computes for them.
 //!
-//! `../shared/goldens` holds configs, tokens and logits; weights are drawn from a counter-based generator that the files
-//! name (`GOLDENS` names another folder, `GOLDEN` one file). Beyond the values: whole = stepwise and alone = in a batch, bit for bit.
+//! `../shared/goldens` holds configs, tokens and logits (`GOLDENS` names another folder, `GOLDEN` one file). Beyond the
+//! values: whole = stepwise and alone = in a batch, bit for bit.
 
 mod shared;
 
@@ -10,36 +10,8 @@ use lapis::{Array, Dtype, ops};
 use lapis_lm::{Batch, Checkpoint, Model, Sequence, models};
 use lapis_nn::quantize_where;
 use serde_json::{Map, Value, json};
+use shared::golden::{all, folder, tensors, uniform};
 use shared::shared;
-use std::path::PathBuf;
-
-fn folder() -> Option<PathBuf> {
-    std::env::var_os("GOLDENS").map(PathBuf::from).or_else(|| shared("goldens"))
-}
-
-fn fnv1a(text: &str) -> u64 {
-    text.bytes().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3))
-}
-
-fn uniform(seed: u64, i: u64) -> f64 {
-    let mut z = seed.wrapping_add(i).wrapping_add(0x9e37_79b9_7f4a_7c15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    ((z ^ (z >> 31)) >> 40) as f64 / f64::from(1 << 24)
-}
-
-fn tensors(params: &Value) -> Arrays {
-    let fill = |(name, spec): (&String, &Value)| {
-        let shape: Vec<usize> =
-            spec["shape"].as_array().unwrap().iter().map(|n| n.as_u64().unwrap() as usize).collect();
-        let (center, scale) = (spec["center"].as_f64().unwrap(), spec["scale"].as_f64().unwrap());
-        let seed = fnv1a(name);
-        let n: usize = shape.iter().product();
-        let data = (0..n as u64).map(|i| (center + scale * (2.0 * uniform(seed, i) - 1.0)) as f32).collect();
-        (name.clone(), Array::from_vec(data, &shape))
-    };
-    params.as_object().unwrap().iter().map(fill).collect()
-}
 
 struct Golden {
     model: Box<dyn Model>,
@@ -180,20 +152,15 @@ const LATER: &[&str] = &[];
 
 #[test]
 fn families_agree_with_mlx_lm() {
-    let Some(dir) = folder() else { return };
-    let only = std::env::var("GOLDEN").ok();
-    let mut files: Vec<_> = std::fs::read_dir(dir).unwrap().map(|f| f.unwrap().path()).collect();
-    files.sort();
     let mut failed = Vec::new();
-    for file in files.iter().filter(|f| f.extension().is_some_and(|e| e == "json") && !f.ends_with("CONFIGS.json")) {
-        let name = file.file_stem().unwrap().to_str().unwrap();
-        if only.as_ref().is_some_and(|o| o != name) {
-            continue;
-        }
-        let golden: Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
-        match check(name, &golden) {
-            Err(why) if LATER.contains(&name) && why.contains("is not supported") => eprintln!("{name}: later"),
-            Ok(_) if LATER.contains(&name) => failed.push(format!("{name}: passes; take it off the list LATER")),
+    for (name, golden) in all() {
+        match check(&name, &golden) {
+            Err(why) if LATER.contains(&name.as_str()) && why.contains("is not supported") => {
+                eprintln!("{name}: later")
+            }
+            Ok(_) if LATER.contains(&name.as_str()) => {
+                failed.push(format!("{name}: passes; take it off the list LATER"))
+            }
             Ok(line) => eprintln!("{line}"),
             Err(why) => failed.push(format!("{name}: {why}")),
         }
@@ -312,14 +279,8 @@ fn checkpoints_of_the_makers_load_as_mlx_checkpoints_do() {
 
 #[test]
 fn long_texts_give_the_same_bits_in_chunks() {
-    let Some(dir) = folder() else { return };
     let mut failed = Vec::new();
-    for file in std::fs::read_dir(dir).unwrap().map(|f| f.unwrap().path()) {
-        let name = file.file_stem().unwrap().to_str().unwrap().to_string();
-        if file.extension().is_none_or(|e| e != "json") || name == "CONFIGS" {
-            continue;
-        }
-        let golden: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    for (name, golden) in all() {
         let config = golden["config"].as_object().unwrap().clone();
         let mut checkpoint = Checkpoint::from_parts(config, tensors(&golden["params"])).unwrap();
         let g = Golden { model: models::load(&mut checkpoint).unwrap(), tokens: vec![] };
@@ -341,14 +302,8 @@ fn long_texts_give_the_same_bits_in_chunks() {
 
 #[test]
 fn wrong_numbers_in_configs_are_errors() {
-    let Some(dir) = folder() else { return };
     let mut failed = Vec::new();
-    for file in std::fs::read_dir(dir).unwrap().map(|f| f.unwrap().path()) {
-        let name = file.file_stem().unwrap().to_str().unwrap().to_string();
-        if file.extension().is_none_or(|e| e != "json") || name == "CONFIGS" {
-            continue;
-        }
-        let golden: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    for (name, golden) in all() {
         let (config, tensors) = (golden["config"].as_object().unwrap(), tensors(&golden["params"]));
         for key in config.iter().filter(|(_, v)| v.is_number()).map(|(k, _)| k) {
             for wrong in [json!(0), json!(-1), json!(3), json!(1u64 << 40), json!(1.5), json!("x"), json!(null)] {

@@ -1,5 +1,8 @@
 //! Data that does not belong to the repository: a folder `shared` beside it, or what `LAPIS_SHARED` names.
 
+#[allow(dead_code, reason = "not every test reads goldens")]
+pub(crate) mod golden;
+
 use std::path::PathBuf;
 
 /// `name` in that folder; where it is absent, says so.

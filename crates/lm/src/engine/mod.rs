@@ -1,0 +1,516 @@
+//! The engine: many requests, one model, one step at a time.
+//!
+//! A step takes one row of every sequence that writes, with what was guessed to follow, and as many rows of waiting
+//! prompts as the step has room for, through the model at once. Rows do not see each other's batch, so what a request gets
+//! never depends on the others.
+
+mod draft;
+mod prefix;
+
+pub use draft::Drafter;
+pub use prefix::{Prefixes, common};
+
+use crate::batch::{Batch, Mark, Sequence};
+use crate::models::Model;
+use crate::sample::{Choice, Constraint, Sampling};
+use lapis::{Array, Dtype, Error, Result, eval, ops};
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
+
+/// What is asked for.
+#[derive(Clone, Debug, Default)]
+pub struct Request {
+    /// Tokens, one at least.
+    pub prompt: Vec<u32>,
+    /// Tokens to write at most.
+    pub max_tokens: usize,
+    /// How they are chosen.
+    pub sampling: Sampling,
+    /// Tokens that end a text.
+    pub eos: Arc<BTreeSet<u32>>,
+    /// Which of several replies to one prompt this is.
+    pub choice: u64,
+}
+
+/// Why a text ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Finish {
+    /// A token that ends texts.
+    Stop,
+    /// As many tokens as were asked for.
+    Length,
+}
+
+/// What a step did for a request.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// This much of the prompt was read.
+    Prefill {
+        /// The request.
+        id: u64,
+        /// Tokens read.
+        done: usize,
+    },
+    /// A token was written.
+    Token {
+        /// The request.
+        id: u64,
+        /// The token; one that ends the text is not part of it.
+        choice: Choice,
+        /// Why the text ended, if it did.
+        finish: Option<Finish>,
+        /// Whether it had been guessed.
+        drafted: bool,
+    },
+    /// The request came to grief; the others go on.
+    Failed {
+        /// The request.
+        id: u64,
+        /// Why.
+        error: Error,
+    },
+}
+
+struct Running {
+    id: u64,
+    request: Request,
+    /// The prompt and what was written.
+    tokens: Vec<u32>,
+    written: usize,
+    sequence: Sequence,
+    constraint: Option<Box<dyn Constraint>>,
+    guesses: draft::Memory,
+}
+
+impl Running {
+    /// Tokens that the model has not read.
+    fn pending(&self) -> usize {
+        self.tokens.len() - self.sequence.len()
+    }
+
+    fn room(&self) -> usize {
+        self.request.max_tokens - self.written
+    }
+}
+
+/// Rows of a step that are one request's.
+struct Rows {
+    /// Of all that run.
+    index: usize,
+    /// Tokens, guesses included.
+    count: usize,
+    /// What was guessed to follow.
+    guessed: Vec<u32>,
+    /// The row whose logits are the next token's, and those of the guesses after it.
+    first: Option<usize>,
+    /// Where to come back to when guesses are wrong.
+    mark: Option<Mark>,
+}
+
+/// Logits of some rows, and what the likeliest token of each takes.
+struct Likeliest {
+    logits: Array,
+    token: Array,
+    peak: Array,
+    norm: Array,
+}
+
+/// The likeliest token of each row, its logit, and the logarithm of the sum of all.
+type Best = (Vec<u32>, Vec<f32>, Vec<f32>);
+
+impl Likeliest {
+    fn new(logits: Array) -> Result<Likeliest> {
+        Ok(Likeliest {
+            token: ops::astype(&ops::argmax(&logits, Some(-1), false)?, Dtype::Uint32)?,
+            peak: ops::max(&logits, -1, false)?,
+            norm: ops::logsumexp(&logits, -1, false)?,
+            logits,
+        })
+    }
+
+    fn arrays(&self) -> [&Array; 4] {
+        [&self.logits, &self.token, &self.peak, &self.norm]
+    }
+
+    fn read(&self) -> Result<Best> {
+        Ok((self.token.to_vec()?, self.peak.to_vec()?, self.norm.to_vec()?))
+    }
+
+    fn row(&self, i: usize) -> Result<Vec<f32>> {
+        ops::slice(&self.logits, &[(Some(i as i64), Some(i as i64 + 1), 1)])?.to_vec()
+    }
+
+    /// The token of row `i` that follows `history`.
+    fn choose(
+        &self,
+        (tokens, peaks, norms): &Best,
+        i: usize,
+        sampling: &Sampling,
+        history: &[u32],
+        choice: u64,
+        constraint: Option<&mut dyn Constraint>,
+    ) -> Result<Choice> {
+        // The likeliest token needs none of the logits on the host.
+        if sampling.is_plain() && constraint.is_none() && norms[i].is_finite() && peaks[i].is_finite() {
+            return Ok(Choice { token: tokens[i], logprob: peaks[i] - norms[i] });
+        }
+        sampling.choose(&mut self.row(i)?, history, choice, constraint)
+    }
+}
+
+/// How a request ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ended {
+    Well,
+    Badly,
+}
+
+/// Tokens between places of a prompt that are kept.
+const PLACES: usize = 1024;
+
+impl Running {
+    /// Chooses the next token, and those after it as long as the guesses were right. Says so if the text is over.
+    fn take(
+        &mut self,
+        likeliest: &Likeliest,
+        best: &Best,
+        first: usize,
+        guessed: Vec<u32>,
+        mark: Option<Mark>,
+        events: &mut Vec<Event>,
+    ) -> Option<Ended> {
+        let (id, before) = (self.id, self.tokens.len());
+        let mut over = None;
+        for i in 0..=guessed.len() {
+            let (sampling, constraint) = (&self.request.sampling, self.constraint.as_mut());
+            let constraint = constraint.map(|c| &mut **c as &mut dyn Constraint);
+            let chosen = likeliest.choose(best, first + i, sampling, &self.tokens, self.request.choice, constraint);
+            let choice = match chosen {
+                Ok(choice) => choice,
+                Err(error) => {
+                    events.push(Event::Failed { id, error });
+                    over = Some(Ended::Badly);
+                    break;
+                }
+            };
+            self.written += 1;
+            let finish = if self.request.eos.contains(&choice.token) {
+                Some(Finish::Stop)
+            } else if self.written >= self.request.max_tokens {
+                Some(Finish::Length)
+            } else {
+                None
+            };
+            self.tokens.push(choice.token);
+            let drafted = guessed.get(i) == Some(&choice.token);
+            events.push(Event::Token { id, choice, finish, drafted });
+            over = finish.map(|_| Ended::Well);
+            if over.is_some() || !drafted {
+                break;
+            }
+        }
+        let agreed = guessed.iter().zip(&self.tokens[before..]).take_while(|(a, b)| a == b).count();
+        self.guesses.settle(before + agreed);
+        if let Some(mark) = mark {
+            self.sequence.rewind(mark, self.tokens.len() - 1);
+        }
+        over
+    }
+}
+
+/// Runs requests on a model.
+pub struct Engine {
+    model: Arc<dyn Model>,
+    vocabulary: usize,
+    /// Rows of prompts in a step at most.
+    pub prefill_step: usize,
+    /// Sequences at once at most; others wait.
+    pub max_batch: usize,
+    /// Keep what requests remember when they end, for [`Engine::cancel`] to take.
+    pub keep_ended: bool,
+    /// Who guesses what comes next, if anybody.
+    pub drafter: Option<Drafter>,
+    /// Tokens guessed in a step at most.
+    pub draft_tokens: usize,
+    /// What was read before, if that is kept.
+    pub prefixes: Option<Prefixes>,
+    running: Vec<Running>,
+    ended: Vec<Running>,
+    waiting: VecDeque<Running>,
+    next: u64,
+}
+
+impl Engine {
+    /// An engine of `model`, whose logits have `vocabulary` columns.
+    pub fn new(model: Arc<dyn Model>, vocabulary: usize) -> Engine {
+        Engine {
+            model,
+            vocabulary,
+            prefill_step: 2048,
+            max_batch: 32,
+            keep_ended: false,
+            drafter: None,
+            draft_tokens: 2,
+            prefixes: None,
+            running: Vec::new(),
+            ended: Vec::new(),
+            waiting: VecDeque::new(),
+            next: 0,
+        }
+    }
+
+    /// Adds a request and gives its number. `sequence` has seen the beginning of the prompt already, or nothing.
+    ///
+    /// # Errors
+    /// An empty prompt, a token beyond the vocabulary, numbers out of range.
+    pub fn add(&mut self, request: Request, sequence: Sequence) -> Result<u64> {
+        if request.prompt.len() <= sequence.len() {
+            return Err(Error::value("[generate] the prompt is empty: nothing to continue"));
+        }
+        if let Some(t) = request.prompt.iter().find(|&&t| t as usize >= self.vocabulary) {
+            let n = self.vocabulary;
+            return Err(Error::index(format!(
+                "[generate] token {t} of the prompt is beyond the model's vocabulary of {n}"
+            )));
+        }
+        if request.max_tokens == 0 {
+            return Err(Error::value("[generate] max_tokens is 0: ask for one token at least"));
+        }
+        request.sampling.check(self.vocabulary)?;
+        let id = self.next;
+        self.next += 1;
+        let tokens = request.prompt.clone();
+        let (constraint, guesses) = (None, draft::Memory::default());
+        self.waiting.push_back(Running { id, request, tokens, written: 0, sequence, constraint, guesses });
+        Ok(id)
+    }
+
+    /// Lets a request that waits say nothing but what `constraint` allows.
+    pub fn constrain(&mut self, id: u64, constraint: Box<dyn Constraint>) {
+        if let Some(waiting) = self.waiting.iter_mut().find(|r| r.id == id) {
+            waiting.constraint = Some(constraint);
+        }
+    }
+
+    /// Whether nothing is left to do.
+    pub fn is_idle(&self) -> bool {
+        self.running.is_empty() && self.waiting.is_empty()
+    }
+
+    /// Ends a request, or takes one that has ended, and gives its tokens with what the model remembers of them.
+    pub fn cancel(&mut self, id: u64) -> Option<(Vec<u32>, Sequence)> {
+        let parts = |r: Running| (r.tokens, r.sequence);
+        for all in [&mut self.running, &mut self.ended] {
+            if let Some(i) = all.iter().position(|r| r.id == id) {
+                return Some(parts(all.swap_remove(i)));
+            }
+        }
+        let i = self.waiting.iter().position(|r| r.id == id)?;
+        self.waiting.remove(i).map(parts)
+    }
+
+    /// One step. Events come in the order of the requests' numbers; a fault is an event of each request that it concerns.
+    ///
+    /// # Errors
+    /// The drafter failed: it is let go, and the next step goes on without it.
+    pub fn step(&mut self) -> Result<Vec<Event>> {
+        self.admit();
+        let mut events = Vec::new();
+        let guesses = self.guess()?;
+        let mut rows = self.rows(guesses);
+        let read = |r: &Rows| (self.running[r.index].sequence.len(), self.running[r.index].request.prompt.len());
+        for r in &rows {
+            let (seen, prompt) = read(r);
+            if seen < prompt {
+                events.push(Event::Prefill { id: self.running[r.index].id, done: seen + r.count });
+            }
+        }
+        let likeliest = match self.compute(&mut rows) {
+            Ok(likeliest) => likeliest,
+            Err(error) => {
+                // What these requests remember is lost with the step.
+                let ids: Vec<u64> = rows.iter().map(|r| self.running[r.index].id).collect();
+                self.running.retain(|r| !ids.contains(&r.id));
+                events.extend(ids.into_iter().map(|id| Event::Failed { id, error: error.clone() }));
+                return Ok(events);
+            }
+        };
+        self.remember(&rows);
+        let mut gone = Vec::new();
+        if let Some((likeliest, best)) = &likeliest {
+            for r in rows {
+                let running = &mut self.running[r.index];
+                if let Some(first) = r.first
+                    && let Some(why) = running.take(likeliest, best, first, r.guessed, r.mark, &mut events)
+                {
+                    gone.push((running.id, why));
+                }
+            }
+        }
+        self.part(&gone);
+        Ok(events)
+    }
+
+    /// Requests that wait take their places, with what is known of their prompts.
+    fn admit(&mut self) {
+        while self.running.len() < self.max_batch
+            && let Some(mut new) = self.waiting.pop_front()
+        {
+            if let Some(prefixes) = &mut self.prefixes
+                && new.sequence.is_empty()
+            {
+                let prompt = &new.request.prompt;
+                let found = prefixes.find(prompt).unwrap_or_default();
+                let shared = |r: &Running| prefix::usable(&r.tokens, &r.sequence, prompt);
+                let beside = self.running.iter().map(|r| (shared(r), r)).max_by_key(|(n, _)| *n);
+                new.sequence = match beside {
+                    Some((n, other)) if n > found.len() => {
+                        let mut sequence = other.sequence.clone();
+                        sequence.truncate(n);
+                        sequence
+                    }
+                    _ => found,
+                };
+            }
+            self.running.push(new);
+        }
+        self.running.sort_by_key(|r| r.id);
+    }
+
+    /// What may follow the tokens of each that runs.
+    fn guess(&mut self) -> Result<Vec<Vec<u32>>> {
+        let Some(drafter) = self.drafter.take() else { return Ok(vec![Vec::new(); self.running.len()]) };
+        let (most, step) = (self.draft_tokens, self.prefill_step.max(1));
+        let asked = self.running.iter_mut().map(|r| {
+            // Only where one step brings the text to its end; the last token has no guess to check.
+            let count = if r.pending() <= 1 + most { most.min(r.room() - 1) } else { 0 };
+            draft::Asked {
+                tokens: &r.tokens,
+                memory: &mut r.guesses,
+                sampling: &r.request.sampling,
+                choice: r.request.choice,
+                count,
+            }
+        });
+        let guesses = drafter.guess(&mut asked.collect::<Vec<_>>(), step)?;
+        self.drafter = Some(drafter);
+        Ok(guesses)
+    }
+
+    /// What writes has a row, and one for each guess; prompts share what room there is.
+    fn rows(&self, guesses: Vec<Vec<u32>>) -> Vec<Rows> {
+        let mut room = self.prefill_step.max(1);
+        let mut all = Vec::new();
+        for ((index, running), mut guessed) in self.running.iter().enumerate().zip(guesses) {
+            let (pending, seen) = (running.pending(), running.sequence.len());
+            let mut count = if pending == 1 { 1 } else { pending.min(room) };
+            if self.prefixes.is_some() && !running.sequence.is_free() && count > 1 {
+                // Up to the next place to keep: the last is the end of the prompt but for one token, which a request of
+                // the same prompt reads for its logits.
+                let end = running.request.prompt.len() - 1;
+                let next = (seen / PLACES + 1) * PLACES;
+                count = count.min(if seen < end { next.min(end) } else { next } - seen);
+            }
+            if count == 0 {
+                continue;
+            }
+            if pending > 1 {
+                room -= count;
+            }
+            let ends = count == pending;
+            if !ends {
+                guessed.clear();
+            }
+            let mark = (!guessed.is_empty()).then(|| running.sequence.mark());
+            let first = ends.then_some(count - 1);
+            all.push(Rows { index, count: count + guessed.len(), guessed, first, mark });
+        }
+        all
+    }
+
+    /// Takes rows through the model. Their `first` becomes a row of the logits.
+    fn compute(&mut self, rows: &mut [Rows]) -> Result<Option<(Likeliest, Best)>> {
+        let mut tokens: Vec<i32> = Vec::new();
+        let mut wanted: Vec<i32> = Vec::new();
+        for r in rows.iter_mut() {
+            let running = &self.running[r.index];
+            let (from, start) = (running.sequence.len(), tokens.len());
+            let known = &running.tokens[from..from + r.count - r.guessed.len()];
+            tokens.extend(known.iter().chain(&r.guessed).map(|&t| t as i32));
+            if let Some(first) = &mut r.first {
+                let row = start + *first;
+                *first = wanted.len();
+                wanted.extend((row..=row + r.guessed.len()).map(|i| i as i32));
+            }
+        }
+        let n = tokens.len();
+        if n == 0 {
+            return Ok(None);
+        }
+        let mut taken = rows.iter().peekable();
+        let parts = self
+            .running
+            .iter_mut()
+            .enumerate()
+            .filter_map(|(i, running)| taken.next_if(|r| r.index == i).map(|r| (r.count, &mut running.sequence)));
+        let mut batch = Batch::new(parts);
+        let hidden = self.model.hidden(&Array::from_vec(tokens, &[n]), &mut batch)?;
+        batch.finish();
+        // Logits of rows that nobody reads are not computed.
+        let likeliest = if wanted.is_empty() {
+            None
+        } else {
+            let picked = wanted.len();
+            let hidden = if picked == n { hidden } else { ops::take(&hidden, &Array::from_vec(wanted, &[picked]), 0)? };
+            Some(Likeliest::new(ops::astype(&self.model.logits(&hidden)?, Dtype::Float32)?)?)
+        };
+        let memory = rows.iter().flat_map(|r| self.running[r.index].sequence.arrays());
+        eval(memory.chain(likeliest.iter().flat_map(Likeliest::arrays)))?;
+        likeliest.map(|l| l.read().map(|best| (l, best))).transpose()
+    }
+
+    /// Keeps places along prompts whose layers cannot come back to them: every [`PLACES`] tokens, and all but the last.
+    fn remember(&mut self, rows: &[Rows]) {
+        let Some(prefixes) = &mut self.prefixes else { return };
+        for r in rows {
+            let running = &self.running[r.index];
+            let (seen, prompt) = (running.sequence.len(), running.request.prompt.len());
+            let place = seen + 1 == prompt || seen < prompt && seen.is_multiple_of(PLACES);
+            if place && !running.sequence.is_free() {
+                prefixes.insert(&running.tokens, running.sequence.clone());
+            }
+        }
+    }
+
+    /// Takes requests that have ended from those that run.
+    fn part(&mut self, gone: &[(u64, Ended)]) {
+        let why = |r: &Running| gone.iter().find(|g| g.0 == r.id).map(|g| g.1);
+        for i in (0..self.running.len()).rev() {
+            let Some(why) = why(&self.running[i]) else { continue };
+            let ended = self.running.remove(i);
+            if why == Ended::Well
+                && let Some(prefixes) = &mut self.prefixes
+            {
+                prefixes.insert(&ended.tokens, ended.sequence.clone());
+            }
+            if self.keep_ended {
+                self.ended.push(ended);
+            }
+        }
+    }
+
+    /// As [`Engine::step`] until nothing is left; `each` may end it early by answering false.
+    ///
+    /// # Errors
+    /// As [`Engine::step`].
+    pub fn run(&mut self, mut each: impl FnMut(Event) -> bool) -> Result<()> {
+        while !self.is_idle() {
+            for event in self.step()? {
+                if !each(event) {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+}

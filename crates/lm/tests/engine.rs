@@ -1,0 +1,112 @@
+//! What the engine promises: guesses, shared beginnings and company never change what a request gets.
+
+mod shared;
+
+use lapis_lm::engine::{Drafter, Prefixes};
+use lapis_lm::{Checkpoint, Engine, Event, Model, Request, Sampling, Sequence, models};
+use serde_json::Value;
+use shared::golden::{all, tensors, uniform};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+const VOCABULARY: usize = 96;
+
+fn model(golden: &Value) -> Arc<dyn Model> {
+    let config = golden["config"].as_object().unwrap().clone();
+    let mut checkpoint = Checkpoint::from_parts(config, tensors(&golden["params"])).unwrap();
+    Arc::from(models::load(&mut checkpoint).unwrap())
+}
+
+/// Tokens that repeat themselves here and there.
+fn prompt(seed: u64, len: usize) -> Vec<u32> {
+    (0..len as u64).map(|i| (uniform(seed, i % 37 + i / 90 * 1000) * VOCABULARY as f64) as u32).collect()
+}
+
+fn request(prompt: &[u32], temperature: f64) -> Request {
+    let sampling = Sampling { temperature, seed: 11, ..Default::default() };
+    Request { prompt: prompt.to_vec(), max_tokens: 24, sampling, ..Default::default() }
+}
+
+/// What each request gets, how many tokens had been guessed, how many tokens of prompts were read.
+fn texts(engine: &mut Engine, requests: Vec<Request>) -> (Vec<Vec<u32>>, usize, usize) {
+    let ids: Vec<u64> = requests.into_iter().map(|r| engine.add(r, Sequence::new()).unwrap()).collect();
+    let (mut texts, mut guessed, mut read) = (BTreeMap::<u64, Vec<u32>>::new(), 0, BTreeMap::<u64, usize>::new());
+    engine
+        .run(|event| {
+            match event {
+                Event::Token { id, choice, drafted, .. } => {
+                    texts.entry(id).or_default().push(choice.token);
+                    guessed += usize::from(drafted);
+                }
+                Event::Prefill { id, .. } => *read.entry(id).or_default() += 1,
+                Event::Failed { error, .. } => panic!("{error}"),
+            }
+            true
+        })
+        .unwrap();
+    (ids.iter().map(|id| texts.remove(id).unwrap()).collect(), guessed, read.values().sum())
+}
+
+#[test]
+fn guesses_change_no_text() {
+    let Some((_, llama)) = all().into_iter().find(|(name, _)| name == "llama") else { return };
+    let other = model(&llama);
+    for (name, golden) in all() {
+        let model = model(&golden);
+        let requests = || (0..3).map(|i| request(&prompt(i, 20 + 9 * i as usize), 0.7 * i as f64)).collect::<Vec<_>>();
+        let mut engine = Engine::new(Arc::clone(&model), VOCABULARY);
+        let (want, ..) = texts(&mut engine, requests());
+        let drafter = |model: &Arc<dyn Model>| Drafter::Model { model: Arc::clone(model), vocabulary: VOCABULARY };
+        for (who, drafter) in [("lookup", Drafter::Lookup), ("another", drafter(&other)), ("itself", drafter(&model))] {
+            for count in [1, 4] {
+                let mut engine = Engine::new(Arc::clone(&model), VOCABULARY);
+                (engine.drafter, engine.draft_tokens) = (Some(drafter.clone()), count);
+                let (got, guessed, _) = texts(&mut engine, requests());
+                assert_eq!(got, want, "{name}: {count} guesses of {who}");
+                // Its own guesses are all right.
+                let least = if who == "itself" { 3 * (23 - 24usize.div_ceil(count + 1)) } else { 0 };
+                assert!(guessed >= least, "{name}: {guessed} guesses of {who} were right, of {least}");
+            }
+        }
+    }
+}
+
+#[test]
+fn prompts_that_begin_alike_are_read_once_and_get_the_same() {
+    for (name, golden) in all() {
+        let most = golden["config"]["n_positions"].as_u64().unwrap_or(1400) as usize - 40;
+        let model = model(&golden);
+        let long = prompt(1, most);
+        // A prompt twice, a longer one, one that leaves it, and another.
+        let mut left = long[..most - 30].to_vec();
+        left.extend(prompt(2, 20));
+        let mut longer = long.clone();
+        longer.extend(prompt(3, 10));
+        let prompts = [long.clone(), long, longer, left, prompt(4, 50)];
+        let cold: Vec<Vec<u32>> = prompts
+            .iter()
+            .map(|p| texts(&mut Engine::new(Arc::clone(&model), VOCABULARY), vec![request(p, 0.8)]).0.remove(0))
+            .collect();
+        let mut engine = Engine::new(Arc::clone(&model), VOCABULARY);
+        (engine.prefixes, engine.prefill_step) = (Some(Prefixes::new(1 << 28)), 100);
+        let mut steps = Vec::new();
+        for (p, want) in prompts.iter().zip(&cold) {
+            let (got, _, read) = texts(&mut engine, vec![request(p, 0.8)]);
+            assert_eq!(&got[0], want, "{name}: after what was read before");
+            steps.push(read);
+        }
+        let fewer = steps[2] < steps[0] || steps[0] == 1;
+        assert!(steps[1] == 1 && fewer, "{name}: prompts were read in {steps:?} steps");
+        // All at once, each beside those it shares with.
+        let mut engine = Engine::new(Arc::clone(&model), VOCABULARY);
+        (engine.prefixes, engine.max_batch) = (Some(Prefixes::new(1 << 28)), 3);
+        let (got, ..) = texts(&mut engine, prompts.iter().map(|p| request(p, 0.8)).collect());
+        assert_eq!(got, cold, "{name}: together");
+        // With no room nothing is kept.
+        let mut engine = Engine::new(Arc::clone(&model), VOCABULARY);
+        engine.prefixes = Some(Prefixes::new(1000));
+        let (got, ..) = texts(&mut engine, vec![request(&prompts[4], 0.8)]);
+        assert_eq!(got[0], cold[4], "{name}: without room");
+        assert!(engine.prefixes.is_some_and(|p| p.is_empty()));
+    }
+}
