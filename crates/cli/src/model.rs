@@ -4,7 +4,7 @@ use crate::Manner;
 use crate::hub::HubArguments;
 use lapis::{Error, Result};
 use lapis_lm::template::Template;
-use lapis_lm::{Files, LanguageModel, Sampling};
+use lapis_lm::{Drafter, Files, LanguageModel, Options, Sampling};
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 
@@ -22,6 +22,32 @@ pub(crate) fn load(path: Option<&Path>, hub: &HubArguments) -> Result<LanguageMo
     match path {
         None => LanguageModel::from_files(DEMO),
         Some(path) => lapis_lm::load(hub.find(path)?),
+    }
+}
+
+/// Who guesses what comes next.
+#[derive(clap::Args)]
+pub(crate) struct DraftArguments {
+    /// A smaller model with the same tokens, whose guesses the model checks several at a time; the text stays the same
+    #[arg(long)]
+    draft_model: Option<PathBuf>,
+    /// Guess what followed the same words before, in the prompt or the text
+    #[arg(long, value_parser = ["ngram"], conflicts_with = "draft_model")]
+    draft: Option<String>,
+    /// Tokens guessed at a time
+    #[arg(long, default_value_t = 3)]
+    num_draft_tokens: usize,
+}
+
+impl DraftArguments {
+    /// Puts them into options for `model`.
+    pub(crate) fn apply(&self, model: &LanguageModel, hub: &HubArguments, options: &mut Options) -> Result<()> {
+        options.draft_tokens = Some(self.num_draft_tokens);
+        options.drafter = match &self.draft_model {
+            Some(path) => Some(load(Some(path), hub)?.drafter()),
+            None => self.draft.as_ref().map(|_| Drafter::Lookup),
+        };
+        options.drafter.as_ref().map_or(Ok(()), |d| d.check(model.vocabulary))
     }
 }
 

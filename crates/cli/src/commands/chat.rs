@@ -2,7 +2,7 @@
 
 use crate::commands::generate::limit;
 use crate::hub::HubArguments;
-use crate::model::{self, SamplingArguments};
+use crate::model::{self, DraftArguments, SamplingArguments};
 use crate::{Manner, interrupt, say};
 use lapis::{Error, Result};
 use lapis_lm::template::Chat;
@@ -28,6 +28,8 @@ pub(crate) struct Arguments {
     max_tokens: Option<i64>,
     #[command(flatten)]
     sampling: SamplingArguments,
+    #[command(flatten)]
+    draft: DraftArguments,
     /// Another chat template: Jinja, or a file of it
     #[arg(long)]
     chat_template: Option<String>,
@@ -76,12 +78,13 @@ pub(crate) fn run(a: Arguments, manner: Manner) -> Result<()> {
         lapis_cpu::pool::set_threads(n)?;
     }
     let model = model::load(a.model.as_deref(), &a.hub)?;
-    let options = Options {
+    let mut options = Options {
         max_tokens: limit(a.max_tokens, model::default_max_tokens(manner, 256))?,
         sampling: a.sampling.settings(&model, manner == Manner::Own)?,
         prefill_step: Some(a.prefill_step_size),
         ..Options::default()
     };
+    a.draft.apply(&model, &a.hub, &mut options)?;
     let mut talk = Talk { model: &model, messages: Vec::new(), options, arguments: &a, memory: None, last: None };
     talk.begin(a.system_prompt.clone());
     interrupt::watch();

@@ -1,7 +1,7 @@
 //! `lapis generate`: text after a prompt.
 
 use crate::hub::HubArguments;
-use crate::model::{self, SamplingArguments};
+use crate::model::{self, DraftArguments, SamplingArguments};
 use crate::{Manner, interrupt, say};
 use lapis::{Error, Result};
 use lapis_lm::template::Chat;
@@ -31,6 +31,8 @@ pub(crate) struct Arguments {
     max_tokens: Option<i64>,
     #[command(flatten)]
     sampling: SamplingArguments,
+    #[command(flatten)]
+    draft: DraftArguments,
     /// Take sampling settings from the model's generation_config.json
     #[arg(long, default_value = "off", value_parser = ["auto", "off"])]
     generation_config: String,
@@ -97,15 +99,16 @@ pub(crate) fn run(a: Arguments, manner: Manner) -> Result<()> {
     }
     let prompt = tokens(&a, &model)?;
     let sampling = a.sampling.settings(&model, a.generation_config == "auto")?;
-    let options =
-        Options { max_tokens, sampling, stop: a.stop, prefill_step: Some(a.prefill_step_size), ignore_eos: false };
+    let prefill_step = Some(a.prefill_step_size);
+    let mut options = Options { max_tokens, sampling, stop: a.stop, prefill_step, ..Options::default() };
+    a.draft.apply(&model, &a.hub, &mut options)?;
     interrupt::watch();
     let mut progress = say::Progress::new("prefill", "tok");
     let stream = model.stream(&prompt, &options, Sequence::new())?;
     let stream = stream.on_prefill(move |done, total| progress.at(done, total));
     let mut out = std::io::stdout().lock();
     let shown = |text: &str| if a.raw { text.to_string() } else { say::safe(text) };
-    let (mut last, mut text): (Option<Response>, String) = (None, String::new());
+    let (mut last, mut text, mut guessed): (Option<Response>, String, usize) = (None, String::new(), 0);
     if verbose {
         writeln!(out, "==========").map_err(closed)?;
     }
@@ -116,6 +119,7 @@ pub(crate) fn run(a: Arguments, manner: Manner) -> Result<()> {
         } else {
             write!(out, "{}", shown(&response.text)).and_then(|()| out.flush()).map_err(closed)?;
         }
+        guessed += usize::from(response.from_draft);
         last = Some(response);
         if interrupt::seen() {
             break;
@@ -125,7 +129,7 @@ pub(crate) fn run(a: Arguments, manner: Manner) -> Result<()> {
     if a.json {
         let line = json!({
             "schema": 1, "text": text, "prompt_tokens": last.prompt_tokens, "prompt_tps": last.prompt_tps,
-            "generation_tokens": last.generation_tokens, "generation_tps": last.generation_tps,
+            "generation_tokens": last.generation_tokens, "generation_tps": last.generation_tps, "drafted_tokens": guessed,
             "time_to_first_token": last.first_token, "peak_memory": last.peak_memory,
             "finish_reason": match last.finish_reason { Some(Finish::Length) => "length", _ => "stop" },
         });
@@ -141,6 +145,9 @@ pub(crate) fn run(a: Arguments, manner: Manner) -> Result<()> {
             .map_err(closed)?;
         writeln!(out, "Peak memory: {:.3} GB", last.peak_memory).map_err(closed)?;
         writeln!(out, "Time to first token: {:.3} s", last.first_token).map_err(closed)?;
+        if options.drafter.is_some() {
+            writeln!(out, "Guessed: {guessed} of the tokens").map_err(closed)?;
+        }
     }
     if last.finish_reason == Some(Finish::Length) {
         let why = if max_tokens.is_some_and(|n| n <= last.generation_tokens) {
