@@ -2,7 +2,9 @@
 //! that each formula is what its kernel computes.
 
 use crate::check::{check, derivatives, mapping, mapping_within, normal};
-use lapis::ops::fast::attention::{Attention, AttentionMask, AttentionOptions, scaled_dot_product_attention};
+use lapis::ops::fast::attention::{
+    Attention, AttentionMask, AttentionOptions, KEY_BLOCK, attention_of_blocks, scaled_dot_product_attention,
+};
 use lapis::ops::fast::attention_grads::AttentionGrads;
 use lapis::ops::fast::delta::{GatedDelta, gated_delta_update};
 use lapis::ops::fast::norm::{Norm, layer_norm, rms_norm};
@@ -112,6 +114,24 @@ fn attention() {
     };
     check("additive mask, window, soft cap", &both, &with(normal(&[3, 4], 11)));
     check("sinks", &|x| attend(x, AttentionOptions { sinks: Some(&x[3]), ..causal }), &with(normal(&[4], 12)));
+}
+
+#[test]
+fn keys_in_blocks_are_keys() {
+    let (q, k, v) = (normal(&[2, 4, 3, 4], 7), normal(&[2, 2, 600, 4], 8), normal(&[2, 2, 600, 3], 9));
+    let options = AttentionOptions { scale: 0.4, mask: AttentionMask::Causal, ..AttentionOptions::default() };
+    let blocks = |a: &Array| ops::split(a, vec![KEY_BLOCK as i64], 2);
+    let whole = |x: &Vec<Array>| one(scaled_dot_product_attention(&x[0], &x[1], &x[2], &options));
+    let cut = |x: &Vec<Array>| one(attention_of_blocks(&x[0], &blocks(&x[1])?, &blocks(&x[2])?, &options));
+    let (inputs, g) = (vec![q, k.clone(), v.clone()], vec![normal(&[2, 4, 3, 3], 6)]);
+    let (a, b) = (vjp(whole, &inputs, &g).unwrap(), vjp(cut, &inputs, &g).unwrap());
+    assert_eq!(a.0[0].to_vec::<f64>().unwrap(), b.0[0].to_vec::<f64>().unwrap());
+    for (a, b) in a.1.iter().zip(&b.1) {
+        let far = ops::max(&ops::abs(&ops::subtract(a, b).unwrap()).unwrap(), (), false).unwrap();
+        assert!(far.item::<f64>().unwrap() < 1e-5);
+    }
+    let why = attention_of_blocks(&inputs[0], &[k.clone(), k], &[v.clone(), v], &options).err().unwrap();
+    assert!(why.to_string().contains("(2,2,600,4)"), "{why}");
 }
 
 #[test]
@@ -314,6 +334,7 @@ fn formulas_are_what_kernels_compute() {
             window: Some(4),
             mask: true,
             sinks: true,
+            blocks: 1,
             dtype,
         };
         let options = AttentionOptions {
