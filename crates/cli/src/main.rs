@@ -29,6 +29,8 @@ enum Command {
     Chat(commands::chat::Arguments),
     /// Convert and quantize a model
     Convert(commands::convert::Arguments),
+    /// Read a prompt and keep what the model remembers of it in a file
+    CachePrompt(commands::cache_prompt::Arguments),
     /// Measure prefill and decode
     Benchmark(commands::benchmark::Arguments),
     /// Say how well a model foresees a text
@@ -115,6 +117,7 @@ fn main() -> ExitCode {
         Command::Generate(a) => commands::generate::run(a, manner),
         Command::Chat(a) => commands::chat::run(a, manner),
         Command::Convert(a) => commands::convert::run(a),
+        Command::CachePrompt(a) => commands::cache_prompt::run(a),
         Command::Benchmark(a) => commands::benchmark::run(a),
         Command::Perplexity(a) => commands::perplexity::run(a),
         Command::Logits(a) => commands::logits::run(a),

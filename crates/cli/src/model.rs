@@ -4,7 +4,7 @@ use crate::Manner;
 use crate::hub::HubArguments;
 use lapis::{Error, Result};
 use lapis_lm::template::Template;
-use lapis_lm::{Drafter, Files, LanguageModel, Options, Sampling};
+use lapis_lm::{Drafter, Files, LanguageModel, Options, PromptCache, Sampling};
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 
@@ -22,6 +22,29 @@ pub(crate) fn load(path: Option<&Path>, hub: &HubArguments) -> Result<LanguageMo
     match path {
         None => LanguageModel::from_files(DEMO),
         Some(path) => lapis_lm::load(hub.find(path)?),
+    }
+}
+
+/// What the demo model is called in files.
+const DEMO_NAME: &str = "lapis:demo";
+
+/// What the model of a flag is called in files.
+pub(crate) fn name(path: Option<&Path>) -> String {
+    path.map_or(DEMO_NAME.into(), |p| p.display().to_string())
+}
+
+/// The model that a prompt cache was written for, which a flag may name again.
+pub(crate) fn cached(flag: Option<&Path>, file: &Path) -> Result<Option<PathBuf>> {
+    let notes = PromptCache::notes(file)?;
+    let shown = file.display();
+    let stored = notes.get("model").ok_or_else(|| Error::io(format!("{shown}: the file names no model")))?;
+    match flag {
+        Some(flag) if name(Some(flag)) != *stored => Err(Error::value(format!(
+            "--model is {}, but {shown} was written for {stored}; leave --model out",
+            flag.display()
+        ))),
+        _ if stored == DEMO_NAME => Ok(None),
+        _ => Ok(Some(stored.into())),
     }
 }
 

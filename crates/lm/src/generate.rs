@@ -1,13 +1,13 @@
 //! Load a model, write text: the library's front door.
 
-use crate::batch::Sequence;
+use crate::batch::{Batch, Sequence};
 use crate::checkpoint::Checkpoint;
 use crate::engine::{Drafter, Engine, Event, Finish, Request};
 use crate::models::{self, Model};
 use crate::sample::{Choice, Constraint, Sampling};
 use crate::template::{Chat, Template};
 use crate::tokenizer::{Detokenizer, Tokenizer};
-use lapis::{Error, Result, io, memory};
+use lapis::{Array, Error, Result, eval, io, memory};
 use serde_json::{Map, Value};
 use std::collections::{BTreeSet, VecDeque};
 use std::path::Path;
@@ -152,6 +152,14 @@ impl LanguageModel {
     /// # Errors
     /// A template that is missing, broken or refuses the messages.
     pub fn chat_prompt(&self, chat: &Chat<'_>, template: Option<&Template>) -> Result<Vec<u32>> {
+        self.tokenizer.encode(&self.chat_text(chat, template)?, false)
+    }
+
+    /// A conversation as text, as the model's template (or `template`) puts it.
+    ///
+    /// # Errors
+    /// As [`LanguageModel::chat_prompt`].
+    pub fn chat_text(&self, chat: &Chat<'_>, template: Option<&Template>) -> Result<String> {
         let template = match template {
             Some(template) => template,
             None => self.tokenizer.chat_template(chat.tools.is_some())?,
@@ -160,9 +168,7 @@ impl LanguageModel {
         let mut keywords = chat.keywords.cloned().unwrap_or_default();
         keywords.entry("enable_thinking").or_insert(Value::Bool(self.tokenizer.thinking().is_some()));
         let special = self.tokenizer.special_tokens();
-        let text =
-            template.render(&Chat { keywords: Some(&keywords), special_tokens: Some(special), ..chat.clone() })?;
-        self.tokenizer.encode(&text, false)
+        template.render(&Chat { keywords: Some(&keywords), special_tokens: Some(special), ..chat.clone() })
     }
 
     /// An engine of this model.
@@ -235,6 +241,35 @@ impl LanguageModel {
             remembered: None,
             progress: None,
         })
+    }
+
+    /// Reads tokens and gives what the model remembers of them; `progress` hears how many were read, and says whether to
+    /// go on.
+    ///
+    /// # Errors
+    /// No tokens, a token beyond the vocabulary, more tokens than the context has.
+    pub fn read(&self, tokens: &[u32], options: &Options, mut progress: impl FnMut(usize) -> bool) -> Result<Sequence> {
+        if tokens.is_empty() {
+            return Err(Error::value("[generate] the prompt is empty: nothing to read"));
+        }
+        self.room(tokens.len(), None)?;
+        if let Some(t) = tokens.iter().find(|&&t| t as usize >= self.vocabulary) {
+            let n = self.vocabulary;
+            return Err(Error::index(format!("[generate] token {t} is beyond the model's vocabulary of {n}")));
+        }
+        memory::reset_peak();
+        let mut sequence = Sequence::new();
+        for part in tokens.chunks(options.prefill_step.unwrap_or(2048).max(1)) {
+            let mut batch = Batch::one(part.len(), &mut sequence);
+            let rows = Array::from_vec(part.iter().map(|&t| t as i32).collect(), &[part.len()]);
+            self.model.hidden(&rows, &mut batch)?;
+            batch.finish();
+            eval(sequence.arrays())?;
+            if !progress(sequence.len()) {
+                break;
+            }
+        }
+        Ok(sequence)
     }
 
     /// A whole reply.

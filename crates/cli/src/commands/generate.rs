@@ -5,7 +5,7 @@ use crate::model::{self, DraftArguments, SamplingArguments};
 use crate::{Manner, interrupt, say};
 use lapis::{Error, Result};
 use lapis_lm::template::Chat;
-use lapis_lm::{Finish, LanguageModel, Options, Response, Sequence};
+use lapis_lm::{Finish, LanguageModel, Options, PromptCache, Response, Sequence};
 use serde_json::{Value, json};
 use std::io::{Read, Write};
 use std::path::PathBuf;
@@ -57,6 +57,9 @@ pub(crate) struct Arguments {
     /// Tokens of the prompt in a step
     #[arg(long, default_value_t = 2048)]
     prefill_step_size: usize,
+    /// What the model remembers of the beginning, as cache-prompt wrote it; the prompt goes on from there
+    #[arg(long)]
+    prompt_cache_file: Option<PathBuf>,
     /// Threads to use
     #[arg(long)]
     threads: Option<usize>,
@@ -90,21 +93,31 @@ pub(crate) fn run(a: Arguments, manner: Manner) -> Result<()> {
     }
     let max_tokens = limit(a.max_tokens, model::default_max_tokens(manner, 100))?;
     let verbose = !["false", "f", "0", "no"].contains(&a.verbose.to_lowercase().as_str()) && !a.json;
-    let mut model = model::load(a.model.as_deref(), &a.hub)?;
+    let path = match &a.prompt_cache_file {
+        Some(file) => model::cached(a.model.as_deref(), file)?,
+        None => a.model.clone(),
+    };
+    let mut model = model::load(path.as_deref(), &a.hub)?;
     for token in &a.extra_eos_token {
         let id =
             model.tokenizer.token_id(token).or_else(|| token.parse().ok().filter(|n| (*n as usize) < model.vocabulary));
         let id = id.ok_or_else(|| Error::value(format!("--extra-eos-token: the model has no token {token:?}")))?;
         model.add_eos(id);
     }
-    let prompt = tokens(&a, &model)?;
+    let mut prompt = tokens(&a, &model)?;
+    let mut sequence = Sequence::new();
+    if let Some(file) = &a.prompt_cache_file {
+        let cache = PromptCache::load(file, &*model.model)?;
+        prompt = [cache.tokens, prompt].concat();
+        sequence = cache.sequence;
+    }
     let sampling = a.sampling.settings(&model, a.generation_config == "auto")?;
     let prefill_step = Some(a.prefill_step_size);
     let mut options = Options { max_tokens, sampling, stop: a.stop, prefill_step, ..Options::default() };
     a.draft.apply(&model, &a.hub, &mut options)?;
     interrupt::watch();
     let mut progress = say::Progress::new("prefill", "tok");
-    let stream = model.stream(&prompt, &options, Sequence::new())?;
+    let stream = model.stream(&prompt, &options, sequence)?;
     let stream = stream.on_prefill(move |done, total| progress.at(done, total));
     let mut out = std::io::stdout().lock();
     let shown = |text: &str| if a.raw { text.to_string() } else { say::safe(text) };
@@ -129,6 +142,7 @@ pub(crate) fn run(a: Arguments, manner: Manner) -> Result<()> {
     if a.json {
         let line = json!({
             "schema": 1, "text": text, "prompt_tokens": last.prompt_tokens, "prompt_tps": last.prompt_tps,
+            "cached_tokens": last.cached_tokens,
             "generation_tokens": last.generation_tokens, "generation_tps": last.generation_tps, "drafted_tokens": guessed,
             "time_to_first_token": last.first_token, "peak_memory": last.peak_memory,
             "finish_reason": match last.finish_reason { Some(Finish::Length) => "length", _ => "stop" },
@@ -139,8 +153,8 @@ pub(crate) fn run(a: Arguments, manner: Manner) -> Result<()> {
     }
     if verbose {
         writeln!(out, "==========").map_err(closed)?;
-        writeln!(out, "Prompt: {} tokens, {:.3} tokens-per-sec", last.prompt_tokens, last.prompt_tps)
-            .map_err(closed)?;
+        let read = last.prompt_tokens - last.cached_tokens;
+        writeln!(out, "Prompt: {read} tokens, {:.3} tokens-per-sec", last.prompt_tps).map_err(closed)?;
         writeln!(out, "Generation: {} tokens, {:.3} tokens-per-sec", last.generation_tokens, last.generation_tps)
             .map_err(closed)?;
         writeln!(out, "Peak memory: {:.3} GB", last.peak_memory).map_err(closed)?;
@@ -179,6 +193,10 @@ fn tokens(a: &Arguments, model: &LanguageModel) -> Result<Vec<u32>> {
     };
     let template = model::template(a.chat_template.as_deref())?;
     let has_template = template.is_some() || model.tokenizer.template().is_some();
+    let cached = a.prompt_cache_file.is_some();
+    if cached && (a.ignore_chat_template || !has_template) {
+        return model.tokenizer.encode(&prompt, false);
+    }
     if a.ignore_chat_template || !has_template {
         return model.tokenizer.encode_prompt(&prompt);
     }
@@ -186,7 +204,9 @@ fn tokens(a: &Arguments, model: &LanguageModel) -> Result<Vec<u32>> {
     if let Some(system) = &a.system_prompt {
         messages.push(json!({"role": "system", "content": system}));
     }
-    messages.push(json!({"role": "user", "content": prompt}));
+    // After a cache everything before the text of the user was read; a text that nobody writes marks its place.
+    const PLACE: &str = "\u{1}";
+    messages.push(json!({"role": "user", "content": if cached { PLACE } else { &prompt }}));
     if let Some(begin) = &a.prefill_response {
         messages.push(json!({"role": "assistant", "content": begin}));
     }
@@ -199,5 +219,12 @@ fn tokens(a: &Arguments, model: &LanguageModel) -> Result<Vec<u32>> {
         keywords: Some(&keywords),
         ..Chat::default()
     };
-    model.chat_prompt(&chat, template.as_ref())
+    if !cached {
+        return model.chat_prompt(&chat, template.as_ref());
+    }
+    let text = model.chat_text(&chat, template.as_ref())?;
+    let (_, after) = text
+        .split_once(PLACE)
+        .ok_or_else(|| Error::value("--prompt-cache-file: the chat template does not show what the user says"))?;
+    model.tokenizer.encode(&(prompt + after), false)
 }

@@ -143,23 +143,28 @@ impl Latent {
         let row = self.kv_a_layernorm.forward(&row)?;
         let (q, k, v) = match &self.expand {
             Expand::Absorbed { embed_q, .. } => {
-                let row = ops::expand_dims(&row, 1)?;
-                (swap(&embed_q.forward(&swap(&q)?)?)?, row.clone(), row)
+                (swap(&embed_q.forward(&swap(&q)?)?)?, ops::expand_dims(&row, 1)?, None)
             }
             Expand::All { kv_b_proj } => {
                 let (k, v) = cut(&heads(&kv_b_proj.forward(&row)?)?, s.plain)?;
-                (q, k, v)
+                (q, k, Some(v))
             }
         };
         // (rows, heads, width), with one head of keys or as many as of queries.
-        let y = batch.each(layer, &[&q, &turned, &k, &v, &ops::expand_dims(&key, 1)?], |rows, slot| {
-            let [q, turned, k, v, key] = [0, 1, 2, 3, 4].map(|i| ops::expand_dims(&swap(&rows[i])?, 0));
+        let key = ops::expand_dims(&key, 1)?;
+        let inputs: Vec<&Array> = [&q, &turned, &k, &key].into_iter().chain(&v).collect();
+        let y = batch.each(layer, &inputs, |rows, slot| {
+            let [q, turned, k, key] = [0, 1, 2, 3].map(|i| ops::expand_dims(&swap(&rows[i])?, 0));
             let q = ops::concatenate(&[q?, self.rope.forward(&turned?, slot.at)?], -1)?;
             let (k, key) = (k?, self.rope.forward(&key?, slot.at)?);
             let key = ops::broadcast_to(&key, &[1, k.dim(1), k.dim(2), s.turned])?;
             let options =
                 AttentionOptions { scale: s.scale, mask: AttentionMask::Causal, ..AttentionOptions::default() };
-            let y = slot.attend(&q, &ops::concatenate(&[k, key], -1)?, &v?, &options)?;
+            let k = ops::concatenate(&[k, key], -1)?;
+            let y = match rows.get(4) {
+                Some(v) => slot.attend(&q, &k, &ops::expand_dims(&swap(v)?, 0)?, &options)?,
+                None => slot.attend_latent(&q, &k, s.latent, &options)?,
+            };
             swap(&ops::squeeze(&y, 0)?)
         })?;
         let y = match &self.expand {

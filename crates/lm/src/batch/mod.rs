@@ -1,0 +1,147 @@
+//! Which rows of a step belong to which sequence, and what each sequence remembers.
+//!
+//! The tokens of all sequences of a step lie in one row dimension. Products and norms see all rows at once; only what
+//! looks at other tokens of its own sequence (attention, recurrences) goes through [`Batch::each`].
+
+mod keys;
+mod sequence;
+
+pub use keys::Keys;
+pub use sequence::{Mark, Memory, Sequence};
+
+use lapis::ops::fast::{AttentionOptions, attention_of_blocks};
+use lapis::{Array, Result, ops};
+use std::ops::Range;
+
+/// The part of a step that is one sequence's, inside one layer.
+pub struct Slot<'a> {
+    /// The position of its first row.
+    pub at: usize,
+    /// What the layer remembers.
+    pub memory: &'a mut Memory,
+}
+
+impl Slot<'_> {
+    /// Adds keys and values (1, heads, rows, width) to those remembered and attends to all that the queries (1, heads,
+    /// rows, width) may see. `options.window` is how many of the latest keys the layer ever looks at.
+    ///
+    /// # Errors
+    /// Shapes that do not fit, or differ from those remembered.
+    pub fn attend(&mut self, q: &Array, k: &Array, v: &Array, options: &AttentionOptions<'_>) -> Result<Array> {
+        self.attend_to(q, &[k, v], None, options)
+    }
+
+    /// As [`Slot::attend`]; the values are the first `width` columns of the keys.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn attend_latent(
+        &mut self,
+        q: &Array,
+        k: &Array,
+        width: usize,
+        options: &AttentionOptions<'_>,
+    ) -> Result<Array> {
+        self.attend_to(q, &[k], Some(width), options)
+    }
+
+    fn attend_to(
+        &mut self,
+        q: &Array,
+        new: &[&Array],
+        latent: Option<usize>,
+        options: &AttentionOptions<'_>,
+    ) -> Result<Array> {
+        let mut kept = match std::mem::take(self.memory) {
+            Memory::Keys(kept) => kept,
+            _ => Keys::new(options.window, latent),
+        };
+        kept.leave_window();
+        kept.add(new)?;
+        let [keys, values] = kept.seen()?;
+        *self.memory = Memory::Keys(kept);
+        attention_of_blocks(q, &keys, &values, options)
+    }
+
+    /// The state that the layer put here, if any.
+    pub fn state(&self) -> Option<&[Array]> {
+        match &*self.memory {
+            Memory::State(all) => Some(all),
+            _ => None,
+        }
+    }
+
+    /// Puts a state here.
+    pub fn set_state(&mut self, state: Vec<Array>) {
+        *self.memory = Memory::State(state);
+    }
+}
+
+/// The rows of a step.
+pub struct Batch<'a> {
+    spans: Vec<(Range<usize>, &'a mut Sequence)>,
+}
+
+impl<'a> Batch<'a> {
+    /// Rows in order: for each sequence, how many of them are its own.
+    pub fn new(sequences: impl IntoIterator<Item = (usize, &'a mut Sequence)>) -> Batch<'a> {
+        let mut spans: Vec<(Range<usize>, &'a mut Sequence)> = Vec::new();
+        for (rows, sequence) in sequences {
+            let start = spans.last().map_or(0, |s| s.0.end);
+            spans.push((start..start + rows, sequence));
+        }
+        Batch { spans }
+    }
+
+    /// All of one sequence.
+    pub fn one(rows: usize, sequence: &'a mut Sequence) -> Batch<'a> {
+        Batch::new([(rows, sequence)])
+    }
+
+    /// Rows in all.
+    pub fn rows(&self) -> usize {
+        self.spans.last().map_or(0, |s| s.0.end)
+    }
+
+    /// Positions of all rows: int32 `(rows,)`.
+    pub fn positions(&self) -> Array {
+        let all: Vec<i32> = self.spans.iter().flat_map(|(r, s)| (s.seen..s.seen + r.len()).map(|p| p as i32)).collect();
+        let n = all.len();
+        Array::from_vec(all, &[n])
+    }
+
+    /// Calls `f` for each sequence with its rows of the inputs and what `layer` remembers of it; the results, rows of
+    /// the sequence first, are put together again.
+    ///
+    /// # Errors
+    /// Those of `f`.
+    pub fn each(
+        &mut self,
+        layer: usize,
+        inputs: &[&Array],
+        mut f: impl FnMut(&[Array], &mut Slot<'_>) -> Result<Array>,
+    ) -> Result<Array> {
+        let alone = self.spans.len() == 1;
+        let mut results = Vec::with_capacity(self.spans.len());
+        for (rows, sequence) in &mut self.spans {
+            if sequence.layers.len() <= layer {
+                sequence.layers.resize_with(layer + 1, Memory::default);
+            }
+            let cut = |a: &&Array| match alone {
+                true => Ok((*a).clone()),
+                false => ops::slice(a, &[(Some(rows.start as i64), Some(rows.end as i64), 1)]),
+            };
+            let inputs: Vec<Array> = inputs.iter().map(cut).collect::<Result<_>>()?;
+            let mut slot = Slot { at: sequence.seen, memory: &mut sequence.layers[layer] };
+            results.push(f(&inputs, &mut slot)?);
+        }
+        if alone { Ok(results.swap_remove(0)) } else { ops::concatenate(&results, 0) }
+    }
+
+    /// The step is over: its rows count as seen.
+    pub fn finish(self) {
+        for (rows, sequence) in self.spans {
+            sequence.seen += rows.len();
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! What a sequence remembers, layer by layer, and how it forgets.
+
+use super::Keys;
+use lapis::Array;
+
+/// What one layer remembers of one sequence.
+#[derive(Clone, Debug, Default)]
+pub enum Memory {
+    /// Nothing yet.
+    #[default]
+    Empty,
+    /// Keys and values.
+    Keys(Keys),
+    /// The state of a recurrence: whatever its layer put there.
+    State(Vec<Array>),
+}
+
+/// What a sequence remembers, a [`Memory`] for each layer, and how many tokens it has seen.
+#[derive(Clone, Debug, Default)]
+pub struct Sequence {
+    pub(super) layers: Vec<Memory>,
+    pub(super) seen: usize,
+}
+
+impl Sequence {
+    /// Nothing seen.
+    pub fn new() -> Sequence {
+        Sequence::default()
+    }
+
+    /// What layers remember of `seen` tokens.
+    pub(crate) fn from_layers(layers: Vec<Memory>, seen: usize) -> Sequence {
+        Sequence { layers, seen }
+    }
+
+    /// What each layer remembers.
+    pub(crate) fn layers(&self) -> &[Memory] {
+        &self.layers
+    }
+
+    /// Tokens seen.
+    pub fn len(&self) -> usize {
+        self.seen
+    }
+
+    /// Whether nothing was seen.
+    pub fn is_empty(&self) -> bool {
+        self.seen == 0
+    }
+
+    /// All arrays, to evaluate after a step: what is lazy keeps its inputs.
+    pub fn arrays(&self) -> impl Iterator<Item = &Array> {
+        self.layers.iter().flat_map(|m| match m {
+            Memory::Empty => vec![],
+            Memory::Keys(k) => k.arrays().collect(),
+            Memory::State(all) => all.iter().collect(),
+        })
+    }
+
+    /// Whether all but the first `len` tokens can be forgotten: not by a recurrence, nor where keys have left a window.
+    pub fn can_truncate(&self, len: usize) -> bool {
+        let can = |m: &Memory| match m {
+            Memory::Empty => true,
+            Memory::Keys(k) => k.can_truncate(len),
+            Memory::State(_) => false,
+        };
+        len >= self.seen || self.layers.iter().all(can)
+    }
+
+    /// Whether tokens can be forgotten one and all, however many come.
+    pub fn is_free(&self) -> bool {
+        self.layers.iter().all(|m| match m {
+            Memory::Empty => true,
+            Memory::Keys(k) => k.is_free(),
+            Memory::State(_) => false,
+        })
+    }
+
+    /// Forgets all but the first `len` tokens. False, and nothing is done, where that cannot be.
+    pub fn truncate(&mut self, len: usize) -> bool {
+        if len >= self.seen {
+            return true;
+        }
+        if !self.can_truncate(len) {
+            return false;
+        }
+        for m in &mut self.layers {
+            if let Memory::Keys(k) = m {
+                k.truncate(len);
+            }
+        }
+        self.seen = len;
+        true
+    }
+
+    /// What [`Sequence::rewind`] needs to come back to here: the states of recurrences.
+    pub fn mark(&self) -> Mark {
+        let state = |m: &Memory| match m {
+            Memory::State(all) => Some(all.clone()),
+            _ => None,
+        };
+        Mark { seen: self.seen, states: self.layers.iter().map(state).collect() }
+    }
+
+    /// Forgets tokens seen since `mark`, so that at most `len` are left: exactly those where every layer can forget one
+    /// at a time, else as many as at the mark.
+    pub fn rewind(&mut self, mark: Mark, len: usize) {
+        if self.truncate(len) {
+            return;
+        }
+        self.layers.resize_with(mark.states.len(), Memory::default);
+        for (m, state) in self.layers.iter_mut().zip(mark.states) {
+            match (m, state) {
+                (m @ (Memory::Empty | Memory::State(_)), state) => *m = state.map_or(Memory::Empty, Memory::State),
+                (Memory::Keys(k), _) => k.truncate(mark.seen),
+            }
+        }
+        self.seen = mark.seen;
+    }
+
+    /// Bytes of everything remembered.
+    pub fn bytes(&self) -> usize {
+        self.arrays().map(|a| a.size() * a.itemsize()).sum()
+    }
+}
+
+/// A place that a sequence can come back to.
+#[derive(Clone, Debug)]
+pub struct Mark {
+    seen: usize,
+    states: Vec<Option<Vec<Array>>>,
+}

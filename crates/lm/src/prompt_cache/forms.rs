@@ -1,0 +1,181 @@
+//! Memories as mlx-lm's caches, and back. An outline, what the model remembers of one token, says what is wanted.
+
+use super::layout::{Kind, Stored};
+use crate::batch::{Keys, Memory};
+use lapis::ops::quantize::{Format, Quantized, dequantize};
+use lapis::shape::show;
+use lapis::{Array, Error, Result, ops};
+
+const ALL: (Option<i64>, Option<i64>, i64) = (None, None, 1);
+
+/// Rows of (1, heads, rows, width).
+fn rows(a: &Array, from: usize, to: usize) -> Result<Array> {
+    ops::slice(a, &[ALL, ALL, (Some(from as i64), Some(to as i64), 1)])
+}
+
+/// The memories of one layer as a cache.
+pub(super) fn store(memories: &[Memory]) -> Result<Stored> {
+    if let [Memory::Keys(keys)] = memories {
+        return store_keys(keys);
+    }
+    let mut tensors = Vec::new();
+    for memory in memories {
+        let Memory::State(all) = memory else {
+            return Err(Error::value(
+                "[prompt_cache] a layer that remembers keys beside a state has no form in a file",
+            ));
+        };
+        for a in all {
+            // Batch first, as mlx-lm has it.
+            tensors.push(Some(if a.ndim() < 4 { ops::expand_dims(a, 0)? } else { a.clone() }));
+        }
+    }
+    Ok(Stored { kind: Kind::Arrays, tensors, numbers: vec![] })
+}
+
+fn store_keys(keys: &Keys) -> Result<Stored> {
+    let mut parts = keys.rows()?;
+    if let Some(width) = keys.latent() {
+        parts = ops::split(&parts[0], vec![width as i64], -1)?;
+    }
+    let end = keys.end();
+    let Some(window) = keys.window() else {
+        let tensors = parts.into_iter().map(Some).collect();
+        return Ok(Stored { kind: Kind::Plain, tensors, numbers: vec![end as i64] });
+    };
+    // In order of time. mlx-lm expects as many as the window, of which the next token replaces the oldest.
+    let held = window.min(end);
+    let cut = |a: &Array| -> Result<Option<Array>> {
+        let there = a.dim(2);
+        if there >= held {
+            return rows(a, there - held, there).map(Some);
+        }
+        let gap = ops::full(&[1, a.dim(1), held - there, a.dim(3)], 0.0, Some(a.dtype()))?;
+        ops::concatenate(&[gap, a.clone()], 2).map(Some)
+    };
+    let tensors = parts.iter().map(cut).collect::<Result<_>>()?;
+    let numbers = [end, 0, window, held].map(|n| n as i64).to_vec();
+    Ok(Stored { kind: Kind::Rotating, tensors, numbers })
+}
+
+type Read<T> = std::result::Result<T, String>;
+
+fn said(e: Error) -> String {
+    e.message().to_string()
+}
+
+/// The memories of a layer that looks like `outline`, and how many tokens it has seen, where it says so.
+pub(super) fn restore(stored: Stored, outline: &[Memory]) -> Read<(Vec<Memory>, Option<usize>)> {
+    let kind = stored.kind.name();
+    match (outline, stored.kind) {
+        ([Memory::Keys(_)], Kind::Arrays) => Err(format!("a {kind} in the file, keys and values in the model")),
+        ([Memory::Keys(keys)], _) => {
+            let keys = restore_keys(stored, keys)?;
+            let end = keys.end();
+            Ok((vec![Memory::Keys(keys)], Some(end)))
+        }
+        (_, Kind::Arrays) => Ok((restore_states(stored.tensors, outline)?, None)),
+        _ => Err(format!("a {kind} in the file, the state of a recurrence in the model")),
+    }
+}
+
+fn restore_states(tensors: Vec<Option<Array>>, outline: &[Memory]) -> Read<Vec<Memory>> {
+    let count = |m: &Memory| if let Memory::State(all) = m { all.len() } else { 0 };
+    let want: usize = outline.iter().map(count).sum();
+    if want != tensors.len() {
+        return Err(format!("{} arrays in the file, {want} in the model", tensors.len()));
+    }
+    let mut tensors = tensors.into_iter();
+    let mut restore = |like: &Array| -> Read<Array> {
+        let Some(tensor) = tensors.next().flatten() else { return Err("a state is missing".into()) };
+        let fits =
+            tensor.shape().strip_prefix(&[1]).is_some_and(|s| s == like.shape()) || tensor.shape() == like.shape();
+        if !fits || !tensor.dtype().is_floating() {
+            let [have, need] = [&tensor, like].map(|a| format!("{} of {}", show(a.shape()), a.dtype()));
+            return Err(format!("a state {have} in the file, {need} in the model"));
+        }
+        let shape: Vec<i64> = like.shape().iter().map(|&d| d as i64).collect();
+        let cast = ops::reshape(&tensor, &shape).and_then(|a| ops::astype(&a, like.dtype()));
+        cast.and_then(|a| ops::contiguous(&a, false)).map_err(said)
+    };
+    let each = |m: &Memory| match m {
+        Memory::State(all) => all.iter().map(&mut restore).collect::<Read<_>>().map(Memory::State),
+        _ => Ok(Memory::Empty),
+    };
+    outline.iter().map(each).collect()
+}
+
+fn restore_keys(stored: Stored, outline: &Keys) -> Read<Keys> {
+    let kind = stored.kind.name();
+    let there = |t: Option<Array>| t.ok_or("no keys: nothing was read".to_string());
+    let mut parts: Vec<Array> = stored.tensors.into_iter().map(there).collect::<Read<_>>()?;
+    let sizes: Option<Vec<usize>> = stored.numbers.iter().map(|&n| usize::try_from(n).ok()).collect();
+    let sizes = sizes.ok_or_else(|| format!("a {kind} with negative numbers: {:?}", stored.numbers))?;
+    let want = outline.rows().map_err(said)?;
+    if stored.kind == Kind::Quantized {
+        parts = unpack(parts, sizes[1], sizes[2], &want[0])?;
+    }
+    let [keys, values] = &parts[..] else { return Err("keys and values are needed".into()) };
+    if keys.ndim() != 4 || values.ndim() != 4 || keys.dim(2) != values.dim(2) {
+        return Err(format!("keys {} beside values {}", show(keys.shape()), show(values.shape())));
+    }
+    let there = keys.dim(2);
+    let offset = sizes.first().copied().unwrap_or(there);
+    let (first, parts) = match stored.kind {
+        Kind::Rotating => {
+            let (keep, max, index) = (sizes[1], sizes[2], sizes[3]);
+            if index > there || keep > there || there.min(offset) < max.min(offset) {
+                return Err(format!("a ring of {max} at {index} after {offset} tokens, but {there} keys"));
+            }
+            let ordered =
+                parts.iter().map(|a| in_time(a, keep, index, offset)).collect::<Result<Vec<_>>>().map_err(said)?;
+            let held = ordered[0].dim(2);
+            if held > offset {
+                return Err(format!("{held} keys after {offset} tokens"));
+            }
+            let first = offset - held;
+            if first > 0 && (keep > 0 || outline.window().is_none_or(|window| window > held + 1)) {
+                let window = outline.window().map_or("all".to_string(), |w| w.to_string());
+                return Err(format!("a ring of {max} keys with {keep} kept in the file; the model looks at {window}"));
+            }
+            (first, ordered)
+        }
+        _ if offset > there => return Err(format!("{offset} tokens, but {there} keys")),
+        _ => (0, parts.iter().map(|a| rows(a, 0, offset)).collect::<Result<_>>().map_err(said)?),
+    };
+    let parts = match outline.latent() {
+        Some(_) => vec![ops::concatenate(&parts, -1).map_err(said)?],
+        None => parts,
+    };
+    for (have, want) in parts.iter().zip(&want) {
+        let same = have.dim(0) == 1 && have.dim(1) == want.dim(1) && have.dim(3) == want.dim(3);
+        if !same || have.dtype() != want.dtype() {
+            let [have, want] = [have, want].map(|a| format!("{} heads of {} {}", a.dim(1), a.dim(3), a.dtype()));
+            return Err(format!("{have} in the file, {want} in the model"));
+        }
+    }
+    outline.with_rows(first, &parts).map_err(said)
+}
+
+/// Rows of a ring in the order of time.
+fn in_time(a: &Array, keep: usize, index: usize, offset: usize) -> Result<Array> {
+    let there = a.dim(2);
+    if index == there {
+        Ok(a.clone())
+    } else if index < offset {
+        ops::concatenate(&[rows(a, 0, keep)?, rows(a, index, there)?, rows(a, keep.min(index), index)?], 2)
+    } else {
+        rows(a, 0, index)
+    }
+}
+
+/// Keys and values of codes, scales and biases of each.
+fn unpack(parts: Vec<Array>, group: usize, bits: usize, like: &Array) -> Read<Vec<Array>> {
+    let format = Format::affine(bits, group).map_err(said)?;
+    let unpack = |part: &[Array]| -> Result<Array> {
+        let [packed, scales, biases] = part else { return Err(Error::shape("codes, scales and biases")) };
+        let packed = Quantized::new(packed.clone(), scales.clone(), Some(biases.clone()), None, format)?;
+        dequantize(&packed, Some(like.dtype()))
+    };
+    parts.chunks(3).map(unpack).collect::<Result<_>>().map_err(said)
+}
