@@ -4,6 +4,7 @@
 //! `mlx_lm.generate` (and so on), the program is that command with mlx-lm's defaults.
 
 mod commands;
+mod grammar;
 mod hub;
 mod interrupt;
 mod model;

@@ -1,5 +1,6 @@
 //! `lapis generate`: text after a prompt.
 
+use crate::grammar::GrammarArguments;
 use crate::hub::HubArguments;
 use crate::model::{self, DraftArguments, SamplingArguments};
 use crate::{Manner, interrupt, say};
@@ -33,6 +34,8 @@ pub(crate) struct Arguments {
     sampling: SamplingArguments,
     #[command(flatten)]
     draft: DraftArguments,
+    #[command(flatten)]
+    grammar: GrammarArguments,
     /// Take sampling settings from the model's generation_config.json
     #[arg(long, default_value = "off", value_parser = ["auto", "off"])]
     generation_config: String,
@@ -118,7 +121,10 @@ pub(crate) fn run(a: Arguments, manner: Manner) -> Result<()> {
     interrupt::watch();
     let mut progress = say::Progress::new("prefill", "tok");
     let stream = model.stream(&prompt, &options, sequence)?;
-    let stream = stream.on_prefill(move |done, total| progress.at(done, total));
+    let mut stream = stream.on_prefill(move |done, total| progress.at(done, total));
+    if let Some(grammar) = a.grammar.grammar(&model)? {
+        stream = stream.constrain(grammar.reply(&model.eos, model.tokenizer.thinking(), &prompt));
+    }
     let mut out = std::io::stdout().lock();
     let shown = |text: &str| if a.raw { text.to_string() } else { say::safe(text) };
     let (mut last, mut text, mut guessed): (Option<Response>, String, usize) = (None, String::new(), 0);

@@ -176,7 +176,7 @@ impl Line {
 }
 
 /// The byte of a token such as `<0x0A>`. Other texts that begin so are text.
-fn byte_token(token: &str) -> Option<u8> {
+pub(super) fn byte_token(token: &str) -> Option<u8> {
     let hex = token.strip_prefix("<0x")?.strip_suffix('>')?;
     (hex.len() == 2 && hex.bytes().all(|c| c.is_ascii_hexdigit())).then(|| u8::from_str_radix(hex, 16).ok())?
 }
@@ -195,7 +195,7 @@ fn is_whole(bytes: &[u8]) -> bool {
 
 /// The character that stands for each byte in byte-level vocabularies: printable ones for themselves, the others from
 /// U+0100 on, in order (GPT-2's table).
-static BYTES: LazyLock<HashMap<char, u8>> = LazyLock::new(|| {
+pub(super) static BYTES: LazyLock<HashMap<char, u8>> = LazyLock::new(|| {
     let printable = |b: &u8| matches!(b, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
     let own = (0..=255).filter(printable).map(|b| (b as char, b));
     let others = (0..=255).filter(|b| !printable(b)).zip('\u{100}'..).map(|(b, c)| (c, b));

@@ -8,20 +8,23 @@ mod bpe;
 mod detokenizer;
 mod files;
 mod model;
+mod spelling;
 mod thinking;
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use lapis::{Error, Result};
 use serde_json::{Map, Value};
 
 use crate::gguf;
+use crate::grammar::Tokens;
 use crate::template::Template;
 pub use detokenizer::Detokenizer;
 use detokenizer::Kind;
 use model::{Inner, size};
+pub(crate) use spelling::Spelling;
 pub use thinking::Thinking;
 
 /// A tokenizer with what its checkpoint says about special tokens, thinking and chat.
@@ -45,6 +48,8 @@ pub struct Tokenizer {
     /// Newlines are spelled `<n>` (mlx-lm's `NewlineTokenizer`).
     newline: bool,
     clean_up: bool,
+    /// What grammars see of the vocabulary, once one asks.
+    grammars: OnceLock<Arc<Tokens>>,
 }
 
 impl Tokenizer {
@@ -91,6 +96,7 @@ impl Tokenizer {
             templates: files::templates(&config),
             thinking: None,
             newline: config.get("tokenizer_class").and_then(Value::as_str) == Some("NewlineTokenizer"),
+            grammars: OnceLock::new(),
         };
         tokenizer.thinking = Thinking::of(&tokenizer)?;
         Ok(tokenizer)
@@ -158,6 +164,15 @@ impl Tokenizer {
     /// Adds a token that ends a reply.
     pub fn add_eos(&mut self, id: u32) {
         self.eos_ids.insert(id);
+    }
+
+    /// The vocabulary as grammars take it; made by the first call, which takes some tens of milliseconds.
+    pub(crate) fn grammar_tokens(&self) -> Result<Arc<Tokens>> {
+        if let Some(tokens) = self.grammars.get() {
+            return Ok(Arc::clone(tokens));
+        }
+        let tokens = Arc::new(Tokens::new(self.spelling())?);
+        Ok(Arc::clone(self.grammars.get_or_init(|| tokens)))
     }
 
     /// A detokenizer at the beginning of a text.
