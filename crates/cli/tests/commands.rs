@@ -160,6 +160,33 @@ fn logits_are_the_same_in_chunks() {
     assert_eq!(std::fs::read(a).unwrap(), std::fs::read(b).unwrap());
 }
 
+/// MLX writes headers of any length, so that what follows lies anywhere.
+#[test]
+fn weights_may_lie_at_any_byte() {
+    let folder = Folder::new("unaligned");
+    let logits = |model: &str, name: &str| {
+        let to = folder.at(name);
+        let o = lapis(&["logits", "--model", model, "--tokens", "1,2,3;9,8,7", "--output", &to]);
+        assert!(o.status.success(), "{}", err(&o));
+        std::fs::read(to).unwrap()
+    };
+    let want = logits(DEMO, "a.npy");
+    let file = std::fs::read(format!("{DEMO}/model.safetensors")).unwrap();
+    let (length, rest) = file.split_first_chunk::<8>().unwrap();
+    let (header, data) = rest.split_at(u64::from_le_bytes(*length) as usize);
+    for spaces in 1..4 {
+        let model = folder.at(&format!("model{spaces}"));
+        std::fs::create_dir(&model).unwrap();
+        for name in ["config.json", "tokenizer.json", "tokenizer_config.json"] {
+            std::fs::copy(format!("{DEMO}/{name}"), format!("{model}/{name}")).unwrap();
+        }
+        let header = [header.trim_ascii_end(), &b"        "[..spaces]].concat();
+        let moved = [&(header.len() as u64).to_le_bytes(), &header[..], data].concat();
+        std::fs::write(format!("{model}/model.safetensors"), moved).unwrap();
+        assert_eq!(logits(&model, "b.npy"), want, "{} bytes of a header", header.len());
+    }
+}
+
 #[cfg(unix)]
 #[test]
 fn called_by_mlx_lms_names_it_is_that_command() {

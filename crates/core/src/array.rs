@@ -58,10 +58,11 @@ impl Array {
         (0..n).map(|index| Array { node: node.clone(), index }).collect()
     }
 
-    /// An array that stands on memory that exists: a mapped file, a buffer of another library.
+    /// An array that stands on memory that exists: a mapped file, a buffer of another library. Elements may lie at any
+    /// byte: what cannot read them there works on a copy, each time; products with packed matrices and row gathers can.
     ///
     /// # Errors
-    /// A value error when an element lies outside the buffer or the offset is not aligned to the element.
+    /// A value error when an element lies outside the buffer.
     pub fn from_tensor(tensor: Tensor) -> Result<Array> {
         let size = tensor.dtype.size();
         shape::elements("from_tensor", &tensor.shape)?;
@@ -74,10 +75,9 @@ impl Array {
                 let reach = (d as i128 - 1) * s as i128 * size as i128;
                 if reach < 0 { lo += reach } else { hi += reach }
             }
-            let aligned = (tensor.buffer.ptr() as usize + tensor.offset).is_multiple_of(size);
-            if lo < 0 || hi > tensor.buffer.len() as i128 || !aligned {
+            if lo < 0 || hi > tensor.buffer.len() as i128 {
                 return Err(Error::value(format!(
-                    "[from_tensor] bytes {lo}..{hi} of a {} array of shape {} do not lie aligned in {} bytes",
+                    "[from_tensor] bytes {lo}..{hi} of a {} array of shape {} do not lie in {} bytes",
                     tensor.dtype,
                     show(&tensor.shape),
                     tensor.buffer.len()
@@ -259,12 +259,15 @@ impl Array {
     /// The elements in place, row-major. Only for arrays that lie row-major in memory; bool has no slice form.
     ///
     /// # Errors
-    /// A dtype error as [`Array::to_vec`]; a value error when the array is strided (use [`ops::contiguous`]).
+    /// A dtype error as [`Array::to_vec`]; a value error when the array is strided (use [`ops::contiguous`])
+    /// or its elements are not aligned.
     pub fn as_slice<T: Element>(&self) -> Result<&[T]> {
         self.expect_dtype::<T>("as_slice")?;
         let tensor = self.tensor()?;
         let whole = tensor.is_row_contiguous().then(|| tensor.contiguous_bytes()).and_then(T::try_cast);
-        whole.ok_or_else(|| Error::value("[as_slice] the array is not row-major in memory; use contiguous or to_vec"))
+        whole.ok_or_else(|| {
+            Error::value("[as_slice] the array is not row-major in memory, or not aligned; use contiguous or to_vec")
+        })
     }
 
     /// The bytes of the elements in row-major order.

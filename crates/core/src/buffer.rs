@@ -130,6 +130,11 @@ impl Tensor {
         self.buffer.ptr().wrapping_add(self.offset)
     }
 
+    /// Whether elements lie at multiples of their size, as kernels want them. In files of other programs they may not.
+    pub fn is_aligned(&self) -> bool {
+        self.ptr().addr().is_multiple_of(self.dtype.size())
+    }
+
     /// Row-major without gaps (axes of size 1 ignored).
     pub fn is_row_contiguous(&self) -> bool {
         shape::is_row_contiguous(&self.shape, &self.strides)

@@ -69,7 +69,9 @@ impl RawTensor {
         }
     }
 
-    /// The array. It points into the file when that is in memory and the elements are aligned; else it owns a copy.
+    /// The array. It points into the file when that is in memory and the elements are aligned; else it owns a copy. The
+    /// words of packed matrices (uint32) are left where they are in any case: kernels read them byte by byte, and files
+    /// that MLX writes are rarely aligned.
     ///
     /// # Errors
     /// As [`RawTensor::bytes`], and `Memory`.
@@ -93,7 +95,7 @@ impl RawTensor {
     fn buffer(&self) -> Result<Buffer> {
         // Kernels count on bools of 0 and 1, other programs do not.
         let fit = |b: &[u8]| {
-            b.as_ptr().addr().is_multiple_of(self.dtype.size())
+            (self.dtype == Dtype::Uint32 || b.as_ptr().addr().is_multiple_of(self.dtype.size()))
                 && (self.dtype != Dtype::Bool || b.iter().all(|&b| b < 2))
         };
         match &self.data {

@@ -224,6 +224,16 @@ impl Op {
         self.class() == Class::Update
     }
 
+    /// Whether kernels read an input byte by byte, so that its elements may lie anywhere: packed words, and what rows are
+    /// gathered from.
+    pub fn reads_bytes(&self, input: usize) -> bool {
+        match self {
+            Op::QuantizedMatmul(_) => input == 1,
+            Op::Dequantize(_) | Op::Gather(_) => input == 0,
+            _ => false,
+        }
+    }
+
     /// Whether several such ops on the same first input are better computed together: products with packed matrices,
     /// for which rows are prepared.
     pub fn shares_left(&self) -> bool {

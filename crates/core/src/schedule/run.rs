@@ -85,7 +85,9 @@ fn together(
     let mut calls: SmallVec<[Call; 4]> = SmallVec::new();
     for (node, step) in nodes.iter().zip(steps) {
         let outputs = outputs(backend, node)?;
-        calls.push(Call { op: &node.op, inputs: take_inputs(step, values), outputs });
+        let mut inputs = take_inputs(step, values);
+        align(backend, &node.op, &mut inputs)?;
+        calls.push(Call { op: &node.op, inputs, outputs });
     }
     backend::together(backend, &mut calls)?;
     Ok(calls.into_iter().map(|call| call.outputs).collect())
@@ -174,6 +176,9 @@ fn execute(
 ) -> Result<Tensors> {
     let mut inputs = take_inputs(step, values);
     let out = &node.outs[0];
+    if !matches!(node.op.class(), Class::View | Class::Same) {
+        align(backend, &node.op, &mut inputs)?;
+    }
     match node.op.class() {
         Class::View => match node.op.look(&inputs[0]) {
             Some(t) => Ok(smallvec![t]),
@@ -252,8 +257,46 @@ fn updated(backend: &dyn Backend, input: &mut Tensor) -> Result<Tensor> {
     copy(backend, input)
 }
 
+/// Copies inputs whose elements lie where kernels cannot read them.
+fn align(backend: &dyn Backend, op: &Op, inputs: &mut [Tensor]) -> Result<()> {
+    for (i, input) in inputs.iter_mut().enumerate() {
+        if !input.is_aligned() && !op.reads_bytes(i) {
+            *input = aligned(backend, input)?;
+        }
+    }
+    Ok(())
+}
+
+/// A row-major copy, byte by byte.
+fn aligned(backend: &dyn Backend, from: &Tensor) -> Result<Tensor> {
+    let mut to = Tensor::row_major(backend.alloc(from.nbytes())?, from.shape.clone(), from.dtype);
+    let Some(bytes) = to.contiguous_bytes_mut() else { return Err(Error::eval("[eval] the host cannot write")) };
+    if from.is_row_contiguous() {
+        bytes.copy_from_slice(from.contiguous_bytes());
+        return Ok(to);
+    }
+    let (size, all) = (from.dtype.size(), from.buffer.bytes());
+    let mut index: SmallVec<[usize; 8]> = SmallVec::from_elem(0, from.shape.len());
+    for element in bytes.chunks_exact_mut(size) {
+        let steps = index.iter().zip(&from.strides).map(|(&i, &s)| i as isize * s).sum::<isize>();
+        let at = from.offset.wrapping_add_signed(steps * size as isize);
+        element.copy_from_slice(&all[at..at + size]);
+        for (i, &n) in index.iter_mut().zip(&from.shape).rev() {
+            *i += 1;
+            if *i < n {
+                break;
+            }
+            *i = 0;
+        }
+    }
+    Ok(to)
+}
+
 /// A row-major copy.
 pub(super) fn copy(backend: &dyn Backend, from: &Tensor) -> Result<Tensor> {
+    if !from.is_aligned() {
+        return aligned(backend, from);
+    }
     let buffer = backend.alloc(from.nbytes())?;
     let mut to = Tensor::row_major(buffer, from.shape.clone(), from.dtype);
     backend.tape(&Tape::identity(from.dtype), std::slice::from_ref(from), &[], &mut to)?;

@@ -170,13 +170,13 @@ unsafe fn half_row<H: Half, M: Merge<f32>>(dst: *mut u8, ds: isize, src: *const 
     }
 }
 
-/// The function that copies a row of elements of `size` bytes.
+/// The function that copies a row of elements of `size` bytes, wherever they lie.
 pub(super) fn copy_fn(size: usize) -> RowFn {
     match size {
         1 => copy::<u8>,
-        2 => copy::<u16>,
-        4 => copy::<u32>,
-        _ => copy::<u64>,
+        2 => copy::<[u8; 2]>,
+        4 => copy::<[u8; 4]>,
+        _ => copy::<[u8; 8]>,
     }
 }
 
@@ -344,7 +344,7 @@ pub(super) fn wide_row_fn(combine: Combine, half: Dtype) -> RowFn {
     }
 }
 
-/// The function that gathers elements of `size` bytes.
+/// The function that gathers elements of `size` bytes, wherever they lie.
 pub(super) fn pick_fn(size: usize) -> PickFn {
     unsafe fn pick<T: Copy>(dst: *mut u8, offsets: *const isize, src: *const u8, ss: isize, n: usize) {
         let (dst, src) = (dst.cast::<T>(), src.cast::<T>());
@@ -355,9 +355,9 @@ pub(super) fn pick_fn(size: usize) -> PickFn {
     }
     match size {
         1 => pick::<u8>,
-        2 => pick::<u16>,
-        4 => pick::<u32>,
-        _ => pick::<u64>,
+        2 => pick::<[u8; 2]>,
+        4 => pick::<[u8; 4]>,
+        _ => pick::<[u8; 8]>,
     }
 }
 

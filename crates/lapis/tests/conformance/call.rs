@@ -37,8 +37,16 @@ pub(crate) struct Call<'a> {
     pub(crate) attrs: &'a Attrs,
 }
 
-/// Memory of whole words, so that every dtype is aligned.
+/// The variable that says how many bytes operands lie behind a whole word.
+pub(crate) const SHIFT: &str = "LAPIS_TEST_SHIFT";
+
+fn shift() -> usize {
+    std::env::var(SHIFT).map_or(0, |n| n.parse().unwrap())
+}
+
+/// Memory of whole words, so that every dtype is aligned, unless all is shifted.
 fn buffer(bytes: &[u8]) -> Buffer {
+    let bytes = &[&vec![0; shift()], bytes].concat()[..];
     let mut words = vec![0u64; bytes.len().div_ceil(8)];
     for (word, chunk) in words.iter_mut().zip(bytes.chunks(8)) {
         let mut eight = [0; 8];
@@ -53,7 +61,7 @@ fn buffer(bytes: &[u8]) -> Buffer {
 pub(crate) fn array(dtype: Dtype, view: &View) -> Array {
     Array::from_tensor(Tensor {
         buffer: buffer(&view.bytes),
-        offset: view.offset * dtype.size(),
+        offset: shift() + view.offset * dtype.size(),
         shape: view.shape.as_slice().into(),
         strides: view.strides.as_slice().into(),
         dtype,

@@ -111,19 +111,28 @@ fn levels() -> Vec<&'static str> {
     levels
 }
 
-/// All families again with each level of the CPU kernels forced, in processes of their own.
+/// All families again in a process of their own.
+fn again(variable: &str, value: &str) {
+    let run = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["family::", "--test-threads=1"])
+        .env(variable, value)
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&run.stdout);
+    assert!(run.status.success(), "{variable}={value}\n{text}");
+}
+
+/// With each level of the CPU kernels forced.
 #[test]
 fn every_level() {
     if std::env::var_os("LAPIS_SIMD").is_some() {
         return;
     }
-    for level in levels() {
-        let run = std::process::Command::new(std::env::current_exe().unwrap())
-            .args(["family::", "--test-threads=1"])
-            .env("LAPIS_SIMD", level)
-            .output()
-            .unwrap();
-        let text = String::from_utf8_lossy(&run.stdout);
-        assert!(run.status.success(), "LAPIS_SIMD={level}\n{text}");
-    }
+    levels().into_iter().for_each(|level| again("LAPIS_SIMD", level));
+}
+
+/// With operands that lie at odd addresses, as in files of other programs.
+#[test]
+fn unaligned_operands() {
+    again(call::SHIFT, "1");
 }

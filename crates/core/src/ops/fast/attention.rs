@@ -46,7 +46,7 @@ impl Rule for Attention {
     }
     fn infer(&self, inputs: &[Array]) -> Result<Avals> {
         let op = self.name();
-        expect::fit(op, self.blocks > 0, inputs)?;
+        expect::fit(op, (1..=inputs.len()).contains(&self.blocks), inputs)?;
         expect::count(op, inputs, 1 + 2 * self.blocks + usize::from(self.mask) + usize::from(self.sinks))?;
         let (q, keys, values) = self.parts(inputs);
         let (k, v) = (&keys[0], &values[0]);
