@@ -25,7 +25,7 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     /// Write text after a prompt
-    Generate(commands::generate::Arguments),
+    Generate(Box<commands::generate::Arguments>),
     /// Talk to a model
     Chat(commands::chat::Arguments),
     /// Convert and quantize a model
@@ -115,7 +115,7 @@ fn main() -> ExitCode {
         },
     };
     let done = match arguments.command {
-        Command::Generate(a) => commands::generate::run(a, manner),
+        Command::Generate(a) => commands::generate::run(*a, manner),
         Command::Chat(a) => commands::chat::run(a, manner),
         Command::Convert(a) => commands::convert::run(a),
         Command::CachePrompt(a) => commands::cache_prompt::run(a),

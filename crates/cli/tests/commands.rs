@@ -78,6 +78,45 @@ fn a_prompt_comes_from_standard_input_and_json_goes_out() {
 }
 
 #[test]
+fn replies_follow_a_schema_an_expression_or_a_grammar() {
+    let folder = Folder::new("grammars");
+    let schema = r#"{"type": "object", "properties": {"name": {"type": "string", "maxLength": 10}, "age": {"type": "integer", "maximum": 99}}, "required": ["name", "age"], "additionalProperties": false}"#;
+    std::fs::write(folder.at("schema.json"), schema).unwrap();
+    std::fs::write(folder.at("list.lark"), "start: item (\", \" item)~2\nitem: \"red\" | \"blue\"\n").unwrap();
+    let (schema_file, grammar_file) = (folder.at("schema.json"), folder.at("list.lark"));
+    let say = |flags: &[&str]| {
+        let common =
+            ["generate", "--verbose", "F", "--max-tokens", "200", "--temp", "1", "--seed", "5", "--prompt", "hello"];
+        lapis(&[&common, flags].concat())
+    };
+    for flags in [["--json-schema", schema], ["--json-schema", &schema_file]] {
+        let plain = say(&flags);
+        let person: Value = serde_json::from_str(&out(&plain)).unwrap_or_else(|e| panic!("{e}: {}", err(&plain)));
+        assert!(person["name"].is_string() && person["age"].is_i64(), "{person}");
+        let guessed = say(&[&flags[..], &["--draft", "ngram"]].concat());
+        assert_eq!(out(&guessed), out(&plain));
+    }
+    let text = out(&say(&["--regex", "(yes|no), [a-z]{3,9}!"]));
+    assert!(text.trim_end().ends_with('!') && (text.starts_with("yes, ") || text.starts_with("no, ")), "{text}");
+    let text = out(&say(&["--grammar", &grammar_file]));
+    assert!(text.trim_end().split(", ").all(|w| ["red", "blue"].contains(&w)), "{text}");
+    for (flags, says) in [
+        (["--json-schema", "{\"not\": {}}"], "`not` at #"),
+        (["--json-schema", "{"], "--json-schema: "),
+        (["--json-schema", "nowhere.json"], "nowhere.json"),
+        (
+            ["--regex", "("],
+            "not a usable regex: at 1(8): invalid regex \"(\" (in regex): regex parse error: unclosed group",
+        ),
+        (["--grammar", "start: nothing"], "not a usable grammar: "),
+    ] {
+        let o = say(&flags);
+        assert!(!o.status.success() && err(&o).contains(says), "{flags:?}: {}", err(&o));
+    }
+    assert_eq!(say(&["--regex", "a", "--json-schema", schema]).status.code(), Some(2));
+}
+
+#[test]
 fn a_chat_remembers_and_takes_commands() {
     let o = fed(&["chat"], "hello\n/tokens\n/undo\n/undo\n/set temp x\n/nonsense\n/help\n/quit\n");
     assert!(o.status.success(), "{}", err(&o));

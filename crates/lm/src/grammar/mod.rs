@@ -137,7 +137,7 @@ impl Grammar {
             tokens
                 .factory
                 .create_parser(grammar)
-                .map_err(|e| Error::value(format!("[{what}] {}", short(&e.to_string()))))
+                .map_err(|e| Error::value(format!("[{what}] not a usable {what}: {}", short(&e.to_string()))))
         })
     }
 
@@ -266,8 +266,11 @@ fn check_nesting(what: &str, text: &str) -> Result<()> {
     Ok(())
 }
 
-/// The first line of a message, and not too much of it.
+/// The first line of a message, and what a regular expression's parser says at its end.
 fn short(message: &str) -> String {
-    let line = message.lines().find(|l| !l.trim().is_empty()).unwrap_or("unknown fault");
-    line.chars().take(300).collect()
+    let mut lines = message.lines().map(str::trim).filter(|l| !l.is_empty());
+    let first = lines.next().unwrap_or("unknown fault");
+    let last = lines.filter(|l| l.starts_with("error: ")).next_back().unwrap_or("");
+    let cut = |text: &str| text.chars().take(300).collect::<String>();
+    format!("{} {}", cut(first), cut(last.trim_start_matches("error: "))).trim_end().to_string()
 }

@@ -202,11 +202,10 @@ impl<'a> Reader<'a> {
     /// What changes the meaning of references.
     fn identity(&self, object: &Map<String, Value>, at: Place<'_>) -> Result<()> {
         let root = std::ptr::eq(object, self.root.as_object().unwrap_or(object));
-        for key in ["$id", "id"] {
-            let Some(Value::String(id)) = object.get(key) else { continue };
-            if !root && !id.starts_with('#') && !(self.overrides && object.contains_key("$ref")) && key == "$id" {
-                return Err(refuse(key, at.path, "inside a schema"));
-            }
+        let id = object.get("$id").and_then(Value::as_str).filter(|id| !id.starts_with('#'));
+        let overridden = self.overrides && object.contains_key("$ref");
+        if id.is_some() && !root && !overridden {
+            return Err(refuse("$id", at.path, "inside a schema"));
         }
         match object.get("$schema").and_then(Value::as_str) {
             Some(other) if !root && Some(other) != self.named => {
