@@ -2,9 +2,10 @@
 
 use crate::Manner;
 use crate::hub::HubArguments;
+use lapis::ops::quantize::Format;
 use lapis::{Error, Result};
 use lapis_lm::template::Template;
-use lapis_lm::{Drafter, Files, LanguageModel, Options, PromptCache, Sampling};
+use lapis_lm::{Drafter, Files, KvOptions, LanguageModel, Options, PromptCache, Sampling};
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 
@@ -71,6 +72,54 @@ impl DraftArguments {
             None => self.draft.as_ref().map(|_| Drafter::Lookup),
         };
         options.drafter.as_ref().map_or(Ok(()), |d| d.check(model.vocabulary))
+    }
+}
+
+/// How keys and values are remembered.
+#[derive(clap::Args)]
+pub(crate) struct KvArguments {
+    /// Remember this many positions at most, the first 4 and the latest, in layers that look at all
+    #[arg(long)]
+    max_kv_size: Option<usize>,
+    /// Pack what layers that look at all positions remember to so many bits: 2, 3, 4, 6 or 8
+    #[arg(long)]
+    kv_bits: Option<usize>,
+    /// Numbers that share a scale, with --kv-bits [default: 64]
+    #[arg(long)]
+    kv_group_size: Option<usize>,
+    /// The position from which on --kv-bits counts
+    #[arg(long, default_value_t = 5000)]
+    quantized_kv_start: usize,
+}
+
+impl KvArguments {
+    /// As the library takes them.
+    pub(crate) fn options(&self) -> Result<KvOptions> {
+        let group = self.kv_group_size.unwrap_or(64);
+        let format = match self.kv_bits {
+            Some(bits @ (2 | 3 | 4 | 6 | 8)) => Some(Format::affine(bits, group)?),
+            Some(bits) => return Err(Error::value(format!("--kv-bits is {bits}; give 2, 3, 4, 6 or 8"))),
+            None => None,
+        };
+        let kv = KvOptions { format, start: self.quantized_kv_start, max: self.max_kv_size };
+        kv.check().map(|()| kv)
+    }
+
+    /// What goes on from a file remembers as the file does, with these flags where it does not say.
+    pub(crate) fn continued(&self, stored: KvOptions) -> Result<KvOptions> {
+        let own = self.options()?;
+        let Some(format) = stored.format else { return Ok(KvOptions { max: stored.max, ..own }) };
+        let (bits, group) = (format.bits(), format.group());
+        for (flag, given, stored) in [("bits", self.kv_bits, bits), ("group-size", self.kv_group_size, group)] {
+            if let Some(given) = given
+                && given != stored
+            {
+                return Err(Error::value(format!(
+                    "--kv-{flag} is {given}, the prompt cache was written with {stored}"
+                )));
+            }
+        }
+        Ok(stored)
     }
 }
 

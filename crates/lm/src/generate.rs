@@ -1,6 +1,6 @@
 //! Load a model, write text: the library's front door.
 
-use crate::batch::{Batch, Sequence};
+use crate::batch::{Batch, KvOptions, Sequence};
 use crate::checkpoint::Checkpoint;
 use crate::engine::{Drafter, Engine, Event, Finish, Request};
 use crate::models::{self, Model};
@@ -81,6 +81,8 @@ pub struct Options {
     pub drafter: Option<Drafter>,
     /// Tokens guessed at a time; by default 2.
     pub draft_tokens: Option<usize>,
+    /// How keys and values are remembered.
+    pub kv: KvOptions,
 }
 
 /// One step of a reply, in mlx-lm's terms.
@@ -191,6 +193,7 @@ impl LanguageModel {
             drafter.check(self.vocabulary)?;
             engine.drafter = Some(drafter.clone());
         }
+        engine.kv = options.kv;
         engine.draft_tokens = options.draft_tokens.unwrap_or(engine.draft_tokens);
         Ok(engine)
     }
@@ -258,7 +261,8 @@ impl LanguageModel {
             return Err(Error::index(format!("[generate] token {t} is beyond the model's vocabulary of {n}")));
         }
         memory::reset_peak();
-        let mut sequence = Sequence::new();
+        options.kv.check()?;
+        let mut sequence = Sequence::with(options.kv);
         for part in tokens.chunks(options.prefill_step.unwrap_or(2048).max(1)) {
             let mut batch = Batch::one(part.len(), &mut sequence);
             let rows = Array::from_vec(part.iter().map(|&t| t as i32).collect(), &[part.len()]);

@@ -25,7 +25,7 @@ pub mod template;
 pub mod tokenizer;
 pub mod weights;
 
-pub use batch::{Batch, Sequence};
+pub use batch::{Batch, KvOptions, Sequence};
 pub use checkpoint::Checkpoint;
 pub use engine::{Drafter, Engine, Event, Finish, Prefixes, Request};
 pub use generate::{Files, LanguageModel, Options, Response, Stream, load};

@@ -1,7 +1,8 @@
 //! `lapis cache-prompt`: what a model remembers of a prompt, as a file.
 
 use crate::hub::HubArguments;
-use crate::{interrupt, model, say};
+use crate::model::{self, KvArguments};
+use crate::{interrupt, say};
 use lapis::{Error, Result, memory};
 use lapis_lm::prompt_cache::Layout;
 use lapis_lm::template::Chat;
@@ -24,6 +25,8 @@ pub(crate) struct Arguments {
     /// The prompt; `-` reads standard input
     #[arg(long, allow_hyphen_values = true)]
     prompt: String,
+    #[command(flatten)]
+    kv: KvArguments,
     /// Another token that ends texts, noted in the file
     #[arg(long)]
     eos_token: Option<String>,
@@ -65,7 +68,7 @@ pub(crate) fn run(a: Arguments) -> Result<()> {
     interrupt::watch();
     let mut progress = say::Progress::new("prefill", "tok");
     let (began, total) = (Instant::now(), tokens.len());
-    let options = Options { prefill_step: Some(a.prefill_step_size), ..Options::default() };
+    let options = Options { prefill_step: Some(a.prefill_step_size), kv: a.kv.options()?, ..Options::default() };
     let sequence = model.read(&tokens, &options, |done| {
         progress.at(done, total);
         !interrupt::seen()

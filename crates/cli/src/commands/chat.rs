@@ -2,7 +2,7 @@
 
 use crate::commands::generate::limit;
 use crate::hub::HubArguments;
-use crate::model::{self, DraftArguments, SamplingArguments};
+use crate::model::{self, DraftArguments, KvArguments, SamplingArguments};
 use crate::{Manner, interrupt, say};
 use lapis::{Error, Result};
 use lapis_lm::template::Chat;
@@ -30,6 +30,8 @@ pub(crate) struct Arguments {
     sampling: SamplingArguments,
     #[command(flatten)]
     draft: DraftArguments,
+    #[command(flatten)]
+    kv: KvArguments,
     /// Another chat template: Jinja, or a file of it
     #[arg(long)]
     chat_template: Option<String>,
@@ -82,6 +84,7 @@ pub(crate) fn run(a: Arguments, manner: Manner) -> Result<()> {
         max_tokens: limit(a.max_tokens, model::default_max_tokens(manner, 256))?,
         sampling: a.sampling.settings(&model, manner == Manner::Own)?,
         prefill_step: Some(a.prefill_step_size),
+        kv: a.kv.options()?,
         ..Options::default()
     };
     a.draft.apply(&model, &a.hub, &mut options)?;

@@ -2,7 +2,7 @@
 
 use crate::grammar::GrammarArguments;
 use crate::hub::HubArguments;
-use crate::model::{self, DraftArguments, SamplingArguments};
+use crate::model::{self, DraftArguments, KvArguments, SamplingArguments};
 use crate::{Manner, interrupt, say};
 use lapis::{Error, Result};
 use lapis_lm::template::Chat;
@@ -36,6 +36,8 @@ pub(crate) struct Arguments {
     draft: DraftArguments,
     #[command(flatten)]
     grammar: GrammarArguments,
+    #[command(flatten)]
+    kv: KvArguments,
     /// Take sampling settings from the model's generation_config.json
     #[arg(long, default_value = "off", value_parser = ["auto", "off"])]
     generation_config: String,
@@ -113,10 +115,12 @@ pub(crate) fn run(a: Arguments, manner: Manner) -> Result<()> {
         let cache = PromptCache::load(file, &*model.model)?;
         prompt = [cache.tokens, prompt].concat();
         sequence = cache.sequence;
+        sequence.set_options(a.kv.continued(sequence.options())?);
     }
     let sampling = a.sampling.settings(&model, a.generation_config == "auto")?;
     let prefill_step = Some(a.prefill_step_size);
-    let mut options = Options { max_tokens, sampling, stop: a.stop, prefill_step, ..Options::default() };
+    let mut options =
+        Options { max_tokens, sampling, stop: a.stop, prefill_step, kv: a.kv.options()?, ..Options::default() };
     a.draft.apply(&model, &a.hub, &mut options)?;
     interrupt::watch();
     let mut progress = say::Progress::new("prefill", "tok");

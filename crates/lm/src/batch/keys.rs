@@ -1,30 +1,72 @@
 //! Keys and values of one layer, in blocks that sequences share.
 
 use lapis::ops::fast::KEY_BLOCK;
-use lapis::{Array, Result, ops};
+use lapis::ops::quantize::{Format, Quantized, dequantize, quantize};
+use lapis::{Array, Error, Result, ops};
 use std::ops::Range;
+
+/// What is remembered of layers that look at all positions; windows and recurrences stay as they are.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct KvOptions {
+    /// How keys and values are packed, if they are: along their width, so that each position has groups of its own.
+    pub format: Option<Format>,
+    /// Rows from this position on see packed keys.
+    pub start: usize,
+    /// Rows see the first [`KvOptions::KEEP`] positions and the latest others, this many in all.
+    pub max: Option<usize>,
+}
+
+impl KvOptions {
+    /// The first positions, which a bounded memory keeps.
+    pub const KEEP: usize = 4;
+
+    /// Whether this can be done.
+    ///
+    /// # Errors
+    /// A bound that leaves no room beside what is kept.
+    pub fn check(&self) -> Result<()> {
+        match self.max {
+            Some(max) if max <= KvOptions::KEEP => Err(Error::value(format!(
+                "[kv] max_kv_size is {max}; the first {} positions are kept, so give a larger one",
+                KvOptions::KEEP
+            ))),
+            _ => Ok(()),
+        }
+    }
+}
 
 /// Keys and values of the tokens seen, in blocks of [`KEY_BLOCK`] positions. Full blocks are never written again: what
 /// was copied from this sequence, or this from, holds the same ones. The last one is written in place while nobody else
 /// holds it.
+///
+/// With a format, a row sees full blocks before its own packed and its own as it is: which is which depends on positions
+/// alone, never on how many rows come at once.
 #[derive(Clone, Debug, Default)]
 pub struct Keys {
     blocks: Vec<Block>,
-    /// Positions that count, from the first of the first block on.
+    /// Positions that count, from the first of the first block on, without the gap.
     used: usize,
     /// Positions before those: a multiple of [`KEY_BLOCK`].
     dropped: usize,
-    /// The first position whose keys are there; those before it in the first block are zeros that nobody looks at.
+    /// Positions that have left between the first block and the second: a multiple of [`KEY_BLOCK`].
+    gap: usize,
+    /// The first position from which on all are there, beside those that a bounded memory keeps; what is in blocks
+    /// before it is never looked at.
     first: usize,
     /// How many of the latest positions are ever looked at.
     window: Option<usize>,
     /// The values are this many columns of the keys.
     latent: Option<usize>,
+    kv: KvOptions,
 }
 
-/// Keys, and values where they are not part of them: (1, heads, room, width) each.
+/// Keys, and values where they are not part of them: (1, heads, room, width) each; packed, as they are, or, as long as
+/// guesses may be taken back, both.
 #[derive(Clone, Debug)]
-struct Block(Vec<Array>);
+struct Block {
+    plain: Vec<Array>,
+    packed: Vec<Quantized>,
+}
 
 impl Block {
     /// Room of a new block; it doubles.
@@ -53,20 +95,41 @@ impl Block {
             let range = (Some(at as i64), Some(end as i64), 1);
             ops::slice_update(&old, new, &[(None, None, 1), (None, None, 1), range])
         };
-        let mut old = block.into_iter().flat_map(|b| b.0);
-        new.iter().map(|new| put(old.next(), new)).collect::<Result<_>>().map(Block)
+        let mut old = block.into_iter().flat_map(|b| b.plain);
+        let plain = new.iter().map(|new| put(old.next(), new)).collect::<Result<_>>()?;
+        Ok(Block { plain, packed: vec![] })
+    }
+
+    fn arrays(&self) -> impl Iterator<Item = &Array> {
+        let packed = self.packed.iter().flat_map(|q| [&q.packed, &q.scales].into_iter().chain(&q.biases));
+        self.plain.iter().chain(packed)
+    }
+
+    /// Its parts as a row after it sees them.
+    fn parts(&self) -> Result<Vec<Array>> {
+        match self.packed.is_empty() {
+            true => Ok(self.plain.clone()),
+            false => self.packed.iter().map(|q| dequantize(q, None)).collect(),
+        }
     }
 }
 
 impl Keys {
     /// None yet, of a layer that looks at `window` positions, and whose values are `latent` columns of its keys.
-    pub(super) fn new(window: Option<usize>, latent: Option<usize>) -> Keys {
-        Keys { window, latent, ..Keys::default() }
+    pub(super) fn new(window: Option<usize>, latent: Option<usize>, kv: KvOptions) -> Keys {
+        Keys { window, latent, kv: if window.is_none() { kv } else { KvOptions::default() }, ..Keys::default() }
     }
 
     /// Adds rows (1, heads, rows, width): keys, and values where they are not part of them.
     pub(super) fn add(&mut self, new: &[&Array]) -> Result<()> {
         let (rows, mut done) = (new.first().map_or(0, |k| k.dim(2)), 0);
+        if let Some(group) = self.kv.format.map(|f| f.group())
+            && let Some(width) = new.iter().map(|a| a.dim(3)).find(|width| !width.is_multiple_of(group))
+        {
+            return Err(Error::value(format!(
+                "[kv] keys or values of {width} columns are no multiple of the group size, {group}"
+            )));
+        }
         while done < rows {
             let at = self.used % KEY_BLOCK;
             let count = (KEY_BLOCK - at).min(rows - done);
@@ -79,34 +142,106 @@ impl Keys {
         Ok(())
     }
 
-    /// Lets blocks go that the next row does not see: it still sees `window - 1` keys before itself. Which keys are
-    /// there never changes a bit of the result, as long as they leave in the chunks that attention works in.
-    pub(super) fn leave_window(&mut self) {
-        let Some(window) = self.window else { return };
-        let n = (self.used + 1).saturating_sub(window) / KEY_BLOCK;
-        self.blocks.drain(..n);
-        (self.used, self.dropped) = (self.used - n * KEY_BLOCK, self.dropped + n * KEY_BLOCK);
-        self.first = self.first.max(self.dropped);
+    /// How many of the latest positions are looked at, beside those kept.
+    fn reach(&self) -> Option<usize> {
+        self.window.or(self.kv.max.map(|max| max - KvOptions::KEEP))
+    }
+
+    /// Rows from the next one on that see blocks alike, and of which none or all are behind the bound.
+    pub(super) fn alike(&self) -> usize {
+        let at = self.end();
+        let border = |border: usize| if at < border { border - at } else { usize::MAX };
+        let packed = match self.kv.format {
+            Some(_) if at < self.kv.start => border(self.kv.start),
+            Some(_) => KEY_BLOCK - at % KEY_BLOCK,
+            None => usize::MAX,
+        };
+        packed.min(self.kv.max.map_or(usize::MAX, border))
+    }
+
+    /// Packs what the next row sees packed, and lets blocks go that it does not see: it still sees all that are in reach
+    /// but for itself. Which keys are there never changes a bit of the result, as long as they leave in the chunks that
+    /// attention works in.
+    pub(super) fn prepare(&mut self) -> Result<()> {
+        let end = self.end();
+        if let Some(format) = self.kv.format
+            && end >= self.kv.start
+        {
+            for (i, block) in self.blocks.iter_mut().enumerate() {
+                let after = (i + 1) * KEY_BLOCK;
+                if after <= self.used && block.packed.is_empty() {
+                    block.packed = block.plain.iter().map(|a| quantize(a, format, None)).collect::<Result<_>>()?;
+                }
+                if after + KEPT <= self.used {
+                    block.plain.clear();
+                }
+            }
+        }
+        let Some(reach) = self.reach() else { return Ok(()) };
+        // The first block of a bounded memory holds what is kept.
+        let held = usize::from(self.window.is_none());
+        let before = self.dropped + self.gap + held * KEY_BLOCK;
+        let n = (end + 1).saturating_sub(reach).saturating_sub(before) / KEY_BLOCK;
+        if n > 0 {
+            self.blocks.drain(held..held + n);
+            self.used -= n * KEY_BLOCK;
+            *(if held > 0 { &mut self.gap } else { &mut self.dropped }) += n * KEY_BLOCK;
+            self.first = self.first.max(before + n * KEY_BLOCK);
+        }
+        Ok(())
+    }
+
+    /// Which keys each of the next `rows` rows sees, where that is not all before it: bool (rows, keys).
+    pub(super) fn mask(&self, rows: usize) -> Result<Option<Array>> {
+        let (Some(max), end) = (self.kv.max, self.end()) else { return Ok(None) };
+        if end < max {
+            return Ok(None);
+        }
+        let place = |i: usize| (if i < KEY_BLOCK { i } else { i + self.gap }) as i32;
+        let keys = Array::from_vec((0..self.used + rows).map(place).collect(), &[1, self.used + rows]);
+        let own = Array::from_vec((end..end + rows).map(|p| p as i32).collect(), &[rows, 1]);
+        let far = ops::subtract(&own, (max - KvOptions::KEEP) as i32)?;
+        let near = ops::logical_and(ops::less_equal(&keys, &own)?, ops::greater(&keys, &far)?)?;
+        ops::logical_or(near, ops::less(&keys, KvOptions::KEEP as i32)?).map(Some)
+    }
+
+    /// Where a position is, among those that are there.
+    fn place(&self, position: usize) -> usize {
+        position.saturating_sub(self.dropped + self.gap)
     }
 
     /// Whether it can be as if only the first `len` tokens had been seen.
     pub(super) fn can_truncate(&self, len: usize) -> bool {
-        self.first == 0 || self.window.is_some_and(|window| len + 1 >= self.first + window)
+        let there = self.first == 0 || self.reach().is_some_and(|reach| len + 1 >= self.first + reach);
+        let packed = self.blocks.iter().take_while(|b| b.plain.is_empty()).count() * KEY_BLOCK;
+        let border = len.is_multiple_of(KEY_BLOCK) && len >= self.kv.start;
+        there && (border || self.place(len) >= packed)
     }
 
     /// Whether it can be so for any number of tokens, and always will.
     pub(super) fn is_free(&self) -> bool {
-        self.window.is_none()
+        self.reach().is_none() && self.kv.format.is_none()
     }
 
-    pub(super) fn truncate(&mut self, len: usize) {
-        self.used = self.used.min(len.saturating_sub(self.dropped));
+    /// As if only the first `len` tokens had been seen. What is packed for good stays as it was packed.
+    pub(super) fn truncate(&mut self, len: usize) -> Result<()> {
+        self.used = self.used.min(self.place(len));
         self.blocks.truncate(self.used.div_ceil(KEY_BLOCK));
+        for (i, block) in self.blocks.iter_mut().enumerate() {
+            let full = (i + 1) * KEY_BLOCK <= self.used;
+            if !full && block.plain.is_empty() {
+                block.plain = block.parts()?;
+            }
+            if !full || len < self.kv.start && !block.plain.is_empty() {
+                block.packed.clear();
+            }
+        }
+        Ok(())
     }
 
     /// Every array.
     pub(super) fn arrays(&self) -> impl Iterator<Item = &Array> {
-        self.blocks.iter().flat_map(|b| &b.0)
+        self.blocks.iter().flat_map(Block::arrays)
     }
 
     /// All keys, and all values, as attention takes them.
@@ -114,19 +249,29 @@ impl Keys {
         let (mut keys, mut values) = (Vec::new(), Vec::new());
         for (i, block) in self.blocks.iter().enumerate() {
             let there = 0..(self.used - i * KEY_BLOCK).min(KEY_BLOCK);
-            let k = part(&block.0[0], there.clone())?;
+            let parts = block.parts()?;
+            let k = part(&parts[0], there.clone())?;
             values.push(match self.latent {
                 Some(width) => ops::slice(&k, &[ALL, ALL, ALL, (None, Some(width as i64), 1)])?,
-                None => part(&block.0[1], there)?,
+                None => part(&parts[1], there)?,
             });
             keys.push(k);
         }
         Ok([keys, values])
     }
 
+    /// What is remembered, and how.
+    pub(crate) fn options(&self) -> KvOptions {
+        self.kv
+    }
+
+    pub(super) fn set_options(&mut self, kv: KvOptions) {
+        self.kv = if self.window.is_none() { kv } else { self.kv };
+    }
+
     /// Tokens seen.
     pub(crate) fn end(&self) -> usize {
-        self.dropped + self.used
+        self.dropped + self.gap + self.used
     }
 
     /// How many of the latest positions are ever looked at.
@@ -139,24 +284,37 @@ impl Keys {
         self.latent
     }
 
-    /// The rows of all positions that are there: keys, and values where they are not part of them.
+    /// The rows of all positions that are there, those kept before the others: keys, and values where they are not part
+    /// of them.
     pub(crate) fn rows(&self) -> Result<Vec<Array>> {
-        let parts = self.blocks.first().map_or(0, |b| b.0.len());
+        let blocks: Vec<Vec<Array>> = self.blocks.iter().map(Block::parts).collect::<Result<_>>()?;
         let whole = |i: usize| {
-            let all: Vec<Array> = self.blocks.iter().map(|b| b.0[i].clone()).collect();
-            part(&ops::concatenate(&all, 2)?, self.first - self.dropped..self.used)
+            let all: Vec<Array> = blocks.iter().map(|b| b[i].clone()).collect();
+            let all = ops::concatenate(&all, 2)?;
+            let rest = part(&all, self.place(self.first)..self.used)?;
+            match self.window {
+                None if self.first > 0 => ops::concatenate(&[part(&all, 0..KvOptions::KEEP)?, rest], 2),
+                _ => Ok(rest),
+            }
         };
-        (0..parts).map(whole).collect()
+        (0..blocks.first().map_or(0, Vec::len)).map(whole).collect()
     }
 
-    /// An empty memory of the same layer with rows of positions from `first` on, as of [`Keys::rows`].
-    pub(crate) fn with_rows(&self, first: usize, rows: &[Array]) -> Result<Keys> {
-        let mut keys = Keys::new(self.window, self.latent);
-        keys.dropped = first / KEY_BLOCK * KEY_BLOCK;
+    /// An empty memory of the same layer with rows of positions from `first` on, those kept before them, as of
+    /// [`Keys::rows`].
+    pub(crate) fn with_rows(&self, first: usize, rows: &[Array], kv: KvOptions) -> Result<Keys> {
+        let mut keys = Keys::new(self.window, self.latent, kv);
         keys.first = first;
+        let before = first / KEY_BLOCK * KEY_BLOCK;
+        let kept = if self.window.is_none() && first > 0 { KvOptions::KEEP } else { 0 };
+        *(if kept > 0 { &mut keys.gap } else { &mut keys.dropped }) = match kept {
+            0 => before,
+            _ => before.saturating_sub(KEY_BLOCK),
+        };
         let gap = |row: &Array| {
-            let shape = [1, row.dim(1), first - keys.dropped, row.dim(3)];
-            ops::concatenate(&[ops::full(&shape, 0.0, Some(row.dtype()))?, row.clone()], 2)
+            let shape = [1, row.dim(1), first - keys.dropped - keys.gap - kept, row.dim(3)];
+            let gap = ops::full(&shape, 0.0, Some(row.dtype()))?;
+            ops::concatenate(&[part(row, 0..kept)?, gap, part(row, kept..row.dim(2))?], 2)
         };
         let rows: Vec<Array> = rows.iter().map(gap).collect::<Result<_>>()?;
         keys.add(&rows.iter().collect::<Vec<_>>())?;
@@ -164,10 +322,13 @@ impl Keys {
     }
 }
 
+/// Rows after a block before what it was packed from goes: guesses that turn out wrong are fewer.
+const KEPT: usize = 64;
+
 const ALL: (Option<i64>, Option<i64>, i64) = (None, None, 1);
 
 /// Rows of (1, heads, rows, width).
-fn part(a: &Array, positions: Range<usize>) -> Result<Array> {
+pub(super) fn part(a: &Array, positions: Range<usize>) -> Result<Array> {
     if positions == (0..a.dim(2)) {
         return Ok(a.clone());
     }

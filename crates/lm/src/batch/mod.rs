@@ -6,10 +6,10 @@
 mod keys;
 mod sequence;
 
-pub use keys::Keys;
+pub use keys::{Keys, KvOptions};
 pub use sequence::{Mark, Memory, Sequence};
 
-use lapis::ops::fast::{AttentionOptions, attention_of_blocks};
+use lapis::ops::fast::{AttentionMask, AttentionOptions, attention_of_blocks};
 use lapis::{Array, Result, ops};
 use std::ops::Range;
 
@@ -19,6 +19,8 @@ pub struct Slot<'a> {
     pub at: usize,
     /// What the layer remembers.
     pub memory: &'a mut Memory,
+    /// And how.
+    pub kv: KvOptions,
 }
 
 impl Slot<'_> {
@@ -54,13 +56,23 @@ impl Slot<'_> {
     ) -> Result<Array> {
         let mut kept = match std::mem::take(self.memory) {
             Memory::Keys(kept) => kept,
-            _ => Keys::new(options.window, latent),
+            _ => Keys::new(options.window, latent, self.kv),
         };
-        kept.leave_window();
-        kept.add(new)?;
-        let [keys, values] = kept.seen()?;
+        let (rows, mut done, mut all) = (q.dim(2), 0, Vec::new());
+        while done < rows {
+            let next = done..done + kept.alike().min(rows - done);
+            kept.prepare()?;
+            let mask = kept.mask(next.len())?;
+            let cut: Vec<Array> = new.iter().map(|a| keys::part(a, next.clone())).collect::<Result<_>>()?;
+            kept.add(&cut.iter().collect::<Vec<_>>())?;
+            let [keys, values] = kept.seen()?;
+            let mut options = *options;
+            options.mask = mask.as_ref().map_or(options.mask, AttentionMask::Array);
+            all.push(attention_of_blocks(&keys::part(q, next.clone())?, &keys, &values, &options)?);
+            done = next.end;
+        }
         *self.memory = Memory::Keys(kept);
-        attention_of_blocks(q, &keys, &values, options)
+        if all.len() == 1 { Ok(all.swap_remove(0)) } else { ops::concatenate(&all, 2) }
     }
 
     /// The state that the layer put here, if any.
@@ -132,7 +144,7 @@ impl<'a> Batch<'a> {
                 false => ops::slice(a, &[(Some(rows.start as i64), Some(rows.end as i64), 1)]),
             };
             let inputs: Vec<Array> = inputs.iter().map(cut).collect::<Result<_>>()?;
-            let mut slot = Slot { at: sequence.seen, memory: &mut sequence.layers[layer] };
+            let mut slot = Slot { at: sequence.seen, memory: &mut sequence.layers[layer], kv: sequence.kv };
             results.push(f(&inputs, &mut slot)?);
         }
         if alone { Ok(results.swap_remove(0)) } else { ops::concatenate(&results, 0) }

@@ -1,6 +1,6 @@
 //! What a sequence remembers, layer by layer, and how it forgets.
 
-use super::Keys;
+use super::{Keys, KvOptions};
 use lapis::Array;
 
 /// What one layer remembers of one sequence.
@@ -20,6 +20,7 @@ pub enum Memory {
 pub struct Sequence {
     pub(super) layers: Vec<Memory>,
     pub(super) seen: usize,
+    pub(super) kv: KvOptions,
 }
 
 impl Sequence {
@@ -28,9 +29,29 @@ impl Sequence {
         Sequence::default()
     }
 
+    /// Nothing seen; layers that look at all positions remember as `kv` says.
+    pub fn with(kv: KvOptions) -> Sequence {
+        Sequence { kv, ..Sequence::default() }
+    }
+
+    /// How layers that look at all positions remember.
+    pub fn options(&self) -> KvOptions {
+        self.kv
+    }
+
+    /// From now on layers that look at all positions remember as `kv` says.
+    pub fn set_options(&mut self, kv: KvOptions) {
+        self.kv = kv;
+        for m in &mut self.layers {
+            if let Memory::Keys(k) = m {
+                k.set_options(kv);
+            }
+        }
+    }
+
     /// What layers remember of `seen` tokens.
     pub(crate) fn from_layers(layers: Vec<Memory>, seen: usize) -> Sequence {
-        Sequence { layers, seen }
+        Sequence { layers, seen, kv: KvOptions::default() }
     }
 
     /// What each layer remembers.
@@ -84,13 +105,10 @@ impl Sequence {
         if !self.can_truncate(len) {
             return false;
         }
-        for m in &mut self.layers {
-            if let Memory::Keys(k) = m {
-                k.truncate(len);
-            }
-        }
+        let cut = |m: &mut Memory| if let Memory::Keys(k) = m { k.truncate(len).is_ok() } else { true };
+        let done = self.layers.iter_mut().all(cut);
         self.seen = len;
-        true
+        done
     }
 
     /// What [`Sequence::rewind`] needs to come back to here: the states of recurrences.
@@ -112,7 +130,7 @@ impl Sequence {
         for (m, state) in self.layers.iter_mut().zip(mark.states) {
             match (m, state) {
                 (m @ (Memory::Empty | Memory::State(_)), state) => *m = state.map_or(Memory::Empty, Memory::State),
-                (Memory::Keys(k), _) => k.truncate(mark.seen),
+                (Memory::Keys(k), _) => drop(k.truncate(mark.seen)),
             }
         }
         self.seen = mark.seen;

@@ -10,7 +10,7 @@ mod prefix;
 pub use draft::Drafter;
 pub use prefix::{Prefixes, common};
 
-use crate::batch::{Batch, Mark, Sequence};
+use crate::batch::{Batch, KvOptions, Mark, Sequence};
 use crate::models::Model;
 use crate::sample::{Choice, Constraint, Sampling};
 use lapis::{Array, Dtype, Error, Result, eval, ops};
@@ -234,6 +234,8 @@ pub struct Engine {
     pub draft_tokens: usize,
     /// What was read before, if that is kept.
     pub prefixes: Option<Prefixes>,
+    /// How sequences that begin here remember keys and values.
+    pub kv: KvOptions,
     running: Vec<Running>,
     ended: Vec<Running>,
     waiting: VecDeque<Running>,
@@ -252,6 +254,7 @@ impl Engine {
             drafter: None,
             draft_tokens: 2,
             prefixes: None,
+            kv: KvOptions::default(),
             running: Vec::new(),
             ended: Vec::new(),
             waiting: VecDeque::new(),
@@ -277,6 +280,7 @@ impl Engine {
             return Err(Error::value("[generate] max_tokens is 0: ask for one token at least"));
         }
         request.sampling.check(self.vocabulary)?;
+        self.kv.check()?;
         let id = self.next;
         self.next += 1;
         let tokens = request.prompt.clone();
@@ -371,6 +375,9 @@ impl Engine {
                     }
                     _ => found,
                 };
+            }
+            if new.sequence.is_empty() {
+                new.sequence = Sequence::with(self.kv);
             }
             self.running.push(new);
         }

@@ -1,8 +1,8 @@
 //! Memories as mlx-lm's caches, and back. An outline, what the model remembers of one token, says what is wanted.
 
 use super::layout::{Kind, Stored};
-use crate::batch::{Keys, Memory};
-use lapis::ops::quantize::{Format, Quantized, dequantize};
+use crate::batch::{Keys, KvOptions, Memory};
+use lapis::ops::quantize::{Format, Quantized, dequantize, quantize};
 use lapis::shape::show;
 use lapis::{Array, Error, Result, ops};
 
@@ -39,22 +39,36 @@ fn store_keys(keys: &Keys) -> Result<Stored> {
         parts = ops::split(&parts[0], vec![width as i64], -1)?;
     }
     let end = keys.end();
-    let Some(window) = keys.window() else {
-        let tensors = parts.into_iter().map(Some).collect();
-        return Ok(Stored { kind: Kind::Plain, tensors, numbers: vec![end as i64] });
+    let kv = keys.options();
+    let (keep, bound) = match (keys.window(), kv.max) {
+        (Some(window), _) => (0, window),
+        (None, Some(max)) => (KvOptions::KEEP, max),
+        (None, None) => {
+            let (kind, numbers, tensors) = match kv.format.filter(|_| end >= kv.start) {
+                None => (Kind::Plain, vec![end], parts),
+                Some(format) => {
+                    let packed = parts.iter().map(|a| quantize(a, format, None)).collect::<Result<Vec<_>>>()?;
+                    let three = packed.into_iter().flat_map(|q| [q.packed, q.scales].into_iter().chain(q.biases));
+                    (Kind::Quantized, vec![end, format.group(), format.bits()], three.collect())
+                }
+            };
+            let numbers = numbers.into_iter().map(|n| n as i64).collect();
+            return Ok(Stored { kind, tensors: tensors.into_iter().map(Some).collect(), numbers });
+        }
     };
     // In order of time. mlx-lm expects as many as the window, of which the next token replaces the oldest.
-    let held = window.min(end);
+    let held = bound.min(end);
     let cut = |a: &Array| -> Result<Option<Array>> {
         let there = a.dim(2);
         if there >= held {
-            return rows(a, there - held, there).map(Some);
+            let kept = keep.min(held);
+            return ops::concatenate(&[rows(a, 0, kept)?, rows(a, there - held + kept, there)?], 2).map(Some);
         }
         let gap = ops::full(&[1, a.dim(1), held - there, a.dim(3)], 0.0, Some(a.dtype()))?;
         ops::concatenate(&[gap, a.clone()], 2).map(Some)
     };
     let tensors = parts.iter().map(cut).collect::<Result<_>>()?;
-    let numbers = [end, 0, window, held].map(|n| n as i64).to_vec();
+    let numbers = [end, keep, bound, held].map(|n| n as i64).to_vec();
     Ok(Stored { kind: Kind::Rotating, tensors, numbers })
 }
 
@@ -121,6 +135,10 @@ fn restore_keys(stored: Stored, outline: &Keys) -> Read<Keys> {
     }
     let there = keys.dim(2);
     let offset = sizes.first().copied().unwrap_or(there);
+    let mut kv = KvOptions::default();
+    if stored.kind == Kind::Quantized {
+        kv.format = Some(Format::affine(sizes[2], sizes[1]).map_err(said)?);
+    }
     let (first, parts) = match stored.kind {
         Kind::Rotating => {
             let (keep, max, index) = (sizes[1], sizes[2], sizes[3]);
@@ -133,8 +151,12 @@ fn restore_keys(stored: Stored, outline: &Keys) -> Read<Keys> {
             if held > offset {
                 return Err(format!("{held} keys after {offset} tokens"));
             }
-            let first = offset - held;
-            if first > 0 && (keep > 0 || outline.window().is_none_or(|window| window > held + 1)) {
+            let ring = outline.window().is_none() && keep == KvOptions::KEEP && max > keep;
+            if ring {
+                kv.max = Some(max);
+            }
+            let first = if ring && offset > held { offset - held + keep } else { offset - held };
+            if first > 0 && !ring && (keep > 0 || outline.window().is_none_or(|window| window > held + 1)) {
                 let window = outline.window().map_or("all".to_string(), |w| w.to_string());
                 return Err(format!("a ring of {max} keys with {keep} kept in the file; the model looks at {window}"));
             }
@@ -154,7 +176,7 @@ fn restore_keys(stored: Stored, outline: &Keys) -> Read<Keys> {
             return Err(format!("{have} in the file, {want} in the model"));
         }
     }
-    outline.with_rows(first, &parts).map_err(said)
+    outline.with_rows(first, &parts, kv).map_err(said)
 }
 
 /// Rows of a ring in the order of time.

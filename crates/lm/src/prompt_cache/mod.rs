@@ -84,7 +84,13 @@ impl PromptCache {
         if seen == 0 {
             return Err(fail("nothing was read".into()));
         }
-        let sequence = Sequence::from_layers(layers, seen);
+        // All layers that look at everything are alike, and go on so.
+        let kv = layers.iter().find_map(|m| match m {
+            Memory::Keys(keys) if keys.window().is_none() => Some(keys.options()),
+            _ => None,
+        });
+        let mut sequence = Sequence::from_layers(layers, seen);
+        sequence.set_options(kv.unwrap_or_default());
         eval(sequence.arrays())?;
         let tokens = origin.map_or_else(|| vec![0; seen], |o| o.tokens);
         Ok(PromptCache { sequence, tokens, notes })
