@@ -133,3 +133,41 @@ fn files_of_other_models_and_damaged_ones_are_refused() {
     std::fs::write(&file, b"short").unwrap();
     assert!(complaint(&*own).contains("cache.safetensors"));
 }
+
+/// `data/prompt_caches/make.py` says how they came about.
+#[test]
+fn files_that_mlx_lm_wrote_are_gone_on_from() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/prompt_caches");
+    let goldens = all();
+    for file in std::fs::read_dir(folder).unwrap().map(|f| f.unwrap().path()) {
+        let name = file.file_name().unwrap().to_str().unwrap();
+        let (kind, end) = name.split_once('.').unwrap();
+        let kind = if kind == "ring" { "llama" } else { kind };
+        let Some((_, golden)) = goldens.iter().find(|(name, _)| name == kind && end != "py") else { continue };
+        let model = model(golden);
+        let numbers = |text: &str| serde_json::from_str::<Vec<u32>>(text).unwrap();
+        let notes = PromptCache::notes(&file).unwrap();
+        let (prompt, next) = (numbers(&notes["prompt"]), numbers(&notes["next"]));
+        let mut cache = PromptCache::load(&file, &*model).unwrap();
+        // A file of recurrences alone does not say how many tokens they have seen.
+        assert!(cache.sequence.len() == prompt.len() || kind == "mamba2", "{name}");
+        assert_eq!(cache.tokens.len(), cache.sequence.len(), "{name}");
+        let go = |sequence: &mut Sequence| -> Vec<u32> {
+            let mut said = vec![next[0]];
+            for _ in 1..next.len() {
+                let row = run(&*model, &said[said.len() - 1..], sequence);
+                let best = (0..row.len()).fold(0, |m, i| match f32::from_bits(row[i]) > f32::from_bits(row[m]) {
+                    true => i,
+                    false => m,
+                });
+                said.push(best as u32);
+            }
+            said
+        };
+        assert_eq!(go(&mut cache.sequence), next, "{name}");
+        // The same without the file.
+        let mut sequence = Sequence::with(cache.sequence.options());
+        run(&*model, &prompt, &mut sequence);
+        assert_eq!(go(&mut sequence), next, "{name}: without the file");
+    }
+}
