@@ -192,6 +192,51 @@ fn expressions_grammars_and_choices_are_followed_to_the_end() {
 }
 
 #[test]
+fn other_writings_of_a_value_do_not_pass_either() {
+    let t = bytes();
+    let say = |schema: Value, right: &[&str], wrong: &[&str]| {
+        check(&schema.to_string(), Grammar::json_schema(&t, &schema), right, wrong);
+    };
+    say(
+        json!({"type": "number", "maximum": 5}),
+        &["5", "5.0", "-1", "4.99"],
+        &["1e2", "5.1", "6", "5.00001", "05", "+1", "1."],
+    );
+    say(json!({"type": "number", "exclusiveMinimum": 0}), &["0.1", "7"], &["0", "0.0", "-0", "-0.0", "0e5", "-1"]);
+    say(json!({"type": "number", "multipleOf": 0.01}), &["0.25", "3", "-0.5"], &["0.005", "1e-3", "0.251"]);
+    say(
+        json!({"type": "integer", "minimum": -3, "maximum": 12}),
+        &["-3", "0", "12"],
+        &["-4", "13", "120", "1.5", "1e1", "-03"],
+    );
+    say(
+        json!({"allOf": [{"multipleOf": 4}, {"multipleOf": 6}], "type": "integer"}),
+        &["12", "0", "-24"],
+        &["4", "6", "8", "18"],
+    );
+    let object = json!({"type": "object", "properties": {"a": {"type": "integer"}}, "minProperties": 1});
+    let wrong = ["{}", "{\"a\":1,\"a\":\"x\"}", "{\"a\":\"x\"}", "{\"\\u0061\":\"x\"}", "{\"a\":1,}"];
+    match Grammar::json_schema(&t, &object) {
+        Ok(_) => say(object, &["{\"a\":1}"], &wrong),
+        Err(e) => assert!(e.message().contains("`minProperties`"), "{e}"),
+    }
+    let text = json!({"type": "string", "minLength": 2, "maxLength": 3});
+    say(
+        text,
+        &["\"ab\"", "\"😀é\"", "\"\\n\\\"x\""],
+        &["\"a\"", "\"😀\"", "\"abcd\"", "\"\\ud83d\\ude00\"", "\"a\u{1}\""],
+    );
+    let tagged = json!({"oneOf": [
+        {"type": "object", "properties": {"k": {"const": "a"}, "v": {"type": "integer"}}, "required": ["k", "v"]},
+        {"type": "object", "properties": {"k": {"const": "b"}}, "required": ["k"]},
+    ]});
+    say(tagged, &["{\"k\":\"a\",\"v\":1}", "{\"k\":\"b\"}"], &["{\"k\":\"a\"}", "{\"k\":\"c\"}"]);
+    let list = json!({"$ref": "#/$defs/n", "$defs": {"n": {"type": "object", "additionalProperties": false,
+        "properties": {"v": {"type": "null"}, "next": {"$ref": "#/$defs/n"}}, "required": ["v"]}}});
+    say(list, &["{\"v\":null,\"next\":{\"v\":null}}"], &["{\"v\":null,\"next\":{}}", "{\"next\":{\"v\":null}}"]);
+}
+
+#[test]
 fn names_and_spaces_have_no_back_door() {
     let t = bytes();
     let schema = json!({"properties": {"a\nb": {"type": "integer"}}, "type": "object"});

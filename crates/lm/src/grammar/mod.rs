@@ -270,7 +270,7 @@ fn check_nesting(what: &str, text: &str) -> Result<()> {
 fn short(message: &str) -> String {
     let mut lines = message.lines().map(str::trim).filter(|l| !l.is_empty());
     let first = lines.next().unwrap_or("unknown fault");
-    let last = lines.filter(|l| l.starts_with("error: ")).next_back().unwrap_or("");
+    let last = lines.rfind(|l| l.starts_with("error: ")).unwrap_or("");
     let cut = |text: &str| text.chars().take(300).collect::<String>();
     format!("{} {}", cut(first), cut(last.trim_start_matches("error: "))).trim_end().to_string()
 }
