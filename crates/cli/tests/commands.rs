@@ -314,3 +314,19 @@ fn a_reader_that_has_gone_is_no_fault() {
         assert!(o.status.success() && err(&o).is_empty(), "{arguments:?}: {}", err(&o));
     }
 }
+
+#[test]
+fn a_text_goes_on_from_a_prompt_cache() {
+    let folder = Folder::new("prompt-cache");
+    let file = folder.at("begun");
+    let whole = out(&lapis(&["generate", "--prompt", "Tell me a story about a fox", "--verbose", "F"]));
+    for format in ["a", "b"] {
+        let begin = ["cache-prompt", "--prompt", "Tell me a story about", "--prompt-cache-file", &file];
+        let o = lapis(&[&begin[..], &["--cache-format", format]].concat());
+        assert!(o.status.success() && out(&o).contains("tokens"), "{}", err(&o));
+        let o = lapis(&["generate", "--prompt-cache-file", &file, "--prompt", " a fox", "--verbose", "F"]);
+        assert_eq!(out(&o), whole, "{}", err(&o));
+    }
+    let o = lapis(&["generate", "--prompt-cache-file", &file, "--model", DEMO]);
+    assert!(!o.status.success() && err(&o).contains("was written for"), "{}", err(&o));
+}
