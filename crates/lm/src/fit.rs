@@ -204,7 +204,8 @@ pub fn available() -> u64 {
 /// No memory for it.
 pub fn bandwidth() -> Result<f64> {
     let bytes = (available() / 4).clamp(16 << 20, 512 << 20) as usize;
-    let all = ops::full(&[bytes / 4], 1.0, Some(Dtype::Float32))?;
+    // A fill is one number until it is copied.
+    let all = ops::contiguous(&ops::full(&[bytes / 4], 1.0, Some(Dtype::Float32))?, false)?;
     all.eval()?;
     let mut best: f64 = 0.0;
     for _ in 0..6 {
