@@ -210,6 +210,14 @@ fn clock_seed() -> u64 {
     std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |t| t.as_nanos() as u64)
 }
 
+/// The text of a flag; `-` is standard input.
+pub(crate) fn text(flag: &str) -> Result<String> {
+    if flag != "-" {
+        return Ok(flag.to_string());
+    }
+    std::io::read_to_string(std::io::stdin()).map_err(|e| Error::io(format!("standard input: {e}")))
+}
+
 /// The template of a flag: Jinja, or a file of it.
 pub(crate) fn template(flag: Option<&str>) -> Result<Option<Template>> {
     let Some(text) = flag else { return Ok(None) };

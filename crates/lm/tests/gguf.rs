@@ -33,28 +33,10 @@ fn text(t: &str) -> GgufValue {
     GgufValue::Text(t.into())
 }
 
-fn fnv1a(text: &str) -> u64 {
-    text.bytes().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3))
-}
-
-fn uniform(seed: u64, i: u64) -> f64 {
-    let mut z = seed.wrapping_add(i).wrapping_add(0x9e37_79b9_7f4a_7c15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    ((z ^ (z >> 31)) >> 40) as f64 / f64::from(1 << 24)
-}
-
 /// The tensors of a golden model, by the names of its checkpoint.
 fn tensors(golden: &Value) -> Vec<(String, Vec<usize>, Vec<f32>)> {
-    let fill = |(name, spec): (&String, &Value)| {
-        let shape: Vec<usize> =
-            spec["shape"].as_array().unwrap().iter().map(|n| n.as_u64().unwrap() as usize).collect();
-        let (center, scale) = (spec["center"].as_f64().unwrap(), spec["scale"].as_f64().unwrap());
-        let n: usize = shape.iter().product();
-        let value = |i| (center + scale * (2.0 * uniform(fnv1a(name), i) - 1.0)) as f32;
-        (name.clone(), shape, (0..n as u64).map(value).collect())
-    };
-    golden["params"].as_object().unwrap().iter().map(fill).collect()
+    let plain = |(name, a): (String, Array)| (name, a.shape().to_vec(), a.to_vec().unwrap());
+    shared::golden::tensors(&golden["params"]).into_iter().map(plain).collect()
 }
 
 /// Keys of files and of configs; the last one is for every architecture.

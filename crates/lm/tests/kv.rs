@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 use shared::golden::{all, tensors, uniform};
 use std::sync::Arc;
 
-/// A golden model with half as many heads of twice the width, which a group of 32 divides.
+/// A golden model with half as many heads of twice the width, which a group of 32 divides, and whose routers take all
+/// experts: where they choose, two that are nearly as good make a step out of a small difference.
 fn wide(golden: &Value) -> Option<Box<dyn Model>> {
     let (mut config, mut params) = (golden["config"].clone(), golden["params"].clone());
     let heads = config["num_attention_heads"].as_u64()?;
@@ -22,6 +23,11 @@ fn wide(golden: &Value) -> Option<Box<dyn Model>> {
     config["num_key_value_heads"] = json!(config["num_key_value_heads"].as_u64().unwrap_or(heads) / 2);
     if config.get("head_dim").is_some() {
         config["head_dim"] = json!(32);
+    }
+    for experts in ["num_experts", "num_local_experts", "n_routed_experts"] {
+        if let Some(n) = config.get(experts).cloned() {
+            config["num_experts_per_tok"] = n;
+        }
     }
     for (name, spec) in params.as_object_mut()? {
         if ["q_norm.weight", "k_norm.weight"].iter().any(|n| name.ends_with(n)) && spec["shape"] == json!([16]) {
@@ -89,14 +95,8 @@ fn packed_memories_are_near_full_ones_and_the_same_however_rows_come() {
         for start in [0, 700] {
             let got = check(&name, &*model, &tokens, packed(start));
             let largest = plain.iter().fold(0f32, |m, x| m.max(x.abs()));
-            let far = |(a, b): (&[f32], &[f32])| a.iter().zip(b).fold(0f32, |m, (a, b)| m.max((a - b).abs())) / largest;
-            let rows = got.chunks(96).zip(plain.chunks(96));
-            let (near, worst) = rows.map(far).fold((0, 0f32), |(n, m), x| (n + usize::from(x < 2e-2), m.max(x)));
-            // A router chooses other experts where two are nearly as good: seldom.
-            let routed =
-                golden["params"].as_object().unwrap().keys().any(|k| k.contains("experts.") || k.contains("switch"));
-            let least = if routed { tokens.len() * 19 / 20 } else { tokens.len() };
-            assert!(near >= least, "{name}: {near} rows are near, logits differ by {worst:.1e} of the largest");
+            let worst = got.iter().zip(&plain).fold(0f32, |m, (a, b)| m.max((a - b).abs())) / largest;
+            assert!(worst < 2e-2, "{name}: logits differ by {worst:.1e} of the largest");
             assert!(same(&got[..512 * 96], &plain[..512 * 96]), "{name}: the first block is read as it is");
         }
         let mut sequence = Sequence::with(packed(0));

@@ -8,7 +8,6 @@ use lapis_lm::prompt_cache::Layout;
 use lapis_lm::template::Chat;
 use lapis_lm::{Options, PromptCache};
 use serde_json::{Map, json};
-use std::io::Read;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -48,14 +47,7 @@ pub(crate) fn run(a: Arguments) -> Result<()> {
     if let Some(n) = a.threads {
         lapis_cpu::pool::set_threads(n)?;
     }
-    let prompt = match a.prompt.as_str() {
-        "-" => {
-            let mut text = String::new();
-            std::io::stdin().read_to_string(&mut text).map_err(|e| Error::io(format!("standard input: {e}")))?;
-            text
-        }
-        text => text.to_string(),
-    };
+    let prompt = model::text(&a.prompt)?;
     let model = model::load(a.model.as_deref(), &a.hub)?;
     let tokens = match model.tokenizer.template() {
         None => model.tokenizer.encode_prompt(&prompt)?,

@@ -8,7 +8,7 @@ use lapis::{Error, Result};
 use lapis_lm::template::Chat;
 use lapis_lm::{Finish, LanguageModel, Options, PromptCache, Response, Sequence};
 use serde_json::{Value, json};
-use std::io::{Read, Write};
+use std::io::Write;
 use std::path::PathBuf;
 
 #[derive(clap::Args)]
@@ -194,11 +194,7 @@ fn closed(e: std::io::Error) -> Error {
 
 fn tokens(a: &Arguments, model: &LanguageModel) -> Result<Vec<u32>> {
     let prompt = match a.prompt.as_str() {
-        "-" => {
-            let mut text = String::new();
-            std::io::stdin().read_to_string(&mut text).map_err(|e| Error::io(format!("standard input: {e}")))?;
-            text
-        }
+        "-" => model::text("-")?,
         text => text.replace("\\n", "\n").replace("\\t", "\t"),
     };
     let template = model::template(a.chat_template.as_deref())?;

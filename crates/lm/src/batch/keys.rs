@@ -127,7 +127,8 @@ impl Keys {
             && let Some(width) = new.iter().map(|a| a.dim(3)).find(|width| !width.is_multiple_of(group))
         {
             return Err(Error::value(format!(
-                "[kv] keys or values of {width} columns are no multiple of the group size, {group}"
+                "[kv] keys or values of {width} columns are no multiple of the group size, {group}: take one that divides \
+                 them (--kv-group-size)"
             )));
         }
         while done < rows {

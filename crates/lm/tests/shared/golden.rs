@@ -1,6 +1,5 @@
 //! The tiny models of `../shared/goldens`: their weights are drawn from a counter-based generator that the files name
-//! (`GOLDENS`
-//! names another folder, `GOLDEN` one file).
+//! (`GOLDENS` names another folder, `GOLDEN` one file).
 
 use super::shared;
 use lapis::Array;
