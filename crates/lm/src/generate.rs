@@ -157,7 +157,8 @@ impl LanguageModel {
         self.tokenizer.encode(&self.chat_text(chat, template)?, false)
     }
 
-    /// A conversation as text, as the model's template (or `template`) puts it.
+    /// A conversation as text, as the model's template (or `template`) puts it; messages may be as OpenAI's clients send
+    /// them.
     ///
     /// # Errors
     /// As [`LanguageModel::chat_prompt`].
@@ -170,7 +171,7 @@ impl LanguageModel {
         let mut keywords = chat.keywords.cloned().unwrap_or_default();
         keywords.entry("enable_thinking").or_insert(Value::Bool(self.tokenizer.thinking().is_some()));
         let special = self.tokenizer.special_tokens();
-        template.render(&Chat { keywords: Some(&keywords), special_tokens: Some(special), ..chat.clone() })
+        template.converse(&Chat { keywords: Some(&keywords), special_tokens: Some(special), ..chat.clone() })
     }
 
     /// An engine of this model.
@@ -227,6 +228,7 @@ impl LanguageModel {
             sampling: options.sampling.clone(),
             eos: if options.ignore_eos { Arc::default() } else { Arc::clone(&self.eos) },
             choice: 0,
+            ..Request::default()
         };
         let id = engine.add(request, sequence)?;
         memory::reset_peak();
@@ -298,16 +300,17 @@ impl LanguageModel {
                 sampling: options.sampling.clone(),
                 eos: Arc::clone(&self.eos),
                 choice: 0,
+                ..Request::default()
             };
             let id = engine.add(request, Sequence::new())?;
             texts.push((id, StopText::new(self.tokenizer.detokenizer(), options.stop.clone()), String::new()));
         }
         while !engine.is_idle() {
             for event in engine.step()? {
-                let (Event::Token { id, .. } | Event::Failed { id, .. } | Event::Prefill { id, .. }) = &event;
-                let Some((_, detokenizer, text)) = texts.iter_mut().find(|t| t.0 == *id) else { continue };
+                let id = event.id();
+                let Some((_, detokenizer, text)) = texts.iter_mut().find(|t| t.0 == id) else { continue };
                 match event {
-                    Event::Prefill { .. } => {}
+                    Event::Started { .. } | Event::Prefill { .. } => {}
                     Event::Failed { error, .. } => return Err(error),
                     Event::Token { id, choice, finish, .. } => {
                         let (piece, stopped) = detokenizer.add(choice.token, finish)?;
@@ -401,6 +404,7 @@ impl Iterator for Stream<'_> {
                 continue;
             };
             match event {
+                Event::Started { cached, .. } => self.cached_tokens = cached,
                 Event::Prefill { done, .. } => {
                     if let Some(progress) = &mut self.progress {
                         progress(done, self.prompt_tokens);

@@ -240,6 +240,20 @@ impl Sampling {
     }
 }
 
+/// The `n` likeliest tokens of logits, the likeliest first, with their log-probabilities.
+pub fn likeliest(logits: &[f32], n: usize) -> Vec<(u32, f32)> {
+    let peak = logits[argmax(logits)];
+    let norm = peak + logits.iter().map(|&x| f64::from(x - peak).exp()).sum::<f64>().ln() as f32;
+    let mut all: Vec<(u32, f32)> = logits.iter().enumerate().map(|(i, &x)| (i as u32, x - norm)).collect();
+    let order = |a: &(u32, f32), b: &(u32, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
+    if n < all.len() && n > 0 {
+        all.select_nth_unstable_by(n - 1, order);
+    }
+    all.truncate(n);
+    all.sort_unstable_by(order);
+    all
+}
+
 /// The first largest.
 fn argmax(row: &[f32]) -> usize {
     let mut best = 0;

@@ -38,6 +38,7 @@ fn texts(engine: &mut Engine, requests: Vec<Request>) -> (Vec<Vec<u32>>, usize, 
                     texts.entry(id).or_default().push(choice.token);
                     guessed += usize::from(drafted);
                 }
+                Event::Started { .. } => {}
                 Event::Prefill { id, .. } => *read.entry(id).or_default() += 1,
                 Event::Failed { error, .. } => panic!("{error}"),
             }

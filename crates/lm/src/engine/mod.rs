@@ -30,6 +30,10 @@ pub struct Request {
     pub eos: Arc<BTreeSet<u32>>,
     /// Which of several replies to one prompt this is.
     pub choice: u64,
+    /// How many of the likeliest tokens are told of at each place.
+    pub top: usize,
+    /// Beginnings of prompts are shared among requests with the same number.
+    pub salt: u64,
 }
 
 /// Why a text ended.
@@ -44,6 +48,13 @@ pub enum Finish {
 /// What a step did for a request.
 #[derive(Clone, Debug)]
 pub enum Event {
+    /// A request has its place in the batch.
+    Started {
+        /// The request.
+        id: u64,
+        /// Tokens of its prompt that were read before, for another.
+        cached: usize,
+    },
     /// This much of the prompt was read.
     Prefill {
         /// The request.
@@ -57,6 +68,8 @@ pub enum Event {
         id: u64,
         /// The token; one that ends the text is not part of it.
         choice: Choice,
+        /// The likeliest tokens with their log-probabilities, as many as were asked for.
+        top: Vec<(u32, f32)>,
         /// Why the text ended, if it did.
         finish: Option<Finish>,
         /// Whether it had been guessed.
@@ -69,6 +82,18 @@ pub enum Event {
         /// Why.
         error: Error,
     },
+}
+
+impl Event {
+    /// The request that it is about.
+    pub fn id(&self) -> u64 {
+        match self {
+            Event::Started { id, .. }
+            | Event::Prefill { id, .. }
+            | Event::Token { id, .. }
+            | Event::Failed { id, .. } => *id,
+        }
+    }
 }
 
 struct Running {
@@ -156,6 +181,19 @@ impl Likeliest {
         }
         sampling.choose(&mut self.row(i)?, history, choice, constraint)
     }
+
+    /// As [`Likeliest::choose`] for a request, with the likeliest tokens that it wants to hear of.
+    fn choose_for(&self, best: &Best, i: usize, of: &mut Running) -> Result<(Choice, Vec<(u32, f32)>)> {
+        let (request, constraint) = (&of.request, of.constraint.as_mut());
+        let constraint = constraint.map(|c| &mut **c as &mut dyn Constraint);
+        if request.top == 0 {
+            let chosen = self.choose(best, i, &request.sampling, &of.tokens, request.choice, constraint)?;
+            return Ok((chosen, Vec::new()));
+        }
+        let mut row = self.row(i)?;
+        let chosen = request.sampling.choose(&mut row, &of.tokens, request.choice, constraint)?;
+        Ok((chosen, crate::sample::likeliest(&row, request.top)))
+    }
 }
 
 /// How a request ended.
@@ -182,11 +220,8 @@ impl Running {
         let (id, before) = (self.id, self.tokens.len());
         let mut over = None;
         for i in 0..=guessed.len() {
-            let (sampling, constraint) = (&self.request.sampling, self.constraint.as_mut());
-            let constraint = constraint.map(|c| &mut **c as &mut dyn Constraint);
-            let chosen = likeliest.choose(best, first + i, sampling, &self.tokens, self.request.choice, constraint);
-            let choice = match chosen {
-                Ok(choice) => choice,
+            let (choice, top) = match likeliest.choose_for(best, first + i, self) {
+                Ok(chosen) => chosen,
                 Err(error) => {
                     events.push(Event::Failed { id, error });
                     over = Some(Ended::Badly);
@@ -203,7 +238,7 @@ impl Running {
             };
             self.tokens.push(choice.token);
             let drafted = guessed.get(i) == Some(&choice.token);
-            events.push(Event::Token { id, choice, finish, drafted });
+            events.push(Event::Token { id, choice, top, finish, drafted });
             over = finish.map(|_| Ended::Well);
             if over.is_some() || !drafted {
                 break;
@@ -226,6 +261,8 @@ pub struct Engine {
     pub prefill_step: usize,
     /// Sequences at once at most; others wait.
     pub max_batch: usize,
+    /// Prompts that are read at once at most; others wait.
+    pub max_prompts: usize,
     /// Keep what requests remember when they end, for [`Engine::cancel`] to take.
     pub keep_ended: bool,
     /// Who guesses what comes next, if anybody.
@@ -250,6 +287,7 @@ impl Engine {
             vocabulary,
             prefill_step: 2048,
             max_batch: 32,
+            max_prompts: 32,
             keep_ended: false,
             drafter: None,
             draft_tokens: 2,
@@ -301,6 +339,17 @@ impl Engine {
         self.running.is_empty() && self.waiting.is_empty()
     }
 
+    /// Requests that run, and those that wait.
+    pub fn counts(&self) -> (usize, usize) {
+        (self.running.len(), self.waiting.len())
+    }
+
+    /// Requests that write, and rows of prompts that are still to be read.
+    pub fn work(&self) -> (usize, usize) {
+        let writing = self.running.iter().filter(|r| r.pending() == 1).count();
+        (writing, self.running.iter().map(Running::pending).filter(|&n| n > 1).sum())
+    }
+
     /// Ends a request, or takes one that has ended, and gives its tokens with what the model remembers of them.
     pub fn cancel(&mut self, id: u64) -> Option<(Vec<u32>, Sequence)> {
         let parts = |r: Running| (r.tokens, r.sequence);
@@ -318,8 +367,8 @@ impl Engine {
     /// # Errors
     /// The drafter failed: it is let go, and the next step goes on without it.
     pub fn step(&mut self) -> Result<Vec<Event>> {
-        self.admit();
         let mut events = Vec::new();
+        self.admit(&mut events);
         let guesses = self.guess()?;
         let mut rows = self.rows(guesses);
         let read = |r: &Rows| (self.running[r.index].sequence.len(), self.running[r.index].request.prompt.len());
@@ -356,16 +405,21 @@ impl Engine {
     }
 
     /// Requests that wait take their places, with what is known of their prompts.
-    fn admit(&mut self) {
+    fn admit(&mut self, events: &mut Vec<Event>) {
+        let mut reading = self.running.iter().filter(|r| r.pending() > 1).count();
         while self.running.len() < self.max_batch
+            && reading < self.max_prompts.max(1)
             && let Some(mut new) = self.waiting.pop_front()
         {
             if let Some(prefixes) = &mut self.prefixes
                 && new.sequence.is_empty()
             {
-                let prompt = &new.request.prompt;
-                let found = prefixes.find(prompt).unwrap_or_default();
-                let shared = |r: &Running| prefix::usable(&r.tokens, &r.sequence, prompt);
+                let (prompt, salt) = (&new.request.prompt, new.request.salt);
+                let found = prefixes.find(prompt, salt).unwrap_or_default();
+                let shared = |r: &Running| match r.request.salt == salt {
+                    true => prefix::usable(&r.tokens, &r.sequence, prompt),
+                    false => 0,
+                };
                 let beside = self.running.iter().map(|r| (shared(r), r)).max_by_key(|(n, _)| *n);
                 new.sequence = match beside {
                     Some((n, other)) if n > found.len() => {
@@ -379,6 +433,8 @@ impl Engine {
             if new.sequence.is_empty() {
                 new.sequence = Sequence::with(self.kv);
             }
+            events.push(Event::Started { id: new.id, cached: new.sequence.len() });
+            reading += usize::from(new.pending() > 1);
             self.running.push(new);
         }
         self.running.sort_by_key(|r| r.id);
@@ -404,13 +460,26 @@ impl Engine {
         Ok(guesses)
     }
 
+    /// Rows of each prompt in this step: equal shares of the room, and what short ones leave is for the others.
+    fn shares(&self) -> Vec<usize> {
+        let mut shares = vec![1; self.running.len()];
+        let mut reading: Vec<usize> = (0..self.running.len()).filter(|&i| self.running[i].pending() > 1).collect();
+        reading.sort_by_key(|&i| self.running[i].pending());
+        let mut room = self.prefill_step.max(1);
+        for (at, &i) in reading.iter().enumerate() {
+            shares[i] = self.running[i].pending().min(room.div_ceil(reading.len() - at));
+            room -= shares[i];
+        }
+        shares
+    }
+
     /// What writes has a row, and one for each guess; prompts share what room there is.
     fn rows(&self, guesses: Vec<Vec<u32>>) -> Vec<Rows> {
-        let mut room = self.prefill_step.max(1);
+        let shares = self.shares();
         let mut all = Vec::new();
         for ((index, running), mut guessed) in self.running.iter().enumerate().zip(guesses) {
             let (pending, seen) = (running.pending(), running.sequence.len());
-            let mut count = if pending == 1 { 1 } else { pending.min(room) };
+            let mut count = shares[index];
             if self.prefixes.is_some() && !running.sequence.is_free() && count > 1 {
                 // Up to the next place to keep: the last is the end of the prompt but for one token, which a request of
                 // the same prompt reads for its logits.
@@ -420,9 +489,6 @@ impl Engine {
             }
             if count == 0 {
                 continue;
-            }
-            if pending > 1 {
-                room -= count;
             }
             let ends = count == pending;
             if !ends {
@@ -484,7 +550,7 @@ impl Engine {
             let (seen, prompt) = (running.sequence.len(), running.request.prompt.len());
             let place = seen + 1 == prompt || seen < prompt && seen.is_multiple_of(PLACES);
             if place && !running.sequence.is_free() {
-                prefixes.insert(&running.tokens, running.sequence.clone());
+                prefixes.insert(&running.tokens, running.request.salt, running.sequence.clone());
             }
         }
     }
@@ -498,7 +564,7 @@ impl Engine {
             if why == Ended::Well
                 && let Some(prefixes) = &mut self.prefixes
             {
-                prefixes.insert(&ended.tokens, ended.sequence.clone());
+                prefixes.insert(&ended.tokens, ended.request.salt, ended.sequence.clone());
             }
             if self.keep_ended {
                 self.ended.push(ended);

@@ -20,23 +20,27 @@ pub(super) fn usable(tokens: &[u32], sequence: &Sequence, prompt: &[u32]) -> usi
 
 struct Entry {
     tokens: Vec<u32>,
+    salt: u64,
     sequence: Sequence,
     /// When it was last of use.
     used: u64,
 }
 
 /// Sequences that were read, up to a limit of bytes; those not used for longest go first.
-#[derive(Default)]
 pub struct Prefixes {
     entries: Vec<Entry>,
     limit: usize,
+    /// Entries at most.
+    pub most: usize,
+    /// Entries that were let go for room.
+    pub evicted: u64,
     clock: u64,
 }
 
 impl Prefixes {
     /// Room for `limit` bytes; what entries share counts once.
     pub fn new(limit: usize) -> Prefixes {
-        Prefixes { limit, ..Prefixes::default() }
+        Prefixes { entries: Vec::new(), limit, most: usize::MAX, evicted: 0, clock: 0 }
     }
 
     /// Entries.
@@ -56,9 +60,14 @@ impl Prefixes {
         arrays.filter(|a| seen.insert(a.id())).map(size).sum()
     }
 
-    /// The entry of most use to `prompt`, cut to what they share.
-    pub fn find(&mut self, prompt: &[u32]) -> Option<Sequence> {
-        let shared = |e: &Entry| usable(&e.tokens, &e.sequence, prompt);
+    /// Lets everything go.
+    pub fn clear(&mut self) {
+        self.entries.clear();
+    }
+
+    /// The entry of most use to `prompt` among those of the same `salt`, cut to what they share.
+    pub fn find(&mut self, prompt: &[u32], salt: u64) -> Option<Sequence> {
+        let shared = |e: &Entry| if e.salt == salt { usable(&e.tokens, &e.sequence, prompt) } else { 0 };
         let (best, entry) = self.entries.iter_mut().map(|e| (shared(e), e)).max_by_key(|(n, _)| *n)?;
         if best == 0 {
             return None;
@@ -70,23 +79,25 @@ impl Prefixes {
     }
 
     /// Keeps what `sequence` remembers of `tokens`, unless an entry does already.
-    pub fn insert(&mut self, tokens: &[u32], sequence: Sequence) {
+    pub fn insert(&mut self, tokens: &[u32], salt: u64, sequence: Sequence) {
         let tokens = &tokens[..sequence.len().min(tokens.len())];
         self.clock += 1;
-        for entry in &mut self.entries {
+        for entry in self.entries.iter_mut().filter(|e| e.salt == salt) {
             let same = common(&entry.tokens, tokens);
             if same == tokens.len() && entry.sequence.can_truncate(same) {
                 entry.used = self.clock;
                 return;
             }
         }
-        let served = |e: &Entry| common(&e.tokens, tokens) == e.tokens.len() && sequence.can_truncate(e.tokens.len());
+        let served = |e: &Entry| {
+            e.salt == salt && common(&e.tokens, tokens) == e.tokens.len() && sequence.can_truncate(e.tokens.len())
+        };
         self.entries.retain(|e| !served(e));
-        self.entries.push(Entry { tokens: tokens.to_vec(), sequence, used: self.clock });
+        self.entries.push(Entry { tokens: tokens.to_vec(), salt, sequence, used: self.clock });
         self.shrink();
     }
 
-    /// Lets entries go until the rest is within the limit.
+    /// Lets entries go until the rest is within the limits.
     fn shrink(&mut self) {
         // Bytes leave with the last entry that holds them.
         let mut holders: HashMap<(u64, u32), (usize, usize)> = HashMap::new();
@@ -95,9 +106,10 @@ impl Prefixes {
         }
         let mut bytes: usize = holders.values().map(|h| h.1).sum();
         self.entries.sort_by_key(|e| std::cmp::Reverse(e.used));
-        while bytes > self.limit
+        while (bytes > self.limit || self.entries.len() > self.most)
             && let Some(entry) = self.entries.pop()
         {
+            self.evicted += 1;
             for array in entry.sequence.arrays() {
                 if let Some((count, size)) = holders.get_mut(&array.id()) {
                     *count -= 1;

@@ -7,6 +7,7 @@
 mod clock;
 mod filters;
 mod json;
+mod messages;
 mod methods;
 mod operators;
 mod source;
