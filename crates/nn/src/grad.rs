@@ -36,7 +36,7 @@ pub fn value_and_grad<M: Module + Clone, F: Outcome>(model: &M, f: impl Fn(&M) -
 }
 
 /// Gives the buffers of `to` the values of those of `from`, a copy of it.
-fn copy_buffers<M: Module>(from: &M, to: &M) {
+pub(crate) fn copy_buffers<M: Module>(from: &M, to: &M) {
     let mut values = Vec::new();
     from.visit(&mut |_, leaf| {
         if let Leaf::Buffer(b) = leaf {

@@ -33,6 +33,7 @@ pub mod losses;
 pub mod module;
 pub mod optim;
 mod quantize;
+mod tree;
 
 pub use activations::{
     CELU, ELU, GELU, GLU, GeluApprox, HardShrink, HardTanh, Hardswish, LeakyReLU, LogSigmoid, LogSoftmax, Mish, PReLU,
@@ -43,6 +44,7 @@ pub use lapis_nn_derive::Module;
 pub use layers::*;
 pub use module::{Buffer, Leaf, LeafMut, Mode, Module, Param, key, show};
 pub use quantize::{Packing, Quantize, for_each_packable, quantize, quantize_where};
+pub use tree::{tree_flatten, tree_map, tree_map_with_path, tree_merge, tree_reduce, tree_unflatten};
 
 use lapis::Array;
 use std::collections::BTreeMap;

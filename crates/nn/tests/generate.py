@@ -1,15 +1,19 @@
-"""Writes data/*.json: what MLX gives for layers, activations, losses and initialisers.
+"""Writes data/*.json: what MLX gives for layers, activations, losses and initialisers, and its public names.
 
 Run with MLX installed: python generate.py. A case is named by the Python expression that makes the layer, so that the
 Rust side, which lists the same expressions, can be read beside it.
 """
 
+import inspect
 import json
 import pathlib
 import re
 
 import mlx.core as mx
 import mlx.nn as nn
+import mlx.nn.layers.distributed as distributed
+import mlx.optimizers as optim
+import mlx.utils as utils
 import numpy as np
 from mlx.utils import tree_flatten
 
@@ -271,6 +275,53 @@ def inits():
         yield {"name": name, "shape": list(shape), "outputs": [pack(f(mx.zeros(shape), **extra.get(name, {})))]}
 
 
+def names():
+    """Every public class and function with its parameters as Python writes them, without annotations."""
+
+    def parameters(f):
+        found = []
+        for p in inspect.signature(f).parameters.values():
+            if p.name in ("self", "cls"):
+                continue
+            star = {p.VAR_POSITIONAL: "*", p.VAR_KEYWORD: "**"}.get(p.kind, "")
+            default = p.default
+            if callable(default):
+                default = getattr(default, "__name__", "?")
+                default = "floating" if default == "<lambda>" else default
+            elif isinstance(default, str):
+                default = f"'{default}'"
+            found.append(star + p.name + ("" if p.default is p.empty else f"={default}"))
+        return ", ".join(found)
+
+    rows = {}
+    modules = {"nn": nn, "nn.losses": nn.losses, "nn.init": nn.init, "nn.utils": nn.utils, "optimizers": optim,
+               "nn.distributed": distributed, "utils": utils}
+    for prefix, module in modules.items():
+        for name in dir(module):
+            thing = getattr(module, name)
+            home = getattr(thing, "__module__", "") or ""
+            if name.startswith("_") or inspect.ismodule(thing) or not home.startswith("mlx."):
+                continue
+            if prefix == "optimizers" and not home.startswith("mlx.optimizers"):
+                continue
+            if prefix not in ("nn", "optimizers") and home != module.__name__:
+                continue
+            if prefix == "nn.distributed" and hasattr(nn, name):
+                continue
+            full = name if prefix == "nn" else f"{prefix}.{name}"
+            if inspect.isclass(thing):
+                rows[full] = parameters(thing.__init__)
+            elif inspect.isfunction(thing) or type(thing).__name__ in ("gc_func", "nb_func", "compiled"):
+                rows[full] = parameters(thing)
+    for name, thing in vars(nn.Module).items():
+        if not name.startswith("_") and not name.endswith("_filter"):
+            rows[f"Module.{name}"] = "" if isinstance(thing, property) else parameters(getattr(nn.Module, name))
+    for name, thing in vars(optim.Optimizer).items():
+        if not name.startswith("_"):
+            rows[f"Optimizer.{name}"] = "" if isinstance(thing, property) else parameters(getattr(optim.Optimizer, name))
+    return rows
+
+
 def write(name, cases):
     cases = list(cases)
     lines = ",\n".join(json.dumps(c, separators=(",", ":")) for c in cases)
@@ -285,3 +336,5 @@ if __name__ == "__main__":
     write("activations", functions())
     write("losses", losses())
     write("initialisers", inits())
+    lines = ",\n".join(f"{json.dumps(k)}:{json.dumps(v)}" for k, v in names().items())
+    (HERE / "names.json").write_text("{\n" + lines + "\n}\n")

@@ -6,8 +6,9 @@ use super::{Layer, Linear, truth};
 use crate::{Module, Params};
 use lapis::distributed::Group;
 use lapis::ops::quantize::Format;
+use lapis::shape::show;
 use lapis::transforms::custom_function;
-use lapis::{Array, Error, Result, ops};
+use lapis::{Array, Dtype, Error, Result, ops};
 
 /// How a weight is spread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,16 +28,10 @@ fn share(what: &str, n: usize, group: Group) -> Result<usize> {
 }
 
 /// This process's part of each parameter: `segments` equal runs along the axis are divided one by one, so that weights
-/// that were joined (queries, keys and values) stay so.
-fn shard(params: &Params, sharding: Sharding, segments: usize, group: Group) -> Result<Params> {
+/// that were joined (queries, keys and values) stay so. `None` leaves a parameter whole.
+fn shard(params: &Params, along: &Along<'_>, group: Group) -> Result<Params> {
     let part = |(name, a): (&String, &Array)| {
-        let is_bias = crate::key(name) == "bias";
-        let axis = match sharding {
-            Sharding::AllToSharded if is_bias => -1,
-            Sharding::AllToSharded => a.ndim().saturating_sub(2) as i32,
-            Sharding::ShardedToAll if is_bias => return Ok((name.clone(), a.clone())),
-            Sharding::ShardedToAll => -1,
-        };
+        let Some((axis, segments)) = along(name, a) else { return Ok((name.clone(), a.clone())) };
         let own = |run: &Array| ops::split(run, group.size(), axis).map(|parts| parts[group.rank()].clone());
         let runs = ops::split(a, segments, axis)?;
         let parts: Vec<Array> = runs.iter().map(own).collect::<Result<_>>()?;
@@ -45,13 +40,47 @@ fn shard(params: &Params, sharding: Sharding, segments: usize, group: Group) -> 
     params.iter().map(part).collect()
 }
 
+/// The axis and the number of segments by which a parameter, of this name, is divided; `None` leaves it whole.
+pub type Along<'a> = dyn Fn(&str, &Array) -> Option<(i32, usize)> + 'a;
+
+impl Sharding {
+    /// Along which axis a parameter is divided.
+    fn axis(self, name: &str, a: &Array) -> Option<i32> {
+        match self {
+            Sharding::AllToSharded if crate::key(name) == "bias" => Some(-1),
+            Sharding::AllToSharded => Some(a.ndim().saturating_sub(2) as i32),
+            Sharding::ShardedToAll if crate::key(name) == "bias" => None,
+            Sharding::ShardedToAll => Some(-1),
+        }
+    }
+}
+
 /// Replaces the parameters of a module by this process's part of them (`nn.shard_inplace`).
 ///
 /// # Errors
 /// Axes that do not divide.
 pub fn shard_inplace<M: Module>(module: &mut M, sharding: Sharding, segments: usize, group: Group) -> Result<()> {
-    let parts = shard(&module.parameters(), sharding, segments, group)?;
+    shard_inplace_along(module, &|name, a| Some((sharding.axis(name, a)?, segments)), group)
+}
+
+/// [`shard_inplace`] along axes of one's own.
+///
+/// # Errors
+/// Axes that do not divide.
+pub fn shard_inplace_along<M: Module>(module: &mut M, along: &Along<'_>, group: Group) -> Result<()> {
+    let parts = shard(&module.parameters(), along, group)?;
     module.update(&parts, true)
+}
+
+/// This process's part of a linear layer, plain or packed (`nn.shard_linear`).
+///
+/// # Errors
+/// Axes that do not divide.
+pub fn shard_linear(linear: Linear, sharding: Sharding, segments: usize, group: Group) -> Result<Box<dyn Layer>> {
+    Ok(match sharding {
+        Sharding::AllToSharded => Box::new(AllToShardedLinear::from_linear(linear, segments, group)?),
+        Sharding::ShardedToAll => Box::new(ShardedToAllLinear::from_linear(linear, segments, group)?),
+    })
 }
 
 /// `x`, whose gradient is the sum of the gradients of all processes (`sum_gradients`).
@@ -179,4 +208,111 @@ pub fn clip_grad_norm_sharded(gradients: &Params, max_norm: f64, group: Group) -
     let factor = ops::minimum(ops::divide(max_norm, ops::add(&norm, 1e-6)?)?, 1.0)?;
     let scaled = |(name, g): (&String, &Array)| Ok((name.clone(), ops::multiply(g, &factor)?));
     Ok((gradients.iter().map(scaled).collect::<Result<_>>()?, norm))
+}
+
+// ------------------------------------------------------------------ whole modules
+
+/// A module of which every process holds a part of each parameter, along axis 0 (`nn.FullyShardedModule`). Parameters
+/// are gathered for the forward pass; gradients are averaged over the group, and each process keeps its part of them.
+#[derive(Module, Clone, Debug)]
+#[module(repr)]
+pub struct FullyShardedModule<M: Module> {
+    /// With this process's part of the parameters.
+    pub module: M,
+    #[plain]
+    group: Group,
+    #[plain]
+    compute_dtype: Option<Dtype>,
+}
+
+impl<M: Module> FullyShardedModule<M> {
+    fn repr(&self) -> String {
+        format!("num_sharded_params={}", self.module.parameters().len())
+    }
+}
+
+impl<M: Module + Clone> FullyShardedModule<M> {
+    /// This process's part of a module that all processes have. With a `compute_dtype` the gathered parameters are cast
+    /// to it for the forward pass.
+    ///
+    /// # Errors
+    /// Parameters without axes, or whose axis 0 does not divide: all are named.
+    pub fn new(mut module: M, group: Group, compute_dtype: Option<Dtype>) -> Result<FullyShardedModule<M>> {
+        let n = group.size();
+        let whole = |a: &Array| a.ndim() > 0 && a.shape()[0].is_multiple_of(n);
+        let mut wrong = Vec::new();
+        for (name, a) in module.parameters().iter().filter(|(_, a)| !whole(a)) {
+            wrong.push(format!("{name} {}", show(a.shape())));
+        }
+        if !wrong.is_empty() {
+            return Err(Error::value(format!(
+                "[FullyShardedModule] axis 0 does not divide among {n} processes: {}",
+                wrong.join(", ")
+            )));
+        }
+        shard_inplace_along(&mut module, &|_, _| Some((0, 1)), group)?;
+        Ok(FullyShardedModule { module, group, compute_dtype })
+    }
+
+    /// What `f` gives for the module with all of its parameters, such as `|m| m.as_linear(x)`.
+    ///
+    /// # Errors
+    /// What `f` returns; faults of communication.
+    pub fn call<T>(&self, f: impl FnOnce(&M) -> Result<T>) -> Result<T> {
+        let mut whole = self.module.clone();
+        let gathered = |(name, part): (String, Array)| Ok((name, self.gather(&part)?));
+        whole.update(&self.module.parameters().into_iter().map(gathered).collect::<Result<_>>()?, true)?;
+        let value = f(&whole)?;
+        crate::grad::copy_buffers(&whole, &self.module);
+        Ok(value)
+    }
+
+    fn gather(&self, part: &Array) -> Result<Array> {
+        let (group, dtype) = (self.group, part.dtype());
+        let part = match self.compute_dtype {
+            Some(to) if dtype.is_floating() => ops::astype(part, to)?,
+            _ => part.clone(),
+        };
+        if group.size() == 1 {
+            return Ok(part);
+        }
+        let gather = custom_function(move |x: &[Array]| Ok(vec![group.all_gather(&x[0])?]));
+        let gather = gather.vjp(move |_, g, _| Ok(vec![ops::divide(group.sum_scatter(&g[0])?, group.size())?]));
+        gather.call(&[part])?.pop().ok_or_else(|| Error::value("[FullyShardedModule] nothing came back"))
+    }
+}
+
+impl<M: Layer + Clone> Layer for FullyShardedModule<M> {
+    fn forward(&self, x: &Array) -> Result<Array> {
+        self.call(|module| module.forward(x))
+    }
+}
+
+/// What [`fully_shard`] gives: in a group of one the module as it was, with its names.
+#[derive(Module, Clone, Debug)]
+pub enum FullShard<M: Module> {
+    /// The module itself.
+    Whole(M),
+    /// This process's part.
+    Part(FullyShardedModule<M>),
+}
+
+impl<M: Layer + Clone> Layer for FullShard<M> {
+    fn forward(&self, x: &Array) -> Result<Array> {
+        match self {
+            FullShard::Whole(module) => module.forward(x),
+            FullShard::Part(module) => module.forward(x),
+        }
+    }
+}
+
+/// This process's part of a module (`nn.fully_shard`).
+///
+/// # Errors
+/// As [`FullyShardedModule::new`].
+pub fn fully_shard<M: Module + Clone>(module: M, group: Group, compute_dtype: Option<Dtype>) -> Result<FullShard<M>> {
+    if group.size() == 1 {
+        return Ok(FullShard::Whole(module));
+    }
+    Ok(FullShard::Part(FullyShardedModule::new(module, group, compute_dtype)?))
 }

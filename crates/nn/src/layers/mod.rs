@@ -21,8 +21,8 @@ pub use conv::{
     Conv1d, Conv2d, Conv3d, ConvOptions, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d, ConvTransposeOptions,
 };
 pub use distributed::{
-    AllToShardedLinear, ShardedToAllLinear, Sharding, average_gradients, clip_grad_norm_sharded, shard_inplace,
-    sum_gradients,
+    AllToShardedLinear, Along, FullShard, FullyShardedModule, ShardedToAllLinear, Sharding, average_gradients,
+    clip_grad_norm_sharded, fully_shard, shard_inplace, shard_inplace_along, shard_linear, sum_gradients,
 };
 pub use dropout::{Dropout, Dropout2d, Dropout3d};
 pub use embedding::Embedding;
@@ -33,10 +33,10 @@ pub use positional::{ALiBi, RoPE, SinusoidalPositionalEncoding};
 pub use recurrent::{GRU, LSTM, RNN};
 pub use sequential::{Layer, Sequential};
 pub use transformer::{
-    Transformer, TransformerDecoder, TransformerDecoderLayer, TransformerEncoder, TransformerEncoderLayer,
-    TransformerOptions,
+    Decoder, Encoder, Transformer, TransformerDecoder, TransformerDecoderLayer, TransformerEncoder,
+    TransformerEncoderLayer, TransformerOptions,
 };
-pub use upsample::{Upsample, UpsampleMode, UpsampleOptions};
+pub use upsample::{Upsample, UpsampleMode, UpsampleOptions, upsample_cubic, upsample_linear, upsample_nearest};
 pub use weight::Weight;
 
 use lapis::{Array, Dtype, Error, Result, ops, random};

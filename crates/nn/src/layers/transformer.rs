@@ -263,13 +263,55 @@ impl TransformerDecoder {
     }
 }
 
-/// An encoder and a decoder (`nn.Transformer`). Build it from parts of your own by naming the fields.
+/// What can stand as the encoder of a [`Transformer`].
+pub trait Encoder: Module {
+    /// The memory of a source (batch, length, dims).
+    ///
+    /// # Errors
+    /// Shapes that do not fit.
+    fn encode(&self, source: &Array, mask: AttentionMask<'_>) -> Result<Array>;
+}
+
+/// What can stand as the decoder of a [`Transformer`].
+pub trait Decoder: Module {
+    /// The result for a target (batch, length, dims) and the memory of a source.
+    ///
+    /// # Errors
+    /// Shapes that do not fit.
+    fn decode(
+        &self,
+        target: &Array,
+        memory: &Array,
+        target_mask: AttentionMask<'_>,
+        memory_mask: AttentionMask<'_>,
+    ) -> Result<Array>;
+}
+
+impl Encoder for TransformerEncoder {
+    fn encode(&self, source: &Array, mask: AttentionMask<'_>) -> Result<Array> {
+        self.forward(source, mask)
+    }
+}
+
+impl Decoder for TransformerDecoder {
+    fn decode(
+        &self,
+        target: &Array,
+        memory: &Array,
+        target_mask: AttentionMask<'_>,
+        memory_mask: AttentionMask<'_>,
+    ) -> Result<Array> {
+        self.forward(target, memory, target_mask, memory_mask)
+    }
+}
+
+/// An encoder and a decoder (`nn.Transformer`), MLX's or such of one's own.
 #[derive(Module, Clone, Debug)]
-pub struct Transformer {
+pub struct Transformer<E: Module = TransformerEncoder, D: Module = TransformerDecoder> {
     /// Reads the source.
-    pub encoder: TransformerEncoder,
+    pub encoder: E,
     /// Writes the target.
-    pub decoder: TransformerDecoder,
+    pub decoder: D,
 }
 
 impl Transformer {
@@ -284,10 +326,17 @@ impl Transformer {
         num_decoder_layers: usize,
         options: TransformerOptions,
     ) -> Result<Transformer> {
-        Ok(Transformer {
-            encoder: TransformerEncoder::new(num_encoder_layers, dims, num_heads, options)?,
-            decoder: TransformerDecoder::new(num_decoder_layers, dims, num_heads, options)?,
-        })
+        Ok(Transformer::of(
+            TransformerEncoder::new(num_encoder_layers, dims, num_heads, options)?,
+            TransformerDecoder::new(num_decoder_layers, dims, num_heads, options)?,
+        ))
+    }
+}
+
+impl<E: Encoder, D: Decoder> Transformer<E, D> {
+    /// Of these parts (`custom_encoder`, `custom_decoder`).
+    pub fn of(encoder: E, decoder: D) -> Transformer<E, D> {
+        Transformer { encoder, decoder }
     }
 
     /// The decoder's result for a source and a target (batch, length, dims).
@@ -302,7 +351,7 @@ impl Transformer {
         target_mask: AttentionMask<'_>,
         memory_mask: AttentionMask<'_>,
     ) -> Result<Array> {
-        let memory = self.encoder.forward(source, source_mask)?;
-        self.decoder.forward(target, &memory, target_mask, memory_mask)
+        let memory = self.encoder.encode(source, source_mask)?;
+        self.decoder.decode(target, &memory, target_mask, memory_mask)
     }
 }

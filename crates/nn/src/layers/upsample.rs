@@ -214,3 +214,27 @@ impl Layer for Upsample {
         Ok(out)
     }
 }
+
+/// The nearest values (`nn.upsample_nearest`): one factor for all axes or one for each.
+///
+/// # Errors
+/// Factors that are not positive; an x without spatial axes.
+pub fn upsample_nearest(x: &Array, factors: &[f64]) -> Result<Array> {
+    Upsample::with(factors, UpsampleOptions::default())?.forward(x)
+}
+
+/// Values between two (`nn.upsample_linear`).
+///
+/// # Errors
+/// As [`Upsample::with`]; an x without spatial axes.
+pub fn upsample_linear(x: &Array, factors: &[f64], align_corners: bool, antialias: bool) -> Result<Array> {
+    Upsample::with(factors, UpsampleOptions { mode: UpsampleMode::Linear, align_corners, antialias })?.forward(x)
+}
+
+/// Values on a cubic through four (`nn.upsample_cubic`).
+///
+/// # Errors
+/// As [`Upsample::with`]; an x without spatial axes.
+pub fn upsample_cubic(x: &Array, factors: &[f64], align_corners: bool, antialias: bool) -> Result<Array> {
+    Upsample::with(factors, UpsampleOptions { mode: UpsampleMode::Cubic, align_corners, antialias })?.forward(x)
+}

@@ -6,6 +6,7 @@
 mod leaf;
 mod plain;
 mod print;
+mod replace;
 mod weights;
 
 pub use leaf::{Buffer, Leaf, LeafMut, Mode, Param};
@@ -14,6 +15,7 @@ pub use print::show;
 use crate::{Params, Quantize};
 use lapis::{Array, Dtype, Result};
 use std::any::Any;
+use std::collections::BTreeMap;
 use std::path::Path;
 
 /// A tree of named parameters. Derive it: `#[derive(Module, Clone)]`.
@@ -95,7 +97,62 @@ pub trait Module: Any + Send + Sync {
         found
     }
 
+    /// The nearest modules inside this one by dotted name, through lists and the like: what the printed form shows.
+    fn children(&self) -> Vec<(String, &dyn Module)> {
+        let mut found = Vec::new();
+        nearest(self, "", &mut found);
+        found
+    }
+
+    /// The modules inside that hold no module themselves, by dotted name.
+    fn leaf_modules(&self) -> Vec<(String, &dyn Module)> {
+        let mut found = self.named_modules();
+        found.retain(|(_, module)| module.children().is_empty());
+        found
+    }
+
+    /// Calls `f` with the dotted name of each module of the tree and the module, to change it: this one first, under
+    /// an empty name, and a module before what it holds.
+    fn apply_to_modules(&mut self, f: &mut dyn FnMut(&str, &mut dyn Module))
+    where
+        Self: Sized,
+    {
+        f("", self);
+        replace::apply_inside(self, "", f);
+    }
+
+    /// Puts other modules of type `T` in the place of those that are named. Only a field that is a `T` (or an
+    /// `Option<T>`) can hold one: fields that take layers of any type are `Box<dyn Layer>`, as those of a `Sequential`.
+    ///
+    /// # Errors
+    /// With `strict`, a value error that lists the names at which there is no module, or one of another type; nothing is
+    /// changed then.
+    fn update_modules<T: Module>(&mut self, modules: BTreeMap<String, T>, strict: bool) -> Result<()>
+    where
+        Self: Sized,
+    {
+        replace::update_modules(self, modules, strict)
+    }
+
     // ------------------------------------------------------------------ parameters
+
+    /// The arrays that `keep`, asked with name and leaf, chooses, after `map` (`Module.filter_and_map`).
+    ///
+    /// # Errors
+    /// What `map` returns.
+    fn filter_and_map(
+        &self,
+        keep: &mut dyn FnMut(&str, &Leaf<'_>) -> bool,
+        map: &mut dyn FnMut(&Array) -> Result<Array>,
+    ) -> Result<Params> {
+        let mut found = Params::new();
+        self.visit(&mut |path, leaf| {
+            if keep(path, &leaf) {
+                found.extend(leaf.value().map(|value| (path.to_string(), value)));
+            }
+        });
+        found.into_iter().map(|(path, value)| Ok((path, map(&value)?))).collect()
+    }
 
     /// All parameters and buffers by name.
     fn parameters(&self) -> Params {
@@ -152,8 +209,16 @@ pub trait Module: Any + Send + Sync {
     /// # Errors
     /// A dtype that floating parameters cannot be cast to.
     fn set_dtype(&mut self, dtype: Dtype) -> Result<()> {
+        self.set_dtype_where(dtype, &mut |dtype| dtype.is_floating())
+    }
+
+    /// Casts the parameters whose dtype is chosen.
+    ///
+    /// # Errors
+    /// A dtype that they cannot be cast to.
+    fn set_dtype_where(&mut self, dtype: Dtype, choose: &mut dyn FnMut(Dtype) -> bool) -> Result<()> {
         self.apply(&mut |_, value| {
-            if value.dtype().is_floating() { lapis::ops::astype(value, dtype) } else { Ok(value.clone()) }
+            if choose(value.dtype()) { lapis::ops::astype(value, dtype) } else { Ok(value.clone()) }
         })
     }
 
@@ -184,6 +249,13 @@ pub trait Module: Any + Send + Sync {
     /// Sets what dropout and batch normalisation do: modules are made in training mode.
     fn train(&mut self, training: bool) {
         set_mode(self, if training { Mode::Train } else { Mode::Eval });
+    }
+
+    /// Whether nothing inside is in evaluation mode. Only modules that behave differently have a mode.
+    fn training(&self) -> bool {
+        let mut training = true;
+        self.visit(&mut |_, leaf| training &= !matches!(leaf, Leaf::Mode(Mode::Eval)));
+        training
     }
 
     /// `train(false)`.
@@ -250,6 +322,17 @@ fn inner<'a, M: Module + ?Sized>(module: &'a M, path: &str, found: &mut Vec<(Str
             found.push((path.clone(), field));
         }
         inner(field, &path, found);
+    });
+}
+
+fn nearest<'a, M: Module + ?Sized>(module: &'a M, path: &str, found: &mut Vec<(String, &'a dyn Module)>) {
+    module.fields(&mut |name, field| {
+        let path = join(path, name);
+        if field.kind().is_empty() {
+            nearest(field, &path, found);
+        } else {
+            found.push((path, field));
+        }
     });
 }
 

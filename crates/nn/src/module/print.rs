@@ -1,6 +1,6 @@
 //! Modules as text, as MLX prints them.
 
-use super::{Module, join};
+use super::Module;
 use std::fmt::{self, Formatter, Write as _};
 
 /// Writes `Name(arguments)` with the modules inside on lines of their own, indented by two spaces. `derive(Module)`
@@ -14,26 +14,13 @@ pub fn show<M: Module + ?Sized>(module: &M, f: &mut Formatter<'_>) -> fmt::Resul
 
 fn text<M: Module + ?Sized>(module: &M) -> String {
     let mut out = format!("{}({}", module.kind(), module.repr_arguments());
-    let mut inside = Vec::new();
-    children(module, "", &mut inside);
+    let inside = module.children();
     for (name, child) in &inside {
         let lines = text(*child).replace('\n', "\n  ");
         write!(out, "\n  ({name}): {lines}").expect("writing to a string");
     }
     out.push_str(if inside.is_empty() { ")" } else { "\n)" });
     out
-}
-
-/// The nearest modules inside, through lists and the like.
-fn children<'a, M: Module + ?Sized>(module: &'a M, path: &str, found: &mut Vec<(String, &'a dyn Module)>) {
-    module.fields(&mut |name, field| {
-        let path = join(path, name);
-        if field.kind().is_empty() {
-            children(field, &path, found);
-        } else {
-            found.push((path, field));
-        }
-    });
 }
 
 impl fmt::Display for dyn Module {
