@@ -27,7 +27,9 @@ fn text(content: &Value, at: usize) -> Result<Value> {
                     }
                     _ => None,
                 };
-                joined.push_str(piece.ok_or_else(|| wrong("has a part that is no text: {\"type\": \"text\", \"text\": ...} is"))?);
+                joined.push_str(
+                    piece.ok_or_else(|| wrong("has a part that is no text: {\"type\": \"text\", \"text\": ...} is"))?,
+                );
             }
             Ok(Value::String(joined))
         }
@@ -40,7 +42,8 @@ fn calls(message: &mut Map<String, Value>) {
     let open = |f: &mut Value| {
         if let Some(arguments) = f.get_mut("arguments")
             && let Some(text) = arguments.as_str()
-            && let Ok(object @ Value::Object(_)) = serde_json::from_str(if text.trim().is_empty() { "{}" } else { text })
+            && let Ok(object @ Value::Object(_)) =
+                serde_json::from_str(if text.trim().is_empty() { "{}" } else { text })
         {
             *arguments = object;
         }
