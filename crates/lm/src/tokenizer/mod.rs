@@ -45,6 +45,8 @@ pub struct Tokenizer {
     /// Named templates in the order of their file; a broken one keeps its error until it is asked for.
     templates: Vec<(String, Result<Template>)>,
     thinking: Option<Thinking>,
+    /// How the model writes calls of tools, where its configuration says so.
+    tool_parser: Option<String>,
     /// Newlines are spelled `<n>` (mlx-lm's `NewlineTokenizer`).
     newline: bool,
     clean_up: bool,
@@ -95,6 +97,7 @@ impl Tokenizer {
             eos_ids: eos.into_iter().collect(),
             templates: files::templates(&config),
             thinking: None,
+            tool_parser: config.get("tool_parser_type").and_then(Value::as_str).map(str::to_owned),
             newline: config.get("tokenizer_class").and_then(Value::as_str) == Some("NewlineTokenizer"),
             grammars: OnceLock::new(),
         };
@@ -203,6 +206,16 @@ impl Tokenizer {
                 "[chat] the model has no chat template: give one with --chat-template, or complete plain text",
             )),
         }
+    }
+
+    /// The sources of all chat templates that parse.
+    pub(crate) fn template_sources(&self) -> Vec<&str> {
+        self.templates.iter().filter_map(|(_, t)| Some(t.as_ref().ok()?.source())).collect()
+    }
+
+    /// `tool_parser_type` of tokenizer_config.json.
+    pub(crate) fn tool_parser(&self) -> Option<&str> {
+        self.tool_parser.as_deref()
     }
 
     /// The markers around the model's thinking, if it thinks.
