@@ -222,7 +222,7 @@ pub fn families() -> Result<Vec<String>, String> {
             names.push(stem.to_string_lossy().into_owned());
         }
     }
-    names.retain(|n| !["dtypes", "names", "printing"].contains(&n.as_str()));
+    names.retain(|n| !["dtypes", "gradients", "names", "printing"].contains(&n.as_str()));
     names.sort();
     Ok(names)
 }
@@ -256,6 +256,40 @@ pub fn load_tables() -> Result<Value, String> {
 /// The file is missing or malformed.
 pub fn load_names() -> Result<BTreeMap<String, Vec<String>>, String> {
     serde_json::from_str(&read("names")?).map_err(|e| format!("names.json: {e}"))
+}
+
+/// The derivatives of a case with float32 operands, by weights that `README.md` gives.
+#[derive(Clone, Debug, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Derivatives {
+    /// The file of the case.
+    pub family: String,
+    /// Its line there, counted from 1.
+    pub line: usize,
+    /// Its operation.
+    pub op: String,
+    /// The gradient by every float32 operand, if the reference has them.
+    #[serde(deserialize_with = "numbers")]
+    pub vjp: Option<Vec<Vec<f64>>>,
+    /// The change of every float32 output, if the reference has them.
+    #[serde(deserialize_with = "numbers")]
+    pub jvp: Option<Vec<Vec<f64>>>,
+}
+
+/// Lists of numbers, of which those that are not finite are texts.
+fn numbers<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<Vec<Vec<f64>>>, D::Error> {
+    use serde::{Deserialize, de::Error};
+    let lists: Option<Vec<Vec<Value>>> = Option::deserialize(from)?;
+    let number = |v: &Value| number(v).ok_or_else(|| D::Error::custom("a number is expected"));
+    lists.map(|lists| lists.iter().map(|list| list.iter().map(number).collect()).collect()).transpose()
+}
+
+/// The derivatives of cases.
+///
+/// # Errors
+/// The file is missing or malformed.
+pub fn load_derivatives() -> Result<Vec<Derivatives>, String> {
+    serde_json::from_str(&read("gradients")?).map_err(|e| format!("gradients.json: {e}"))
 }
 
 /// An array, the printing precision (`None`: the default) and the text it prints as.

@@ -13,7 +13,8 @@ mod view;
 
 pub use attrs::Attrs;
 pub use case::{
-    Case, Expect, Expected, Freedom, Input, Printed, families, load, load_names, load_printing, load_tables,
+    Case, Derivatives, Expect, Expected, Freedom, Input, Printed, families, load, load_derivatives, load_names,
+    load_printing, load_tables,
 };
 pub use compare::{Tolerance, compare};
 pub use values::{Values, round_bf16, round_f16};

@@ -11,6 +11,7 @@ mod creation;
 mod exported;
 mod fast;
 mod fft;
+mod gradients;
 mod index;
 mod linalg;
 mod names;
@@ -22,6 +23,7 @@ mod scan;
 mod shape;
 mod sort;
 mod tables;
+mod transformed;
 mod unary;
 
 use call::{Call, Outcome};
