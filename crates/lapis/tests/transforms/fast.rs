@@ -135,6 +135,68 @@ fn keys_in_blocks_are_keys() {
 }
 
 #[test]
+fn gradients_under_masks_sinks_and_caps_are_those_of_the_whole_formula() {
+    // More queries than are taken at a time.
+    let inputs = [
+        normal(&[1, 4, 300, 6], 7),
+        normal(&[1, 2, 330, 6], 8),
+        normal(&[1, 2, 330, 5], 9),
+        normal(&[1, 4, 300, 330], 10),
+        normal(&[4], 11),
+    ];
+    let cotangent = vec![normal(&[1, 4, 300, 5], 12)];
+    let far = |a: &Array, b: &Array| ops::max(&ops::abs(&ops::subtract(a, b).unwrap()).unwrap(), (), false).unwrap();
+    let kept = ops::greater(&inputs[3], 0).unwrap();
+    for (causal, mask, sinks, softcap, window) in [
+        (true, None, false, Some(2.0), None),
+        (true, None, true, None, Some(100)),
+        (false, Some(&inputs[3]), true, Some(1.5), None),
+        (false, Some(&kept), false, None, Some(290)),
+    ] {
+        let op = Attention {
+            scale: Real(0.4),
+            softcap: softcap.map(Real),
+            causal,
+            window,
+            mask: mask.is_some(),
+            sinks,
+            blocks: 1,
+            dtype: Dtype::Float64,
+        };
+        let places: Vec<Array> = inputs[..3].iter().chain(mask).chain(sinks.then(|| &inputs[4])).cloned().collect();
+        let formula = |x: &Vec<Array>| op.decompose(x);
+        let fast = |x: &Vec<Array>| {
+            let mask = match mask {
+                Some(_) => AttentionMask::Array(&x[3]),
+                None if causal => AttentionMask::Causal,
+                None => AttentionMask::None,
+            };
+            let options = AttentionOptions { scale: 0.4, softcap, mask, window, sinks: sinks.then(|| &x[x.len() - 1]) };
+            one(scaled_dot_product_attention(&x[0], &x[1], &x[2], &options))
+        };
+        let (_, want) = vjp(formula, &places, &cotangent).unwrap();
+        let (_, got) = vjp(fast, &places, &cotangent).unwrap();
+        for (i, (a, b)) in got.iter().zip(&want).enumerate().filter(|(i, _)| places[*i].dtype() != Dtype::Bool) {
+            assert!(far(a, b).item::<f64>().unwrap() < 1e-12, "input {i} of {op:?}");
+        }
+        // In bfloat16 sums are not rounded on the way.
+        let half: Vec<Array> = places
+            .iter()
+            .map(|a| if a.dtype() == Dtype::Bool { a.clone() } else { a.astype(Dtype::Bfloat16) })
+            .collect();
+        let exact: Vec<Array> =
+            half.iter().map(|a| if a.dtype() == Dtype::Bool { a.clone() } else { a.astype(Dtype::Float64) }).collect();
+        let g = vec![cotangent[0].astype(Dtype::Bfloat16)];
+        let (_, want) = vjp(formula, &exact, &vec![g[0].astype(Dtype::Float64)]).unwrap();
+        let (_, got) = vjp(fast, &half, &g).unwrap();
+        for (a, b) in got.iter().zip(&want).filter(|(a, _)| a.dtype() == Dtype::Bfloat16) {
+            let a = a.astype(Dtype::Float64);
+            assert!(ops::allclose(&a, b, 4e-3, 1e-4, false).unwrap().item::<bool>().unwrap(), "{op:?}:\n{a}\n{b}");
+        }
+    }
+}
+
+#[test]
 fn gradients_of_attention_are_mapped_and_moved_forward() {
     let inputs =
         [normal(&[2, 4, 3, 2], 7), normal(&[2, 2, 4, 2], 8), normal(&[2, 2, 4, 3], 9), normal(&[2, 4, 3, 3], 6)];

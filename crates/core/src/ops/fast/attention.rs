@@ -13,9 +13,13 @@ use crate::transforms::decompose::{fold, pull, unfold};
 use crate::transforms::{Decompose, Grads, Lane, Site, Transform};
 use serde::{Deserialize, Serialize};
 use smallvec::smallvec;
+use std::ops::Range;
 
 /// Keys of a block, where keys and values come in several.
 pub const KEY_BLOCK: usize = 512;
+
+/// Queries that gradients by the formula take at a time.
+const QUERY_ROWS: usize = 128;
 
 /// softmax(scale * q * k^T + mask) * v in one pass. Inputs: q, the blocks of k, those of v, then mask and sinks where
 /// present.
@@ -109,10 +113,10 @@ impl Attention {
         Ok((Attention { blocks: 1, ..self.clone() }, joined))
     }
 
-    /// Which of `keys` the `queries` see by their places: (Tq, Tk), or `None` where they see all.
-    fn seen(&self, queries: usize, keys: usize) -> Result<Option<Array>> {
+    /// Which of `keys` the queries `rows`, of so many, see by their places: (rows, Tk), or `None` where they see all.
+    fn seen(&self, rows: &Range<usize>, queries: usize, keys: usize) -> Result<Option<Array>> {
         let places = |start: i64, n: usize| ops::arange(start, start + n as i64, 1, Some(Dtype::Int64));
-        let at = ops::expand_dims(&places(keys as i64 - queries as i64, queries)?, 1)?;
+        let at = ops::expand_dims(&places(keys as i64 - queries as i64 + rows.start as i64, rows.len())?, 1)?;
         let key = places(0, keys)?;
         let before = self.causal.then(|| ops::less_equal(&key, &at)).transpose()?;
         // A window longer than any distance sees all.
@@ -124,21 +128,21 @@ impl Attention {
         })
     }
 
-    /// Scores after cap and masks, (B, Hq, Tq, Tk), in f32 or f64.
-    fn scores(&self, q: &Array, k: &Array, mask: Option<&Array>) -> Result<Array> {
+    /// Scores of the queries `rows`, of so many, after cap and masks, (B, Hq, rows, Tk), in f32 or f64.
+    fn scores(&self, q: &Array, k: &Array, mask: Option<&Array>, rows: &Range<usize>, queries: usize) -> Result<Array> {
         let wide = wide(self.dtype);
         let (&[b, hq, tq, d], &[_, hk, tk, _]) = (q.shape(), k.shape()) else {
             return Err(Error::shape("[scaled_dot_product_attention] q and k have four axes"));
         };
         // Query heads that share keys are rows of one product.
-        let rows = smallvec![b, hk, hq / hk.max(1) * tq, d];
-        let q = reshape_to(&multiply(&astype(q, wide)?, self.scale.0)?, rows)?;
+        let joined = smallvec![b, hk, hq / hk.max(1) * tq, d];
+        let q = reshape_to(&multiply(&astype(q, wide)?, self.scale.0)?, joined)?;
         let mut scores = matmul(&q, &ops::matrix_transpose(&astype(k, wide)?)?)?;
         if let Some(cap) = self.softcap {
             scores = multiply(&ops::tanh(&ops::divide(&scores, cap.0)?)?, cap.0)?;
         }
         scores = reshape_to(&scores, smallvec![b, hq, tq, tk])?;
-        let mut keep = self.seen(tq, tk)?;
+        let mut keep = self.seen(rows, queries, tk)?;
         match mask {
             Some(m) if m.dtype() == Dtype::Bool => {
                 keep = Some(match keep {
@@ -154,11 +158,11 @@ impl Attention {
     }
 }
 
-impl Decompose for Attention {
-    fn decompose(&self, inputs: &[Array]) -> Result<Vec<Array>> {
-        let (_, inputs) = self.joined(inputs)?;
+impl Attention {
+    /// What the queries `rows` of so many give: q, k, v, mask and sinks, of which q and mask hold these rows alone.
+    fn formula(&self, inputs: &[Array], rows: Range<usize>, queries: usize) -> Result<Array> {
         let (q, k, v) = (&inputs[0], &inputs[1], &inputs[2]);
-        let scores = self.scores(q, k, self.mask.then(|| &inputs[3]))?;
+        let scores = self.scores(q, k, self.mask.then(|| &inputs[3]), &rows, queries)?;
         let weights = match inputs.last() {
             Some(sinks) if self.sinks => {
                 let sinks = reshape_to(&astype(sinks, scores.dtype())?, smallvec![1, sinks.size(), 1, 1])?;
@@ -173,7 +177,69 @@ impl Decompose for Attention {
         };
         let weights = reshape_to(&weights, smallvec![b, hk, hq / hk.max(1) * tq, tk])?;
         let out = matmul(&weights, &astype(v, weights.dtype())?)?;
-        Ok(vec![astype(&reshape_to(&out, smallvec![b, hq, tq, dv])?, self.dtype)?])
+        astype(&reshape_to(&out, smallvec![b, hq, tq, dv])?, self.dtype)
+    }
+
+    /// The gradients by the formula, some rows of queries after the others: memory grows with the number of keys, not
+    /// with its product with that of queries.
+    fn pull_rows(&self, at: &Site<'_>) -> Result<Grads> {
+        let (op, joined) = self.joined(at.inputs)?;
+        let op = Attention { dtype: wide(self.dtype), ..op };
+        let queries = joined[0].shape()[2];
+        let exact = |a: &Array| if a.dtype().is_floating() { astype(a, op.dtype) } else { Ok(a.clone()) };
+        let inputs: Vec<Array> = joined.iter().map(exact).collect::<Result<_>>()?;
+        let cotangent = astype(&at.cotangent(0)?, op.dtype)?;
+        // q and the mask lie along the queries; what the others get is added up.
+        let along = |i: usize| i == 0 || self.mask && i == 3;
+        let mut parts: Vec<Vec<Array>> = vec![Vec::new(); inputs.len()];
+        for first in (0..queries).step_by(QUERY_ROWS) {
+            let rows = first..queries.min(first + QUERY_ROWS);
+            let whole = (None, None, 1);
+            let cut = (Some(rows.start as i64), Some(rows.end as i64), 1);
+            let cut = |a: &Array| ops::slice(a, &[whole, whole, cut]);
+            let own = inputs.iter().enumerate().map(|(i, a)| if along(i) { cut(a) } else { Ok(a.clone()) });
+            let own: Vec<Array> = own.collect::<Result<_>>()?;
+            let wanted = vec![true; own.len()];
+            let site = Site { inputs: &own, outputs: &[], cotangents: &[Some(cut(&cotangent)?)], wanted: &wanted };
+            let grads = pull(&site, |inputs| Ok(vec![op.formula(inputs, rows.clone(), queries)?]))?;
+            for (i, grad) in grads.into_iter().enumerate().filter(|(i, _)| inputs[*i].dtype().is_floating()) {
+                let grad = grad.map_or_else(|| ops::zeros_like(&own[i], None), Ok)?;
+                match parts[i].first_mut() {
+                    Some(sum) if !along(i) => *sum = ops::add(&*sum, &grad)?,
+                    _ => parts[i].push(grad),
+                }
+            }
+        }
+        let whole = |parts: Vec<Array>| match parts.as_slice() {
+            [] => Ok(None),
+            [one] => Ok(Some(one.clone())),
+            all => ops::concatenate(all, 2).map(Some),
+        };
+        let mut whole = parts.into_iter().map(whole).collect::<Result<Vec<_>>>()?.into_iter();
+        // Keys and values in blocks get their parts of the gradients.
+        let blocks = |grad: Option<Array>| -> Result<Vec<Option<Array>>> {
+            match grad {
+                Some(grad) if self.blocks > 1 => {
+                    let bounds: Vec<i64> = (1..self.blocks).map(|i| (i * KEY_BLOCK) as i64).collect();
+                    Ok(ops::split(&grad, bounds, 2)?.into_iter().map(Some).collect())
+                }
+                grad => Ok(vec![grad; self.blocks]),
+            }
+        };
+        let mut grads = vec![whole.next().flatten()];
+        grads.extend(blocks(whole.next().flatten())?);
+        grads.extend(blocks(whole.next().flatten())?);
+        grads.extend(whole);
+        let cast = |(g, a): (Option<Array>, &Array)| g.map(|g| astype(&g, a.dtype())).transpose();
+        grads.into_iter().zip(at.inputs).map(cast).collect()
+    }
+}
+
+impl Decompose for Attention {
+    fn decompose(&self, inputs: &[Array]) -> Result<Vec<Array>> {
+        let (op, inputs) = self.joined(inputs)?;
+        let queries = inputs[0].shape()[2];
+        Ok(vec![op.formula(&inputs, 0..queries, queries)?])
     }
 }
 
@@ -184,7 +250,7 @@ impl Transform for Attention {
         let plain = self.blocks == 1 && !self.mask && !self.sinks && self.softcap.is_none();
         let op = AttentionGrads { scale: self.scale, causal: self.causal, window: self.window };
         if !plain || !op.takes(&at.inputs[0], &at.inputs[1]) {
-            return pull(at, |inputs| self.decompose(inputs));
+            return self.pull_rows(at);
         }
         let inputs =
             at.inputs.iter().chain([&at.cotangent(0)?]).map(|a| astype(a, self.dtype)).collect::<Result<_>>()?;
