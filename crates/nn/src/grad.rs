@@ -2,7 +2,7 @@
 
 use crate::{Leaf, Module, Params};
 use lapis::transforms::{self, Outcome, Tree};
-use lapis::{Array, Error, Result, eval, ops};
+use lapis::{Array, Dtype, Error, Result, eval, ops};
 
 /// The value of `f` and the gradient of its first array, a scalar loss, by every trainable parameter of `model`
 /// (`nn.value_and_grad`).
@@ -33,6 +33,28 @@ pub fn value_and_grad<M: Module + Clone, F: Outcome>(model: &M, f: impl Fn(&M) -
         Ok::<_, Error>(value)
     });
     run(&model.trainable_parameters())
+}
+
+/// [`value_and_grad`], evaluated; a loss that is no number stops the training instead of spoiling the parameters.
+///
+/// # Errors
+/// As there; an eval error with the value of a loss that is infinite or not a number, and with the names of the gradients
+/// that are. Running statistics of `model` are as they were then.
+pub fn finite_value_and_grad<M: Module + Clone, F: Outcome>(
+    model: &M,
+    f: impl Fn(&M) -> F,
+) -> Result<(F::Tree, Params)> {
+    let tried = model.clone();
+    let (value, grads) = value_and_grad(&tried, f)?;
+    eval(value.leaves().iter().chain(grads.values()))?;
+    let loss = value.leaves().swap_remove(0).astype(Dtype::Float64).item::<f64>()?;
+    let wrong = check_finite(&grads).err();
+    if !loss.is_finite() || wrong.is_some() {
+        let rest = wrong.map_or_else(String::new, |e| format!("; {e}"));
+        return Err(Error::eval(format!("[value_and_grad] the loss is {loss}{rest}")));
+    }
+    copy_buffers(&tried, model);
+    Ok((value, grads))
 }
 
 /// Gives the buffers of `to` the values of those of `from`, a copy of it.

@@ -39,7 +39,7 @@ pub use activations::{
     CELU, ELU, GELU, GLU, GeluApprox, HardShrink, HardTanh, Hardswish, LeakyReLU, LogSigmoid, LogSoftmax, Mish, PReLU,
     ReLU, ReLU2, ReLU6, SELU, SiLU, Sigmoid, Softmax, Softmin, Softplus, Softshrink, Softsign, Step, Tanh,
 };
-pub use grad::{check_finite, checkpoint, value_and_grad};
+pub use grad::{check_finite, checkpoint, finite_value_and_grad, value_and_grad};
 pub use lapis_nn_derive::Module;
 pub use layers::*;
 pub use module::{Buffer, Leaf, LeafMut, Mode, Module, Param, key, show};

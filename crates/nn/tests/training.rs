@@ -146,6 +146,27 @@ fn values_that_are_not_finite_are_named() {
     assert!(error.message().ends_with("in b.c, d"), "{error}");
 }
 
+#[test]
+fn a_loss_that_is_no_number_is_named_and_leaves_no_trace() {
+    let (model, (x, y)) = (Mlp::new(), data());
+    let bits = |m: &Mlp| m.parameters().values().map(|a| a.to_bytes().unwrap()).collect::<Vec<_>>();
+    let before = bits(&model);
+    let bad = ops::multiply(&x, f32::NAN).unwrap();
+    let error = finite_value_and_grad(&model, |m| loss(m, &bad, &y)).unwrap_err();
+    for part in ["[value_and_grad] the loss is NaN", "down.weight", "up.weight"] {
+        assert!(error.message().contains(part), "{part} is not in: {error}");
+    }
+    // A loss that is finite with a gradient that is not: the square root at 0.
+    let flat = finite_value_and_grad(&model, |m| ops::sqrt(&ops::multiply(loss(m, &x, &y)?, 0)?)).unwrap_err();
+    assert!(flat.message().contains("the loss is 0; [check_finite]") && flat.message().contains("up.weight"), "{flat}");
+    assert_eq!(bits(&model), before, "running statistics as well");
+    let (value, grads) = finite_value_and_grad(&model, |m| loss(m, &x, &y)).unwrap();
+    let (plain, same) = value_and_grad(&Mlp::new(), |m| loss(m, &x, &y)).unwrap();
+    assert_eq!(value.item::<f32>().unwrap(), plain.item::<f32>().unwrap());
+    assert!(grads.iter().all(|(name, g)| close(g, &same[name], 0.0)));
+    assert!(bits(&model) != before, "running statistics follow a good step");
+}
+
 // ------------------------------------------------------------------ parameters and files
 
 #[test]
