@@ -75,7 +75,8 @@ pub fn vmap_axes<P: Tree, F: Outcome>(
                 lanes.push(Lane { array: a.clone(), mapped: false });
                 continue;
             };
-            let n = a.shape()[shape::axis("vmap", axis, a.ndim())?];
+            let named = |e: Error| Error::axis(format!("{}; array {i} has shape {}", e.message(), show(a.shape())));
+            let n = a.shape()[shape::axis("vmap", axis, a.ndim()).map_err(named)?];
             if *size.get_or_insert(n) != n {
                 return Err(Error::shape(format!(
                     "[vmap] array {i} of shape {} has {n} lanes on axis {axis}, those before it have {}",
