@@ -351,6 +351,34 @@ fn gated_delta_rule() {
     }
 }
 
+#[test]
+fn long_gated_delta_rules_have_the_gradients_of_the_whole_formula() {
+    // Several runs of steps, the last one short.
+    const T: usize = 150;
+    let near_one = |shape: &[usize], seed| ops::sigmoid(&normal(shape, seed)).unwrap();
+    let small = |shape: &[usize], seed| ops::multiply(&normal(shape, seed), 0.5).unwrap();
+    let mask = ops::greater(&normal(&[2, T], 23), -1.0).unwrap();
+    for (state, masked) in [(true, true), (false, true), (true, false), (false, false)] {
+        let mut x = vec![small(&[2, T, 1, 3], 13), small(&[2, T, 1, 3], 14), small(&[2, T, 2, 2], 15)];
+        x.extend([near_one(&[2, T, 2], 16), near_one(&[2, T, 2], 17)]);
+        x.extend(state.then(|| small(&[2, 2, 2, 3], 18)));
+        let op = GatedDelta { state, mask: masked };
+        let with_mask = |x: &Vec<Array>| x.iter().cloned().chain(masked.then(|| mask.clone())).collect::<Vec<_>>();
+        let formula = |x: &Vec<Array>| op.decompose(&with_mask(x));
+        let fast = |x: &Vec<Array>| {
+            let mask = masked.then_some(&mask);
+            Ok(gated_delta_update(&x[0], &x[1], &x[2], &x[3], &x[4], x.get(5), mask)?.to_vec())
+        };
+        let g = vec![normal(&[2, T, 2, 2], 19), normal(&[2, 2, 2, 3], 20)];
+        let (_, want) = vjp(formula, &x, &g).unwrap();
+        let (_, got) = vjp(fast, &x, &g).unwrap();
+        for (i, (a, b)) in got.iter().zip(&want).enumerate() {
+            let same = ops::allclose(a, b, 1e-10, 1e-12, false).unwrap().item::<bool>().unwrap();
+            assert!(same, "input {i}, state {state}, mask {masked}");
+        }
+    }
+}
+
 /// The kernel and the formula give the same, up to roundings of the dtype.
 fn formula_is_kernel(name: &str, op: &impl Decompose, inputs: &[Array], kernel: &[Array]) {
     let formula = op.decompose(inputs).unwrap();

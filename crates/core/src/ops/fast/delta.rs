@@ -157,23 +157,77 @@ impl Decompose for GatedDelta {
     }
 }
 
-impl Transform for GatedDelta {
-    fn vjp(&self, at: &Site<'_>) -> Result<Grads> {
+/// Steps whose states the backward pass holds at once: it begins at the last of them, computed again from the state
+/// before them.
+const STEPS: usize = 64;
+
+impl GatedDelta {
+    /// The gradients of q, k, v, gamma and beta, then of the first state.
+    fn pull(&self, inputs: &[Array], cotangents: &[Option<Array>]) -> Result<(Vec<Array>, Option<Array>)> {
         // The inputs are cut into steps before the recurrence is traced: the gradients of the steps are put side by
         // side, where the gradient of each cut would be as long as the whole.
-        let n = Sizes::new(at.inputs)?;
-        let parts = tracers(&self.parts(at.inputs, &n)?)?;
-        let mut pulled = backward(&self.recur(at.inputs, &n, &parts)?, at.cotangents.to_vec(), &parts)?;
-        let mut grads = at.none();
-        if let (Some(g), true) = (pulled.pop().flatten(), self.state) {
-            grads[5] = Some(reshape_to(&g, at.inputs[5].shape().into())?);
-        }
-        for (i, a) in at.inputs[..5].iter().enumerate().filter(|&(i, _)| at.wanted[i] && n.steps > 0) {
+        let n = Sizes::new(inputs)?;
+        let parts = tracers(&self.parts(inputs, &n)?)?;
+        let mut pulled = backward(&self.recur(inputs, &n, &parts)?, cotangents.to_vec(), &parts)?;
+        let hv = n.hk * n.each;
+        let first = pulled.pop().flatten().map(|g| reshape_to(&g, smallvec![n.b, hv, n.dv, n.dk])).transpose()?;
+        let whole = |(i, a): (usize, &Array)| {
             let range = i * n.steps..(i + 1) * n.steps;
             let each = pulled[range.clone()].iter().zip(&parts[range]);
             let each = each.map(|(g, part)| g.clone().map_or_else(|| ops::zeros_like(part, None), Ok));
             let whole = ops::stack(&each.collect::<Result<Vec<_>>>()?, 1)?;
-            grads[i] = Some(reshape_to(&whole, a.shape().into())?);
+            reshape_to(&whole, a.shape().into())
+        };
+        Ok((inputs[..5].iter().enumerate().map(whole).collect::<Result<_>>()?, first))
+    }
+}
+
+impl Transform for GatedDelta {
+    fn vjp(&self, at: &Site<'_>) -> Result<Grads> {
+        let n = Sizes::new(at.inputs)?;
+        let mut grads = at.none();
+        if n.steps == 0 {
+            if self.state {
+                grads[5] = at.cotangents[1].clone();
+            }
+            return Ok(grads);
+        }
+        let op = GatedDelta { state: true, mask: self.mask };
+        let rest = &at.inputs[5..];
+        let mut state = match rest.first() {
+            Some(first) if self.state => first.clone(),
+            _ => ops::full(&[n.b, n.hk * n.each, n.dv, n.dk], 0, Some(wide(at.inputs[2].dtype())))?,
+        };
+        let cut = |a: &Array, t: usize| {
+            let end = n.steps.min(t + STEPS);
+            ops::slice(a, &[(None, None, 1), (Some(t as i64), Some(end as i64), 1)])
+        };
+        // Forward to the state before each run of steps, then backward run by run.
+        let mut runs = Vec::new();
+        for t in (0..n.steps).step_by(STEPS) {
+            let mut run: Vec<Array> = at.inputs[..5].iter().map(|a| cut(a, t)).collect::<Result<_>>()?;
+            run.push(state.clone());
+            if let (true, Some(mask)) = (self.mask, rest.last()) {
+                run.push(cut(mask, t)?);
+            }
+            if t + STEPS < n.steps {
+                state = Array::apply(op.clone(), run.iter().cloned().collect())?[1].clone();
+            }
+            runs.push((t, run));
+        }
+        let mut after = at.cotangents[1].clone();
+        let mut parts: Vec<Vec<Array>> = vec![Vec::new(); 5];
+        for (t, run) in runs.iter().rev() {
+            let y = at.cotangents[0].as_ref().map(|g| cut(g, *t)).transpose()?;
+            let (pulled, before) = op.pull(run, &[y, after])?;
+            parts.iter_mut().zip(pulled).for_each(|(all, g)| all.insert(0, g));
+            after = before;
+        }
+        for (i, parts) in parts.into_iter().enumerate() {
+            grads[i] = Some(if let [one] = parts.as_slice() { one.clone() } else { ops::concatenate(&parts, 1)? });
+        }
+        if self.state {
+            grads[5] = after;
         }
         Ok(grads)
     }
