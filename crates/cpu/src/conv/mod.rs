@@ -16,7 +16,6 @@ use crate::gemm::lanes;
 use crate::gemm::micro::{Arith, F32, F64, MAX_COLS};
 use crate::gemm::pack::{self, Pack};
 #[cfg(target_arch = "x86_64")]
-use crate::gemm::stream;
 use crate::isa::Isa;
 use depthwise::Sum;
 use lapis_core::dtype::{Dtype, bf16, f16};
@@ -307,7 +306,7 @@ impl<M: Arith, E: Pack<M> + Finish<M::A>> Product<M> for Windows<'_, M, E> {
     #[cfg(target_arch = "x86_64")]
     unsafe fn stream_columns(&self, isa: Isa, mr: usize, lane: usize, count: usize, a: *const M::P, acc: *mut M::A) {
         let (_, _, k) = self.size();
-        let jump = stream::column_vectors(mr) * M::blocks(isa).lanes * k;
+        let jump = M::blocks(isa).lanes * k;
         // SAFETY: rows of the weight.
         unsafe {
             let lanes = lanes(count, |l| self.weight_row(lane + l));

@@ -275,12 +275,11 @@ impl<M: Arith, E: Pack<M> + Finish<M::A>> Product<M> for Group<'_, E> {
     #[cfg(target_arch = "x86_64")]
     unsafe fn stream_columns(&self, isa: Isa, mr: usize, lane: usize, count: usize, a: *const M::P, acc: *mut M::A) {
         let cs = self.g.b.1;
-        let vectors = stream::column_vectors(mr) * M::blocks(isa).lanes;
         // SAFETY: columns inside the matrix.
         unsafe {
             let base = self.rows[0].b.cast::<E>();
             let lanes = lanes(count, |l| base.offset((lane + l) as isize * cs));
-            E::stream_columns(isa, mr, &lanes, vectors as isize * cs, self.g.k, a, acc);
+            E::stream_columns(isa, mr, &lanes, M::blocks(isa).lanes as isize * cs, self.g.k, a, acc);
         }
     }
 

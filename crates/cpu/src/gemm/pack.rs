@@ -186,11 +186,16 @@ impl Lines {
         Lines([[const { MaybeUninit::uninit() }; 64]; 16])
     }
 
-    /// From element `at` of `Q::LANES` lanes; asks for what lies `ahead` elements on.
+    /// From element `at` of `Q::LANES` lanes; asks for the line `ahead(l)` with the one of lane `l`.
     #[inline(always)]
-    pub(crate) unsafe fn fetch<Q: Quad>(&mut self, lanes: &[*const Q::E], at: usize, ahead: isize) {
-        for (line, lane) in self.0[..Q::LANES].iter_mut().zip(lanes) {
-            prefetch(lane.wrapping_offset(ahead));
+    pub(crate) unsafe fn fetch<Q: Quad>(
+        &mut self,
+        lanes: &[*const Q::E],
+        at: usize,
+        ahead: impl Fn(usize) -> *const Q::E,
+    ) {
+        for (l, (line, lane)) in self.0[..Q::LANES].iter_mut().zip(lanes).enumerate() {
+            prefetch(ahead(l));
             // SAFETY: a whole line of each lane is readable.
             unsafe { *line = lane.add(at).cast::<[MaybeUninit<u8>; 64]>().read_unaligned() };
         }
@@ -217,7 +222,7 @@ unsafe fn transpose<Q: Quad>(lanes: &Lanes<Q::E>, k: usize, w: usize, dst: *mut 
             let (group, left) = (&lanes[g..g + Q::LANES], w - g);
             let out = dst.add(g);
             for at in (0..k / line * line).step_by(line) {
-                lines.fetch::<Q>(group, at, (at + AHEAD / size_of::<Q::E>()) as isize);
+                lines.fetch::<Q>(group, at, |l| group[l].wrapping_add(at + AHEAD / size_of::<Q::E>()));
                 for c in 0..4 {
                     let t = lines.chunk::<Q>(c);
                     let out = out.add((at + c * Q::CHUNK) / Q::PER * w);
