@@ -72,6 +72,10 @@ pub trait Backend: Kernels {
     /// As [`Kernels::run`].
     fn together(&self, calls: &mut [Call]) -> Option<Result<()>>;
 
+    /// Says what the next product with weights reads, as addresses and bytes, so that idle threads can ask memory for it.
+    /// A hint: what was there may be gone.
+    fn soon(&self, weights: &[(usize, usize)]);
+
     /// Reduces the result of a tape: `inputs` have the shape before the reduction.
     ///
     /// # Errors

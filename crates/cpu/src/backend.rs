@@ -2,7 +2,7 @@
 
 use crate::{
     attend, categorical, convolve, fill, hadamard, matmul, memory, moves, pool, quantized, random, reduce, rows, scan,
-    sort, tape,
+    soon, sort, tape,
 };
 use lapis_core::backend::{BACKENDS, Backend, Call, Kernels};
 use lapis_core::buffer::{Buffer, Tensor};
@@ -87,6 +87,9 @@ impl Backend for Cpu {
             })
             .collect();
         Some(quantized::matmul_together(&mut products))
+    }
+    fn soon(&self, weights: &[(usize, usize)]) {
+        soon::announce(weights);
     }
     fn reduce(
         &self,

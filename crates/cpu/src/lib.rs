@@ -27,5 +27,7 @@ mod reduce;
 mod rows;
 mod scan;
 pub mod simd;
+mod soon;
 mod sort;
+mod stretch;
 mod tape;

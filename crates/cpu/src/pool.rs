@@ -10,6 +10,7 @@
 //!
 //! `LAPIS_THREADS` sets the number of threads; the default is what affinity mask and cgroup quota leave to the process.
 
+use crate::soon;
 use lapis_core::error::{Error, Result};
 use std::any::Any;
 use std::cell::{Cell, UnsafeCell};
@@ -229,15 +230,18 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Looks until `ready` gives something or `SPIN` has passed.
-fn spin<R>(ready: impl Fn() -> Option<R>) -> Option<R> {
+/// Looks until `ready` gives something or `SPIN` has passed. Meanwhile, thread `index` asks memory for what it is about to
+/// need.
+fn spin<R>(index: usize, ready: impl Fn() -> Option<R>) -> Option<R> {
     let start = Instant::now();
     loop {
         for _ in 0..16 {
             if let Some(r) = ready() {
                 return Some(r);
             }
-            std::hint::spin_loop();
+            if !soon::fetch(index) {
+                std::hint::spin_loop();
+            }
         }
         let waited = start.elapsed();
         if waited > SPIN {
@@ -316,7 +320,7 @@ impl Pool {
     /// Lets nobody in any more and waits for those inside.
     fn close(&self) {
         let empty = || (State(self.state.0.load(Acquire)).active() == 0).then_some(());
-        if State(self.state.0.fetch_and(!State::OPEN, AcqRel)).active() == 0 || spin(empty).is_some() {
+        if State(self.state.0.fetch_and(!State::OPEN, AcqRel)).active() == 0 || spin(0, empty).is_some() {
             return;
         }
         let mut guard = lock(&self.ended.0);
@@ -371,7 +375,7 @@ impl Pool {
     /// Waits for a region other than `seen`.
     fn await_region(&self, index: usize, seen: u32) -> State {
         let fresh = || Some(self.state()).filter(|s| s.epoch() != seen);
-        if let Some(state) = spin(fresh) {
+        if let Some(state) = spin(index, fresh) {
             return state;
         }
         let Some(Worker { parked, .. }) = self.workers[index - 1].get() else {

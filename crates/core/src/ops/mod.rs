@@ -239,4 +239,9 @@ impl Op {
     pub fn shares_left(&self) -> bool {
         matches!(self, Op::QuantizedMatmul(op) if op.transpose && !op.gathered && op.rounds_x.is_none())
     }
+
+    /// Whether all of the second input is read, in the order of memory, when the first has few rows.
+    pub fn reads_weights(&self) -> bool {
+        matches!(self, Op::Matmul(_)) || self.shares_left()
+    }
 }

@@ -33,6 +33,8 @@ pub(super) struct Step {
     pub(super) release: SmallVec<[Slot; 4]>,
     /// To be computed together with the step before.
     pub(super) joined: bool,
+    /// For a product that reads weights: the weights of the next such product, as outputs of leaves.
+    pub(super) soon: SmallVec<[(u32, u32); 2]>,
 }
 
 /// How to compute a graph.
@@ -41,6 +43,8 @@ pub(super) struct Plan {
     pub(super) slots: usize,
     /// First slot of each leaf.
     pub(super) leaf_slots: Vec<Slot>,
+    /// The weights that the first product reads.
+    pub(super) first_weights: SmallVec<[(u32, u32); 2]>,
 }
 
 /// The most instructions and inputs in a group: its registers and inputs should stay in the first-level cache.
@@ -90,7 +94,7 @@ fn key(graph: &Graph) -> Vec<u64> {
         let node = &entry.node;
         let (tag, to) = match &node.op {
             Op::Elementwise(e) => (e.op as u64 + 8, e.to as u64),
-            op => (op.class() as u64, u64::from(op.shares_left())),
+            op => (op.class() as u64, u64::from(op.shares_left()) | u64::from(op.reads_weights()) << 1),
         };
         let head = tag | to << 8 | u64::from(entry.is_external) << 16 | (node.outs.len() as u64) << 20;
         key.push(head | (entry.edges.len() as u64) << 40);
@@ -201,6 +205,7 @@ fn build(graph: &Graph) -> Plan {
             leaves: SmallVec::new(),
             release: SmallVec::new(),
             joined: false,
+            soon: SmallVec::new(),
         };
         match entry.node.op.class() {
             Class::Elementwise | Class::Reduce if group[i] as usize != i => continue,
@@ -212,7 +217,43 @@ fn build(graph: &Graph) -> Plan {
     }
     let mut steps = join(steps, graph, leaf_slots.first().copied().unwrap_or(slot));
     lifetimes(&mut steps, graph, slot as usize, &leaf_slots);
-    Plan { steps, slots: slot as usize, leaf_slots }
+    let first_weights = foresee(&mut steps, graph, &leaf_slots);
+    Plan { steps, slots: slot as usize, leaf_slots, first_weights }
+}
+
+/// Rows of a product up to which reading its weights is what takes the time.
+const FEW_ROWS: usize = 16;
+
+/// Fills in what products read next; behind the last stands the first, because a plan often runs again. Returns what the
+/// first one reads.
+fn foresee(steps: &mut [Step], graph: &Graph, leaf_slots: &[Slot]) -> SmallVec<[(u32, u32); 2]> {
+    // Which output of which leaf a slot shows.
+    let mut shown: FxHashMap<Slot, (u32, u32)> = FxHashMap::default();
+    for (l, (&slot, leaf)) in leaf_slots.iter().zip(&graph.leaves).enumerate() {
+        shown.extend((0..leaf.outs.len() as u32).map(|o| (slot + o, (l as u32, o))));
+    }
+    let mut products: Vec<(usize, SmallVec<[(u32, u32); 2]>)> = Vec::new();
+    for (i, step) in steps.iter().enumerate() {
+        let node = &graph.entries[step.entry as usize].node;
+        let rows = || node.outs[0].shape.iter().rev().skip(1).product::<usize>();
+        if node.op.class() == Class::View {
+            if let Some(&leaf) = shown.get(&step.inputs[0]) {
+                shown.insert(step.out, leaf);
+            }
+        } else if node.op.reads_weights()
+            && rows() <= FEW_ROWS
+            && let Some(&leaf) = shown.get(&step.inputs[1])
+        {
+            match products.last_mut() {
+                Some((_, leaves)) if step.joined => leaves.push(leaf),
+                _ => products.push((i, SmallVec::from_slice(&[leaf]))),
+            }
+        }
+    }
+    for (n, &(i, _)) in products.iter().enumerate() {
+        steps[i].soon = products[(n + 1) % products.len()].1.clone();
+    }
+    products.into_iter().next().map(|(_, leaves)| leaves).unwrap_or_default()
 }
 
 /// Moves products with the same first input behind the first of them, where all else that they read is a leaf: slots

@@ -33,11 +33,21 @@ pub(super) fn run(job: Job) {
     let mut leaves: Vec<Option<Arc<Node>>> = leaves.into_iter().map(Some).collect();
     let mut values: Vec<Value> = Vec::with_capacity(plan.slots);
     values.resize_with(plan.slots, || Value::Empty);
+    // Leaves may be gone when the last product asks for these.
+    let first = lie(&plan, &plan.first_weights, &leaves, &values);
     let mut rest = &plan.steps[..];
     while !rest.is_empty() {
         let count = 1 + rest[1..].iter().take_while(|step| step.joined).count();
         let (steps, after) = rest.split_at(count);
         rest = after;
+        if let ([Step { soon, .. }, ..], Ok(backend)) = (steps, &backend)
+            && !soon.is_empty()
+        {
+            match *soon == plan.first_weights {
+                true => backend.soon(&first),
+                false => backend.soon(&lie(&plan, soon, &leaves, &values)),
+            }
+        }
         for &l in steps.iter().flat_map(|step| &step.leaves) {
             load(leaves[l as usize].take(), plan.leaf_slots[l as usize], &mut values);
         }
@@ -73,6 +83,24 @@ pub(super) fn run(job: Job) {
             store(step, node, result, entries[step.entry as usize].is_external, &mut values);
         }
     }
+}
+
+/// Addresses and bytes of outputs of leaves, as far as they are known.
+fn lie(
+    plan: &Plan,
+    places: &[(u32, u32)],
+    leaves: &[Option<Arc<Node>>],
+    values: &[Value],
+) -> SmallVec<[(usize, usize); 4]> {
+    let of = |&(l, o): &(u32, u32)| {
+        let tensor = match (&leaves[l as usize], &values[(plan.leaf_slots[l as usize] + o) as usize]) {
+            (Some(node), _) => node.done()?.as_ref().ok()?.get(o as usize)?,
+            (None, Value::Tensor(tensor)) => tensor,
+            _ => return None,
+        };
+        Some((tensor.ptr().addr(), tensor.nbytes()))
+    };
+    places.iter().filter_map(of).collect()
 }
 
 /// Steps that the backend may compute at once.

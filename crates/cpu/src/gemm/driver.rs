@@ -13,6 +13,7 @@ use super::scratch::{self, Scratch};
 use super::stream;
 use crate::isa::Isa;
 use crate::pool::{self, SendPtr};
+use crate::stretch;
 use std::ops::Range;
 
 /// One product: its size, and how to read and write it.
@@ -108,18 +109,21 @@ const KC: usize = 256;
 const LARGE: usize = 1 << 26;
 /// A task should take at least this many cycles.
 const TASK_CYCLES: usize = 20_000;
+/// Elements that a task streams past few rows: threads wait for each other's last task.
+const STREAM: usize = 1 << 16;
 /// Tiles to aim at for each thread, so that all end at about the same time.
 const TILES: usize = 8;
 
 impl Plan {
-    fn new<M: Arith>(isa: Isa, (m, n, _): (usize, usize, usize), along: Option<Along>) -> Plan {
+    fn new<M: Arith>(isa: Isa, (m, n, k): (usize, usize, usize), along: Option<Along>) -> Plan {
         let blocks = M::blocks(isa);
         let lanes = blocks.lanes;
         if let Some(along) = along.filter(|_| m <= blocks.tall && isa >= Isa::Avx2) {
             let mr = stream::kernel_rows(m, blocks.tall);
             let nr = lanes * if along == Along::K { 1 } else { stream::row_vectors(mr) };
-            // Contiguous rows are best read in long pieces, contiguous columns one after the other.
-            let nt = if along == Along::K { 8 * nr } else { 4096 / size_of::<M::P>() };
+            // Contiguous rows are best read in long pieces, contiguous columns one after the other, in small tasks.
+            let nt =
+                if along == Along::K { nr * (STREAM / (nr * k.max(1))).clamp(1, 8) } else { 4096 / size_of::<M::P>() };
             let nt = nt.min(n.next_multiple_of(nr));
             return Plan { stream: Some(along), lanes, mr, mt: m, nr, nt, kc: stream::STRETCH };
         }
@@ -282,7 +286,8 @@ unsafe fn many<M: Arith>(isa: Isa, jobs: &[impl Product<M>]) {
             // SAFETY: the buffer has the room; the caller's promise; tasks write disjoint columns.
             unsafe {
                 job.pack_lhs(isa, 0, m, plan.mr, 0..k, room);
-                pool::for_each_chunk(n, plan.nt, &|cols| {
+                stretch::run(n.div_ceil(plan.nt), &|i| {
+                    let cols = i * plan.nt..n.min((i + 1) * plan.nt);
                     scratch::for_task(|own| stream_tile(isa, job, &plan, cols, Some(lhs), own));
                 });
             }

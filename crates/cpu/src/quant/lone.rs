@@ -61,8 +61,8 @@ unsafe fn kernel<const BITS: usize, const FP4: bool, const WORDS: usize>(block: 
     let groups = job.cols / job.group;
     let mut scales = Scales::new(block, !FP4);
     // Memory for the next strip's scales is asked for in step with the weights.
-    let next = STRIP * block.scale_stride;
-    let step = next * bytes * vectors / stride;
+    let next = block.scales_ahead;
+    let step = STRIP * block.scale_stride * bytes * vectors / stride;
     let (mut at, mut line, mut group) = (0, 0, 0usize);
     let mut x = job.x.codes.as_ptr();
     let mut acc = _mm512_setzero_ps();
@@ -80,7 +80,7 @@ unsafe fn kernel<const BITS: usize, const FP4: bool, const WORDS: usize>(block: 
         let odd = if shared { at / 64 % 2 } else { 0 };
         let from = at - 64 * odd;
         // Past the end of these rows, the next strip's.
-        let ahead = if from + AHEAD < stride { AHEAD } else { AHEAD + (STRIP - 1) * stride };
+        let ahead = if from + AHEAD < end { AHEAD } else { AHEAD + block.ahead };
         // SAFETY: masks keep loads within rows; `x` is padded to whole vectors; a prefetch may name any address.
         let sums = unsafe {
             let mut d = [_mm512_setzero_si512(); STRIP];
@@ -214,6 +214,28 @@ fn columns<const WORDS: usize>(d: [__m512i; 16]) -> [__m512i; 16] {
         out[0] = add(a, b);
     }
     out
+}
+
+/// Puts the results of four strips, each of every fourth column, in the order of columns.
+#[target_feature(enable = "avx512f")]
+pub(super) fn interleave(sums: &mut [f32; 4 * STRIP]) {
+    let p = sums.as_mut_ptr();
+    // SAFETY: 64 elements.
+    let [a, b, c, d] = unsafe {
+        [_mm512_loadu_ps(p), _mm512_loadu_ps(p.add(16)), _mm512_loadu_ps(p.add(32)), _mm512_loadu_ps(p.add(48))]
+    };
+    let (e, f) = (_mm512_castps_pd(_mm512_unpacklo_ps(a, b)), _mm512_castps_pd(_mm512_unpackhi_ps(a, b)));
+    let (g, h) = (_mm512_castps_pd(_mm512_unpacklo_ps(c, d)), _mm512_castps_pd(_mm512_unpackhi_ps(c, d)));
+    let all = quarters([
+        _mm512_castpd_si512(_mm512_unpacklo_pd(e, g)),
+        _mm512_castpd_si512(_mm512_unpackhi_pd(e, g)),
+        _mm512_castpd_si512(_mm512_unpacklo_pd(f, h)),
+        _mm512_castpd_si512(_mm512_unpackhi_pd(f, h)),
+    ]);
+    for (i, v) in all.into_iter().enumerate() {
+        // SAFETY: as above.
+        unsafe { _mm512_storeu_si512(p.add(16 * i).cast(), v) }
+    }
 }
 
 /// In each 128-bit lane: words 0 and 2 of `a`, then of `b`.

@@ -177,8 +177,8 @@ unsafe fn kernel<const BITS: usize, const FP4: bool, const M: usize>(
     let (x_scales, x_sums) = (x.scales.as_ptr(), x.sums.as_ptr());
     let mut codes = x.codes.as_ptr();
     // Memory for the next strip's scales is asked for in step with the weights.
-    let next_scales = block.scales.as_ptr().wrapping_add(STRIP * block.scale_stride);
-    let next_biases = block.biases.as_ptr().wrapping_add(STRIP * block.scale_stride);
+    let next_scales = block.scales.as_ptr().wrapping_add(block.scales_ahead);
+    let next_biases = block.biases.as_ptr().wrapping_add(block.scales_ahead);
     let step = STRIP * block.scale_stride * bytes / stride;
     let (mut at, mut line) = (0, 0);
     // SAFETY: as the caller promises; masks keep loads within rows, `x` is padded, a prefetch may name any address.
@@ -199,7 +199,7 @@ unsafe fn kernel<const BITS: usize, const FP4: bool, const M: usize>(
                 scales.load(block, group, (groups - group).min(TILE_GROUPS), FP4);
             }
             // Past the end of these rows, the next strip's.
-            let ahead = if at + AHEAD < stride { AHEAD } else { AHEAD + (STRIP - 1) * stride };
+            let ahead = if at + AHEAD < end { AHEAD } else { AHEAD + block.ahead };
             let lanes = u64::MAX >> (64 - (end - at).min(bytes));
             let mut r = [_mm512_setzero_si512(); STRIP];
             let mut here = opaque(at);
