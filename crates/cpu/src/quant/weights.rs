@@ -112,14 +112,17 @@ pub(super) struct Block<'a> {
     /// Rows that exist, at least one.
     pub(super) valid: usize,
     /// Bytes from the end of a row to where the rows that are wanted next begin.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
     pub(super) ahead: usize,
     /// Bytes from the first scale to those that are wanted next.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
     pub(super) scales_ahead: usize,
 }
 
 impl Block<'_> {
     /// Rows `nth`, `nth + step`, `nth + 2 * step`, ...: those of `nth + 1` are wanted next, and after the last such part of
     /// this block, the next block's. The block must be whole.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
     pub(super) fn every(&self, nth: usize, step: usize) -> Self {
         let (rows, row, entry) = (self.valid / step, self.stride, self.scale_stride);
         Block {
