@@ -28,6 +28,9 @@ enum Command {
     Generate(Box<commands::generate::Arguments>),
     /// Talk to a model
     Chat(commands::chat::Arguments),
+    /// Answer the clients of OpenAI and Anthropic
+    #[command(visible_alias = "server")]
+    Serve(Box<commands::serve::Arguments>),
     /// Convert and quantize a model
     Convert(commands::convert::Arguments),
     /// Read a prompt and keep what the model remembers of it in a file
@@ -117,6 +120,10 @@ fn main() -> ExitCode {
     let done = match arguments.command {
         Command::Generate(a) => commands::generate::run(*a, manner),
         Command::Chat(a) => commands::chat::run(a, manner),
+        Command::Serve(a) => match commands::serve::run(*a, manner) {
+            Ok(code) => return ExitCode::from(code),
+            Err(e) => Err(e),
+        },
         Command::Convert(a) => commands::convert::run(a),
         Command::CachePrompt(a) => commands::cache_prompt::run(a),
         Command::Benchmark(a) => commands::benchmark::run(a),

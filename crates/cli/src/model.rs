@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 
 /// The demo model: it is inside the program.
-const DEMO: Files = Files {
+pub(crate) const DEMO: Files = Files {
     name: "demo model",
     config: include_bytes!("../../../examples/demo-model/model/config.json"),
     weights: include_bytes!("../../../examples/demo-model/model/model.safetensors"),
@@ -60,17 +60,22 @@ pub(crate) struct DraftArguments {
     draft: Option<String>,
     /// Tokens guessed at a time
     #[arg(long, default_value_t = 3)]
-    num_draft_tokens: usize,
+    pub(crate) num_draft_tokens: usize,
 }
 
 impl DraftArguments {
+    /// Who they name.
+    pub(crate) fn drafter(&self, hub: &HubArguments) -> Result<Option<Drafter>> {
+        Ok(match &self.draft_model {
+            Some(path) => Some(load(Some(path), hub)?.drafter()),
+            None => self.draft.as_ref().map(|_| Drafter::Lookup),
+        })
+    }
+
     /// Puts them into options for `model`.
     pub(crate) fn apply(&self, model: &LanguageModel, hub: &HubArguments, options: &mut Options) -> Result<()> {
         options.draft_tokens = Some(self.num_draft_tokens);
-        options.drafter = match &self.draft_model {
-            Some(path) => Some(load(Some(path), hub)?.drafter()),
-            None => self.draft.as_ref().map(|_| Drafter::Lookup),
-        };
+        options.drafter = self.drafter(hub)?;
         options.drafter.as_ref().map_or(Ok(()), |d| d.check(model.vocabulary))
     }
 }

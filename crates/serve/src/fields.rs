@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 /// A field of a body.
 #[derive(Clone, Copy)]
-pub struct Field {
+pub(crate) struct Field {
     /// Its name.
     pub name: &'static str,
     /// What it may be.
@@ -21,7 +21,7 @@ pub struct Field {
 
 /// What a field may be.
 #[derive(Clone, Copy)]
-pub enum Kind {
+pub(crate) enum Kind {
     /// A whole number between two.
     Integer(i128, i128),
     /// A number between two.
@@ -42,7 +42,7 @@ pub enum Kind {
 
 /// What a field does.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Effect {
+pub(crate) enum Effect {
     /// It counts.
     Used,
     /// It must be there.
@@ -54,23 +54,23 @@ pub enum Effect {
 }
 
 /// A field that counts.
-pub const fn field(name: &'static str, kind: Kind, about: &'static str) -> Field {
+pub(crate) const fn field(name: &'static str, kind: Kind, about: &'static str) -> Field {
     Field { name, kind, effect: Effect::Used, about }
 }
 
 /// A field without effect.
-pub const fn nothing(name: &'static str) -> Field {
+pub(crate) const fn nothing(name: &'static str) -> Field {
     Field { name, kind: Kind::Any, effect: Effect::Nothing, about: "Taken, without effect." }
 }
 
 impl Field {
     /// The same field, which must be there.
-    pub const fn needed(self) -> Field {
+    pub(crate) const fn needed(self) -> Field {
         Field { effect: Effect::Needed, ..self }
     }
 
     /// The same field, which is refused.
-    pub const fn refused(self) -> Field {
+    pub(crate) const fn refused(self) -> Field {
         Field { effect: Effect::Refused, ..self }
     }
 
@@ -101,7 +101,7 @@ impl Field {
     }
 
     /// What OpenAPI says of it.
-    pub fn schema(&self) -> Value {
+    pub(crate) fn schema(&self) -> Value {
         let mut schema = match self.kind {
             Kind::Integer(least, most) => {
                 // Beyond what numbers of JSON hold exactly, a bound says nothing.
@@ -122,7 +122,9 @@ impl Field {
             Kind::Object => json!({"type": "object"}),
             Kind::Any => json!({}),
         };
-        if self.effect != Effect::Needed && let Some(kind) = schema.get("type").cloned() {
+        if self.effect != Effect::Needed
+            && let Some(kind) = schema.get("type").cloned()
+        {
             schema["type"] = json!([kind, "null"]);
             if let Some(Value::Array(texts)) = schema.get_mut("enum") {
                 texts.push(Value::Null);
@@ -152,7 +154,7 @@ fn shown(value: &Value) -> String {
 }
 
 /// A body that was checked by a table.
-pub struct Body {
+pub(crate) struct Body {
     fields: Map<String, Value>,
     /// What was taken without effect, or not known.
     pub warnings: Vec<String>,
@@ -163,7 +165,7 @@ impl Body {
     ///
     /// # Errors
     /// No JSON, no object, a field that is missing, refused or not what it may be.
-    pub fn read(bytes: &[u8], tables: &[&[Field]]) -> Result<Body, ApiError> {
+    pub(crate) fn read(bytes: &[u8], tables: &[&[Field]]) -> Result<Body, ApiError> {
         let value: Value = match serde_json::from_slice(bytes) {
             Ok(value) => value,
             Err(e) => return Err(ApiError::new(400, format!("the body is no JSON: {e}"))),
@@ -195,37 +197,37 @@ impl Body {
     }
 
     /// A field that is there.
-    pub fn get(&self, name: &str) -> Option<&Value> {
+    pub(crate) fn get(&self, name: &str) -> Option<&Value> {
         self.fields.get(name)
     }
 
     /// Takes a field out.
-    pub fn take(&mut self, name: &str) -> Option<Value> {
+    pub(crate) fn take(&mut self, name: &str) -> Option<Value> {
         self.fields.remove(name)
     }
 
     /// A whole number.
-    pub fn integer(&self, name: &str) -> Option<i128> {
+    pub(crate) fn integer(&self, name: &str) -> Option<i128> {
         self.get(name).and_then(integer)
     }
 
     /// A whole number that counts something.
-    pub fn count(&self, name: &str) -> Option<usize> {
+    pub(crate) fn count(&self, name: &str) -> Option<usize> {
         self.integer(name).and_then(|n| usize::try_from(n).ok())
     }
 
     /// A number.
-    pub fn number(&self, name: &str) -> Option<f64> {
+    pub(crate) fn number(&self, name: &str) -> Option<f64> {
         self.get(name).and_then(Value::as_f64)
     }
 
     /// True or false.
-    pub fn flag(&self, name: &str) -> Option<bool> {
+    pub(crate) fn flag(&self, name: &str) -> Option<bool> {
         self.get(name).and_then(Value::as_bool)
     }
 
     /// A text.
-    pub fn text(&self, name: &str) -> Option<&str> {
+    pub(crate) fn text(&self, name: &str) -> Option<&str> {
         self.get(name).and_then(Value::as_str)
     }
 
@@ -233,7 +235,7 @@ impl Body {
     ///
     /// # Errors
     /// Anything else.
-    pub fn texts(&self, name: &str, most: usize, bytes: usize) -> Result<Vec<String>, ApiError> {
+    pub(crate) fn texts(&self, name: &str, most: usize, bytes: usize) -> Result<Vec<String>, ApiError> {
         let wrong = |what: String| ApiError::field(name, format!("{name} {what}"));
         let texts = match self.get(name) {
             None => return Ok(Vec::new()),

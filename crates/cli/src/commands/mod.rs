@@ -13,4 +13,5 @@ pub(crate) mod logits;
 pub(crate) mod manage;
 pub(crate) mod perplexity;
 pub(crate) mod pull;
+pub(crate) mod serve;
 pub(crate) mod upload;

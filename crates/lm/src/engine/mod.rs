@@ -362,6 +362,14 @@ impl Engine {
         self.waiting.remove(i).map(parts)
     }
 
+    /// Ends a request; what was read for it is remembered for others, if anything is.
+    pub fn end(&mut self, id: u64) {
+        if self.running.iter().any(|r| r.id == id) {
+            self.part(&[(id, Ended::Well)]);
+        }
+        self.waiting.retain(|r| r.id != id);
+    }
+
     /// One step. Events come in the order of the requests' numbers; a fault is an event of each request that it concerns.
     ///
     /// # Errors

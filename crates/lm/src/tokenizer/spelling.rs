@@ -22,6 +22,21 @@ pub(crate) struct Spelling {
 }
 
 impl Tokenizer {
+    /// The bytes that a token puts into the middle of a text; its name, for one that is not written there. Nothing for
+    /// an id without a token.
+    pub fn token_bytes(&self, id: u32) -> Vec<u8> {
+        let inner = &*self.inner;
+        let Some(token) = inner.id_to_token(id) else { return Vec::new() };
+        if self.eos_ids.contains(&id) || inner.get_added_tokens_decoder().contains_key(&id) {
+            return token.into_bytes();
+        }
+        match self.kind {
+            Kind::Spm { .. } => byte_token(&token).map_or_else(|| token.replace('▁', " ").into(), |b| vec![b]),
+            Kind::Bpe => byte_level(&token, &byte_table()),
+            Kind::Naive => Lines::new(inner, self.clean_up).bytes(inner, id, &token).unwrap_or_else(|| token.into()),
+        }
+    }
+
     /// The bytes of all tokens, as [`super::Detokenizer`] writes them.
     pub(crate) fn spelling(&self) -> Spelling {
         let inner = &*self.inner;

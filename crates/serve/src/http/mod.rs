@@ -1,0 +1,10 @@
+//! HTTP: connections, who may ask, bodies, and answers. Knows routes as a table and no model.
+
+pub(crate) mod answer;
+pub(crate) mod guard;
+mod listen;
+pub(crate) mod request;
+mod signals;
+mod timed;
+
+pub use listen::{Address, Server};

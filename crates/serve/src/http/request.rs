@@ -1,0 +1,253 @@
+//! A request from its first byte to its answer: checks in their order, then the route's handler.
+
+use super::answer::{Answer, Body, json};
+use super::guard::{self, Origin};
+use crate::error::{ApiError, Dialect};
+use crate::routes::{self, Access, Found};
+use crate::service::{Owner, Service, random};
+use crate::settings::Log;
+use http_body_util::BodyExt;
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{
+    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
+    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_HEADERS, ALLOW, CONTENT_LENGTH,
+    CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, VARY,
+};
+use hyper::{Method, Request, Response};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Bytes of a body at most.
+const BODY: u64 = 32 << 20;
+/// A body may stand still for so long.
+const STALL: Duration = Duration::from_secs(30);
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const WARNINGS: HeaderName = HeaderName::from_static("x-lapis-warnings");
+const ALLOW_NETWORK: HeaderName = HeaderName::from_static("access-control-allow-private-network");
+const ASK_NETWORK: HeaderName = HeaderName::from_static("access-control-request-private-network");
+
+/// What a handler is given.
+pub(crate) struct Call {
+    /// What the route's path leaves open.
+    pub tail: String,
+    /// The body.
+    pub body: Bytes,
+    /// Whose request it is.
+    pub owner: Owner,
+    /// Its number, for the log.
+    pub id: String,
+    /// Headers.
+    pub headers: HeaderMap,
+    /// When it came.
+    pub came: Instant,
+}
+
+/// How a connection came.
+#[derive(Clone, Copy)]
+pub(crate) struct Way {
+    /// From this machine's own addresses only.
+    pub loopback: bool,
+    /// Through a Unix socket.
+    pub unix: bool,
+}
+
+/// Answers a request.
+pub(crate) async fn answer(service: Arc<Service>, request: Request<Incoming>, way: Way) -> Answer {
+    let came = Instant::now();
+    let id = request_id(request.headers());
+    let origin = guard::check_origin(request.headers(), &service.settings);
+    let path = request.uri().path().to_string();
+    let method = request.method().clone();
+    let (found, dialect) = routes::find(&method, &path);
+    let name = match &found {
+        Found::Route(route, _) => route.path,
+        _ => "other",
+    };
+    let asked_headers = request.headers().get(ACCESS_CONTROL_REQUEST_HEADERS).cloned();
+    let network = request.headers().contains_key(ASK_NETWORK);
+    let mut who = String::from("-");
+    let done = match &origin {
+        Err(refused) => Err(refused.clone()),
+        Ok(_) if method == Method::OPTIONS => Ok(preflight(asked_headers, network)),
+        Ok(_) => match service.settings.request_timeout {
+            None => attend(&service, request, way, found, id.clone(), came, &mut who).await,
+            Some(limit) => {
+                let work = attend(&service, request, way, found, id.clone(), came, &mut who);
+                let late = ApiError::later(503, 5, format!("the request took longer than {} s", limit.as_secs()));
+                tokio::time::timeout(limit, work).await.unwrap_or(Err(late))
+            }
+        },
+    };
+    let failed = done.as_ref().err().cloned();
+    let mut answer = done.unwrap_or_else(|e| refusal(&e, dialect, &id));
+    let headers = answer.headers_mut();
+    if let Ok(Origin::Allowed(value)) = origin {
+        headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, value);
+        headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static("x-request-id, x-lapis-warnings"));
+        headers.insert(VARY, HeaderValue::from_static("origin"));
+    }
+    if let Ok(value) = HeaderValue::from_str(&id) {
+        headers.insert(REQUEST_ID, value);
+    }
+    let (status, seconds) = (answer.status().as_u16(), came.elapsed().as_secs_f64());
+    service.metrics.answered(name, status, seconds);
+    log(&service, &id, &who, &method, &path, status, seconds, failed.as_ref());
+    answer
+}
+
+/// The checks between an allowed origin and a handler, and the handler.
+async fn attend(
+    service: &Arc<Service>,
+    request: Request<Incoming>,
+    way: Way,
+    found: Found,
+    id: String,
+    came: Instant,
+    who: &mut String,
+) -> Result<Answer, ApiError> {
+    let settings = &service.settings;
+    let (parts, body) = request.into_parts();
+    if !way.unix {
+        guard::check_host(&parts.headers, settings, way.loopback)?;
+    }
+    let (route, tail) = match found {
+        Found::Route(route, tail) => (route, tail),
+        Found::Method(allowed) => {
+            let mut answer = refusal(&ApiError::new(405, format!("this route takes {allowed}")), Dialect::OpenAi, &id);
+            answer
+                .headers_mut()
+                .insert(ALLOW, HeaderValue::from_str(&allowed).unwrap_or(HeaderValue::from_static("GET")));
+            return Ok(answer);
+        }
+        Found::Nothing => {
+            // Whether a route exists is told to those with a key only.
+            guard::check_key(&parts.headers, settings)?;
+            return Err(routes::nothing(parts.uri.path()));
+        }
+    };
+    let owner = match route.access {
+        Access::Open => Owner { number: 0, name: "-".into() },
+        Access::Key => guard::check_key(&parts.headers, settings)?,
+        Access::Admin => {
+            guard::check_admin(&parts.headers, settings, way.unix)?;
+            Owner { number: 0, name: "admin".into() }
+        }
+    };
+    who.clone_from(&owner.name);
+    if parts.method == Method::POST {
+        let kind = parts.headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or("");
+        let plain = kind.split(';').next().unwrap_or("").trim();
+        if !plain.eq_ignore_ascii_case("application/json") {
+            let shown: String = plain.chars().take(60).collect();
+            return Err(ApiError::new(415, format!("the content type must be application/json, and is {shown:?}")));
+        }
+    }
+    let body = read(&parts.headers, body).await?;
+    let call = Call { tail, body, owner, id, headers: parts.headers, came };
+    (route.call)(Arc::clone(service), call).await
+}
+
+/// The whole body.
+async fn read(headers: &HeaderMap, mut body: Incoming) -> Result<Bytes, ApiError> {
+    let large = || ApiError::new(413, format!("the body is larger than {} MiB", BODY >> 20));
+    let stated = headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
+    if stated.is_some_and(|n| n > BODY) {
+        return Err(large());
+    }
+    let mut all = Vec::with_capacity(stated.unwrap_or(0) as usize);
+    loop {
+        let frame = match tokio::time::timeout(STALL, body.frame()).await {
+            Err(_) => return Err(ApiError::new(408, "the body does not come")),
+            Ok(None) => return Ok(all.into()),
+            Ok(Some(Err(e))) => return Err(ApiError::new(400, format!("the body broke off: {e}"))),
+            Ok(Some(Ok(frame))) => frame,
+        };
+        if let Ok(data) = frame.into_data() {
+            if all.len() as u64 + data.len() as u64 > BODY {
+                return Err(large());
+            }
+            all.extend_from_slice(&data);
+        }
+    }
+}
+
+/// The caller's number for a request, if it is a plain one, else a new one.
+fn request_id(headers: &HeaderMap) -> String {
+    let plain = |id: &&str| {
+        (1..=128).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:".contains(&b))
+    };
+    let given = headers.get(REQUEST_ID).and_then(|v| v.to_str().ok()).filter(plain);
+    given.map_or_else(|| format!("req_{:016x}", random()), str::to_string)
+}
+
+/// An answer to a browser that asks whether a page may ask.
+fn preflight(asked: Option<HeaderValue>, network: bool) -> Answer {
+    let mut answer = Response::new(Body::Whole(None));
+    *answer.status_mut() = hyper::StatusCode::NO_CONTENT;
+    let headers = answer.headers_mut();
+    headers.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, POST, DELETE, OPTIONS"));
+    let allowed = asked.as_ref().and_then(|v| v.to_str().ok()).unwrap_or("content-type");
+    let known = |name: &&str| {
+        matches!(*name, "authorization" | "content-type" | "accept" | "x-api-key" | "x-request-id" | "user-agent")
+            || ["x-stainless-", "anthropic-", "openai-"].iter().any(|p| name.starts_with(p))
+    };
+    let lower = allowed.to_ascii_lowercase();
+    let list: Vec<&str> = lower.split(',').map(str::trim).filter(known).collect();
+    if let Ok(value) = HeaderValue::from_str(&list.join(", ")) {
+        headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, value);
+    }
+    headers.insert(ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600"));
+    if network {
+        headers.insert(ALLOW_NETWORK, HeaderValue::from_static("true"));
+    }
+    answer
+}
+
+fn refusal(error: &ApiError, dialect: Dialect, id: &str) -> Answer {
+    let mut answer = json(error.status, &error.body(dialect, id));
+    if let Some(seconds) = error.retry_after {
+        answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    answer
+}
+
+/// Puts warnings in the header of an answer.
+pub(crate) fn warn(answer: &mut Answer, warnings: &[String]) {
+    if warnings.is_empty() {
+        return;
+    }
+    let text: String = warnings.join("; ").chars().filter(|c| (' '..='~').contains(c)).take(1000).collect();
+    if let Ok(value) = HeaderValue::from_str(&text) {
+        answer.headers_mut().insert(WARNINGS, value);
+    }
+}
+
+fn log(
+    service: &Service,
+    id: &str,
+    who: &str,
+    method: &Method,
+    path: &str,
+    status: u16,
+    seconds: f64,
+    error: Option<&ApiError>,
+) {
+    let path: String = path.chars().take(200).flat_map(char::escape_default).collect();
+    let why: String =
+        error.map_or(String::new(), |e| e.message.chars().take(300).flat_map(char::escape_default).collect());
+    match service.settings.log {
+        Log::Off => {}
+        Log::Text => {
+            let why = if why.is_empty() { why } else { format!(" · {why}") };
+            crate::log::line(&format!("{method} {path} {status} · {:.0} ms · {who} · {id}{why}", seconds * 1e3));
+        }
+        Log::Json => crate::log::line(
+            &serde_json::json!({
+                "id": id, "key": who, "method": method.as_str(), "path": path, "status": status,
+                "ms": (seconds * 1e5).round() / 1e2, "error": error.map(|_| why),
+            })
+            .to_string(),
+        ),
+    }
+}

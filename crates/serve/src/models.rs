@@ -1,0 +1,458 @@
+//! The models of a server: which there are, which are loaded, who comes and who goes.
+//!
+//! A name is the start-up model's, an alias, a model in the cache of downloads, or a folder below `--models-dir`; no
+//! path from outside is ever opened and nothing is fetched. What is asked for is loaded once, however many ask, and the
+//! one that nobody has used for longest makes room.
+
+use crate::error::ApiError;
+use crate::settings::{Settings, Source};
+use lapis::Error;
+use lapis_lm::fit::Fit;
+use lapis_lm::hub::Name;
+use lapis_lm::template::Template;
+use lapis_lm::{Checkpoint, LanguageModel};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use tokio::sync::watch;
+
+/// A model that is loaded.
+pub struct Loaded {
+    /// Its name.
+    pub id: String,
+    /// Its number: another one at every loading.
+    pub serial: u64,
+    /// The network and its tokenizer.
+    pub model: LanguageModel,
+    /// A template in place of its own.
+    pub template: Option<Template>,
+    /// Prompt and reply together at most.
+    pub context: usize,
+    /// When it was loaded, in seconds since 1970.
+    pub created: u64,
+    /// What it needs.
+    pub fit: Fit,
+    /// Its config.json.
+    pub config: serde_json::Map<String, Value>,
+    /// Version and weights, as a short text.
+    pub fingerprint: String,
+    /// Requests that use it now.
+    pub jobs: AtomicUsize,
+}
+
+/// What is known of a model without loading it.
+#[derive(Clone, Debug)]
+pub struct Listing {
+    /// Its name.
+    pub id: String,
+    /// When its files were written, in seconds since 1970.
+    pub created: u64,
+    /// Whether it is loaded.
+    pub loaded: bool,
+    /// Positions, where they are known.
+    pub context: Option<usize>,
+    /// Such as `4bit`.
+    pub quantization: Option<String>,
+    /// Its `model_type`.
+    pub family: String,
+    /// Bytes of its weights.
+    pub bytes: u64,
+    /// Values of its weights, where they are known.
+    pub parameters: Option<u64>,
+}
+
+enum Slot {
+    /// Somebody loads it; the channel closes when that has ended.
+    Loading(watch::Receiver<()>),
+    Ready {
+        loaded: Arc<Loaded>,
+        used: Instant,
+    },
+    Failed {
+        error: ApiError,
+        when: Instant,
+    },
+}
+
+/// The models of a server.
+pub struct Models {
+    settings: Arc<Settings>,
+    slots: Mutex<BTreeMap<String, Slot>>,
+    serial: AtomicU64,
+    /// Told of models that are let go, by number.
+    gone: Box<dyn Fn(u64) + Send + Sync>,
+    /// Models loaded since the start, and let go.
+    pub loads: AtomicU64,
+    /// As [`Models::loads`], let go.
+    pub unloads: AtomicU64,
+}
+
+/// Context where no config says.
+const CONTEXT: usize = 32768;
+/// How long a model that failed is not tried again.
+const REST: Duration = Duration::from_secs(10);
+/// How long a request waits for its model.
+const WAIT: Duration = Duration::from_secs(60);
+
+impl Models {
+    /// Those of some settings; `gone` hears of each that is let go.
+    pub fn new(settings: Arc<Settings>, gone: impl Fn(u64) + Send + Sync + 'static) -> Models {
+        Models {
+            settings,
+            slots: Mutex::default(),
+            serial: AtomicU64::new(1),
+            gone: Box::new(gone),
+            loads: AtomicU64::new(0),
+            unloads: AtomicU64::new(0),
+        }
+    }
+
+    fn slots(&self) -> MutexGuard<'_, BTreeMap<String, Slot>> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The name of the start-up model.
+    pub fn start(&self) -> &str {
+        &self.settings.model.0
+    }
+
+    /// The start-up model, if it is loaded.
+    pub fn ready(&self) -> Option<Arc<Loaded>> {
+        self.loaded(self.start())
+    }
+
+    fn loaded(&self, id: &str) -> Option<Arc<Loaded>> {
+        match self.slots().get(id) {
+            Some(Slot::Ready { loaded, .. }) => Some(Arc::clone(loaded)),
+            _ => None,
+        }
+    }
+
+    /// All that are loaded.
+    pub fn all_loaded(&self) -> Vec<Arc<Loaded>> {
+        let slots = self.slots();
+        let ready = |s: &Slot| if let Slot::Ready { loaded, .. } = s { Some(Arc::clone(loaded)) } else { None };
+        slots.values().filter_map(ready).collect()
+    }
+
+    /// Why the start-up model could not be loaded.
+    pub fn failure(&self) -> Option<ApiError> {
+        match self.slots().get(self.start()) {
+            Some(Slot::Failed { error, .. }) => Some(error.clone()),
+            _ => None,
+        }
+    }
+
+    /// The id that a name stands for, and where that model is.
+    fn find(&self, name: &str) -> Result<(String, Source), ApiError> {
+        let (start, source) = &self.settings.model;
+        let name = match self.settings.aliases.iter().find(|(alias, _)| alias == name) {
+            Some((_, model)) => model.as_str(),
+            None => name,
+        };
+        if matches!(name, "" | "default" | "default_model") || name == start {
+            return Ok((start.clone(), source.clone()));
+        }
+        match self.path(name) {
+            Some(path) => Ok((name.to_string(), Source::Path(path))),
+            None => Err(self.unknown(name)),
+        }
+    }
+
+    /// The directory of a model that is here.
+    fn path(&self, name: &str) -> Option<PathBuf> {
+        let plain = |part: &str| !part.is_empty() && !part.starts_with('.') && !part.contains(['\\', '\0']);
+        if !name.split('/').all(plain) || name.len() > 256 {
+            return None;
+        }
+        let own = self.settings.models_dir.as_ref().map(|root| root.join(name)).filter(|path| is_model(path));
+        own.or_else(|| {
+            let hub = self.settings.hub.as_ref()?;
+            let snapshot = hub.cache.snapshot(&Name::parse(name).ok()?)?;
+            is_model(&snapshot).then_some(snapshot)
+        })
+    }
+
+    fn unknown(&self, name: &str) -> ApiError {
+        let shown: String = name.chars().filter(|c| !c.is_control()).take(100).collect();
+        let mut near: Vec<(usize, String)> = self.names().into_iter().map(|id| (distance(&id, &shown), id)).collect();
+        near.sort();
+        let near: Vec<String> = near.into_iter().take(3).map(|n| n.1).collect();
+        let message = format!("there is no model {shown:?} here; there is {}", near.join(", "));
+        ApiError { param: Some("model".into()), ..ApiError::new(404, message) }.code("model_not_found")
+    }
+
+    /// Names of all models that may be asked for.
+    fn names(&self) -> Vec<String> {
+        let mut names = vec![self.start().to_string()];
+        names.extend(self.settings.aliases.iter().map(|a| a.0.clone()));
+        if let Some(root) = &self.settings.models_dir {
+            let below = |dir: &Path| std::fs::read_dir(dir).into_iter().flatten().filter_map(|e| Some(e.ok()?.path()));
+            for path in below(root) {
+                let inner: Vec<PathBuf> = if is_model(&path) { vec![path] } else { below(&path).collect() };
+                let names_of = inner.iter().filter(|p| is_model(p)).filter_map(|p| p.strip_prefix(root).ok()?.to_str());
+                names.extend(names_of.map(str::to_string));
+            }
+        }
+        if let Some(hub) = &self.settings.hub {
+            let repositories = hub.cache.scan();
+            let models = repositories.into_iter().filter(|r| r.kind == "model").map(|r| r.id);
+            names.extend(models.filter(|id| {
+                let snapshot = Name::parse(id).ok().and_then(|name| hub.cache.snapshot(&name));
+                snapshot.is_some_and(|dir| is_model(&dir))
+            }));
+        }
+        let mut seen = std::collections::HashSet::new();
+        names.retain(|n| seen.insert(n.clone()));
+        names
+    }
+
+    /// Every model that may be asked for.
+    pub fn list(&self) -> Vec<Listing> {
+        self.names().into_iter().filter_map(|name| self.listing(&name).ok()).collect()
+    }
+
+    /// What is known of a model.
+    ///
+    /// # Errors
+    /// A name that there is not.
+    pub fn listing(&self, name: &str) -> Result<Listing, ApiError> {
+        let (id, source) = self.find(name)?;
+        let loaded = self.loaded(&id);
+        let read = |path: &Path| {
+            let config = lapis_lm::checkpoint::read_object(&path.join("config.json")).unwrap_or_default();
+            (config, weights(path), written(path))
+        };
+        let (config, bytes, created) = match (&loaded, &source) {
+            (Some(l), _) => (l.config.clone(), l.fit.weights, l.created),
+            (None, Source::Path(path)) => read(path),
+            (None, Source::Files(files)) => {
+                let config = serde_json::from_slice(files.config).unwrap_or_default();
+                (config, files.weights.len() as u64, seconds(SystemTime::now()))
+            }
+        };
+        Ok(Listing {
+            id: if name.is_empty() || name.starts_with("default") { id } else { name.to_string() },
+            created,
+            context: loaded.as_ref().map(|l| l.context).or_else(|| context(&config)),
+            quantization: quantization(&config),
+            family: config.get("model_type").and_then(Value::as_str).unwrap_or("unknown").to_string(),
+            bytes,
+            parameters: loaded.as_ref().map(|l| l.fit.parameters),
+            loaded: loaded.is_some(),
+        })
+    }
+
+    /// The model of a name, loaded first if it is not.
+    ///
+    /// # Errors
+    /// A name that there is not, a model that cannot be loaded or takes too long to.
+    pub async fn get(self: &Arc<Models>, name: &str) -> Result<Arc<Loaded>, ApiError> {
+        let (id, source) = self.find(name)?;
+        let until = tokio::time::Instant::now() + WAIT;
+        loop {
+            let mut waiting = {
+                let mut slots = self.slots();
+                match slots.get_mut(&id) {
+                    Some(Slot::Ready { loaded, used }) => {
+                        *used = Instant::now();
+                        return Ok(Arc::clone(loaded));
+                    }
+                    Some(Slot::Failed { error, when }) if when.elapsed() < REST => return Err(error.clone()),
+                    Some(Slot::Loading(waiting)) => waiting.clone(),
+                    _ => {
+                        let (sender, receiver) = watch::channel(());
+                        slots.insert(id.clone(), Slot::Loading(receiver.clone()));
+                        drop(slots);
+                        self.begin(id.clone(), source.clone(), sender);
+                        receiver
+                    }
+                }
+            };
+            if tokio::time::timeout_at(until, waiting.changed()).await.is_err() {
+                return Err(ApiError::later(503, 10, format!("{id} is still being loaded")));
+            }
+        }
+    }
+
+    fn begin(self: &Arc<Models>, id: String, source: Source, done: watch::Sender<()>) {
+        let models = Arc::clone(self);
+        tokio::task::spawn_blocking(move || {
+            let result = models.room(&source).and_then(|()| models.load(&id, &source));
+            let slot = match result {
+                Ok(loaded) => {
+                    models.loads.fetch_add(1, Relaxed);
+                    Slot::Ready { loaded: Arc::new(loaded), used: Instant::now() }
+                }
+                Err(error) => Slot::Failed { error, when: Instant::now() },
+            };
+            models.slots().insert(id, slot);
+            drop(done);
+        });
+    }
+
+    fn load(&self, id: &str, source: &Source) -> Result<Loaded, ApiError> {
+        let fail = |e: Error| ApiError::later(503, 30, format!("{id} cannot be loaded: {}", e.message()));
+        let (model, fit, config) = match source {
+            Source::Files(files) => {
+                let weights = lapis::io::Bytes::copy(files.weights).map_err(fail)?;
+                let mut checkpoint = Checkpoint::from_bytes(files.name, files.config, weights).map_err(fail)?;
+                let config = checkpoint.config.clone();
+                let fit = Fit::of(&mut checkpoint).map_err(fail)?;
+                (LanguageModel::from_files(*files).map_err(fail)?, fit, config)
+            }
+            Source::Path(path) => {
+                let mut checkpoint = Checkpoint::open(path).map_err(fail)?;
+                let config = checkpoint.config.clone();
+                let fit = Fit::of(&mut checkpoint).map_err(fail)?;
+                (lapis_lm::load(path).map_err(fail)?, fit, config)
+            }
+        };
+        let template = self.settings.chat_template.as_deref().map(Template::new).transpose().map_err(fail)?;
+        let most = model.context.unwrap_or(CONTEXT);
+        let digest = ring::digest::digest(
+            &ring::digest::SHA256,
+            format!("{id} {} {}", fit.weights, Value::Object(config.clone())).as_bytes(),
+        );
+        let digest: String = digest.as_ref()[..4].iter().map(|b| format!("{b:02x}")).collect();
+        Ok(Loaded {
+            id: id.to_string(),
+            serial: self.serial.fetch_add(1, Relaxed),
+            template,
+            context: self.settings.max_context.map_or(most, |m| m.min(most)),
+            created: seconds(SystemTime::now()),
+            fit,
+            config,
+            fingerprint: format!("lapis-{}-{digest}", env!("CARGO_PKG_VERSION")),
+            jobs: AtomicUsize::new(0),
+            model,
+        })
+    }
+
+    /// Makes room for one more model: those that nobody uses go, the one unused for longest first.
+    fn room(&self, source: &Source) -> Result<(), ApiError> {
+        let needed = match source {
+            Source::Path(path) => weights(path),
+            Source::Files(files) => files.weights.len() as u64,
+        };
+        loop {
+            let loaded = self.all_loaded();
+            let taken: u64 = loaded.iter().map(|l| l.fit.weights).sum();
+            if loaded.len() < self.settings.max_models && taken + needed <= self.settings.memory_limit {
+                return Ok(());
+            }
+            let Some(id) = self.idlest(Duration::ZERO) else {
+                let human = lapis::io::atomic::human;
+                return Err(ApiError::later(
+                    503,
+                    30,
+                    format!(
+                        "no room for another model: it needs {}, {} loaded take {} of {}, and none of them is idle",
+                        human(needed),
+                        loaded.len(),
+                        human(taken),
+                        human(self.settings.memory_limit)
+                    ),
+                ));
+            };
+            self.unload(&id);
+        }
+    }
+
+    /// The model that has been idle for longest, and for as long as `least`.
+    fn idlest(&self, least: Duration) -> Option<String> {
+        let slots = self.slots();
+        let idle = slots.iter().filter_map(|(id, slot)| match slot {
+            Slot::Ready { loaded, used }
+                if loaded.jobs.load(Relaxed) == 0 && used.elapsed() >= least && !self.settings.pins.contains(id) =>
+            {
+                Some((*used, id.clone()))
+            }
+            _ => None,
+        });
+        idle.min().map(|i| i.1)
+    }
+
+    /// Lets a model go, unless it works.
+    pub fn unload(&self, id: &str) -> bool {
+        let mut slots = self.slots();
+        let idle = matches!(slots.get(id), Some(Slot::Ready { loaded, .. }) if loaded.jobs.load(Relaxed) == 0);
+        if !idle {
+            return false;
+        }
+        if let Some(Slot::Ready { loaded, .. }) = slots.remove(id) {
+            self.unloads.fetch_add(1, Relaxed);
+            (self.gone)(loaded.serial);
+        }
+        true
+    }
+
+    /// Lets models go that have been idle for too long; the start-up model stays.
+    pub fn tidy(&self) {
+        while let Some(id) = self.idlest(self.settings.model_ttl).filter(|id| id != self.start()) {
+            self.unload(&id);
+        }
+    }
+}
+
+/// Whether a directory or file looks like a model that is whole.
+fn is_model(path: &Path) -> bool {
+    if path.extension().is_some_and(|e| e == "gguf") {
+        return path.is_file();
+    }
+    path.join("config.json").is_file() && weights(path) > 0
+}
+
+/// Bytes of the weight files of a model.
+fn weights(path: &Path) -> u64 {
+    if path.is_file() {
+        return path.metadata().map_or(0, |m| m.len());
+    }
+    let files = std::fs::read_dir(path).into_iter().flatten().filter_map(|e| Some(e.ok()?.path()));
+    let weights = files.filter(|p| p.extension().is_some_and(|e| e == "safetensors"));
+    weights.filter_map(|p| Some(p.metadata().ok()?.len())).sum()
+}
+
+fn written(path: &Path) -> u64 {
+    path.metadata().and_then(|m| m.modified()).map_or(0, seconds)
+}
+
+pub(crate) fn seconds(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
+}
+
+fn context(config: &serde_json::Map<String, Value>) -> Option<usize> {
+    let text = config.get("text_config").and_then(Value::as_object).unwrap_or(config);
+    ["max_position_embeddings", "n_positions", "max_seq_len"]
+        .iter()
+        .find_map(|k| text.get(*k)?.as_u64())
+        .map(|n| n as usize)
+}
+
+fn quantization(config: &serde_json::Map<String, Value>) -> Option<String> {
+    let block = config.get("quantization").or(config.get("quantization_config"))?;
+    match (block.get("mode").and_then(Value::as_str), block.get("bits").and_then(Value::as_u64)) {
+        (Some(mode), _) if mode != "affine" => Some(mode.to_string()),
+        (_, Some(bits)) => Some(format!("{bits}bit")),
+        _ => block.get("quant_method").and_then(Value::as_str).map(str::to_string),
+    }
+}
+
+/// How many letters two names differ by.
+fn distance(a: &str, b: &str) -> usize {
+    let (a, b): (Vec<char>, Vec<char>) = (a.to_lowercase().chars().collect(), b.to_lowercase().chars().collect());
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.iter().enumerate() {
+        let mut before = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.iter().enumerate() {
+            let above = row[j + 1];
+            row[j + 1] = (before + usize::from(x != y)).min(above + 1).min(row[j] + 1);
+            before = above;
+        }
+    }
+    row[b.len()]
+}

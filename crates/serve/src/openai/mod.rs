@@ -1,0 +1,7 @@
+//! OpenAI's interface.
+
+pub(crate) mod chat;
+pub(crate) mod completions;
+pub(crate) mod models;
+pub(crate) mod scores;
+pub(crate) mod tools;

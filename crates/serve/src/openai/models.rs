@@ -1,0 +1,56 @@
+//! `/v1/models`.
+
+use crate::error::ApiError;
+use crate::http::answer::{self, Outcome};
+use crate::http::request::Call;
+use crate::models::Listing;
+use crate::service::{Service, blocking};
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+fn entry(model: &Listing) -> Value {
+    let mut entry = json!({
+        "id": model.id, "object": "model", "created": model.created, "owned_by": "lapis", "loaded": model.loaded,
+        "capabilities": ["completion", "chat"],
+    });
+    if let Some(context) = model.context {
+        entry["context_length"] = json!(context);
+        entry["max_model_len"] = json!(context);
+    }
+    if let Some(quantization) = &model.quantization {
+        entry["quantization"] = json!(quantization);
+    }
+    entry
+}
+
+/// What Codex reads.
+fn slug(model: &Listing) -> Value {
+    json!({
+        "slug": model.id, "display_name": model.id, "description": null, "context_window": model.context,
+        "supported_reasoning_levels": [], "supports_parallel_tool_calls": true, "input_modalities": ["text"],
+        "visibility": "list", "supported_in_api": true, "priority": 0,
+    })
+}
+
+/// All models.
+///
+/// # Errors
+/// None.
+pub(crate) async fn list(service: Arc<Service>, _call: Call) -> Outcome {
+    let models = blocking(move || Ok(service.models.list())).await?;
+    let data: Vec<Value> = models.iter().map(entry).collect();
+    let slugs: Vec<Value> = models.iter().map(slug).collect();
+    Ok(answer::json(200, &json!({"object": "list", "data": data, "models": slugs})))
+}
+
+/// One model.
+///
+/// # Errors
+/// A name that there is not.
+pub(crate) async fn one(service: Arc<Service>, call: Call) -> Outcome {
+    if call.tail.is_empty() {
+        return Err(ApiError::new(404, "there is no model without a name"));
+    }
+    let listing = blocking(move || service.models.listing(&call.tail)).await?;
+    Ok(answer::json(200, &entry(&listing)))
+}

@@ -1,0 +1,141 @@
+//! The table of routes: what there is, who may ask, what a body holds, who answers.
+
+use crate::error::{ApiError, Dialect};
+use crate::fields::Field;
+use crate::http::answer::Outcome;
+use crate::http::request::Call;
+use crate::openai::{chat, completions, models};
+use crate::sampling::SAMPLING;
+use crate::service::Service;
+use crate::{state, tokens};
+use hyper::Method;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+/// Who may ask.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Access {
+    /// Everybody.
+    Open,
+    /// Those with a key, where there are keys.
+    Key,
+    /// The operator.
+    Admin,
+}
+
+/// Who answers.
+type Handler = fn(Arc<Service>, Call) -> Pin<Box<dyn Future<Output = Outcome> + Send>>;
+
+/// A route.
+pub(crate) struct Route {
+    /// The method.
+    pub method: Method,
+    /// The path; a last part `{id}` takes all that follows.
+    pub path: &'static str,
+    /// Who may ask.
+    pub access: Access,
+    /// What it is for.
+    pub about: &'static str,
+    /// What its body may hold.
+    pub body: &'static [&'static [Field]],
+    /// Who answers.
+    pub call: Handler,
+}
+
+macro_rules! routes {
+    ($($method:ident $path:literal $access:ident $body:expr, $call:path, $about:literal;)*) => {
+        &[$(Route {
+            method: Method::$method, path: $path, access: Access::$access, about: $about, body: $body,
+            call: |service, call| Box::pin($call(service, call)),
+        }),*]
+    };
+}
+
+const CHAT_BODY: &[&[Field]] = &[chat::COMMON, SAMPLING, chat::CHAT];
+const COMPLETION_BODY: &[&[Field]] = &[chat::COMMON, SAMPLING, completions::COMPLETION];
+const TOKENIZE_BODY: &[&[Field]] = &[tokens::TOKENIZE, tokens::CONVERSATION];
+
+/// All routes.
+pub(crate) static ROUTES: &[Route] = routes! {
+    POST "/v1/chat/completions" Key CHAT_BODY, chat::run, "Go on with a conversation.";
+    POST "/chat/completions" Key CHAT_BODY, chat::run, "As /v1/chat/completions.";
+    POST "/v1/completions" Key COMPLETION_BODY, completions::run, "Go on with a text.";
+    POST "/completions" Key COMPLETION_BODY, completions::run, "As /v1/completions.";
+    GET "/v1/models" Key &[], models::list, "The models that there are.";
+    GET "/models" Key &[], models::list, "As /v1/models.";
+    GET "/v1/models/{id}" Key &[], models::one, "One model.";
+    POST "/tokenize" Key TOKENIZE_BODY, tokens::tokenize, "A text or a conversation to tokens.";
+    POST "/v1/tokenize" Key TOKENIZE_BODY, tokens::tokenize, "As /tokenize.";
+    POST "/detokenize" Key &[tokens::DETOKENIZE], tokens::detokenize, "Tokens to a text.";
+    POST "/v1/detokenize" Key &[tokens::DETOKENIZE], tokens::detokenize, "As /detokenize.";
+    POST "/apply-template" Key &[tokens::MODEL, tokens::CONVERSATION], tokens::apply_template, "A conversation to a text.";
+    POST "/v1/apply-template" Key &[tokens::MODEL, tokens::CONVERSATION], tokens::apply_template, "As /apply-template.";
+    GET "/health" Open &[], state::health, "Whether the server lives.";
+    GET "/ready" Open &[], state::ready, "Whether a request would be served now.";
+    GET "/metrics" Key &[], state::metrics, "Numbers for Prometheus.";
+};
+
+/// What a path leads to.
+pub(crate) enum Found {
+    /// A route, and what its path leaves open.
+    Route(&'static Route, String),
+    /// Routes that take other methods: which.
+    Method(String),
+    /// No route.
+    Nothing,
+}
+
+/// The route of a method and a path, and the form in which its errors come.
+pub(crate) fn find(method: &Method, path: &str) -> (Found, Dialect) {
+    let dialect = match path {
+        p if p.starts_with("/v1/messages") => Dialect::Anthropic,
+        p if p.starts_with("/api/") => Dialect::Ollama,
+        _ => Dialect::OpenAi,
+    };
+    let path = if path.len() > 1 { path.trim_end_matches('/') } else { path };
+    let fits = |route: &Route| match route.path.strip_suffix("{id}") {
+        None => (route.path == path).then(String::new),
+        Some(head) => path.strip_prefix(head).filter(|rest| !rest.is_empty()).map(decoded),
+    };
+    let mut methods = Vec::new();
+    for route in ROUTES {
+        let Some(tail) = fits(route) else { continue };
+        if route.method == *method || (*method == Method::HEAD && route.method == Method::GET) {
+            return (Found::Route(route, tail), dialect);
+        }
+        methods.push(route.method.as_str());
+    }
+    match methods.is_empty() {
+        true => (Found::Nothing, dialect),
+        false => (Found::Method(methods.join(", ")), dialect),
+    }
+}
+
+/// A part of a path with its `%xx` as bytes.
+fn decoded(text: &str) -> String {
+    let bytes = text.as_bytes();
+    let (mut out, mut i) = (Vec::with_capacity(bytes.len()), 0);
+    while i < bytes.len() {
+        let hex =
+            (bytes[i] == b'%').then(|| text.get(i + 1..i + 3).and_then(|h| u8::from_str_radix(h, 16).ok())).flatten();
+        out.push(hex.unwrap_or(bytes[i]));
+        i += if hex.is_some() { 3 } else { 1 };
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+/// What is said of a path that leads nowhere.
+pub(crate) fn nothing(path: &str) -> ApiError {
+    let hint = if path.starts_with("/api/") {
+        "; this is no Ollama: clients of OpenAI's interface take the base URL http://HOST:PORT/v1"
+    } else if path.ends_with("/chat/completions") || path.ends_with("/completions") || path.ends_with("/models") {
+        "; the base URL is http://HOST:PORT/v1"
+    } else if path.ends_with("/messages") {
+        "; the base URL of Anthropic's clients is http://HOST:PORT"
+    } else {
+        "; /openapi.json lists what there is"
+    };
+    let shown: String = path.chars().filter(|c| !c.is_control()).take(100).collect();
+    ApiError::new(404, format!("there is nothing at {shown}{hint}"))
+}

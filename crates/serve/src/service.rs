@@ -1,0 +1,486 @@
+//! From what a client asks to a job for the engine: names, templates, tokens, grammars, limits.
+//!
+//! Every interface makes an [`Ask`] of its own words and gets a [`Ticket`]; nothing behind here knows which interface it
+//! was. What takes time happens on a thread of its own and never on the engine's.
+
+use crate::error::ApiError;
+use crate::job::{InUse, Job, Update};
+use crate::metrics::Metrics;
+use crate::models::{Loaded, Models};
+use crate::settings::Settings;
+use crate::worker::Command;
+use lapis::Error;
+use lapis_lm::reply::ReplyOptions;
+use lapis_lm::template::{Chat, Template};
+use lapis_lm::{Grammar, Sampling};
+use serde_json::{Map, Value, json};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError, mpsc as sync};
+use std::time::Instant;
+use tokio::sync::mpsc;
+
+/// What is to be continued.
+#[derive(Clone)]
+pub enum Prompt {
+    /// A conversation.
+    Chat {
+        /// Messages in OpenAI's form.
+        messages: Value,
+        /// Variables of the template.
+        keywords: Map<String, Value>,
+        /// A template in place of the model's.
+        template: Option<String>,
+        /// The last message is gone on with.
+        continued: bool,
+    },
+    /// A text.
+    Text(String),
+    /// Tokens.
+    Tokens(Vec<u32>),
+}
+
+/// Whether tools are called.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub enum ToolChoice {
+    /// As the model likes.
+    #[default]
+    Auto,
+    /// Never: the model does not hear of tools.
+    None,
+    /// One at least.
+    Required,
+    /// This one.
+    Named(String),
+}
+
+/// Numbers that choose tokens; what is absent is the model's or the server's default.
+#[derive(Clone, Default)]
+pub struct Wishes {
+    /// Randomness.
+    pub temperature: Option<f64>,
+    /// Mass of tokens to draw from.
+    pub top_p: Option<f64>,
+    /// Number of tokens to draw from.
+    pub top_k: Option<usize>,
+    /// Least probability beside the likeliest.
+    pub min_p: Option<f64>,
+    /// Seed of the draws.
+    pub seed: Option<u64>,
+    /// The rest, as it is.
+    pub rest: Sampling,
+}
+
+/// What a client asks for.
+#[derive(Clone, Default)]
+pub struct Ask {
+    /// A name of a model.
+    pub model: String,
+    /// What is to be continued.
+    pub prompt: Option<Prompt>,
+    /// Tokens at most.
+    pub max_tokens: Option<usize>,
+    /// How tokens are chosen.
+    pub wishes: Wishes,
+    /// Texts that end a reply.
+    pub stop: Vec<String>,
+    /// Replies.
+    pub n: usize,
+    /// Likeliest tokens to tell of, where log-probabilities are wanted.
+    pub top: Option<usize>,
+    /// `response_format`.
+    pub format: Option<Value>,
+    /// Tools in OpenAI's form.
+    pub tools: Vec<Value>,
+    /// Whether they are called.
+    pub tool_choice: ToolChoice,
+    /// One call at most.
+    pub single_call: bool,
+    /// Narrows what is shared with other requests of the same key.
+    pub salt: String,
+}
+
+/// Whose request it is.
+#[derive(Clone, Debug)]
+pub struct Owner {
+    /// Number of the key; 0 where there are none.
+    pub number: u64,
+    /// Its name.
+    pub name: String,
+}
+
+/// A job that was taken: its updates. Dropping it cancels the job.
+pub struct Ticket {
+    /// The model.
+    pub model: Arc<Loaded>,
+    /// Tokens of the prompt.
+    pub prompt: Vec<u32>,
+    /// The seed of the draws.
+    pub seed: u64,
+    /// When the request came.
+    pub came: Instant,
+    /// Tokens of a reply at most.
+    pub max_tokens: usize,
+    updates: mpsc::Receiver<Update>,
+    guard: Guard,
+}
+
+/// Cancels a job unless it is over.
+struct Guard {
+    id: u64,
+    over: bool,
+    service: Arc<Service>,
+    owner: u64,
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if !self.over {
+            let _ = self.service.commands.send(Command::Cancel(self.id));
+        }
+        let mut owners = self.service.owners.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(n) = owners.get_mut(&self.owner) {
+            *n -= 1;
+            if *n == 0 {
+                owners.remove(&self.owner);
+            }
+        }
+    }
+}
+
+impl Ticket {
+    /// The next update; an error when the job has come to grief.
+    ///
+    /// # Errors
+    /// What the job came to grief of.
+    pub async fn next(&mut self) -> Result<Update, ApiError> {
+        match self.updates.recv().await {
+            Some(Update::Failed(error)) => {
+                self.guard.over = true;
+                Err(error)
+            }
+            Some(update) => Ok(update),
+            None => {
+                Err(ApiError::later(503, 5, "the reply was given up: its reader was too slow, or the server stops"))
+            }
+        }
+    }
+
+    /// All replies are over.
+    pub fn finished(&mut self) {
+        self.guard.over = true;
+    }
+}
+
+/// Takes what is asked for.
+pub struct Service {
+    /// Its settings.
+    pub settings: Arc<Settings>,
+    /// Its models.
+    pub models: Arc<Models>,
+    /// Its numbers.
+    pub metrics: Arc<Metrics>,
+    /// Where the engine listens.
+    pub commands: sync::Sender<Command>,
+    /// No new work is taken.
+    pub draining: AtomicBool,
+    next: AtomicU64,
+    secret: u64,
+    owners: Mutex<HashMap<u64, usize>>,
+    grammars: Mutex<Vec<(GrammarKey, Arc<Grammar>)>>,
+}
+
+/// Of which model, and of what.
+type GrammarKey = (u64, String);
+
+/// Grammars that are kept.
+const GRAMMARS: usize = 64;
+/// Updates that may wait for a client.
+const UPDATES: usize = 1 << 16;
+
+/// A number that nobody can foresee.
+pub(crate) fn random() -> u64 {
+    use ring::rand::{SecureRandom, SystemRandom};
+    let mut bytes = [0; 8];
+    match SystemRandom::new().fill(&mut bytes) {
+        Ok(()) => u64::from_le_bytes(bytes),
+        Err(_) => std::time::UNIX_EPOCH.elapsed().map_or(1, |d| d.as_nanos() as u64),
+    }
+}
+
+impl Service {
+    /// A service of some settings, and an engine that listens.
+    pub fn new(
+        settings: Arc<Settings>,
+        models: Arc<Models>,
+        metrics: Arc<Metrics>,
+        commands: sync::Sender<Command>,
+    ) -> Service {
+        Service {
+            settings,
+            models,
+            metrics,
+            commands,
+            draining: AtomicBool::new(false),
+            next: AtomicU64::new(1),
+            secret: random(),
+            owners: Mutex::default(),
+            grammars: Mutex::default(),
+        }
+    }
+
+    /// Prompts of other owners, or with another salt, are never shared.
+    fn salt(&self, owner: u64, salt: &str) -> u64 {
+        let digest = ring::digest::digest(
+            &ring::digest::SHA256,
+            &[&self.secret.to_le_bytes()[..], &owner.to_le_bytes(), salt.as_bytes()].concat(),
+        );
+        u64::from_le_bytes(digest.as_ref()[..8].try_into().unwrap_or_default())
+    }
+
+    fn draining(&self) -> Result<(), ApiError> {
+        match self.draining.load(Relaxed) {
+            true => Err(ApiError::later(503, 10, "the server is stopping")),
+            false => Ok(()),
+        }
+    }
+
+    /// Takes a request.
+    ///
+    /// # Errors
+    /// What is wrong with it; a queue that is full.
+    pub async fn submit(self: &Arc<Service>, mut ask: Ask, owner: &Owner, came: Instant) -> Result<Ticket, ApiError> {
+        self.draining()?;
+        let model = InUse::new(self.models.get(&ask.model).await?);
+        let guard = self.enter(owner)?;
+        let (service, salt) = (Arc::clone(self), self.salt(owner.number, &ask.salt));
+        let number = owner.number;
+        let (job, updates) = blocking(move || {
+            let loaded = Arc::clone(&model.0);
+            let prompt = service.prompt(&loaded, &ask)?;
+            let max_tokens = service.room(&loaded, prompt.len(), ask.max_tokens)?;
+            let sampling = service.sampling(&loaded, &ask.wishes)?;
+            let grammar = service.grammar(&loaded, &ask)?;
+            let (sender, updates) = mpsc::channel(UPDATES);
+            let raw = !matches!(ask.prompt, Some(Prompt::Chat { .. }));
+            let tools = if ask.tool_choice == ToolChoice::None { Vec::new() } else { std::mem::take(&mut ask.tools) };
+            let reply = ReplyOptions { stop: std::mem::take(&mut ask.stop), tools, single_call: ask.single_call, raw };
+            let job = Job {
+                model,
+                prompt,
+                n: ask.n.max(1),
+                max_tokens,
+                sampling,
+                top: ask.top.unwrap_or(0),
+                grammar,
+                reply,
+                owner: number,
+                salt,
+                updates: sender,
+                came,
+            };
+            Ok((job, updates))
+        })
+        .await?;
+        let ticket = Ticket {
+            model: Arc::clone(&job.model.0),
+            prompt: job.prompt.clone(),
+            seed: job.sampling.seed,
+            max_tokens: job.max_tokens,
+            came,
+            updates,
+            guard,
+        };
+        let queued = self.metrics.queued.fetch_add(1, Relaxed);
+        if queued >= self.settings.queue_size {
+            self.metrics.queued.fetch_sub(1, Relaxed);
+            self.metrics.refused.fetch_add(1, Relaxed);
+            let most = self.settings.queue_size;
+            return Err(ApiError::later(429, 2, format!("{most} requests wait already; try again later")));
+        }
+        if self.commands.send(Command::Run(ticket.guard.id, Box::new(job))).is_err() {
+            return Err(ApiError::later(503, 10, "the server is stopping"));
+        }
+        Ok(ticket)
+    }
+
+    /// Counts a request of an owner.
+    fn enter(self: &Arc<Service>, owner: &Owner) -> Result<Guard, ApiError> {
+        let mut owners = self.owners.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = owners.entry(owner.number).or_default();
+        if *count >= self.settings.per_key {
+            self.metrics.refused.fetch_add(1, Relaxed);
+            let most = self.settings.per_key;
+            return Err(ApiError::later(429, 2, format!("{most} requests of this key run or wait already")));
+        }
+        *count += 1;
+        let id = self.next.fetch_add(1, Relaxed);
+        Ok(Guard { id, over: false, service: Arc::clone(self), owner: owner.number })
+    }
+
+    /// The tokens of a prompt.
+    ///
+    /// # Errors
+    /// A template that refuses the messages, an empty prompt, tokens that there are not.
+    pub fn prompt(&self, loaded: &Loaded, ask: &Ask) -> Result<Vec<u32>, ApiError> {
+        let model = &loaded.model;
+        let tokens = match &ask.prompt {
+            None => return Err(ApiError::field("prompt", "prompt is missing")),
+            Some(Prompt::Text(text)) => model.tokenizer.encode_prompt(text)?,
+            Some(Prompt::Tokens(tokens)) => tokens.clone(),
+            Some(Prompt::Chat { .. }) => {
+                let text = self.chat_text(loaded, ask, true)?;
+                model.tokenizer.encode(&text, false)?
+            }
+        };
+        let wrong = |what: String| Err(ApiError::field("prompt", what));
+        if tokens.is_empty() {
+            return wrong("the prompt is empty".into());
+        }
+        match tokens.iter().find(|&&t| t as usize >= model.vocabulary) {
+            Some(t) => wrong(format!("token {t} is beyond the model's vocabulary of {}", model.vocabulary)),
+            None => Ok(tokens),
+        }
+    }
+
+    /// The text of a conversation.
+    ///
+    /// # Errors
+    /// A template that refuses the messages.
+    pub fn chat_text(&self, loaded: &Loaded, ask: &Ask, reply: bool) -> Result<String, ApiError> {
+        let Some(Prompt::Chat { messages, keywords, template, continued }) = &ask.prompt else {
+            return Err(ApiError::field("messages", "messages is missing"));
+        };
+        let own = match template {
+            None => None,
+            Some(_) if !self.settings.request_template => {
+                let why = "chat_template is taken only by a server that was started with --allow-request-template";
+                return Err(ApiError::field("chat_template", why));
+            }
+            Some(source) => Some(Template::new(source).map_err(|e| ApiError::field("chat_template", e.message()))?),
+        };
+        let mut variables = self.settings.template_args.clone();
+        variables.extend(keywords.clone());
+        let tools = Value::Array(ask.tools.clone());
+        let chat = Chat {
+            messages,
+            tools: (!ask.tools.is_empty() && ask.tool_choice != ToolChoice::None).then_some(&tools),
+            add_generation_prompt: reply && !continued,
+            continue_final_message: *continued,
+            keywords: Some(&variables),
+            ..Chat::default()
+        };
+        let template = own.as_ref().or(loaded.template.as_ref());
+        loaded.model.chat_text(&chat, template).map_err(|e: Error| {
+            // Whatever a template stumbles over was in the request.
+            let error = ApiError::from(e);
+            ApiError { status: if error.status == 500 { 400 } else { error.status }, ..error }.about("messages")
+        })
+    }
+
+    /// Tokens of a reply at most.
+    fn room(&self, loaded: &Loaded, prompt: usize, asked: Option<usize>) -> Result<usize, ApiError> {
+        let context = loaded.context;
+        if prompt >= context {
+            let why = format!("the prompt has {prompt} tokens, and the model's context is {context}: shorten it");
+            return Err(ApiError::field("messages", why).code("context_length_exceeded"));
+        }
+        let room = asked.or(self.settings.max_tokens).unwrap_or(usize::MAX).min(context - prompt);
+        let need = loaded.fit.remembered(prompt) + loaded.fit.working + loaded.fit.weights;
+        if need > self.settings.memory_limit {
+            let human = lapis::io::atomic::human;
+            let (need, limit) = (human(need), human(self.settings.memory_limit));
+            return Err(ApiError::field("messages", format!("the prompt needs {need} of memory; there is {limit}")));
+        }
+        Ok(room)
+    }
+
+    fn sampling(&self, loaded: &Loaded, wishes: &Wishes) -> Result<Sampling, ApiError> {
+        let generation = &loaded.model.generation;
+        let own = |key: &str| generation.get(key).and_then(Value::as_f64).filter(|_| self.settings.from_model);
+        let greedy = self.settings.from_model && generation.get("do_sample") == Some(&json!(false));
+        let flags = &self.settings.sampling;
+        let temperature = wishes.temperature.or(flags.temperature).or(if greedy { None } else { own("temperature") });
+        let vocabulary = loaded.model.vocabulary;
+        let mut xtc_keep: Vec<u32> = Vec::new();
+        if wishes.rest.xtc_probability > 0.0 {
+            xtc_keep = loaded.model.eos.iter().copied().collect();
+            xtc_keep.extend(loaded.model.tokenizer.encode("\n", false)?);
+        }
+        let sampling = Sampling {
+            temperature: temperature.unwrap_or(0.0),
+            top_p: wishes.top_p.or(flags.top_p).or(own("top_p")).unwrap_or(1.0),
+            top_k: wishes.top_k.or(flags.top_k).or(own("top_k").map(|k| k as usize)).unwrap_or(0).min(vocabulary),
+            min_p: wishes.min_p.or(flags.min_p).or(own("min_p")).unwrap_or(0.0),
+            seed: wishes.seed.unwrap_or_else(random),
+            xtc_keep,
+            ..wishes.rest.clone()
+        };
+        if let Some(id) = sampling.logit_bias.keys().find(|&&id| id as usize >= vocabulary) {
+            let why = format!("logit_bias names token {id}, and the model has {vocabulary}");
+            return Err(ApiError::field("logit_bias", why));
+        }
+        sampling.check(vocabulary)?;
+        Ok(sampling)
+    }
+
+    /// What replies must be.
+    fn grammar(&self, loaded: &Loaded, ask: &Ask) -> Result<Option<Arc<Grammar>>, ApiError> {
+        let tokenizer = &loaded.model.tokenizer;
+        let named = match &ask.tool_choice {
+            ToolChoice::Named(name) => Some(name.as_str()),
+            _ => None,
+        };
+        let forced = matches!(ask.tool_choice, ToolChoice::Required | ToolChoice::Named(_));
+        let (param, key) = match (&ask.format, forced) {
+            (_, true) => {
+                let key = json!(["call", ask.tools, named, ask.single_call]).to_string();
+                ("tool_choice", key)
+            }
+            (Some(format), false) => ("response_format", format.to_string()),
+            (None, false) => return Ok(None),
+        };
+        let key = (loaded.serial, key);
+        if let Some(grammar) = self.kept(&key) {
+            return Ok(Some(grammar));
+        }
+        let began = Instant::now();
+        let made = match (forced, &ask.format) {
+            (true, _) => Err(Error::unsupported("a call cannot be forced yet")),
+            (false, Some(format)) => Grammar::from_response_format(tokenizer, format),
+            (false, None) => Ok(None),
+        };
+        self.metrics.grammar_time.observe(began.elapsed().as_secs_f64());
+        let made = made.map_err(|e| {
+            let error = ApiError::from(e);
+            ApiError { status: 400, ..error }.about(param)
+        })?;
+        let Some(grammar) = made.map(Arc::new) else { return Ok(None) };
+        let mut kept = self.grammars.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.insert(0, (key, Arc::clone(&grammar)));
+        kept.truncate(GRAMMARS);
+        Ok(Some(grammar))
+    }
+
+    fn kept(&self, key: &GrammarKey) -> Option<Arc<Grammar>> {
+        let mut kept = self.grammars.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = kept.iter().position(|(k, _)| k == key)?;
+        let entry = kept.remove(at);
+        let grammar = Arc::clone(&entry.1);
+        kept.insert(0, entry);
+        Some(grammar)
+    }
+}
+
+/// Runs what takes time on a thread of its own.
+///
+/// # Errors
+/// Those of `work`; a fault of it.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
+) -> Result<T, ApiError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(_) => Err(ApiError::new(500, "the request could not be prepared")),
+    }
+}

@@ -1,0 +1,116 @@
+//! `/tokenize`, `/detokenize`, `/apply-template`.
+
+use crate::error::ApiError;
+use crate::fields::{Body, Field, Kind, field};
+use crate::http::answer::{self, Outcome};
+use crate::http::request::Call;
+use crate::models::Loaded;
+use crate::openai::{chat, tools};
+use crate::service::{Ask, Service, blocking};
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+/// Fields of `/tokenize`.
+pub(crate) const TOKENIZE: &[Field] = &[
+    field("model", Kind::Text, "A name of a model."),
+    field("content", Kind::Text, "The text."),
+    field("prompt", Kind::Text, "As content."),
+    field("text", Kind::Text, "As content."),
+    field("add_special", Kind::Flag, "With the tokens that begin a text; true by default."),
+    field("add_special_tokens", Kind::Flag, "As add_special."),
+    field("with_pieces", Kind::Flag, "Tell the text of each token."),
+];
+
+/// Fields of a conversation that is only put into text.
+pub(crate) const CONVERSATION: &[Field] = &[
+    field("messages", Kind::List(10_000), "A conversation in place of a text."),
+    field("tools", Kind::List(512), "Functions that the model may call."),
+    field("chat_template_kwargs", Kind::Object, "Variables of the chat template."),
+    field("add_generation_prompt", Kind::Flag, "Whether a reply is begun; true by default."),
+    field("enable_thinking", Kind::Flag, "Whether the model thinks before it answers."),
+    field("reasoning_effort", Kind::Text, "How much to think."),
+];
+
+/// Fields of `/detokenize`.
+pub(crate) const DETOKENIZE: &[Field] =
+    &[field("model", Kind::Text, "A name of a model."), field("tokens", Kind::List(1 << 22), "Tokens.").needed()];
+
+/// Fields of `/apply-template` beside a conversation.
+pub(crate) const MODEL: &[Field] = &[field("model", Kind::Text, "A name of a model.")];
+
+fn conversation(service: &Service, loaded: &Loaded, body: &mut Body) -> Result<String, ApiError> {
+    let mut ask = Ask::default();
+    tools::read(body, &mut ask)?;
+    let begins = body.flag("add_generation_prompt").unwrap_or(true);
+    ask.prompt = Some(chat::conversation(body, service)?);
+    service.chat_text(loaded, &ask, begins)
+}
+
+/// A text, or a conversation, to tokens.
+///
+/// # Errors
+/// What is wrong with the request.
+pub(crate) async fn tokenize(service: Arc<Service>, call: Call) -> Outcome {
+    let mut body = Body::read(&call.body, &[TOKENIZE, CONVERSATION])?;
+    let loaded = service.models.get(body.text("model").unwrap_or("")).await?;
+    let value = blocking(move || {
+        let tokenizer = &loaded.model.tokenizer;
+        let special = body.flag("add_special").or(body.flag("add_special_tokens")).unwrap_or(true);
+        let text = ["content", "prompt", "text"].iter().find_map(|name| body.text(name)).map(str::to_string);
+        let tokens = match text {
+            Some(text) => tokenizer.encode(&text, special)?,
+            None if body.get("messages").is_some() => tokenizer.encode(&conversation(&service, &loaded, &mut body)?, false)?,
+            None => return Err(ApiError::field("content", "content is missing: a text, or messages")),
+        };
+        let count = tokens.len();
+        let piece = |&id: &u32| {
+            let bytes = tokenizer.token_bytes(id);
+            json!({"id": id, "piece": String::from_utf8(bytes).map_or_else(|e| json!(e.into_bytes()), |text| json!(text))})
+        };
+        let tokens: Value = match body.flag("with_pieces") {
+            Some(true) => tokens.iter().map(piece).collect(),
+            _ => json!(tokens),
+        };
+        Ok(json!({"tokens": tokens, "count": count, "max_model_len": loaded.context}))
+    })
+    .await?;
+    Ok(answer::json(200, &value))
+}
+
+/// Tokens to a text.
+///
+/// # Errors
+/// What is wrong with the request.
+pub(crate) async fn detokenize(service: Arc<Service>, call: Call) -> Outcome {
+    let body = Body::read(&call.body, &[DETOKENIZE])?;
+    let loaded = service.models.get(body.text("model").unwrap_or("")).await?;
+    let value = blocking(move || {
+        let wrong = |v: &Value| {
+            let most = loaded.model.vocabulary;
+            ApiError::field(
+                "tokens",
+                format!("tokens holds {v}, which is no token of this model: they are below {most}"),
+            )
+        };
+        let list = body.get("tokens").and_then(Value::as_array).map_or(&[][..], |l| l);
+        let one = |v: &Value| {
+            v.as_u64().filter(|&n| (n as usize) < loaded.model.vocabulary).map(|n| n as u32).ok_or_else(|| wrong(v))
+        };
+        let tokens = list.iter().map(one).collect::<Result<Vec<u32>, ApiError>>()?;
+        let text = loaded.model.tokenizer.decode(&tokens, false)?;
+        Ok(json!({"content": text, "prompt": text}))
+    })
+    .await?;
+    Ok(answer::json(200, &value))
+}
+
+/// A conversation to the text that the model reads.
+///
+/// # Errors
+/// What is wrong with the request.
+pub(crate) async fn apply_template(service: Arc<Service>, call: Call) -> Outcome {
+    let mut body = Body::read(&call.body, &[MODEL, CONVERSATION])?;
+    let loaded = service.models.get(body.text("model").unwrap_or("")).await?;
+    let text = blocking(move || conversation(&service, &loaded, &mut body)).await?;
+    Ok(answer::json(200, &json!({"prompt": text})))
+}

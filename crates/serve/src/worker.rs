@@ -1,0 +1,472 @@
+//! The thread that computes: takes jobs, runs the engines of all models in turn, sends updates.
+//!
+//! Everything here happens between two steps: new jobs join, those whose clients have gone leave. Steps are kept short
+//! by the number of prompt rows in them, so that replies keep their pace and short requests do not wait for long ones.
+//! Knows nothing of HTTP.
+
+use crate::error::ApiError;
+use crate::job::{Ending, Job, Scored, Update};
+use crate::metrics::Metrics;
+use crate::models::Loaded;
+use crate::settings::Settings;
+use lapis_lm::{Engine, Event, Prefixes, Reply, Request, Sequence};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::mpsc::{Receiver, TryRecvError};
+use std::time::{Duration, Instant};
+
+/// Work for the thread of the engine.
+pub enum Command {
+    /// Replies to write.
+    Run(u64, Box<Job>),
+    /// Nobody waits for this job any more.
+    Cancel(u64),
+    /// Something else to compute, between two steps.
+    Compute(Box<dyn FnOnce() + Send>),
+    /// The model of this number was let go.
+    Forget(u64),
+    /// Everything that is remembered of prompts goes; says how many entries there were.
+    ClearCache(std::sync::mpsc::Sender<usize>),
+    /// All jobs end with an error, and the thread does.
+    Stop,
+}
+
+/// A step may take so long while nobody writes.
+const STEP: f64 = 0.2;
+/// Rows of prompts in a step at least.
+const LEAST: usize = 16;
+/// Prompts and replies beyond so many tokens are counted as that many where room is planned.
+const OPEN: usize = 4096;
+
+/// How fast a model is.
+#[derive(Default)]
+struct Pace {
+    /// Seconds of a row of a prompt.
+    row: f64,
+    /// Seconds of a step without such rows.
+    step: f64,
+}
+
+impl Pace {
+    /// Rows of prompts that the next step has room for.
+    fn rows(&self, writing: usize, most: usize) -> usize {
+        if self.row == 0.0 {
+            return (4 * LEAST).min(most);
+        }
+        let seconds = if writing > 0 && self.step > 0.0 { 0.7 * self.step } else { STEP };
+        ((seconds / self.row) as usize).clamp(LEAST.min(most), most)
+    }
+
+    /// A step of so many rows of prompts took so long.
+    fn learn(&mut self, rows: usize, writing: usize, seconds: f64) {
+        let mix = |old: &mut f64, new: f64| *old = if *old == 0.0 { new } else { 0.8 * *old + 0.2 * new };
+        if rows == 0 {
+            mix(&mut self.step, seconds);
+        } else if rows >= LEAST {
+            let base = if writing > 0 { self.step } else { 0.0 };
+            mix(&mut self.row, ((seconds - base).max(0.1 * seconds)) / rows as f64);
+        }
+    }
+}
+
+/// One reply in an engine.
+struct Writing {
+    job: u64,
+    choice: usize,
+    reply: Reply,
+    tokens: usize,
+    last: Instant,
+}
+
+/// A model at work.
+struct Desk {
+    model: Arc<Loaded>,
+    engine: Engine,
+    writing: HashMap<u64, Writing>,
+    pace: Pace,
+    /// Seconds of computing so far, for turns among models.
+    spent: f64,
+    evicted: u64,
+}
+
+struct Running {
+    job: Job,
+    /// Replies that are not over.
+    left: usize,
+    /// Replies that wait for the first to have read the prompt.
+    held: usize,
+    bytes: u64,
+}
+
+/// The state of the thread.
+pub(crate) struct Worker {
+    settings: Arc<Settings>,
+    metrics: Arc<Metrics>,
+    commands: Receiver<Command>,
+    /// Jobs that wait, by owner, and whose turn it is.
+    queue: BTreeMap<u64, VecDeque<(u64, Job)>>,
+    turn: u64,
+    running: HashMap<u64, Running>,
+    desks: BTreeMap<u64, Desk>,
+    over: bool,
+}
+
+impl Worker {
+    /// A worker that takes commands from a channel.
+    pub(crate) fn new(settings: Arc<Settings>, metrics: Arc<Metrics>, commands: Receiver<Command>) -> Worker {
+        Worker {
+            settings,
+            metrics,
+            commands,
+            queue: BTreeMap::new(),
+            turn: 0,
+            running: HashMap::new(),
+            desks: BTreeMap::new(),
+            over: false,
+        }
+    }
+
+    /// Works until it is stopped or nobody can send commands any more.
+    pub(crate) fn run(mut self) {
+        while !self.over {
+            self.listen();
+            self.admit();
+            self.step();
+            self.metrics.beat();
+        }
+        for (_, running) in self.running.drain() {
+            tell(&running.job, Update::Failed(ApiError::later(503, 10, "the server is stopping")));
+        }
+    }
+
+    /// Takes commands; waits for one if there is nothing else to do.
+    fn listen(&mut self) {
+        let idle = self.desks.values().all(|d| d.engine.is_idle()) && self.queue.is_empty();
+        if idle {
+            self.metrics.working.store(false, Relaxed);
+            match self.commands.recv_timeout(Duration::from_secs(1)) {
+                Ok(command) => self.obey(command),
+                Err(std::sync::mpsc::RecvTimeoutError::Timeout) => {}
+                Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => self.over = true,
+            }
+            self.metrics.working.store(true, Relaxed);
+        }
+        loop {
+            match self.commands.try_recv() {
+                Ok(command) => self.obey(command),
+                Err(TryRecvError::Empty) => return,
+                Err(TryRecvError::Disconnected) => {
+                    self.over = true;
+                    return;
+                }
+            }
+        }
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Run(id, job) => self.queue.entry(job.owner).or_default().push_back((id, *job)),
+            Command::Cancel(id) => self.cancel(id),
+            Command::Compute(work) => {
+                if catch_unwind(AssertUnwindSafe(work)).is_err() {
+                    self.metrics.faults.fetch_add(1, Relaxed);
+                }
+            }
+            Command::Forget(serial) => drop(self.desks.remove(&serial)),
+            Command::ClearCache(done) => {
+                let all = self.desks.values_mut().filter_map(|d| d.engine.prefixes.as_mut());
+                let count = all.map(|p| {
+                    let n = p.len();
+                    p.clear();
+                    n
+                });
+                let _ = done.send(count.sum());
+            }
+            Command::Stop => self.over = true,
+        }
+    }
+
+    /// Ends a job whose client has gone.
+    fn cancel(&mut self, id: u64) {
+        for waiting in self.queue.values_mut() {
+            let before = waiting.len();
+            waiting.retain(|(i, _)| *i != id);
+            if waiting.len() < before {
+                self.metrics.queued.fetch_sub(before - waiting.len(), Relaxed);
+                self.metrics.cancelled.fetch_add(1, Relaxed);
+            }
+        }
+        self.queue.retain(|_, waiting| !waiting.is_empty());
+        let Some(running) = self.running.remove(&id) else { return };
+        self.metrics.cancelled.fetch_add(1, Relaxed);
+        if let Some(desk) = self.desks.get_mut(&running.job.model.0.serial) {
+            desk.drop_job(id);
+        }
+        self.note();
+    }
+
+    /// Jobs that wait get their places, owners in turn, as long as there is room for what they will remember.
+    fn admit(&mut self) {
+        while self.running.len() < 2 * self.settings.decode_concurrency {
+            let next = self.queue.range(self.turn + 1..).next().or_else(|| self.queue.iter().next());
+            let Some((&owner, waiting)) = next else { return };
+            let Some((_, job)) = waiting.front() else { return };
+            let bytes = reserve(job);
+            let taken: u64 = self.running.values().map(|r| r.bytes).sum();
+            let weights: u64 = self.desks.values().map(|d| d.model.fit.weights).sum();
+            if !self.running.is_empty() && weights + taken + bytes > self.settings.memory_limit {
+                return;
+            }
+            self.turn = owner;
+            let Some((id, job)) = self.queue.get_mut(&owner).and_then(VecDeque::pop_front) else { return };
+            if self.queue.get(&owner).is_some_and(VecDeque::is_empty) {
+                self.queue.remove(&owner);
+            }
+            self.metrics.queued.fetch_sub(1, Relaxed);
+            self.metrics.queue_time.observe(job.came.elapsed().as_secs_f64());
+            self.begin(id, job, bytes);
+        }
+    }
+
+    fn begin(&mut self, id: u64, job: Job, bytes: u64) {
+        let model = Arc::clone(&job.model.0);
+        let settings = &self.settings;
+        let desk = self.desks.entry(model.serial).or_insert_with(|| Desk::new(model, settings));
+        match desk.add(id, &job, 0) {
+            Ok(()) => {
+                let left = job.n;
+                self.running.insert(id, Running { held: job.n - 1, left, job, bytes });
+                self.note();
+            }
+            Err(e) => drop(tell(&job, Update::Failed(e))),
+        }
+    }
+
+    /// One step of the model that has computed least.
+    fn step(&mut self) {
+        let busy = self.desks.values_mut().filter(|d| !d.engine.is_idle());
+        let Some(desk) = busy.min_by(|a, b| a.spent.total_cmp(&b.spent)) else { return };
+        let serial = desk.model.serial;
+        let (writing, reading) = desk.engine.work();
+        let began = Instant::now();
+        desk.engine.prefill_step = desk.pace.rows(writing, self.settings.prefill_step.max(1));
+        let stepped = catch_unwind(AssertUnwindSafe(|| desk.engine.step()));
+        let seconds = began.elapsed().as_secs_f64();
+        let rows = match &stepped {
+            Ok(Ok(events)) => {
+                let done = |e: &Event| matches!(e, Event::Prefill { .. });
+                if events.iter().any(done) { desk.engine.prefill_step.min(reading.max(1)) } else { 0 }
+            }
+            _ => 0,
+        };
+        desk.pace.learn(rows, writing, seconds);
+        desk.spent += seconds;
+        self.metrics.steps.observe(seconds);
+        self.metrics.rows.fetch_add((writing + rows) as u64, Relaxed);
+        match stepped {
+            Ok(Ok(events)) => {
+                for event in events {
+                    self.hear(serial, event);
+                }
+            }
+            // A drafter that failed has been let go; requests go on without it.
+            Ok(Err(_)) => drop(self.metrics.faults.fetch_add(1, Relaxed)),
+            Err(_) => self.rebuild(serial),
+        }
+        self.level();
+        self.note();
+    }
+
+    /// Models that come back after a while do not make up for what they did not compute.
+    fn level(&mut self) {
+        let busy = self.desks.values().filter(|d| !d.engine.is_idle()).map(|d| d.spent);
+        let least = busy.fold(f64::INFINITY, f64::min);
+        for desk in self.desks.values_mut().filter(|d| d.engine.is_idle()) {
+            if least.is_finite() {
+                desk.spent = desk.spent.max(least);
+            }
+        }
+    }
+
+    /// A step broke down: its requests are lost, the model gets a new engine.
+    fn rebuild(&mut self, serial: u64) {
+        self.metrics.faults.fetch_add(1, Relaxed);
+        let Some(desk) = self.desks.remove(&serial) else { return };
+        let lost: Vec<u64> =
+            self.running.iter().filter(|(_, r)| r.job.model.0.serial == serial).map(|(&id, _)| id).collect();
+        for id in lost {
+            if let Some(running) = self.running.remove(&id) {
+                tell(&running.job, Update::Failed(ApiError::new(500, "a step of the model broke down")));
+            }
+        }
+        self.desks.insert(serial, Desk::new(desk.model, &self.settings));
+    }
+
+    fn hear(&mut self, serial: u64, event: Event) {
+        let Some(desk) = self.desks.get_mut(&serial) else { return };
+        let key = event.id();
+        let Some(writing) = desk.writing.get_mut(&key) else { return };
+        let (id, choice) = (writing.job, writing.choice);
+        let Some(running) = self.running.get_mut(&id) else { return };
+        let total = running.job.prompt.len();
+        let mut gone;
+        match event {
+            Event::Started { cached, .. } => {
+                self.metrics.cached_tokens.fetch_add(cached as u64, Relaxed);
+                self.metrics.prompt_tokens.fetch_add(total as u64, Relaxed);
+                let hit = if cached > 0 { &self.metrics.cache_hits } else { &self.metrics.cache_misses };
+                hit.fetch_add(1, Relaxed);
+                gone = !tell(&running.job, Update::Started { choice, cached });
+            }
+            Event::Prefill { done, .. } => {
+                self.metrics.prefilled.store(done as u64, Relaxed);
+                gone = !tell(&running.job, Update::Progress { done, total });
+            }
+            Event::Failed { error, .. } => {
+                desk.writing.remove(&key);
+                tell(&running.job, Update::Failed(error.into()));
+                gone = true;
+            }
+            Event::Token { choice: chosen, top, finish, drafted, .. } => {
+                let now = Instant::now();
+                if writing.tokens == 0 {
+                    self.metrics.first_token.observe(running.job.came.elapsed().as_secs_f64());
+                } else {
+                    self.metrics.between_tokens.observe(now.duration_since(writing.last).as_secs_f64());
+                }
+                writing.last = now;
+                writing.tokens += 1;
+                self.metrics.output_tokens.fetch_add(1, Relaxed);
+                self.metrics.drafted.fetch_add(u64::from(drafted), Relaxed);
+                let taken = catch_unwind(AssertUnwindSafe(|| writing.reply.add(chosen.token, finish)));
+                let taken = match taken {
+                    Ok(Ok(taken)) => taken,
+                    Ok(Err(e)) => {
+                        tell(&running.job, Update::Failed(e.into()));
+                        return self.cancel(id);
+                    }
+                    Err(_) => {
+                        self.metrics.faults.fetch_add(1, Relaxed);
+                        tell(&running.job, Update::Failed(ApiError::new(500, "the reply could not be read")));
+                        return self.cancel(id);
+                    }
+                };
+                let scored = Scored { token: chosen.token, logprob: chosen.logprob, top };
+                gone = !tell(&running.job, Update::Said { choice, parts: taken.parts, scored, drafted });
+                if let Some(ending) = Ending::of(finish, taken.stopped) {
+                    let (tokens, reasoning, calls) =
+                        (writing.tokens, writing.reply.reasoning_tokens(), writing.reply.calls());
+                    desk.writing.remove(&key);
+                    if finish.is_none() {
+                        desk.engine.end(key);
+                    }
+                    gone |= !tell(&running.job, Update::Ended { choice, ending, tokens, reasoning, calls });
+                    running.left -= 1;
+                }
+                // The prompt is read: the other replies need not read it again.
+                for other in (0..std::mem::take(&mut running.held)).rev() {
+                    let choice = running.job.n - 1 - other;
+                    if let Err(e) = desk.add(id, &running.job, choice) {
+                        tell(&running.job, Update::Failed(e));
+                        gone = true;
+                    }
+                }
+                if running.left == 0 {
+                    self.running.remove(&id);
+                }
+            }
+        }
+        if gone && self.running.contains_key(&id) {
+            self.cancel(id);
+        }
+    }
+
+    /// Puts down what there is to see from outside.
+    fn note(&mut self) {
+        let metrics = &self.metrics;
+        metrics.running.store(self.desks.values().map(|d| d.engine.counts().0).sum(), Relaxed);
+        metrics.waiting.store(self.desks.values().map(|d| d.engine.counts().1).sum(), Relaxed);
+        metrics.reserved.store(self.running.values().map(|r| r.bytes).sum(), Relaxed);
+        for desk in self.desks.values_mut() {
+            if let Some(prefixes) = &desk.engine.prefixes {
+                metrics.cache_evictions.fetch_add(prefixes.evicted - desk.evicted, Relaxed);
+                desk.evicted = prefixes.evicted;
+            }
+        }
+        // Adding up what entries hold takes a while; once a second is enough.
+        if metrics.cache_due() {
+            let all = || self.desks.values().filter_map(|d| d.engine.prefixes.as_ref());
+            metrics.cache_entries.store(all().map(Prefixes::len).sum(), Relaxed);
+            metrics.cache_bytes.store(all().map(|p| p.bytes() as u64).sum(), Relaxed);
+        }
+    }
+}
+
+impl Desk {
+    fn new(model: Arc<Loaded>, settings: &Settings) -> Desk {
+        let mut engine = model.model.engine();
+        engine.max_batch = settings.decode_concurrency.max(1);
+        engine.max_prompts = settings.prompt_concurrency.max(1);
+        engine.kv = settings.kv;
+        let free = settings.memory_limit.saturating_sub(model.fit.weights);
+        let bytes = match settings.prompt_cache_bytes {
+            0 => free / 4,
+            bytes => bytes.min(free),
+        };
+        let mut prefixes = Prefixes::new(bytes as usize);
+        prefixes.most = settings.prompt_cache_size;
+        engine.prefixes = Some(prefixes);
+        if let Some((drafter, tokens)) = &settings.drafter
+            && drafter.check(model.model.vocabulary).is_ok()
+        {
+            engine.drafter = Some(drafter.clone());
+            engine.draft_tokens = *tokens;
+        }
+        Desk { model, engine, writing: HashMap::new(), pace: Pace::default(), spent: 0.0, evicted: 0 }
+    }
+
+    /// Adds one reply of a job to the engine.
+    fn add(&mut self, id: u64, job: &Job, choice: usize) -> Result<(), ApiError> {
+        let model = &self.model.model;
+        let request = Request {
+            prompt: job.prompt.clone(),
+            max_tokens: job.max_tokens,
+            sampling: job.sampling.clone(),
+            eos: Arc::clone(&model.eos),
+            choice: choice as u64,
+            top: job.top,
+            salt: job.salt,
+        };
+        let key = self.engine.add(request, Sequence::new())?;
+        if let Some(grammar) = &job.grammar {
+            let thinking = if job.reply.raw { None } else { model.tokenizer.thinking() };
+            self.engine.constrain(key, grammar.reply(&model.eos, thinking, &job.prompt));
+        }
+        let reply = Reply::new(&model.tokenizer, &job.prompt, job.reply.clone());
+        self.writing.insert(key, Writing { job: id, choice, reply, tokens: 0, last: Instant::now() });
+        Ok(())
+    }
+
+    /// Ends all replies of a job.
+    fn drop_job(&mut self, id: u64) {
+        let keys: Vec<u64> = self.writing.iter().filter(|(_, w)| w.job == id).map(|(&k, _)| k).collect();
+        for key in keys {
+            self.writing.remove(&key);
+            self.engine.end(key);
+        }
+    }
+}
+
+/// Bytes that the replies of a job may come to need.
+fn reserve(job: &Job) -> u64 {
+    let fit = &job.model.0.fit;
+    let length = job.prompt.len() + job.max_tokens.min(OPEN);
+    fit.remembered(length.min(job.model.0.context)) * job.n as u64 + fit.working
+}
+
+/// Sends an update; `false` if nobody listens, or not fast enough.
+fn tell(job: &Job, update: Update) -> bool {
+    job.updates.try_send(update).is_ok()
+}
