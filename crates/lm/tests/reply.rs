@@ -22,9 +22,9 @@ fn tokenizer(template: &str, markers: &[&str], pieces: &[&[u8]]) -> Tokenizer {
     for byte in 0..=255u8 {
         vocabulary.insert(spelled(&[byte]), byte.into());
     }
-    for piece in markers.iter().map(|m| m.as_bytes()).chain(pieces.iter().copied()) {
+    for word in markers.iter().map(|m| m.to_string()).chain(pieces.iter().map(|p| spelled(p))) {
         let id = vocabulary.len();
-        vocabulary.entry(spelled(piece)).or_insert(id.into());
+        vocabulary.entry(word).or_insert(id.into());
     }
     let bytes = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false});
     let json = json!({
@@ -82,21 +82,16 @@ fn case<'a>() -> Case<'a> {
 }
 
 impl Case<'_> {
-    fn run(&self, text: &str, pieces: &[&[u8]]) -> (Vec<Part>, Option<Stop>, Reply) {
-        let tokenizer = tokenizer(self.template, self.markers, pieces);
+    fn run(&self, tokenizer: &Tokenizer, ids: &[u32]) -> (Vec<Part>, Option<Stop>, Reply) {
         let prompt: Vec<u32> = match tokenizer.token_id(self.prompt) {
             Some(marker) => vec![marker],
             None => self.prompt.bytes().map(u32::from).collect(),
         };
-        let mut reply = Reply::new(&tokenizer, &prompt, self.options.clone());
-        let ids: Vec<u32> = match pieces {
-            [] => text.bytes().map(u32::from).collect(),
-            _ => pieces.iter().map(|p| tokenizer.token_id(&spelled(p)).unwrap()).collect(),
-        };
+        let mut reply = Reply::new(tokenizer, &prompt, self.options.clone());
         // The end: a token that is not part of the text, or the last one of it.
         let ids = match self.finish {
-            Finish::Stop => [ids, vec![0]].concat(),
-            Finish::Length => ids,
+            Finish::Stop => [ids, &[0]].concat(),
+            Finish::Length => ids.to_vec(),
         };
         let finish = |i: usize| (i + 1 == ids.len()).then_some(self.finish);
         let all: Vec<Taken> = ids.iter().enumerate().map(|(i, &id)| reply.add(id, finish(i)).unwrap()).collect();
@@ -106,13 +101,20 @@ impl Case<'_> {
 
     /// The reply, which is the same byte by byte, in one piece, and in any two.
     fn read(&self, text: &str) -> (Vec<Part>, Option<Stop>, Reply) {
-        let whole = self.run(text, &[text.as_bytes()]);
-        let bytes = self.run(text, &[]);
-        assert_eq!((&whole.0, &whole.1), (&bytes.0, &bytes.1), "byte by byte: {text:?}");
+        let pieces: Vec<&[u8]> = (1..=text.len())
+            .flat_map(|i| [&text.as_bytes()[..i], &text.as_bytes()[i..]])
+            .filter(|p| !p.is_empty())
+            .collect();
+        let tokenizer = tokenizer(self.template, self.markers, &pieces);
+        let id = |piece: &[u8]| tokenizer.token_id(&spelled(piece)).unwrap();
+        let whole = self.run(&tokenizer, &[id(text.as_bytes())]);
+        let bytes: Vec<u32> = text.bytes().map(u32::from).collect();
+        let single = self.run(&tokenizer, &bytes);
+        assert_eq!((&whole.0, &whole.1), (&single.0, &single.1), "byte by byte: {text:?}");
         for i in 1..text.len() {
             let (a, b) = text.as_bytes().split_at(i);
-            let two = self.run(text, &[a, b]);
-            assert_eq!((&whole.0, &whole.1), (&two.0, &two.1), "{a:?} and {b:?} of {text:?}");
+            let two = self.run(&tokenizer, &[id(a), id(b)]);
+            assert_eq!((&whole.0, &whole.1), (&two.0, &two.1), "{i} of {text:?}");
         }
         whole
     }
@@ -248,4 +250,124 @@ fn calls_that_are_cut_off_stay_as_they_are() {
     assert_eq!(reply.calls(), 1);
     assert_eq!(c.parts("<tool_call>{\"name\": \"f"), [text("<tool_call>{\"name\": \"f")]);
     assert_eq!(c.parts("ok <tool_c"), [text("ok <tool_c")]);
+}
+
+/// Calls as the data have them: name, arguments, id.
+fn calls(parts: &[Part]) -> Vec<(String, Value, Option<String>)> {
+    let mut calls = Vec::new();
+    for part in parts {
+        match part {
+            Part::Call { index, id, name } => {
+                assert_eq!(*index, calls.len());
+                calls.push((name.clone(), String::new(), id.clone()));
+            }
+            Part::Arguments { index, json } => calls[*index].1.push_str(json),
+            _ => {}
+        }
+    }
+    let parse = |json: &str| serde_json::from_str(json).unwrap_or_else(|e| panic!("{e}: {json}"));
+    calls.into_iter().map(|(name, json, id)| (name, parse(&json), id)).collect()
+}
+
+fn said(parts: &[Part]) -> String {
+    parts.iter().filter_map(|p| if let Part::Text(t) = p { Some(t.as_str()) } else { None }).collect()
+}
+
+/// Whether two values are equal; numbers by value.
+fn same(a: &Value, b: &Value) -> bool {
+    match (a, b) {
+        (Value::Number(a), Value::Number(b)) => a.as_f64() == b.as_f64(),
+        (Value::Array(a), Value::Array(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(a, b)),
+        (Value::Object(a), Value::Object(b)) => {
+            a.len() == b.len() && a.iter().all(|(k, v)| b.get(k).is_some_and(|w| same(v, w)))
+        }
+        _ => a == b,
+    }
+}
+
+/// The cases of `data/tool_calls.json`: format, its case, text, calls.
+fn cases(check: impl Fn(&str, Case<'_>, &str, &[Value])) {
+    let data: Value = serde_json::from_str(include_str!("data/tool_calls.json")).unwrap();
+    let list = |v: &Value| v.as_array().unwrap().clone();
+    for row in list(&data["cases"]) {
+        let vocabulary = list(&row["vocabulary"]);
+        let markers: Vec<&str> = vocabulary.iter().map(|v| v.as_str().unwrap()).collect();
+        let options = ReplyOptions { tools: list(&data["tools"]), ..ReplyOptions::default() };
+        let template = row["template"].as_str().unwrap();
+        let case = Case { template, markers: &markers, options, ..case() };
+        check(row["format"].as_str().unwrap(), case, row["text"].as_str().unwrap(), &list(&row["calls"]));
+    }
+}
+
+/// What no marker begins stands at the beginning.
+fn stands_alone(format: &str) -> bool {
+    ["llama3", "harmony"].contains(&format)
+}
+
+#[test]
+fn calls_of_every_format_are_what_the_model_wrote() {
+    cases(|format, case, all, expected| {
+        let around = [("", ""), ("Well: ", ""), ("Ça — \n", " So.")];
+        for (before, after) in around.into_iter().take(if stands_alone(format) { 1 } else { 3 }) {
+            // Mistral's markup has no end, so what comes after is of the last call.
+            let whole = format!("{before}{all}{after}");
+            let (parts, stopped, reply) = case.read(&whole);
+            let read = calls(&parts);
+            assert_eq!((read.len(), reply.calls(), stopped), (expected.len(), expected.len(), None), "{whole}");
+            for (read, expected) in read.iter().zip(expected) {
+                assert_eq!(read.0, expected["name"], "{whole}");
+                assert!(same(&read.1, &expected["arguments"]), "{whole}: {} for {}", read.1, expected["arguments"]);
+                let id = expected.get("id").map(|id| id.as_str().unwrap());
+                assert_eq!(read.2.as_deref(), id, "{whole}");
+            }
+            assert_eq!(said(&parts), format!("{before}{after}"), "{whole}");
+        }
+        let single = Case { options: ReplyOptions { single_call: true, ..case.options.clone() }, ..case };
+        let (parts, stopped, _) = single.read(all);
+        assert_eq!((calls(&parts).len(), stopped), (1, Some(Stop::Call)), "{all}");
+    });
+}
+
+#[test]
+fn calls_of_functions_that_nobody_offered_are_text() {
+    cases(|format, case, all, _| {
+        let all = all.replace("weather", "whether").replace("clock", "cl0ck").replace("note", "n0te");
+        let (parts, _, reply) = case.read(&all);
+        assert_eq!(reply.calls(), 0);
+        if format == "harmony" {
+            let bare = |t: &str| ["<|call|>", "<|start|>assistant"].iter().fold(t.to_owned(), |t, m| t.replace(m, ""));
+            assert_eq!(bare(&said(&parts)).replace("\n\n", ""), bare(&all).trim_start());
+        } else {
+            assert_eq!(parts, [text(&all)]);
+        }
+    });
+}
+
+#[test]
+fn calls_cut_off_anywhere_lose_nothing() {
+    cases(|_, case, all, _| {
+        let tokenizer = tokenizer(case.template, case.markers, &[]);
+        let ids = |text: &str| text.bytes().map(u32::from).collect::<Vec<u32>>();
+        let whole = case.run(&tokenizer, &ids(all)).0;
+        let json = |parts: &[Part], at: usize| -> String {
+            let one = |p: &Part| match p {
+                Part::Arguments { index, json } if *index == at => Some(json.clone()),
+                _ => None,
+            };
+            parts.iter().filter_map(one).collect()
+        };
+        for (i, _) in all.char_indices().skip(1) {
+            let cut = Case { finish: Finish::Length, options: case.options.clone(), ..case };
+            let (parts, _, reply) = cut.run(&tokenizer, &ids(&all[..i]));
+            // Either nothing of a call came, and all is text, or what came is the beginning of what comes.
+            if reply.calls() == 0 {
+                let text = said(&parts);
+                assert!(text == all[..i] || all.starts_with("<|channel|>") || all.starts_with(" to="), "{text}");
+            }
+            for at in 0..reply.calls() {
+                let (part, full) = (json(&parts, at), json(&whole, at));
+                assert!(full.starts_with(&part) || part == "{}" || part.ends_with('}'), "{part} of {full}");
+            }
+        }
+    });
 }

@@ -87,9 +87,10 @@ impl Json {
     }
 
     pub(super) fn add(&mut self, byte: u8) -> Result<Event, Fault> {
-        if let At::Number(number) = self.at
-            && !self.number(number, byte)
-        {
+        if let At::Number(number) = self.at {
+            if self.number(number, byte) {
+                return Ok(Event::None);
+            }
             if !matches!(number, Number::Zero | Number::Digits | Number::Fraction | Number::Exponent) {
                 return Err(Fault);
             }

@@ -17,11 +17,17 @@
 //! Nothing that a model writes is evaluated, values nest 64 deep, and the time is linear in the text.
 
 mod format;
+mod harmony;
 mod input;
 mod json;
+mod literal;
+mod markup;
 mod objects;
 mod out;
+mod pairs;
 mod reader;
+mod values;
+mod whole;
 
 use std::fmt;
 
@@ -167,6 +173,11 @@ impl fmt::Debug for Reply {
 trait Calls {
     /// Reads on.
     fn step(&mut self, input: &mut input::Input, out: &mut Out) -> Next;
+
+    /// Whether what comes next is reasoning.
+    fn reasons(&self) -> bool {
+        false
+    }
 }
 
 /// What a machine says after a step.

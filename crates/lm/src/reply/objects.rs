@@ -13,8 +13,8 @@ pub(super) struct Rules {
     pub(super) end: &'static [&'static str],
     /// What may stand between calls, besides blanks, commas, semicolons and square brackets.
     pub(super) between: &'static [&'static str],
-    /// How text before the arguments names the call, where the format has it.
-    pub(super) head: Option<fn(&str) -> Option<Head>>,
+    /// What text before the arguments names, where the format has it; the text is whole, or goes on.
+    pub(super) head: Option<fn(&str, bool) -> Heading>,
     /// No marker begins the calls, so an object of other keys is text.
     pub(super) bare: bool,
     /// A call comes out when it is whole: its id may come after the arguments.
@@ -25,6 +25,14 @@ pub(super) struct Rules {
 pub(super) struct Head {
     pub(super) id: Option<String>,
     pub(super) name: String,
+}
+
+/// Whether a text names a call.
+pub(super) enum Heading {
+    Is(Head),
+    /// More text must tell.
+    MayBe,
+    Not,
 }
 
 /// Bytes of the longest head.
@@ -100,6 +108,10 @@ impl Objects {
                 }
                 Some(c) if c.is_whitespace() || ",;[]".contains(c) => {
                     input.read(c.len_utf8());
+                    if c == ']' && self.any {
+                        // The end of a list belongs to it, whatever follows.
+                        input.commit();
+                    }
                     continue;
                 }
                 Some(_) => match self.rules.head {
@@ -111,17 +123,19 @@ impl Objects {
     }
 
     /// Reads what names a call: all before a brace.
-    fn head(&mut self, head: fn(&str) -> Option<Head>, input: &mut Input, out: &mut Out) -> Option<Next> {
+    fn head(&mut self, head: fn(&str, bool) -> Heading, input: &mut Input, out: &mut Out) -> Option<Next> {
         let rest = input.rest();
         let limit = (0..=HEAD.min(rest.len())).rev().find(|&i| rest.is_char_boundary(i)).unwrap_or(0);
-        let Some(at) = rest[..limit].find('{') else {
-            let ended = self.rules.end.iter().any(|end| rest.contains(end));
-            return Some(if ended || input.ends() || rest.len() > HEAD { Next::Broken } else { Next::More });
+        let at = rest[..limit].find('{');
+        let Head { id, name } = match head(&rest[..at.unwrap_or(limit)], at.is_some()) {
+            Heading::Is(head) if out.tools.has(&head.name) => head,
+            Heading::MayBe if !input.ends() && rest.len() < HEAD => {
+                let ended = self.rules.end.iter().any(|end| rest.contains(end));
+                return Some(if ended { Next::Broken } else { Next::More });
+            }
+            _ => return Some(Next::Broken),
         };
-        let Some(Head { id, name }) = head(&rest[..at]).filter(|head| out.tools.has(&head.name)) else {
-            return Some(Next::Broken);
-        };
-        input.read(at);
+        input.read(at.unwrap_or(0));
         input.commit();
         out.call(id, &name);
         self.state = State::Arguments(Json::new());
@@ -145,6 +159,7 @@ impl Calls for Objects {
                 None if !matches!(self.state, State::Between) && !std::mem::take(&mut self.begins) => {
                     // A call is whole: look for the next.
                     out.end_call();
+                    input.commit();
                     self.any = true;
                     self.state = State::Between;
                 }
@@ -158,7 +173,7 @@ impl Calls for Objects {
 }
 
 /// Gives out JSON while it is read; nothing when it is whole.
-fn stream(json: &mut Json, input: &mut Input, out: &mut Out) -> Option<Next> {
+pub(super) fn stream(json: &mut Json, input: &mut Input, out: &mut Out) -> Option<Next> {
     let mut piece = Vec::new();
     let mut read = 0;
     let mut fault = false;

@@ -1,6 +1,7 @@
 //! Text to parts: what is reasoning, what is said, where calls begin.
 
 use super::format::Format;
+use super::harmony::Harmony;
 use super::input::{Found, Input};
 use super::out::{Out, Tools};
 use super::{Calls, Next, ReplyOptions, Taken};
@@ -69,14 +70,15 @@ impl Reader {
             reader.mark(&thinking.start, Mark::Thinking);
             reader.thinking_end.push(thinking.end.clone());
         }
-        for marker in format.iter().flat_map(|f| f.silent()) {
+        for marker in format.into_iter().flat_map(Format::silent) {
             reader.mark(marker, Mark::Nothing);
         }
-        for marker in reader.format.iter().flat_map(|f| f.begins()).copied().collect::<Vec<_>>() {
+        for marker in reader.format.into_iter().flat_map(Format::begins) {
             reader.mark(marker, Mark::Calls);
         }
         reader.state = match thinking {
             Some(thinking) if thinking.is_open(prompt) => State::Reasoning(false),
+            _ if format == Some(Format::Harmony) => State::Calls(Box::new(Harmony::new(tokenizer, prompt))),
             _ => reader.begin(),
         };
         reader
@@ -93,7 +95,11 @@ impl Reader {
 
     /// Whether the next text is reasoning.
     pub(super) fn reasons(&self) -> bool {
-        matches!(self.state, State::Reasoning(_))
+        match &self.state {
+            State::Text(_) => false,
+            State::Reasoning(_) => true,
+            State::Calls(calls) => calls.reasons(),
+        }
     }
 
     pub(super) fn add(&mut self, text: &str, finish: Option<Finish>) -> Taken {
@@ -181,11 +187,11 @@ impl Reader {
                     }
                     (Found::None(at), _) if at <= blanks && !ends => return false,
                     (_, Gap::Begin(_)) => {
-                        if let Some((open, calls)) = self.format.and_then(Format::bare)
-                            && self.input.rest()[blanks..].starts_with(open)
+                        if let Some(format) = self.format
+                            && format.bare().is_some_and(|open| self.input.rest()[blanks..].starts_with(open))
                         {
                             self.input.read(blanks);
-                            self.state = State::Calls(calls);
+                            self.state = State::Calls(format.calls(""));
                             return true;
                         }
                     }

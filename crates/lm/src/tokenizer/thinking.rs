@@ -18,8 +18,14 @@ pub struct Thinking {
 }
 
 /// Markers that are one token each.
-const SINGLE: [(&str, &str); 3] =
-    [("<think>", "</think>"), ("<longcat_think>", "</longcat_think>"), ("<|think:start|>", "<|think:end|>")];
+const SINGLE: [(&str, &str); 6] = [
+    ("<think>", "</think>"),
+    ("<longcat_think>", "</longcat_think>"),
+    ("<|think:start|>", "<|think:end|>"),
+    ("[THINK]", "[/THINK]"),
+    ("<|START_THINKING|>", "<|END_THINKING|>"),
+    ("<seed:think>", "</seed:think>"),
+];
 
 impl Thinking {
     /// The first markers that the vocabulary has.
