@@ -1,9 +1,17 @@
 //! Replies told apart: reasoning, text and calls, however the text is cut into tokens.
 
-use lapis_lm::reply::{Stop, Taken};
+mod shared;
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::process::Command;
+use std::sync::Arc;
+
+use lapis_lm::reply::{Format, Stop, Taken, call_grammar};
 use lapis_lm::tokenizer::Tokenizer;
-use lapis_lm::{Finish, Part, Reply, ReplyOptions};
+use lapis_lm::{Finish, Grammar, Part, Reply, ReplyOptions};
 use serde_json::{Map, Value, json};
+use shared::shared;
 
 /// How byte-level vocabularies spell bytes.
 fn spelled(bytes: &[u8]) -> String {
@@ -26,11 +34,17 @@ fn tokenizer(template: &str, markers: &[&str], pieces: &[&[u8]]) -> Tokenizer {
         let id = vocabulary.len();
         vocabulary.entry(word).or_insert(id.into());
     }
+    let special = |m: &&str| {
+        json!({"id": vocabulary[*m], "content": m, "single_word": false, "lstrip": false, "rstrip": false,
+               "normalized": false, "special": true})
+    };
+    let added: Vec<Value> = markers.iter().map(special).collect();
     let bytes = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false});
     let json = json!({
         "model": {"type": "BPE", "vocab": vocabulary, "merges": []},
         "pre_tokenizer": bytes,
         "decoder": bytes,
+        "added_tokens": added,
     });
     let config = json!({"chat_template": template});
     Tokenizer::from_json(json.to_string().as_bytes(), config).unwrap()
@@ -370,4 +384,294 @@ fn calls_cut_off_anywhere_lose_nothing() {
             }
         }
     });
+}
+
+/// Numbers from a counter.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self, below: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z ^ (z >> 31)) % below as u64) as usize
+    }
+}
+
+#[test]
+fn text_of_any_kind_loses_nothing() {
+    let words = [
+        "a",
+        " ",
+        "\n",
+        "é",
+        "日",
+        "{",
+        "}",
+        "\"",
+        "[",
+        "]",
+        ",",
+        ":",
+        "1",
+        "f",
+        "g",
+        "<",
+        ">",
+        "</",
+        "<tool_call>",
+        "</tool_call>",
+        "name",
+        "arguments",
+        "call:",
+        "(",
+        ")",
+        "=",
+        "<function=",
+        "<parameter=",
+        "</parameter>",
+        "</function>",
+        "<arg_key>",
+        "</arg_key>",
+        "<arg_value>",
+        "<|tool_call>",
+        "<|\"|>",
+        "[TOOL_CALLS]",
+        "[ARGS]",
+        "<invoke name=",
+        "<minimax:tool_call>",
+        "<|python_tag|>",
+        "<|tool_call_start|>",
+        "functions.",
+        "<function name=",
+        "<param name=",
+        "<![CDATA[",
+        "whether",
+    ];
+    let templates = [
+        "<tool_call>",
+        "<minimax:tool_call>",
+        "<|tool_call> <tool_call|>",
+        "<start_function_call>",
+        "<arg_key>",
+        "<|tool_call_start|>",
+        "<tool_call>\n<function=",
+        "<|tool_calls_section_begin|>",
+        "<function name=\" <param name=\"",
+        "[TOOL_CALLS]",
+        "<atem:function_calls>",
+        "<|python_tag|>",
+        "<｜tool▁calls▁begin｜>",
+        "｜DSML｜",
+        "functools[",
+        "<|tool_call|>",
+        "<|START_ACTION|>",
+        "no tools",
+    ];
+    let mut random = Random(7);
+    for template in templates {
+        let tokenizer = tokenizer(template, &THINK, &[]);
+        // Nobody offered what these texts may call.
+        let tools = vec![json!({"type": "function", "function": {"name": "nobody"}})];
+        for _ in 0..200 {
+            let all: String = (0..random.next(60)).map(|_| words[random.next(words.len())]).collect();
+            let case = Case { options: ReplyOptions { tools: tools.clone(), ..ReplyOptions::default() }, ..case() };
+            let ids: Vec<u32> = all.bytes().map(u32::from).collect();
+            let (parts, stopped, reply) = case.run(&tokenizer, &ids);
+            // Byte-level text begins without its space.
+            let bare = all.strip_prefix(' ').unwrap_or(&all);
+            assert_eq!((said(&parts), stopped, reply.calls()), (bare.to_owned(), None, 0), "{template}");
+        }
+        // Very long texts take no longer than they are.
+        for word in words {
+            let all = word.repeat(60_000 / word.len());
+            let mut reply =
+                Reply::new(&tokenizer, &[], ReplyOptions { tools: tools.clone(), ..ReplyOptions::default() });
+            let mut came = 0;
+            let last = all.len() - 1;
+            for (i, byte) in all.bytes().enumerate() {
+                let parts = reply.add(byte.into(), (i == last).then_some(Finish::Length)).unwrap().parts;
+                came += said(&parts).len();
+            }
+            assert_eq!(came, all.strip_prefix(' ').unwrap_or(&all).len(), "{template}: {word:?}");
+        }
+    }
+}
+
+/// A text under a grammar, chosen by chance, with a liking for what ends things.
+fn wander(tokenizer: &Tokenizer, grammar: &Grammar, random: &mut Random, end: u32) -> Vec<u32> {
+    let eos = Arc::new(BTreeSet::from([end]));
+    let mut constraint = grammar.constraint(&eos);
+    let mut ids = Vec::new();
+    for _ in 0..6000 {
+        let mut logits = vec![0.0; tokenizer.vocab_size()];
+        constraint.restrict(&mut logits).unwrap();
+        let open: Vec<u32> = (0..logits.len() as u32).filter(|&i| logits[i as usize] == 0.0).collect();
+        let ends: Vec<u32> = open.iter().copied().filter(|&i| i >= 256 || b"<\"}])/e".contains(&(i as u8))).collect();
+        let from = if ends.is_empty() || random.next(3) == 0 { &open } else { &ends };
+        let id = from[random.next(from.len())];
+        if id == end {
+            return ids;
+        }
+        constraint.accept(id).unwrap();
+        ids.push(id);
+    }
+    Vec::new()
+}
+
+#[test]
+fn grammars_make_calls_that_are_read_as_such() {
+    let properties = json!({
+        "s": {"type": "string"}, "n": {"type": "integer"}, "b": {"type": "boolean"}, "e": {"enum": ["x y", "z"], "type": "string"},
+        "o": {"type": "object", "properties": {"k": {"type": "boolean"}}, "additionalProperties": false},
+    });
+    let parameters =
+        json!({"type": "object", "properties": properties, "required": ["s", "b"], "additionalProperties": false});
+    let tools = vec![
+        json!({"type": "function", "function": {"name": "make_it", "parameters": parameters}}),
+        json!({"type": "function", "function": {"name": "stop"}}),
+    ];
+    let seen = RefCell::new(BTreeSet::new());
+    cases(|_, case, _, _| {
+        if !seen.borrow_mut().insert(case.template.to_owned()) {
+            return;
+        }
+        let mut random = Random(3);
+        let tokenizer = tokenizer(case.template, &[case.markers, &["<eos>"]].concat(), &[]);
+        let format = Format::of(&tokenizer).unwrap();
+        let end = tokenizer.token_id("<eos>").unwrap();
+        let case = Case { options: ReplyOptions { tools: tools.clone(), ..case.options.clone() }, ..case };
+        let mut finished = 0;
+        for (named, single) in [(None, false), (None, true), (Some("make_it"), false)] {
+            let grammar = call_grammar(&tokenizer, &tools, named, single).unwrap_or_else(|e| panic!("{format:?}: {e}"));
+            for _ in 0..3 {
+                let ids = wander(&tokenizer, &grammar, &mut random, end);
+                if ids.is_empty() {
+                    continue;
+                }
+                finished += 1;
+                let text = String::from_utf8_lossy(&ids.iter().map(|&i| i as u8).collect::<Vec<u8>>()).into_owned();
+                let (parts, _, reply) = case.run(&tokenizer, &ids);
+                assert!(
+                    reply.calls() > 0 && (reply.calls() == 1 || !single && named.is_none()),
+                    "{format:?}: {text:?}, {parts:?}"
+                );
+                assert_eq!(said(&parts), "", "{format:?}: {text}");
+                for (name, arguments, _) in calls(&parts) {
+                    let good = |key: &str, ok: &dyn Fn(&Value) -> bool| arguments.get(key).is_none_or(ok);
+                    assert!(name == "stop" || arguments.get("b").is_some_and(Value::is_boolean), "{format:?}: {text}");
+                    // Where strings are text, some spell other values: so are these formats.
+                    assert!(name == "stop" || arguments.get("s").is_some(), "{format:?}: {text}");
+                    assert!(good("n", &|n| n.is_number()), "{format:?}: {text}");
+                    assert!(good("e", &|e| e == "x y" || e == "z"), "{format:?}: {text}");
+                    assert!(good("o", &Value::is_object), "{format:?}: {text}");
+                    assert!(named.is_none_or(|named| named == name));
+                }
+            }
+        }
+        assert!(finished > 0, "{format:?}: no text has an end");
+    });
+}
+
+/// A real tokenizer beside the repository.
+fn real(name: &str) -> Option<Tokenizer> {
+    let dir = shared(&format!("data/tokenizers/{name}"))?;
+    let json = match std::fs::read(dir.join("tokenizer.json")) {
+        Ok(json) => json,
+        Err(_) => {
+            let unpacked = Command::new("gzip").arg("-dc").arg(dir.join("tokenizer.json.gz")).output().unwrap();
+            assert!(unpacked.status.success());
+            unpacked.stdout
+        }
+    };
+    let read = |file: &str| std::fs::read(dir.join(file)).ok();
+    let mut config = read("tokenizer_config.json").map_or(json!({}), |c| serde_json::from_slice(&c).unwrap());
+    if let Some(template) = read("chat_template.jinja") {
+        config["chat_template"] = String::from_utf8(template).unwrap().into();
+    }
+    Some(Tokenizer::from_json(&json, config).unwrap())
+}
+
+#[test]
+fn real_vocabularies_have_their_formats() {
+    let arguments = r#"{"a": 1, "s": "é {x}"}"#;
+    let think = "<think>\nhm\n</think>\n\n";
+    let harmony = format!(
+        "<|channel|>analysis<|message|>hm<|end|><|start|>assistant<|channel|>commentary to=functions.f <|constrain|>json<|message|>{arguments}"
+    );
+    let rows = [
+        (
+            "qwen3",
+            Format::JsonTools,
+            format!("{think}<tool_call>\n{{\"name\": \"f\", \"arguments\": {arguments}}}\n</tool_call>"),
+        ),
+        ("gpt-oss", Format::Harmony, harmony),
+        ("llama-3.2", Format::Llama3, format!("{{\"name\": \"f\", \"parameters\": {arguments}}}")),
+        ("mistral-nemo", Format::Mistral, format!("[TOOL_CALLS] [{{\"name\": \"f\", \"arguments\": {arguments}}}]")),
+        ("mistral-7b-v0.3", Format::Mistral, format!("[TOOL_CALLS] [{{\"name\": \"f\", \"arguments\": {arguments}}}]")),
+        (
+            "deepseek-v3",
+            Format::DeepSeek,
+            format!(
+                "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>f<｜tool▁sep｜>{arguments}<｜tool▁call▁end｜><｜tool▁calls▁end｜>"
+            ),
+        ),
+    ];
+    for (name, format, all) in rows {
+        let Some(tokenizer) = real(name) else { return };
+        assert_eq!(Format::of(&tokenizer), Some(format), "{name}");
+        let ids = tokenizer.encode(&all, false).unwrap();
+        let prompt = tokenizer.encode("<|start|>assistant", false).unwrap();
+        let mut reply = Reply::new(&tokenizer, &prompt, ReplyOptions { tools: tools(), ..ReplyOptions::default() });
+        let mut taken: Vec<Taken> = ids.iter().map(|&id| reply.add(id, None).unwrap()).collect();
+        taken.push(reply.add(0, Some(Finish::Stop)).unwrap());
+        let (parts, _) = joined(taken);
+        let thought = if reply.reasoning_tokens() > 0 { vec![reasoning("hm")] } else { Vec::new() };
+        assert_eq!(thought.is_empty(), !["qwen3", "gpt-oss"].contains(&name));
+        assert_eq!(parts, [thought, call(0, "f", arguments).to_vec()].concat(), "{name}");
+        // And that is what its grammar allows.
+        let grammar = call_grammar(&tokenizer, &tools(), None, true).unwrap();
+        let eos = Arc::new(BTreeSet::from([tokenizer.eos_ids().first().copied().unwrap_or(2)]));
+        let mut constraint = grammar.constraint(&eos);
+        for id in ids {
+            constraint.accept(id).unwrap_or_else(|e| panic!("{name}: {e} {:?}", tokenizer.token_text(id)));
+        }
+        constraint.accept(*eos.first().unwrap()).unwrap();
+    }
+}
+
+#[test]
+fn harmony_messages_are_told_apart() {
+    let template = "<|channel|><|message|>";
+    let c = Case { template, markers: &[], ..case() };
+    let all = "<|channel|>analysis<|message|>one<|end|><|start|>assistant<|channel|>analysis<|message|>two<|end|>\
+               <|start|>assistant<|channel|>commentary<|message|>Let me see.<|end|><|start|>assistant<|channel|>final\
+               <|message|>It is ≥ 4.\n<|return|>";
+    assert_eq!(c.parts(all), [reasoning("one\n\ntwo"), text("Let me see.\n\nIt is ≥ 4.\n")]);
+    assert_eq!(c.parts("Hello <b>"), [text("Hello <b>")]);
+    assert_eq!(c.parts("<|start|>assistant<|channel|>"), [text("<|start|>assistant<|channel|>")]);
+    let unknown = "<|channel|>commentary to=browser.search code<|message|>{\"q\": 1}";
+    assert_eq!(c.parts(unknown), [text(unknown)]);
+    let prefilled = Case { prompt: "<|start|>assistant<|channel|>final<|message|>So", ..case() };
+    let prefilled = Case { template, markers: &["<|start|>"], ..prefilled };
+    assert_eq!(prefilled.parts(" it is"), [text("it is")]);
+    // What the model's makers publish of it.
+    let Some(file) = shared("data/conformance/openai-harmony/test-data/test_streamable_parser.txt") else { return };
+    let Some(tokenizer) = real("gpt-oss") else { return };
+    let all = std::fs::read_to_string(file).unwrap();
+    let tools =
+        vec![json!({"type": "function", "function": {"name": "browser.search", "parameters": {"type": "object"}}})];
+    let mut reply = Reply::new(&tokenizer, &[], ReplyOptions { tools, ..ReplyOptions::default() });
+    let ids = tokenizer.encode(&all, false).unwrap();
+    let (parts, _) = joined(ids.iter().map(|&id| reply.add(id, None).unwrap()));
+    let thought = all
+        .split("<|message|>")
+        .nth(1)
+        .unwrap()
+        .strip_suffix("<|end|><|start|>assistant<|channel|>commentary to=browser.search code")
+        .unwrap();
+    assert_eq!(parts[0], reasoning(thought));
+    let query = r#"{"query": "current US president July 2025", "topn": 10, "source": "news"}"#;
+    assert_eq!(parts[1..3], call(0, "browser.search", query));
+    assert_eq!(said(&parts[3..]), "{\"result\": \"https://openai.com/\"}");
 }

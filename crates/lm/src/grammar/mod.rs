@@ -141,6 +141,21 @@ impl Grammar {
         })
     }
 
+    /// A text of a Lark grammar that was made here.
+    pub(crate) fn made(tokenizer: &Tokenizer, grammar: String) -> Result<Grammar> {
+        Grammar::compiled("tools", tokenizer, TopLevelGrammar::from_lark(grammar))
+    }
+
+    /// The JSON of a schema as a piece of a Lark grammar.
+    ///
+    /// # Errors
+    /// As [`Grammar::json_schema`].
+    pub(crate) fn json_piece(schema: &Value) -> Result<String> {
+        let schema = schema::supported(schema, false)?.schema;
+        let schema = spaced(schema).map_err(|why| Error::value(format!("[schema] {why}")))?;
+        Ok(format!("%json {schema}"))
+    }
+
     /// Compiles where there is enough stack, and not for too long.
     fn make(
         tokens: Arc<Tokens>,
@@ -231,6 +246,12 @@ fn compile_schema(tokens: &Tokens, schema: &Value) -> Result<TokenParser> {
 }
 
 fn json_parser(tokens: &Tokens, schema: Value) -> std::result::Result<TokenParser, String> {
+    let grammar = GrammarWithLexer::from_json_schema(spaced(schema)?);
+    tokens.factory.create_parser(TopLevelGrammar::from_grammar(grammar)).map_err(|e| e.to_string())
+}
+
+/// A schema with how its texts are spaced.
+fn spaced(schema: Value) -> std::result::Result<Value, String> {
     let mut schema = match schema {
         Value::Object(_) => schema,
         Value::Bool(true) => json!({}),
@@ -244,8 +265,7 @@ fn json_parser(tokens: &Tokens, schema: Value) -> std::result::Result<TokenParse
         ..JsonCompileOptions::default()
     };
     options.apply_to(&mut schema);
-    let grammar = GrammarWithLexer::from_json_schema(schema);
-    tokens.factory.create_parser(TopLevelGrammar::from_grammar(grammar)).map_err(|e| e.to_string())
+    Ok(schema)
 }
 
 /// Brackets nest no deeper than the parsers of grammars can follow.

@@ -40,6 +40,8 @@ impl Tokens {
                 "[grammar] the vocabulary has {count} tokens; grammars take {MAX_TOKENS}"
             )));
         }
+        // The byte that marks special tokens is in no text, so tokens of it are never right.
+        bytes.iter_mut().filter(|word| word.contains(&TokTrie::SPECIAL_TOKEN_MARKER)).for_each(Vec::clear);
         for (id, name) in special {
             // A grammar can ask for special tokens by name; as text they never come.
             let marker = TokTrie::SPECIAL_TOKEN_MARKER;

@@ -113,7 +113,7 @@ impl Harmony {
 
     /// What was read is no message that anybody understands: it is text, and so is what follows.
     fn unknown(&mut self, input: &mut Input, out: &mut Out) {
-        self.say(Kind::Text, false, input.pending(), out);
+        self.say(Kind::Text, true, input.pending(), out);
         input.commit();
         self.state = State::Body(Kind::Text, true);
     }

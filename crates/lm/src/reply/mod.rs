@@ -17,6 +17,7 @@
 //! Nothing that a model writes is evaluated, values nest 64 deep, and the time is linear in the text.
 
 mod format;
+mod grammar;
 mod harmony;
 mod input;
 mod json;
@@ -37,6 +38,7 @@ use serde_json::Value;
 use crate::engine::Finish;
 use crate::tokenizer::{Detokenizer, Tokenizer};
 pub use format::Format;
+pub use grammar::call_grammar;
 use out::Out;
 use reader::Reader;
 
@@ -170,7 +172,7 @@ impl fmt::Debug for Reply {
 }
 
 /// What reads calls of one format, from after the marker that begins them.
-trait Calls {
+trait Calls: Send {
     /// Reads on.
     fn step(&mut self, input: &mut input::Input, out: &mut Out) -> Next;
 

@@ -32,7 +32,7 @@ enum State {
 enum Gap {
     /// Nothing, it goes on.
     None,
-    /// The beginning: a call without a marker may stand here, after blanks of so many bytes.
+    /// The beginning: a call may stand here, in some formats without a marker, after blanks of so many bytes.
     Begin(usize),
     /// Newlines of a marker of thinking.
     Thinking,
@@ -114,8 +114,7 @@ impl Reader {
 
     /// The state at the beginning of what is said.
     fn begin(&self) -> State {
-        let bare = self.format.is_some_and(|f| f.bare().is_some());
-        State::Text(if bare { Gap::Begin(0) } else { Gap::None })
+        State::Text(if self.format.is_some() { Gap::Begin(0) } else { Gap::None })
     }
 
     /// Reads on; false when there is nothing to do without more text.
@@ -177,9 +176,10 @@ impl Reader {
                 let next = self.input.search(&self.markers);
                 let ends = self.input.ends();
                 match (next, gap) {
-                    // Blanks around calls are dropped.
+                    // Blanks around calls belong to them.
                     (Found::At(at, which), _) if at == blanks && self.marks[which] == Mark::Calls => {
-                        self.input.pass(blanks);
+                        self.input.read(blanks);
+                        return self.marker(which);
                     }
                     (Found::At(..), _) => {}
                     (Found::None(_), Gap::Calls(_)) if ends && blanks == self.input.rest().len() => {
@@ -212,6 +212,11 @@ impl Reader {
         self.out.text(&self.input.rest()[..bytes]);
         self.input.pass(bytes);
         let Found::At(_, which) = found else { return false };
+        self.marker(which)
+    }
+
+    /// Reads a marker.
+    fn marker(&mut self, which: usize) -> bool {
         self.input.read(self.markers[which].len());
         match (self.marks[which], self.format) {
             (Mark::Calls, Some(format)) => self.state = State::Calls(format.calls(&self.markers[which])),

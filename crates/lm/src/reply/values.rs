@@ -40,7 +40,7 @@ pub(super) fn guess(text: &str) -> String {
 }
 
 /// The names of all types that a schema allows; `string` where it names none.
-fn types(schema: Option<&Value>) -> Vec<String> {
+pub(super) fn types(schema: Option<&Value>) -> Vec<String> {
     let mut all = Vec::new();
     if let Some(schema) = schema {
         collect(schema, 8, &mut all);

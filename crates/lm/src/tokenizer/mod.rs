@@ -208,6 +208,16 @@ impl Tokenizer {
         }
     }
 
+    /// Special tokens, which no text spells: their ids and texts.
+    pub(crate) fn special_words(&self) -> Vec<(u32, String)> {
+        let added = self
+            .inner
+            .get_added_tokens_decoder()
+            .into_iter()
+            .filter(|(id, token)| token.special || self.eos_ids.contains(id));
+        added.map(|(id, token)| (id, token.content)).collect()
+    }
+
     /// The sources of all chat templates that parse.
     pub(crate) fn template_sources(&self) -> Vec<&str> {
         self.templates.iter().filter_map(|(_, t)| Some(t.as_ref().ok()?.source())).collect()
