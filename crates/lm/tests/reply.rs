@@ -484,7 +484,7 @@ fn text_of_any_kind_loses_nothing() {
         }
         // Very long texts take no longer than they are.
         for word in words {
-            let all = word.repeat(60_000 / word.len());
+            let all = template.to_owned() + &word.repeat(60_000 / word.len());
             let mut reply =
                 Reply::new(&tokenizer, &[], ReplyOptions { tools: tools.clone(), ..ReplyOptions::default() });
             let mut came = 0;
@@ -496,6 +496,23 @@ fn text_of_any_kind_loses_nothing() {
             assert_eq!(came, all.strip_prefix(' ').unwrap_or(&all).len(), "{template}: {word:?}");
         }
     }
+}
+
+#[test]
+fn long_calls_are_read_as_they_come() {
+    cases(|_, case, all, expected| {
+        let long = "Zü <b> ".repeat(20_000);
+        let all = all.replace("Zürich", &format!("Zürich{long}"));
+        let tokenizer = tokenizer(case.template, case.markers, &[]);
+        let ids: Vec<u32> = all.bytes().map(u32::from).collect();
+        let read = calls(&case.run(&tokenizer, &ids).0);
+        let city =
+            |call: &Value| call["arguments"]["city"].as_str().unwrap_or("").replace("Zürich", &format!("Zürich{long}"));
+        for (read, expected) in read.iter().zip(expected) {
+            assert_eq!(read.1["city"].as_str().unwrap_or(""), city(expected));
+        }
+        assert_eq!(read.len(), expected.len());
+    });
 }
 
 /// A text under a grammar, chosen by chance, with a liking for what ends things.

@@ -70,6 +70,10 @@ impl Harmony {
         let maybe = HEADS.iter().any(|head| head.starts_with(rest));
         match (known, input.ends()) {
             _ if rest.is_empty() && input.ends() => return Some(Next::Over),
+            _ if blanks > HEADER => {
+                self.state = State::Body(Kind::Text, false);
+                return None;
+            }
             (false, false) if maybe => return Some(Next::More),
             (false, _) if self.begun.contains("<|channel|>") => {}
             (false, _) => {
@@ -160,13 +164,13 @@ impl Harmony {
 
     fn call(&mut self, input: &mut Input, out: &mut Out) -> Option<Next> {
         let blanks = input.rest().len() - input.rest().trim_start().len();
-        match input.rest()[blanks..].chars().next() {
+        input.read(blanks);
+        match input.rest().chars().next() {
             None if !input.ends() => return Some(Next::More),
             Some('{') => {
                 let State::Call(name) = std::mem::replace(&mut self.state, State::Arguments(Json::new())) else {
                     return None;
                 };
-                input.read(blanks);
                 input.commit();
                 self.before = None;
                 out.call(None, &name);

@@ -217,7 +217,7 @@ impl Markup {
         if rest.starts_with(open) {
             input.pass(blanks + open.len());
             self.state = State::Literal;
-        } else if open.starts_with(rest) && !input.ends() {
+        } else if open.starts_with(rest) && blanks < TAG && !input.ends() {
             self.state = State::Begin;
             return Some(Next::More);
         }

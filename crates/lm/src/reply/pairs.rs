@@ -22,6 +22,9 @@ pub(super) struct Rules {
     pub(super) plain: bool,
 }
 
+/// Bytes of the longest name.
+const NAME: usize = 256;
+
 /// Reads a call.
 pub(super) struct Pairs {
     rules: &'static Rules,
@@ -48,14 +51,16 @@ impl Pairs {
     }
 
     fn name(&mut self, input: &mut Input, out: &mut Out) -> Option<Next> {
-        let rest = input.rest().trim_start();
+        let blanks = input.rest().len() - input.rest().trim_start().len();
+        input.read(blanks);
+        let rest = input.rest();
         if rest.starts_with(['{', '[']) {
             self.state = State::Json;
             return None;
         }
         // Whose first word is no function is no call.
         let word = rest.split(|c: char| c.is_whitespace() || "<{(".contains(c)).next().unwrap_or("");
-        if word.len() < rest.len() && !out.tools.has(word) {
+        if (word.len() < rest.len() || word.len() > NAME) && !out.tools.has(word) {
             return Some(Next::Broken);
         }
         match input.search(&[self.rules.key.0, self.rules.end]) {
