@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 use super::input::{Found, Input};
 use super::json;
 use super::out::Out;
-use super::values::{Values, guess};
+use super::values::{Values, guess, is_string};
 use super::{Calls, Next};
 use crate::engine::Finish;
 
@@ -207,12 +207,14 @@ fn named(text: &str, typing: bool, out: &Out) -> Option<(String, String)> {
     Some((name, json))
 }
 
-/// Arguments, of which texts become what they spell unless the schema says `string`.
+/// Arguments, of which texts become what they spell unless the schema says `string`, and all becomes text where it does.
 fn typed(name: &str, arguments: &Map<String, Value>, out: &Out) -> String {
     let pair = |(key, value): (&String, &Value)| {
         let schema = out.tools.parameter(name, key);
         let value = match value {
             Value::String(text) => Values::Literal.json(text, schema),
+            // What should be a string is one that spells it.
+            value if !value.is_null() && is_string(schema) => json::quote(&value.to_string()),
             value => value.to_string(),
         };
         format!("{}: {value}", json::quote(key))

@@ -26,12 +26,17 @@ impl Values {
         match self {
             Values::Schema => by_types(text, &types(schema)),
             Values::Type => by_type(text, schema),
-            Values::Literal if schema.and_then(|s| s.get("type")).is_some_and(|t| t == "string") => json::quote(text),
+            Values::Literal if is_string(schema) => json::quote(text),
             Values::Literal => guess(text),
             Values::Json => json::value(text).unwrap_or_else(|| json::quote(text)),
             Values::Text => json::quote(text),
         }
     }
+}
+
+/// Whether a schema says `string` and nothing else.
+pub(super) fn is_string(schema: Option<&Value>) -> bool {
+    schema.and_then(|s| s.get("type")).is_some_and(|t| t == "string")
 }
 
 /// JSON, a literal, or else the text itself.
