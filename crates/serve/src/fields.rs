@@ -30,8 +30,6 @@ pub(crate) enum Kind {
     Flag,
     /// A text.
     Text,
-    /// One of some texts.
-    Choice(&'static [&'static str]),
     /// A list of so many things at most.
     List(usize),
     /// An object.
@@ -87,9 +85,6 @@ impl Field {
             },
             Kind::Flag if !value.is_boolean() => wrong("true or false".into()),
             Kind::Text if !value.is_string() => wrong("a text".into()),
-            Kind::Choice(texts) if !value.as_str().is_some_and(|t| texts.contains(&t)) => {
-                wrong(format!("one of {}", texts.join(", ")))
-            }
             Kind::List(most) => match value.as_array() {
                 Some(list) if list.len() <= most => Ok(()),
                 Some(list) => Err(format!("{} has {} entries; {most} are taken", self.name, list.len())),
@@ -117,7 +112,6 @@ impl Field {
             Kind::Number(least, most) => json!({"type": "number", "minimum": least, "maximum": most}),
             Kind::Flag => json!({"type": "boolean"}),
             Kind::Text => json!({"type": "string"}),
-            Kind::Choice(texts) => json!({"type": "string", "enum": texts}),
             Kind::List(most) => json!({"type": "array", "maxItems": most, "items": {}}),
             Kind::Object => json!({"type": "object"}),
             Kind::Any => json!({}),
@@ -126,9 +120,6 @@ impl Field {
             && let Some(kind) = schema.get("type").cloned()
         {
             schema["type"] = json!([kind, "null"]);
-            if let Some(Value::Array(texts)) = schema.get_mut("enum") {
-                texts.push(Value::Null);
-            }
         }
         let about = match self.effect {
             Effect::Refused => format!("Refused. {}", self.about),

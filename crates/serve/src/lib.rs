@@ -5,6 +5,8 @@
 //! channel, and the interface puts them into its own words again. Nothing here knows a kernel or an architecture.
 #![forbid(unsafe_code)]
 
+mod admin;
+mod anthropic;
 mod error;
 mod fields;
 mod http;
@@ -12,7 +14,9 @@ mod job;
 mod log;
 mod metrics;
 mod models;
+mod ollama;
 mod openai;
+mod openapi;
 mod reply;
 mod routes;
 mod sampling;

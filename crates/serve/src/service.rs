@@ -10,7 +10,7 @@ use crate::models::{Loaded, Models};
 use crate::settings::Settings;
 use crate::worker::Command;
 use lapis::Error;
-use lapis_lm::reply::ReplyOptions;
+use lapis_lm::reply::{ReplyOptions, call_grammar};
 use lapis_lm::template::{Chat, Template};
 use lapis_lm::{Grammar, Sampling};
 use serde_json::{Map, Value, json};
@@ -446,7 +446,7 @@ impl Service {
         }
         let began = Instant::now();
         let made = match (forced, &ask.format) {
-            (true, _) => Err(Error::unsupported("a call cannot be forced yet")),
+            (true, _) => call_grammar(tokenizer, &ask.tools, named, ask.single_call).map(Some),
             (false, Some(format)) => Grammar::from_response_format(tokenizer, format),
             (false, None) => Ok(None),
         };

@@ -3,7 +3,7 @@
 use crate::hub::HubArguments;
 use crate::model::{self, KvArguments};
 use crate::{interrupt, say};
-use lapis::{Error, Result, memory};
+use lapis::{Result, memory};
 use lapis_lm::prompt_cache::Layout;
 use lapis_lm::template::Chat;
 use lapis_lm::{Options, PromptCache};

@@ -37,8 +37,6 @@ pub(crate) struct Call {
     pub owner: Owner,
     /// Its number, for the log.
     pub id: String,
-    /// Headers.
-    pub headers: HeaderMap,
     /// When it came.
     pub came: Instant,
 }
@@ -144,7 +142,7 @@ async fn attend(
         }
     }
     let body = read(&parts.headers, body).await?;
-    let call = Call { tail, body, owner, id, headers: parts.headers, came };
+    let call = Call { tail, body, owner, id, came };
     (route.call)(Arc::clone(service), call).await
 }
 

@@ -1,0 +1,421 @@
+//! Anthropic's interface: `/v1/messages` and its count of tokens.
+
+use crate::error::{ApiError, Dialect};
+use crate::fields::{Body, Field, Kind, field, nothing};
+use crate::http::answer::{self, Events, Gone, Outcome};
+use crate::http::request::{Call, warn};
+use crate::job::{Ending, Update};
+use crate::openai::{chat, tools};
+use crate::reply::{Replies, Spoken};
+use crate::service::{Ask, Prompt, Service, Ticket, ToolChoice, Wishes, blocking, random};
+use lapis_lm::reply::Part;
+use serde_json::{Map, Value, json};
+use std::sync::Arc;
+
+/// Fields of a message.
+pub(crate) const MESSAGE: &[Field] = &[
+    field("model", Kind::Text, "A name of a model; absent, the start-up model."),
+    field("messages", Kind::List(10_000), "The conversation: objects with role and content.").needed(),
+    field("system", Kind::Any, "A text, or blocks of text."),
+    field("max_tokens", Kind::Integer(1, i64::MAX as i128), "Tokens at most; absent, what the context holds."),
+    field("stop_sequences", Kind::Any, "Texts that end the reply and are not part of it."),
+    field("stream", Kind::Flag, "Send pieces as they come."),
+    field("temperature", Kind::Number(0.0, 100.0), "Randomness; 0 takes the likeliest token."),
+    field("top_p", Kind::Number(0.0, 1.0), "Draw from the smallest set of tokens with this mass."),
+    field("top_k", Kind::Integer(0, i64::MAX as i128), "Draw from at most this many tokens."),
+    field("tools", Kind::List(512), "Functions that the model may call."),
+    field("tool_choice", Kind::Object, "auto, any, tool with a name, or none; disable_parallel_tool_use."),
+    field("thinking", Kind::Object, "disabled, enabled, or adaptive."),
+    field("output_config", Kind::Object, "effort: how much to think; format: a JSON schema."),
+    nothing("metadata"),
+    nothing("cache_control"),
+    nothing("context_management"),
+    nothing("service_tier"),
+    nothing("container"),
+    nothing("inference_geo"),
+];
+
+/// Beginnings of system blocks that clients change with every request.
+const BILLING: &str = "x-anthropic-billing-header:";
+/// What stands where Anthropic signs thinking; it is never checked.
+const SIGNATURE: &str = "bGFwaXM=";
+
+fn wrong(at: &str, what: impl std::fmt::Display) -> ApiError {
+    ApiError::field(at, format!("{at} {what}"))
+}
+
+/// The text of blocks that hold nothing else.
+fn text_of(value: &Value, at: &str) -> Result<String, ApiError> {
+    match value {
+        Value::Null => Ok(String::new()),
+        Value::String(text) => Ok(text.clone()),
+        Value::Array(blocks) => {
+            let one = |b: &Value| match b.get("type").and_then(Value::as_str) {
+                Some("text") => b.get("text").and_then(Value::as_str).map(str::to_string),
+                Some("document") => b.get("source")?.get("data")?.as_str().map(str::to_string),
+                Some("search_result") => text_of(b.get("content")?, at).ok(),
+                _ => None,
+            };
+            let texts: Option<Vec<String>> = blocks.iter().map(one).collect();
+            texts.map(|t| t.join("\n")).ok_or_else(|| wrong(at, "holds a block that is no text"))
+        }
+        _ => Err(wrong(at, "must be a text or a list of blocks")),
+    }
+}
+
+fn system(value: &Value) -> Result<String, ApiError> {
+    match value {
+        Value::Array(blocks) => {
+            let kept = |b: &&Value| !b.get("text").and_then(Value::as_str).is_some_and(|t| t.starts_with(BILLING));
+            text_of(&Value::Array(blocks.iter().filter(kept).cloned().collect()), "system")
+        }
+        other => text_of(other, "system"),
+    }
+}
+
+/// One message as OpenAI's clients would send it: perhaps several, as results of tools are messages of their own there.
+fn message(
+    message: &Value,
+    at: usize,
+    last: bool,
+    out: &mut Vec<Value>,
+    warnings: &mut Vec<String>,
+) -> Result<(), ApiError> {
+    let here = format!("messages[{at}]");
+    let role = message.get("role").and_then(Value::as_str).ok_or_else(|| wrong(&here, "has no role"))?;
+    if !matches!(role, "user" | "assistant" | "system") {
+        return Err(wrong(&here, format_args!("has the role {role:?}; user and assistant are taken")));
+    }
+    let blocks = match message.get("content") {
+        Some(Value::String(text)) => vec![json!({"type": "text", "text": text})],
+        Some(Value::Array(blocks)) => blocks.clone(),
+        _ => return Err(wrong(&format!("{here}.content"), "must be a text or a list of blocks")),
+    };
+    let (mut texts, mut calls, mut thoughts) = (Vec::new(), Vec::new(), String::new());
+    for block in &blocks {
+        let text = |name: &str| block.get(name).and_then(Value::as_str);
+        let kind = text("type").unwrap_or("");
+        match kind {
+            "text" => texts.push(text("text").ok_or_else(|| wrong(&here, "has a text block without text"))?.to_string()),
+            "thinking" => thoughts.push_str(text("thinking").unwrap_or("")),
+            "redacted_thinking" => {}
+            "document" | "search_result" => texts.push(text_of(&json!([block]), &here)?),
+            "tool_use" => calls.push(json!({
+                "id": text("id").unwrap_or(""), "type": "function",
+                "function": {"name": text("name").unwrap_or(""), "arguments": block.get("input").cloned().unwrap_or(json!({}))},
+            })),
+            "tool_result" => {
+                let said = text_of(block.get("content").unwrap_or(&Value::Null), &format!("{here}.content"))?;
+                let failed = block.get("is_error") == Some(&json!(true));
+                let said = if failed { format!("Error: {said}") } else { said };
+                out.push(json!({"role": "tool", "tool_call_id": text("tool_use_id"), "content": said}));
+            }
+            "image" => return Err(wrong(&here, "holds an image; this model reads text only")),
+            other if last && role == "user" => {
+                return Err(wrong(&here, format_args!("holds a block of type {other:?}, which is not known")));
+            }
+            other => warnings.push(format!("a block of type {} was left out", other.escape_default())),
+        }
+    }
+    let empty = texts.is_empty() && calls.is_empty() && thoughts.is_empty();
+    if empty && blocks.iter().any(|b| b.get("type") == Some(&json!("tool_result"))) {
+        return Ok(());
+    }
+    let content = texts.join("\n");
+    // Messages of one role in a row are one.
+    if let Some(before) =
+        out.last_mut().filter(|b| b["role"] == role && calls.is_empty() && b.get("tool_calls").is_none())
+    {
+        let joined = format!("{}\n\n{content}", before["content"].as_str().unwrap_or(""));
+        before["content"] = json!(joined);
+        return Ok(());
+    }
+    let mut made = json!({"role": role, "content": content});
+    if !calls.is_empty() {
+        made["tool_calls"] = json!(calls);
+    }
+    if !thoughts.is_empty() {
+        made["reasoning_content"] = json!(thoughts);
+    }
+    out.push(made);
+    Ok(())
+}
+
+fn offered(body: &Body, warnings: &mut Vec<String>) -> Result<Vec<Value>, ApiError> {
+    let mut all = Vec::new();
+    for (i, tool) in body.get("tools").and_then(Value::as_array).into_iter().flatten().enumerate() {
+        let kind = tool.get("type").and_then(Value::as_str).unwrap_or("custom");
+        if kind != "custom" {
+            warnings.push(format!("the tool {} was left out", kind.escape_default()));
+            continue;
+        }
+        let name = tool.get("name").and_then(Value::as_str).filter(|n| !n.is_empty() && n.len() <= 256);
+        let name = name.ok_or_else(|| wrong("tools", format_args!("[{i}] has no name")))?;
+        let schema = tool.get("input_schema").cloned().unwrap_or(json!({"type": "object"}));
+        if !schema.is_object() {
+            return Err(wrong("tools", format_args!("[{i}].input_schema must be a JSON schema")));
+        }
+        let about = tool.get("description").and_then(Value::as_str).unwrap_or("");
+        all.push(json!({"type": "function", "function": {"name": name, "description": about, "parameters": schema}}));
+    }
+    Ok(all)
+}
+
+fn choice(body: &Body, ask: &mut Ask) -> Result<(), ApiError> {
+    let Some(choice) = body.get("tool_choice") else { return Ok(()) };
+    ask.single_call = choice.get("disable_parallel_tool_use") == Some(&json!(true));
+    let name = choice.get("name").and_then(Value::as_str);
+    ask.tool_choice = match (choice.get("type").and_then(Value::as_str), name) {
+        (Some("auto"), _) => ToolChoice::Auto,
+        (Some("none"), _) => ToolChoice::None,
+        (Some("any"), _) => ToolChoice::Required,
+        (Some("tool"), Some(name)) => ToolChoice::Named(name.into()),
+        _ => return Err(wrong("tool_choice", "must have the type auto, any, none, or tool with a name")),
+    };
+    match &ask.tool_choice {
+        ToolChoice::Named(wanted) if !ask.tools.iter().any(|t| tools::name(t) == Some(wanted)) => {
+            Err(wrong("tool_choice", "names a tool that is not there"))
+        }
+        ToolChoice::Required if ask.tools.is_empty() => {
+            Err(wrong("tool_choice", "asks for a call, and there are no tools"))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn ask(body: &mut Body) -> Result<Ask, ApiError> {
+    let mut warnings = std::mem::take(&mut body.warnings);
+    let list = body.take("messages").unwrap_or_default();
+    let list = list.as_array().filter(|l| !l.is_empty()).ok_or_else(|| wrong("messages", "is empty"))?;
+    let mut messages = Vec::new();
+    let told = system(body.get("system").unwrap_or(&Value::Null))?;
+    if !told.is_empty() {
+        messages.push(json!({"role": "system", "content": told}));
+    }
+    for (i, one) in list.iter().enumerate() {
+        message(one, i, i + 1 == list.len(), &mut messages, &mut warnings)?;
+    }
+    let continued = messages.last().is_some_and(|m| m["role"] == "assistant" && m.get("tool_calls").is_none());
+    let mut keywords = Map::new();
+    if let Some(thinking) = body.get("thinking") {
+        let on = match thinking.get("type").and_then(Value::as_str) {
+            Some("disabled") => false,
+            Some("enabled" | "adaptive") => true,
+            _ => return Err(wrong("thinking", "must have the type disabled, enabled or adaptive")),
+        };
+        keywords.insert("enable_thinking".into(), json!(on));
+    }
+    let output = body.get("output_config");
+    chat::effort(&mut keywords, output.and_then(|o| o.get("effort")?.as_str()));
+    let schema = output.and_then(|o| o.get("format")?.get("schema").cloned());
+    let mut ask = Ask {
+        model: body.text("model").unwrap_or("").to_string(),
+        prompt: Some(Prompt::Chat { messages: messages.into(), keywords, template: None, continued }),
+        max_tokens: body.count("max_tokens"),
+        wishes: Wishes {
+            temperature: body.number("temperature"),
+            top_p: body.number("top_p"),
+            top_k: body.count("top_k"),
+            ..Wishes::default()
+        },
+        stop: body.texts("stop_sequences", 16, 256)?,
+        n: 1,
+        format: schema.map(|s| json!({"type": "json_schema", "json_schema": {"name": "reply", "schema": s}})),
+        tools: offered(body, &mut warnings)?,
+        ..Ask::default()
+    };
+    choice(body, &mut ask)?;
+    body.warnings = warnings;
+    Ok(ask)
+}
+
+/// `stop_reason` and `stop_sequence`.
+fn stop(spoken: &Spoken, asked: Option<usize>, ticket: &Ticket) -> (&'static str, Value) {
+    match &spoken.ending {
+        Some(Ending::Text(text)) => ("stop_sequence", json!(text)),
+        Some(Ending::Length) if asked.is_none_or(|n| n > ticket.max_tokens) => {
+            ("model_context_window_exceeded", Value::Null)
+        }
+        Some(Ending::Length) => ("max_tokens", Value::Null),
+        _ if !spoken.calls.is_empty() => ("tool_use", Value::Null),
+        _ => ("end_turn", Value::Null),
+    }
+}
+
+/// A name of a call as Anthropic's clients know them.
+fn call_id(id: &str) -> String {
+    id.strip_prefix("call_").map_or_else(|| id.to_string(), |rest| format!("toolu_{rest}"))
+}
+
+fn usage(replies: &Replies, prompt: usize) -> Value {
+    json!({
+        "input_tokens": prompt - replies.cached.min(prompt), "output_tokens": replies.tokens,
+        "cache_read_input_tokens": replies.cached, "cache_creation_input_tokens": 0,
+    })
+}
+
+/// Answers.
+///
+/// # Errors
+/// What is wrong with the request.
+pub(crate) async fn messages(service: Arc<Service>, call: Call) -> Outcome {
+    let mut body = Body::read(&call.body, &[MESSAGE])?;
+    let ask = ask(&mut body)?;
+    let (asked, name) = (ask.max_tokens, ask.model.clone());
+    let mut ticket = service.submit(ask, &call.owner, call.came).await?;
+    let name = if name.is_empty() { ticket.model.id.clone() } else { name };
+    let head = json!({
+        "id": format!("msg_{:016x}{:08x}", random(), random() as u32), "type": "message", "role": "assistant",
+        "model": name, "content": [], "stop_reason": null, "stop_sequence": null,
+    });
+    let mut replies = Replies::new(1, false);
+    let mut answer = if body.flag("stream") == Some(true) {
+        let id = call.id;
+        answer::stream(move |events| Writer { head, replies, asked, id, block: None, index: 0 }.write(ticket, events))
+    } else {
+        replies.collect(&mut ticket).await?;
+        let spoken = &replies.all[0];
+        let mut content = Vec::new();
+        if !spoken.reasoning.is_empty() {
+            content.push(json!({"type": "thinking", "thinking": spoken.reasoning, "signature": SIGNATURE}));
+        }
+        if !spoken.text.is_empty() || spoken.calls.is_empty() {
+            content.push(json!({"type": "text", "text": spoken.text}));
+        }
+        for c in &spoken.calls {
+            let input: Value = serde_json::from_str(&c.arguments).unwrap_or(json!({}));
+            content.push(json!({"type": "tool_use", "id": call_id(&c.id), "name": c.name, "input": input}));
+        }
+        let (reason, sequence) = stop(spoken, asked, &ticket);
+        let mut value = head;
+        (value["content"], value["stop_reason"], value["stop_sequence"]) = (content.into(), json!(reason), sequence);
+        value["usage"] = usage(&replies, ticket.prompt.len());
+        answer::json(200, &value)
+    };
+    warn(&mut answer, &body.warnings);
+    Ok(answer)
+}
+
+/// Says how many tokens a message has.
+///
+/// # Errors
+/// What is wrong with the request.
+pub(crate) async fn count(service: Arc<Service>, call: Call) -> Outcome {
+    let mut body = Body::read(&call.body, &[MESSAGE])?;
+    let ask = ask(&mut body)?;
+    let loaded = service.models.get(&ask.model).await?;
+    let tokens = blocking(move || service.prompt(&loaded, &ask)).await?;
+    let mut answer = answer::json(200, &json!({"input_tokens": tokens.len()}));
+    warn(&mut answer, &body.warnings);
+    Ok(answer)
+}
+
+/// Kinds of blocks of a stream.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Block {
+    Thinking,
+    Text,
+    Call,
+}
+
+/// Writes a stream: blocks one after the other, each begun and ended.
+struct Writer {
+    head: Value,
+    replies: Replies,
+    asked: Option<usize>,
+    id: String,
+    block: Option<Block>,
+    index: usize,
+}
+
+impl Writer {
+    /// Ends the block that is open, if any.
+    fn close(&mut self, out: &mut Vec<Value>) {
+        let Some(block) = self.block.take() else { return };
+        let index = self.index;
+        if block == Block::Thinking {
+            let delta = json!({"type": "signature_delta", "signature": SIGNATURE});
+            out.push(json!({"type": "content_block_delta", "index": index, "delta": delta}));
+        }
+        out.push(json!({"type": "content_block_stop", "index": index}));
+        self.index += 1;
+    }
+
+    /// Has a block of some kind open.
+    fn open(&mut self, block: Block, content: Value, out: &mut Vec<Value>) {
+        if self.block == Some(block) && block != Block::Call {
+            return;
+        }
+        self.close(out);
+        out.push(json!({"type": "content_block_start", "index": self.index, "content_block": content}));
+        self.block = Some(block);
+    }
+
+    fn part(&mut self, part: &Part, out: &mut Vec<Value>) {
+        let delta = match part {
+            Part::Text(text) => {
+                self.open(Block::Text, json!({"type": "text", "text": ""}), out);
+                json!({"type": "text_delta", "text": text})
+            }
+            Part::Reasoning(text) => {
+                self.open(Block::Thinking, json!({"type": "thinking", "thinking": "", "signature": ""}), out);
+                json!({"type": "thinking_delta", "thinking": text})
+            }
+            Part::Call { index, .. } => {
+                let Some(call) = self.replies.all[0].calls.get(*index) else { return };
+                let begun = json!({"type": "tool_use", "id": call_id(&call.id), "name": call.name, "input": {}});
+                return self.open(Block::Call, begun, out);
+            }
+            Part::Arguments { json, .. } => json!({"type": "input_json_delta", "partial_json": json}),
+        };
+        out.push(json!({"type": "content_block_delta", "index": self.index, "delta": delta}));
+    }
+
+    async fn write(mut self, mut ticket: Ticket, events: Events) -> Result<(), Gone> {
+        let send = async |value: Value| {
+            let name = value["type"].as_str().unwrap_or("error").to_string();
+            events.send(answer::event(Some(&name), &value.to_string())).await
+        };
+        let prompt = ticket.prompt.len();
+        let mut begun = false;
+        while !self.replies.are_over() {
+            let beat = || answer::event(Some("ping"), "{\"type\": \"ping\"}");
+            let update = match events.during(ticket.next(), beat).await? {
+                Ok(update) => update,
+                Err(error) => return send(error.body(Dialect::Anthropic, &self.id)).await,
+            };
+            self.replies.hear(&update);
+            if !begun {
+                begun = true;
+                let mut message = self.head.clone();
+                message["usage"] = usage(&self.replies, prompt);
+                send(json!({"type": "message_start", "message": message})).await?;
+            }
+            if let Update::Said { parts, .. } = &update {
+                let mut out = Vec::new();
+                for part in parts {
+                    self.part(part, &mut out);
+                }
+                for event in out {
+                    send(event).await?;
+                }
+            }
+        }
+        let mut out = Vec::new();
+        if self.index == 0 && self.block.is_none() {
+            self.open(Block::Text, json!({"type": "text", "text": ""}), &mut out);
+        }
+        self.close(&mut out);
+        let (reason, sequence) = stop(&self.replies.all[0], self.asked, &ticket);
+        out.push(json!({
+            "type": "message_delta", "delta": {"stop_reason": reason, "stop_sequence": sequence},
+            "usage": usage(&self.replies, prompt),
+        }));
+        out.push(json!({"type": "message_stop"}));
+        for event in out {
+            send(event).await?;
+        }
+        ticket.finished();
+        Ok(())
+    }
+}

@@ -1,0 +1,89 @@
+//! `/openapi.json` and `/docs`, from the table of routes.
+
+use crate::fields::Effect;
+use crate::http::answer::{self, Outcome};
+use crate::http::request::Call;
+use crate::routes::{Access, ROUTES, Route};
+use crate::service::Service;
+use serde_json::{Map, Value, json};
+use std::fmt::Write;
+use std::sync::Arc;
+
+fn operation(route: &Route) -> Value {
+    let answers = json!({
+        "200": {"description": "The answer."},
+        "default": {"description": "An error, in the form of the interface."},
+    });
+    let mut operation = json!({"summary": route.about, "responses": answers});
+    operation["security"] = match route.access {
+        Access::Open => json!([]),
+        _ => json!([{"key": []}]),
+    };
+    if route.path.contains("{id}") {
+        operation["parameters"] = json!([{"name": "id", "in": "path", "required": true, "schema": {"type": "string"}}]);
+    }
+    if !route.body.is_empty() {
+        let fields = || route.body.iter().flat_map(|t| t.iter());
+        let properties: Map<String, Value> = fields().map(|f| (f.name.to_string(), f.schema())).collect();
+        let needed: Vec<&str> = fields().filter(|f| f.effect == Effect::Needed).map(|f| f.name).collect();
+        let schema = json!({"type": "object", "properties": properties, "required": needed});
+        operation["requestBody"] = json!({"required": true, "content": {"application/json": {"schema": schema}}});
+    }
+    operation
+}
+
+fn document() -> Value {
+    let mut paths: Map<String, Value> = Map::new();
+    for route in ROUTES {
+        let path = paths.entry(route.path).or_insert_with(|| json!({}));
+        path[route.method.as_str().to_ascii_lowercase()] = operation(route);
+    }
+    json!({
+        "openapi": "3.1.0",
+        "info": {"title": "lapis", "version": env!("CARGO_PKG_VERSION"), "description": "Language models on your own machine."},
+        "paths": paths,
+        "components": {"securitySchemes": {"key": {"type": "http", "scheme": "bearer"}}},
+    })
+}
+
+/// The description for programs.
+///
+/// # Errors
+/// None.
+pub(crate) async fn json(_service: Arc<Service>, _call: Call) -> Outcome {
+    Ok(answer::json(200, &document()))
+}
+
+fn escaped(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+}
+
+/// The description for people.
+///
+/// # Errors
+/// None.
+pub(crate) async fn page(_service: Arc<Service>, _call: Call) -> Outcome {
+    let mut out = String::from(
+        "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" \
+         content=\"width=device-width\"><title>lapis: the interface</title></head><body><main><h1>lapis: the interface</h1>\
+         <p>For programs: <a href=\"/openapi.json\">/openapi.json</a></p>",
+    );
+    for route in ROUTES {
+        let _ = write!(out, "<h2>{} {}</h2><p>{}</p>", route.method, escaped(route.path), escaped(route.about));
+        if route.body.is_empty() {
+            continue;
+        }
+        out.push_str("<details><summary>Fields</summary><dl>");
+        for field in route.body.iter().flat_map(|t| t.iter()) {
+            let note = match field.effect {
+                Effect::Needed => " (needed)",
+                Effect::Refused => " (refused)",
+                _ => "",
+            };
+            let _ = write!(out, "<dt><code>{}</code>{note}</dt><dd>{}</dd>", escaped(field.name), escaped(field.about));
+        }
+        out.push_str("</dl></details>");
+    }
+    out.push_str("</main></body></html>");
+    Ok(answer::text(200, "text/html; charset=utf-8", out))
+}
