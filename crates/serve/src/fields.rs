@@ -100,7 +100,7 @@ impl Field {
         let mut schema = match self.kind {
             Kind::Integer(least, most) => {
                 // Beyond what numbers of JSON hold exactly, a bound says nothing.
-                let plain = |n: i128| i64::try_from(n).ok().filter(|n| n.abs() < 1 << 53);
+                let plain = |n: i128| i64::try_from(n).ok().filter(|n| n.unsigned_abs() < 1 << 53);
                 let mut schema = json!({"type": "integer"});
                 for (key, bound) in [("minimum", plain(least)), ("maximum", plain(most))] {
                     if let Some(bound) = bound {

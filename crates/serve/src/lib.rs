@@ -24,6 +24,7 @@ mod service;
 mod settings;
 mod state;
 mod tokens;
+mod web;
 mod worker;
 
 pub use http::{Address, Server};

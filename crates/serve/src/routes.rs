@@ -7,7 +7,7 @@ use crate::http::request::Call;
 use crate::openai::{chat, completions, models};
 use crate::sampling::SAMPLING;
 use crate::service::Service;
-use crate::{admin, anthropic, ollama, openapi, state, tokens};
+use crate::{admin, anthropic, ollama, openapi, state, tokens, web};
 use hyper::Method;
 use std::future::Future;
 use std::pin::Pin;
@@ -84,6 +84,9 @@ pub(crate) static ROUTES: &[Route] = routes! {
     DELETE "/admin/models/{id}" Admin &[], admin::unload, "Let a model go.";
     GET "/admin/cache" Admin &[], admin::cache, "How much is remembered of prompts.";
     DELETE "/admin/cache" Admin &[], admin::clear, "Forget all of it.";
+    GET "/" Open &[], web::page, "A chat in the browser.";
+    GET "/style.css" Open &[], web::style, "How it looks.";
+    GET "/app.js" Open &[], web::script, "What it does.";
     GET "/health" Open &[], state::health, "Whether the server lives.";
     GET "/ready" Open &[], state::ready, "Whether a request would be served now.";
     GET "/metrics" Key &[], state::metrics, "Numbers for Prometheus.";

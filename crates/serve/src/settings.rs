@@ -97,8 +97,6 @@ pub struct Settings {
     pub request_template: bool,
     /// Which fields thinking comes in: `reasoning_content`, `reasoning`, or both.
     pub reasoning_field: ReasoningField,
-    /// Log prompts and replies.
-    pub log_content: bool,
     /// Lines of the log.
     pub log: Log,
     /// The page at `/`.
@@ -184,7 +182,6 @@ impl Settings {
             template_args: Map::new(),
             request_template: false,
             reasoning_field: ReasoningField::Both,
-            log_content: false,
             log: Log::Text,
             ui: true,
             metrics: true,

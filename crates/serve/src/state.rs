@@ -1,5 +1,6 @@
 //! How the server is: `/health`, `/ready`, `/metrics`.
 
+use crate::error::ApiError;
 use crate::http::answer::{self, Outcome};
 use crate::http::request::Call;
 use crate::service::Service;
@@ -43,6 +44,9 @@ pub(crate) async fn ready(service: Arc<Service>, _call: Call) -> Outcome {
 /// # Errors
 /// None.
 pub(crate) async fn metrics(service: Arc<Service>, _call: Call) -> Outcome {
+    if !service.settings.metrics {
+        return Err(ApiError::new(404, "this server was started with --no-metrics"));
+    }
     let loaded = service.models.all_loaded();
     let weights: u64 = loaded.iter().map(|l| l.fit.weights).sum();
     let gauges = [

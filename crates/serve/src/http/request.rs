@@ -15,7 +15,9 @@ use hyper::header::{
 };
 use hyper::{Method, Request, Response};
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
+use tokio::task::JoinSet;
 
 /// Bytes of a body at most.
 const BODY: u64 = 32 << 20;
@@ -143,7 +145,16 @@ async fn attend(
     }
     let body = read(&parts.headers, body).await?;
     let call = Call { tail, body, owner, id, came };
-    (route.call)(Arc::clone(service), call).await
+    // A task of its own: a fault in it is an answer, and it ends with the connection.
+    let mut task = JoinSet::new();
+    task.spawn((route.call)(Arc::clone(service), call));
+    match task.join_next().await {
+        Some(Ok(outcome)) => outcome,
+        _ => {
+            service.metrics.faults.fetch_add(1, Relaxed);
+            Err(ApiError::new(500, "the handler broke down"))
+        }
+    }
 }
 
 /// The whole body.
