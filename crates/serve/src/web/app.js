@@ -36,7 +36,7 @@ const iconButton = (name, label, key, click, disabled = false) =>
 // ---- Markdown ----------------------------------------------------------------------------------------------------
 
 const INLINE = new RegExp([
-  "(`+)([^]*?[^`])\\1(?!`)", // code
+  "(?<!`)(`+)(?!`)([^]*?[^`])\\1(?!`)", // code
   "\\*\\*(?=\\S)([^]*?\\S)\\*\\*(?!\\*)", // bold
   "\\*(?=[^\\s*])([^*]*?[^\\s*])\\*", // italics
   "(?<![\\w_])__(?=\\S)([^]*?\\S)__(?!\\w)",
@@ -106,7 +106,7 @@ function blocks(text, depth = 0) {
       build = () => codeBlock(code, language);
     } else if ((m = line.match(HEAD))) {
       i++;
-      const tag = "h" + Math.min(6, m[1].length + 2), title = m[2];
+      const tag = "h" + Math.min(6, m[1].length + 1), title = m[2];
       build = () => h(tag, null, ...inline(title));
     } else if (RULE.test(line)) {
       i++;
@@ -202,7 +202,7 @@ function cleanChat(from) {
 
 const last = { model: "", settings: cleanSettings(null) };
 const chats = new Map();
-const runs = new Map(); // conversation id → AbortController
+const runs = new Map(); // conversation id → the node that is being written and its AbortController
 let chat; // the one that is shown
 let views = new Map(); // node id → what draws it
 let editing = null;
@@ -370,9 +370,9 @@ function take(node, data, times) {
 
 /** Streams a reply into a node. */
 async function run(c, node) {
-  runs.get(c.id)?.abort();
+  stop(c);
   const control = new AbortController();
-  runs.set(c.id, control);
+  runs.set(c.id, { node, control });
   Object.assign(node, { content: "", reasoning: "", calls: [], finish: "stopped", error: "", stats: undefined });
   save(c);
   drawAll(true);
@@ -402,7 +402,7 @@ async function run(c, node) {
     if (!control.signal.aborted) node.error = e instanceof SyntaxError ? "The server's answer could not be read." : e.name === "TypeError" ? "The connection broke." : e.message;
   }
   cancelAnimationFrame(planned);
-  if (runs.get(c.id) === control) runs.delete(c.id);
+  if (runs.get(c.id)?.control === control) runs.delete(c.id);
   if (chats.has(c.id)) save(c);
   const stick = atEnd();
   views.get(node.id)?.();
@@ -413,7 +413,7 @@ async function run(c, node) {
 }
 
 function stop(c = chat) {
-  runs.get(c.id)?.abort();
+  runs.get(c.id)?.control.abort();
 }
 
 function answerTo(c, user) {
@@ -510,7 +510,7 @@ function assistantView(node) {
     } else answerTo(c, node.parent);
   };
   const update = () => {
-    const running = runs.has(c.id) && path(c).at(-1) === node;
+    const running = runs.get(c.id)?.node === node;
     thinking.hidden = !node.reasoning;
     summary.textContent = running && !node.content ? "Thinking…" : "Thoughts";
     if (node.reasoning) draw(thought, node.reasoning);
@@ -526,7 +526,8 @@ function assistantView(node) {
     const copy = iconButton("copy", "Copy the reply", node.id + ":copy", () => copyText(node.content, copy));
     if (node.content) tools.append(copy);
     tools.append(iconButton("again", "Answer again", node.id + ":again", again), ...switcher(node),
-      h("span", { class: "stats", title: details(node) }, stats(node)));
+      node.stats ? h("button", { class: "stats", type: "button", title: details(node), click: () => notice(details(node).replaceAll("\n", " · ")) }, stats(node))
+        : h("span", { class: "stats" }, stats(node)));
   };
   update();
   views.set(node.id, update);
@@ -541,7 +542,10 @@ function emptyView() {
 }
 
 function focusKey(key) {
-  for (const el of $("thread").querySelectorAll("[data-key]")) if (el.dataset.key === key) return el.focus();
+  const all = [...$("thread").querySelectorAll("[data-key]")], found = all.find((el) => el.dataset.key === key);
+  // At the first or last version the arrow is off: the other one takes the focus.
+  const other = key.replace(/prev$|next$/, (way) => (way === "prev" ? "next" : "prev"));
+  (found?.disabled ? all.find((el) => el.dataset.key === other) : found)?.focus();
 }
 
 function drawAll(end = false) {
@@ -663,12 +667,14 @@ async function importFile(file) {
     const data = JSON.parse(await file.text());
     if (data?.format === "lapis-chat" && Array.isArray(data.chats)) found = data.chats.map(cleanChat).filter(Boolean);
   } catch { /* It is said below. */ }
-  for (const c of found) {
+  const fresh = found.filter((c) => !chats.has(c.id) || JSON.stringify(cleanChat(chats.get(c.id))) !== JSON.stringify(c));
+  for (const c of fresh) {
     if (chats.has(c.id)) c.id = newId();
     save(c);
   }
   drawList();
-  notice(found.length ? `Imported ${found.length} ${found.length === 1 ? "conversation" : "conversations"}.` : "This file holds no conversations of this chat.");
+  notice(!found.length ? "This file holds no conversations of this chat." : !fresh.length ? "All of them are here already."
+    : `Imported ${fresh.length} ${fresh.length === 1 ? "conversation" : "conversations"}.`);
 }
 
 let noticeTimer;
@@ -726,7 +732,10 @@ function listen() {
   $("new").addEventListener("click", () => { show(newChat()); closeSide(); $("prompt").focus(); });
   $("search").addEventListener("input", drawList);
   $("side-open").addEventListener("click", () => {
-    if (!small.matches) return document.body.classList.toggle("no-side");
+    if (!small.matches) {
+      document.body.classList.toggle("no-side");
+      return;
+    }
     document.body.classList.add("side");
     drawShade();
     $("side-close").focus();
