@@ -101,6 +101,8 @@ pub enum Update {
         choice: usize,
         /// Tokens that were known.
         cached: usize,
+        /// When the step that reads the prompt began.
+        began: Instant,
     },
     /// So much of the prompt was read.
     Progress {

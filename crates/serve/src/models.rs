@@ -27,8 +27,6 @@ pub struct Loaded {
     pub serial: u64,
     /// The network and its tokenizer.
     pub model: LanguageModel,
-    /// A template in place of its own.
-    pub template: Option<Template>,
     /// Prompt and reply together at most.
     pub context: usize,
     /// When it was loaded, in seconds since 1970.
@@ -296,7 +294,7 @@ impl Models {
 
     fn load(&self, id: &str, source: &Source) -> Result<Loaded, ApiError> {
         let fail = |e: Error| ApiError::later(503, 30, format!("{id} cannot be loaded: {}", e.message()));
-        let (model, fit, config) = match source {
+        let (mut model, fit, config) = match source {
             Source::Files(files) => {
                 let weights = lapis::io::Bytes::copy(files.weights).map_err(fail)?;
                 let mut checkpoint = Checkpoint::from_bytes(files.name, files.config, weights).map_err(fail)?;
@@ -311,7 +309,9 @@ impl Models {
                 (lapis_lm::load(path).map_err(fail)?, fit, config)
             }
         };
-        let template = self.settings.chat_template.as_deref().map(Template::new).transpose().map_err(fail)?;
+        if let Some(source) = self.settings.chat_template.as_deref() {
+            model.tokenizer.set_chat_template(Template::new(source).map_err(fail)?);
+        }
         let most = model.context.unwrap_or(CONTEXT);
         let digest = ring::digest::digest(
             &ring::digest::SHA256,
@@ -321,7 +321,6 @@ impl Models {
         Ok(Loaded {
             id: id.to_string(),
             serial: self.serial.fetch_add(1, Relaxed),
-            template,
             context: self.settings.max_context.map_or(most, |m| m.min(most)),
             created: seconds(SystemTime::now()),
             fit,

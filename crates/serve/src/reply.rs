@@ -69,10 +69,10 @@ impl Replies {
     /// Takes an update in.
     pub(crate) fn hear(&mut self, update: &Update) {
         match update {
-            Update::Started { choice, cached } => {
+            Update::Started { choice, cached, began } => {
                 if *choice == 0 {
                     self.cached = *cached;
-                    self.began = Some(Instant::now());
+                    self.began = Some(*began);
                 }
             }
             Update::Progress { .. } | Update::Failed(_) => {}

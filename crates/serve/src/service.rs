@@ -370,8 +370,7 @@ impl Service {
             keywords: Some(&variables),
             ..Chat::default()
         };
-        let template = own.as_ref().or(loaded.template.as_ref());
-        loaded.model.chat_text(&chat, template).map_err(|e: Error| {
+        loaded.model.chat_text(&chat, own.as_ref()).map_err(|e: Error| {
             // Whatever a template stumbles over was in the request.
             let error = ApiError::from(e);
             ApiError { status: if error.status == 500 { 400 } else { error.status }, ..error }.about("messages")
@@ -445,6 +444,19 @@ impl Service {
             return Ok(Some(grammar));
         }
         let began = Instant::now();
+        if forced {
+            // Parameters that the model's markup writes as free text need a schema that is one, too.
+            for (i, parameters) in
+                ask.tools.iter().enumerate().filter_map(|(i, t)| Some((i, t["function"].get("parameters")?)))
+            {
+                if parameters.is_object() {
+                    Grammar::json_schema(tokenizer, parameters).map_err(|e| {
+                        let why = format!("tools[{i}].function.parameters: {}", e.message());
+                        ApiError::field("tools", why)
+                    })?;
+                }
+            }
+        }
         let made = match (forced, &ask.format) {
             (true, _) => call_grammar(tokenizer, &ask.tools, named, ask.single_call).map(Some),
             (false, Some(format)) => Grammar::from_response_format(tokenizer, format),

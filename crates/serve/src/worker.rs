@@ -225,7 +225,6 @@ impl Worker {
                 self.queue.remove(&owner);
             }
             self.metrics.queued.fetch_sub(1, Relaxed);
-            self.metrics.queue_time.observe(job.came.elapsed().as_secs_f64());
             self.begin(id, job, bytes);
         }
     }
@@ -268,7 +267,7 @@ impl Worker {
         match stepped {
             Ok(Ok(events)) => {
                 for event in events {
-                    self.hear(serial, event);
+                    self.hear(serial, began, event);
                 }
             }
             // A drafter that failed has been let go; requests go on without it.
@@ -304,7 +303,7 @@ impl Worker {
         self.desks.insert(serial, Desk::new(desk.model, &self.settings));
     }
 
-    fn hear(&mut self, serial: u64, event: Event) {
+    fn hear(&mut self, serial: u64, began: Instant, event: Event) {
         let Some(desk) = self.desks.get_mut(&serial) else { return };
         let key = event.id();
         let Some(writing) = desk.writing.get_mut(&key) else { return };
@@ -318,7 +317,10 @@ impl Worker {
                 self.metrics.prompt_tokens.fetch_add(total as u64, Relaxed);
                 let hit = if cached > 0 { &self.metrics.cache_hits } else { &self.metrics.cache_misses };
                 hit.fetch_add(1, Relaxed);
-                gone = !tell(&running.job, Update::Started { choice, cached });
+                if choice == 0 {
+                    self.metrics.queue_time.observe(began.duration_since(running.job.came).as_secs_f64());
+                }
+                gone = !tell(&running.job, Update::Started { choice, cached, began });
             }
             Event::Prefill { done, .. } => {
                 self.metrics.prefilled.store(done as u64, Relaxed);

@@ -128,8 +128,11 @@ pub struct Reply {
 impl Reply {
     /// A reply to `prompt`, which may leave the model's thinking open.
     pub fn new(tokenizer: &Tokenizer, prompt: &[u32], options: ReplyOptions) -> Reply {
+        // What is no conversation goes on in the middle of a text.
+        let goes_on = options.raw.then(|| tokenizer.detokenizer_after(prompt).ok()).flatten();
+        let detokenizer = goes_on.unwrap_or_else(|| tokenizer.detokenizer());
         let reader = Reader::new(tokenizer, prompt, options);
-        Reply { detokenizer: tokenizer.detokenizer(), reader, reasoning_tokens: 0, over: false }
+        Reply { detokenizer, reader, reasoning_tokens: 0, over: false }
     }
 
     /// Takes a token and gives what is certain with it. With `finish` everything held back comes out; a token that ends

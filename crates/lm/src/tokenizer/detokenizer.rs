@@ -60,6 +60,17 @@ impl Detokenizer {
         Detokenizer { tokenizer, kind, held: Vec::new(), begun: false, line }
     }
 
+    /// The text goes on after the text of `prompt`: the space of its first word is part of it.
+    pub(super) fn after(mut self, prompt: &[u32]) -> Result<Detokenizer> {
+        let tail = &prompt[prompt.len().saturating_sub(CONTEXT)..];
+        self.begun = !decode(&self.tokenizer, tail, true, false)?.is_empty();
+        if self.begun && self.kind == Kind::Naive {
+            self.line.tokens = tail.to_vec();
+            self.line.out = self.line.text(&self.tokenizer)?.len();
+        }
+        Ok(self)
+    }
+
     /// Takes a token and gives the text that is complete with it, which may be empty.
     ///
     /// # Errors
@@ -139,12 +150,7 @@ const CONTEXT: usize = 32;
 impl Line {
     fn add(&mut self, id: u32, tokenizer: &Inner) -> Result<String> {
         self.tokens.push(id);
-        let mut text = decode(tokenizer, &self.tokens, false, self.clean_up)?;
-        if text.ends_with('\u{fffd}') {
-            text.truncate(text.trim_end_matches('\u{fffd}').len());
-        } else if self.clean_up && text.ends_with(' ') {
-            text.pop();
-        }
+        let text = self.text(tokenizer)?;
         let segment = text.get(self.out..).unwrap_or("").to_owned();
         self.out = text.len();
         if text.ends_with('\n') {
@@ -154,6 +160,17 @@ impl Line {
             self.shorten(tokenizer, text.len())?;
         }
         Ok(segment)
+    }
+
+    /// The text of the line as far as it is certain.
+    fn text(&self, tokenizer: &Inner) -> Result<String> {
+        let mut text = decode(tokenizer, &self.tokens, false, self.clean_up)?;
+        if text.ends_with('\u{fffd}') {
+            text.truncate(text.trim_end_matches('\u{fffd}').len());
+        } else if self.clean_up && text.ends_with(' ') {
+            text.pop();
+        }
+        Ok(text)
     }
 
     /// Forgets the first tokens of a long line where nothing is held back.

@@ -183,6 +183,20 @@ impl Tokenizer {
         Detokenizer::new(self.kind, Arc::clone(&self.inner), self.clean_up)
     }
 
+    /// A detokenizer of a text that goes on after `prompt`. Unlike one at the beginning of a text, it keeps the space
+    /// before the first word.
+    ///
+    /// # Errors
+    /// `Value` for an id outside the vocabulary.
+    pub fn detokenizer_after(&self, prompt: &[u32]) -> Result<Detokenizer> {
+        self.detokenizer().after(prompt)
+    }
+
+    /// Has all conversations use this template in place of the checkpoint's.
+    pub fn set_chat_template(&mut self, template: Template) {
+        self.templates = vec![("default".to_owned(), Ok(template))];
+    }
+
     /// The default chat template, if the checkpoint has one that parses.
     pub fn template(&self) -> Option<&Template> {
         self.chat_template(false).ok()

@@ -28,9 +28,25 @@ fn header<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
 /// there may be no key.
 ///
 /// # Errors
-/// A name that is not on the list, with the flag that puts it there.
-pub(crate) fn check_host(headers: &HeaderMap, settings: &Settings, loopback: bool) -> Result<(), ApiError> {
-    let Some(host) = header(headers, &HOST) else { return Ok(()) };
+/// No host, or several; a name that is not on the list, with the flag that puts it there.
+pub(crate) fn check_host(
+    headers: &HeaderMap,
+    target: Option<&str>,
+    settings: &Settings,
+    loopback: bool,
+) -> Result<(), ApiError> {
+    let mut all = headers.get_all(HOST).iter();
+    let (Some(host), None) = (all.next(), all.next()) else {
+        return Err(ApiError::new(400, "a request must have one Host header"));
+    };
+    // A target that names a host counts instead of the header; both must be fine.
+    for host in [Some(host.to_str().unwrap_or("\u{fffd}")), target].into_iter().flatten() {
+        check_name(host, settings, loopback)?;
+    }
+    Ok(())
+}
+
+fn check_name(host: &str, settings: &Settings, loopback: bool) -> Result<(), ApiError> {
     let name = host_name(host).to_ascii_lowercase();
     let own = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let safe = !loopback
@@ -171,11 +187,17 @@ mod tests {
             "192.168.1.5",
             "box.example:8080",
         ] {
-            assert!(check_host(&with(HOST, good), &settings, true).is_ok(), "{good}");
+            assert!(check_host(&with(HOST, good), None, &settings, true).is_ok(), "{good}");
         }
         for bad in ["evil.com", "evil.com:8080", "localhost.evil.com", "127.0.0.1.evil.com", "", "xlocalhost", "a@b"] {
-            assert_eq!(check_host(&with(HOST, bad), &settings, true).err().unwrap().status, 403, "{bad}");
-            assert!(check_host(&with(HOST, bad), &settings, false).is_ok(), "{bad}");
+            assert_eq!(check_host(&with(HOST, bad), None, &settings, true).err().unwrap().status, 403, "{bad}");
+            assert!(check_host(&with(HOST, bad), None, &settings, false).is_ok(), "{bad}");
+            assert!(check_host(&with(HOST, "localhost"), Some(bad), &settings, true).is_err(), "{bad}");
+        }
+        let mut twice = with(HOST, "localhost");
+        twice.append(HOST, HeaderValue::from_static("localhost"));
+        for wrong in [twice, HeaderMap::new()] {
+            assert_eq!(check_host(&wrong, None, &settings, false).err().unwrap().status, 400);
         }
     }
 

@@ -3,16 +3,17 @@
 use super::answer::{Answer, Body, json};
 use super::guard::{self, Origin};
 use crate::error::{ApiError, Dialect};
-use crate::routes::{self, Access, Found};
+use crate::routes::{self, Access, Found, Route};
 use crate::service::{Owner, Service, random};
-use crate::settings::Log;
+use crate::settings::{Log, Settings};
 use http_body_util::BodyExt;
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
-    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_HEADERS, ALLOW, CONTENT_LENGTH,
-    CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, VARY,
+    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_HEADERS, ALLOW, CONNECTION,
+    CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, VARY,
 };
+use hyper::http::request::Parts;
 use hyper::{Method, Request, Response};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -21,6 +22,11 @@ use tokio::task::JoinSet;
 
 /// Bytes of a body at most.
 const BODY: u64 = 32 << 20;
+/// Bytes of headers at most.
+const HEADERS: usize = 32 << 10;
+/// Bytes of the body of a refused request that are read, and how long.
+const SHORT: u64 = 1 << 20;
+const LINGER: Duration = Duration::from_secs(1);
 /// A body may stand still for so long.
 const STALL: Duration = Duration::from_secs(30);
 
@@ -67,20 +73,20 @@ pub(crate) async fn answer(service: Arc<Service>, request: Request<Incoming>, wa
     let asked_headers = request.headers().get(ACCESS_CONTROL_REQUEST_HEADERS).cloned();
     let network = request.headers().contains_key(ASK_NETWORK);
     let mut who = String::from("-");
-    let done = match &origin {
-        Err(refused) => Err(refused.clone()),
-        Ok(_) if method == Method::OPTIONS => Ok(preflight(asked_headers, network)),
-        Ok(_) => match service.settings.request_timeout {
-            None => attend(&service, request, way, found, id.clone(), came, &mut who).await,
+    let done = if method == Method::OPTIONS && origin.is_ok() {
+        Ok(preflight(asked_headers, network))
+    } else {
+        let work = attend(&service, request, way, found, id.clone(), came, &mut who);
+        match service.settings.request_timeout {
+            None => work.await,
             Some(limit) => {
-                let work = attend(&service, request, way, found, id.clone(), came, &mut who);
                 let late = ApiError::later(503, 5, format!("the request took longer than {} s", limit.as_secs()));
-                tokio::time::timeout(limit, work).await.unwrap_or(Err(late))
+                tokio::time::timeout(limit, work).await.unwrap_or(Err(late.into()))
             }
-        },
+        }
     };
     let failed = done.as_ref().err().cloned();
-    let mut answer = done.unwrap_or_else(|e| refusal(&e, dialect, &id));
+    let mut answer = done.unwrap_or_else(|e| e.answer(dialect, &id));
     let headers = answer.headers_mut();
     if let Ok(Origin::Allowed(value)) = origin {
         headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, value);
@@ -92,7 +98,7 @@ pub(crate) async fn answer(service: Arc<Service>, request: Request<Incoming>, wa
     }
     let (status, seconds) = (answer.status().as_u16(), came.elapsed().as_secs_f64());
     service.metrics.answered(name, status, seconds);
-    log(&service, &id, &who, &method, &path, status, seconds, failed.as_ref());
+    log(&service, &id, &who, &method, &path, status, seconds, failed.as_ref().map(|e| &e.error));
     answer
 }
 
@@ -105,25 +111,93 @@ async fn attend(
     id: String,
     came: Instant,
     who: &mut String,
-) -> Result<Answer, ApiError> {
-    let settings = &service.settings;
-    let (parts, body) = request.into_parts();
+) -> Result<Answer, Refusal> {
+    let (parts, mut body) = request.into_parts();
+    let (route, tail, owner) = match check(&service.settings, &parts, way, found) {
+        Ok(passed) => passed,
+        Err(refusal) => {
+            // A client that still writes does not hear; what is short is read, so that the connection goes on.
+            let rest = async { while let Some(Ok(_)) = body.frame().await {} };
+            let short = stated(&parts.headers).is_none_or(|n| n <= SHORT);
+            let read = short && tokio::time::timeout(LINGER, rest).await.is_ok();
+            return Err(Refusal { closes: !read, ..refusal });
+        }
+    };
+    who.clone_from(&owner.name);
+    let body = read(&parts.headers, body).await.map_err(|error| Refusal { closes: true, ..error.into() })?;
+    let call = Call { tail, body, owner, id, came };
+    // A task of its own: a fault in it is an answer, and it ends with the connection.
+    let mut task = JoinSet::new();
+    task.spawn((route.call)(Arc::clone(service), call));
+    match task.join_next().await {
+        Some(Ok(outcome)) => outcome.map_err(Refusal::from),
+        _ => {
+            service.metrics.faults.fetch_add(1, Relaxed);
+            Err(ApiError::new(500, "the handler broke down").into())
+        }
+    }
+}
+
+/// An error, and what its answer needs beside it.
+#[derive(Clone)]
+struct Refusal {
+    error: ApiError,
+    /// The methods that the route takes.
+    allow: Option<String>,
+    /// The body was not read: the connection cannot go on.
+    closes: bool,
+}
+
+impl From<ApiError> for Refusal {
+    fn from(error: ApiError) -> Refusal {
+        Refusal { error, allow: None, closes: false }
+    }
+}
+
+impl Refusal {
+    fn answer(&self, dialect: Dialect, id: &str) -> Answer {
+        let mut answer = json(self.error.status, &self.error.body(dialect, id));
+        let headers = answer.headers_mut();
+        if let Some(seconds) = self.error.retry_after {
+            headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if let Some(allowed) = self.allow.as_ref().and_then(|a| HeaderValue::from_str(a).ok()) {
+            headers.insert(ALLOW, allowed);
+        }
+        if self.closes {
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        answer
+    }
+}
+
+/// What can be said of a request before its body: the route, what its path leaves open, and whose request it is.
+fn check(
+    settings: &Settings,
+    parts: &Parts,
+    way: Way,
+    found: Found,
+) -> Result<(&'static Route, String, Owner), Refusal> {
+    guard::check_origin(&parts.headers, settings)?;
     if !way.unix {
-        guard::check_host(&parts.headers, settings, way.loopback)?;
+        let target = parts.uri.authority().map(|a| a.as_str());
+        guard::check_host(&parts.headers, target, settings, way.loopback)?;
+    }
+    let size: usize = parts.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+    if size > HEADERS {
+        return Err(ApiError::new(431, format!("the headers have {size} bytes; {HEADERS} are taken")).into());
     }
     let (route, tail) = match found {
         Found::Route(route, tail) => (route, tail),
+        // Whether a route exists is told to those with a key only.
         Found::Method(allowed) => {
-            let mut answer = refusal(&ApiError::new(405, format!("this route takes {allowed}")), Dialect::OpenAi, &id);
-            answer
-                .headers_mut()
-                .insert(ALLOW, HeaderValue::from_str(&allowed).unwrap_or(HeaderValue::from_static("GET")));
-            return Ok(answer);
+            guard::check_key(&parts.headers, settings)?;
+            let error = ApiError::new(405, format!("this route takes {allowed}"));
+            return Err(Refusal { allow: Some(allowed), ..error.into() });
         }
         Found::Nothing => {
-            // Whether a route exists is told to those with a key only.
             guard::check_key(&parts.headers, settings)?;
-            return Err(routes::nothing(parts.uri.path()));
+            return Err(routes::nothing(parts.uri.path()).into());
         }
     };
     let owner = match route.access {
@@ -134,33 +208,27 @@ async fn attend(
             Owner { number: 0, name: "admin".into() }
         }
     };
-    who.clone_from(&owner.name);
     if parts.method == Method::POST {
         let kind = parts.headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or("");
         let plain = kind.split(';').next().unwrap_or("").trim();
         if !plain.eq_ignore_ascii_case("application/json") {
             let shown: String = plain.chars().take(60).collect();
-            return Err(ApiError::new(415, format!("the content type must be application/json, and is {shown:?}")));
+            let error = ApiError::new(415, format!("the content type must be application/json, and is {shown:?}"));
+            return Err(error.into());
         }
     }
-    let body = read(&parts.headers, body).await?;
-    let call = Call { tail, body, owner, id, came };
-    // A task of its own: a fault in it is an answer, and it ends with the connection.
-    let mut task = JoinSet::new();
-    task.spawn((route.call)(Arc::clone(service), call));
-    match task.join_next().await {
-        Some(Ok(outcome)) => outcome,
-        _ => {
-            service.metrics.faults.fetch_add(1, Relaxed);
-            Err(ApiError::new(500, "the handler broke down"))
-        }
-    }
+    Ok((route, tail, owner))
+}
+
+/// How long the body says it is.
+fn stated(headers: &HeaderMap) -> Option<u64> {
+    headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse().ok())
 }
 
 /// The whole body.
 async fn read(headers: &HeaderMap, mut body: Incoming) -> Result<Bytes, ApiError> {
     let large = || ApiError::new(413, format!("the body is larger than {} MiB", BODY >> 20));
-    let stated = headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
+    let stated = stated(headers);
     if stated.is_some_and(|n| n > BODY) {
         return Err(large());
     }
@@ -209,14 +277,6 @@ fn preflight(asked: Option<HeaderValue>, network: bool) -> Answer {
     headers.insert(ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600"));
     if network {
         headers.insert(ALLOW_NETWORK, HeaderValue::from_static("true"));
-    }
-    answer
-}
-
-fn refusal(error: &ApiError, dialect: Dialect, id: &str) -> Answer {
-    let mut answer = json(error.status, &error.body(dialect, id));
-    if let Some(seconds) = error.retry_after {
-        answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
     }
     answer
 }

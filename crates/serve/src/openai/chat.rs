@@ -68,6 +68,9 @@ pub(crate) const CHAT: &[Field] = &[
     field("modalities", Kind::List(8), "Text."),
 ];
 
+/// Who says something in a conversation.
+const ROLES: [&str; 6] = ["system", "developer", "user", "assistant", "tool", "function"];
+
 /// What is asked for in a chat.
 ///
 /// # Errors
@@ -104,8 +107,16 @@ pub(crate) fn conversation(body: &mut Body, _service: &Service) -> Result<Prompt
     }
     effort(&mut keywords, body.text("reasoning_effort"));
     let messages = body.take("messages").unwrap_or_default();
-    if messages.as_array().is_none_or(Vec::is_empty) {
+    let list = messages.as_array().map_or(&[][..], Vec::as_slice);
+    if list.is_empty() {
         return Err(ApiError::field("messages", "messages is empty: give one at least"));
+    }
+    for (i, role) in list.iter().enumerate().filter_map(|(i, m)| Some((i, m.get("role")?))) {
+        if !role.as_str().is_some_and(|role| ROLES.contains(&role)) {
+            let shown: String = role.to_string().chars().take(60).collect();
+            let why = format!("messages[{i}].role is {shown}; it must be one of {}", ROLES.join(", "));
+            return Err(ApiError::field("messages", why));
+        }
     }
     let continued = body.flag("continue_final_message").unwrap_or(false);
     Ok(Prompt::Chat { messages, keywords, template: body.text("chat_template").map(str::to_string), continued })

@@ -142,7 +142,7 @@ pub(crate) async fn run(service: Arc<Service>, call: Call) -> Outcome {
                 let ending = spoken.ending.as_ref().unwrap_or(&Ending::Stop);
                 let mut choice = json!({
                     "index": choices.len(), "text": format!("{before}{}", spoken.text),
-                    "finish_reason": finish(ending, 0), "logprobs": null,
+                    "finish_reason": finish(ending, 0),
                 });
                 if let Some(top) = top {
                     choice["logprobs"] = legacy(&part.ticket, &spoken.scored, before.chars().count(), top);
@@ -185,8 +185,10 @@ async fn write(
 ) -> Result<(), Gone> {
     let send = async |value: Value| events.send(answer::event(None, &value.to_string())).await;
     let chunk = |index: usize, text: &str, finish: Option<&str>, logprobs: Value| {
-        let mut chunk =
-            head.with(json!([{"index": index, "text": text, "finish_reason": finish, "logprobs": logprobs}]));
+        let mut chunk = head.with(json!([{"index": index, "text": text, "finish_reason": finish}]));
+        if !logprobs.is_null() {
+            chunk["choices"][0]["logprobs"] = logprobs;
+        }
         if counts {
             chunk["usage"] = Value::Null;
         }
