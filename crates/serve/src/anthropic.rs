@@ -7,7 +7,7 @@ use crate::http::request::{Call, warn};
 use crate::job::{Ending, Update};
 use crate::openai::{chat, tools};
 use crate::reply::{Replies, Spoken};
-use crate::service::{Ask, Prompt, Service, Ticket, ToolChoice, Wishes, blocking, random};
+use crate::service::{Ask, Prompt, Service, Ticket, ToolChoice, Wishes, blocking, unique};
 use lapis_lm::reply::Part;
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
@@ -172,15 +172,7 @@ fn choice(body: &Body, ask: &mut Ask) -> Result<(), ApiError> {
         (Some("tool"), Some(name)) => ToolChoice::Named(name.into()),
         _ => return Err(wrong("tool_choice", "must have the type auto, any, none, or tool with a name")),
     };
-    match &ask.tool_choice {
-        ToolChoice::Named(wanted) if !ask.tools.iter().any(|t| tools::name(t) == Some(wanted)) => {
-            Err(wrong("tool_choice", "names a tool that is not there"))
-        }
-        ToolChoice::Required if ask.tools.is_empty() => {
-            Err(wrong("tool_choice", "asks for a call, and there are no tools"))
-        }
-        _ => Ok(()),
-    }
+    tools::possible(ask, "tool_choice")
 }
 
 fn ask(body: &mut Body) -> Result<Ask, ApiError> {
@@ -265,7 +257,7 @@ pub(crate) async fn messages(service: Arc<Service>, call: Call) -> Outcome {
     let mut ticket = service.submit(ask, &call.owner, call.came).await?;
     let name = if name.is_empty() { ticket.model.id.clone() } else { name };
     let head = json!({
-        "id": format!("msg_{:016x}{:08x}", random(), random() as u32), "type": "message", "role": "assistant",
+        "id": unique("msg_"), "type": "message", "role": "assistant",
         "model": name, "content": [], "stop_reason": null, "stop_sequence": null,
     });
     let mut replies = Replies::new(1, false);

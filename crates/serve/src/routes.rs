@@ -4,7 +4,7 @@ use crate::error::{ApiError, Dialect};
 use crate::fields::Field;
 use crate::http::answer::Outcome;
 use crate::http::request::Call;
-use crate::openai::{chat, completions, models};
+use crate::openai::{chat, completions, models, responses};
 use crate::sampling::SAMPLING;
 use crate::service::Service;
 use crate::{admin, anthropic, ollama, openapi, state, tokens, web};
@@ -54,6 +54,7 @@ macro_rules! routes {
 
 const CHAT_BODY: &[&[Field]] = &[chat::COMMON, SAMPLING, chat::CHAT];
 const COMPLETION_BODY: &[&[Field]] = &[chat::COMMON, SAMPLING, completions::COMPLETION];
+const RESPONSE_BODY: &[&[Field]] = &[responses::RESPONSE, SAMPLING];
 const TOKENIZE_BODY: &[&[Field]] = &[tokens::TOKENIZE, tokens::CONVERSATION];
 
 /// All routes.
@@ -62,6 +63,8 @@ pub(crate) static ROUTES: &[Route] = routes! {
     POST "/chat/completions" Key CHAT_BODY, chat::run, "As /v1/chat/completions.";
     POST "/v1/completions" Key COMPLETION_BODY, completions::run, "Go on with a text.";
     POST "/completions" Key COMPLETION_BODY, completions::run, "As /v1/completions.";
+    POST "/v1/responses" Key RESPONSE_BODY, responses::run, "Go on with a conversation, in items.";
+    POST "/responses" Key RESPONSE_BODY, responses::run, "As /v1/responses.";
     GET "/v1/models" Key &[], models::list, "The models that there are.";
     GET "/models" Key &[], models::list, "As /v1/models.";
     GET "/v1/models/{id}" Key &[], models::one, "One model.";
@@ -145,7 +148,11 @@ fn decoded(text: &str) -> String {
 pub(crate) fn nothing(path: &str) -> ApiError {
     let hint = if path.starts_with("/api/") {
         "; this is no Ollama: clients of OpenAI's interface take the base URL http://HOST:PORT/v1"
-    } else if path.ends_with("/chat/completions") || path.ends_with("/completions") || path.ends_with("/models") {
+    } else if path.ends_with("/chat/completions")
+        || path.ends_with("/completions")
+        || path.ends_with("/responses")
+        || path.ends_with("/models")
+    {
         "; the base URL is http://HOST:PORT/v1"
     } else if path.ends_with("/messages") {
         "; the base URL of Anthropic's clients is http://HOST:PORT"

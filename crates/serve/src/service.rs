@@ -208,6 +208,11 @@ pub(crate) fn random() -> u64 {
     }
 }
 
+/// A name that nothing else has.
+pub(crate) fn unique(prefix: &str) -> String {
+    format!("{prefix}{:016x}{:08x}", random(), random() as u32)
+}
+
 impl Service {
     /// A service of some settings, and an engine that listens.
     pub fn new(

@@ -1,81 +1,18 @@
 //! What the server promises over HTTP, with the demo model and a client that knows nothing but sockets.
 
-use lapis_lm::Files;
-use lapis_serve::{Address, Key, Log, Server, Settings, Source};
+mod common;
+
+use common::{JSON, ask, events, get, post, raw, server};
+use lapis_serve::Key;
 use serde_json::{Value, json};
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::io::Write;
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
-
-const DEMO: Files = Files {
-    name: "demo model",
-    config: include_bytes!("../../../examples/demo-model/model/config.json"),
-    weights: include_bytes!("../../../examples/demo-model/model/model.safetensors"),
-    tokenizer: include_bytes!("../../../examples/demo-model/model/tokenizer.json"),
-    tokenizer_config: include_bytes!("../../../examples/demo-model/model/tokenizer_config.json"),
-};
-
-fn server(change: impl FnOnce(&mut Settings)) -> (Server, SocketAddr) {
-    let mut settings = Settings::new("demo", Source::Files(DEMO));
-    (settings.port, settings.log) = (0, Log::Off);
-    change(&mut settings);
-    let server = Server::start(settings).unwrap();
-    let address = server.addresses.iter().find_map(|a| if let Address::Tcp(a) = a { Some(*a) } else { None });
-    let address = address.unwrap();
-    let until = Instant::now() + Duration::from_secs(60);
-    while get(address, "/ready").0 != 200 {
-        assert!(Instant::now() < until, "the model does not load");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    (server, address)
-}
-
-/// Sends a request as it stands and reads until the connection ends.
-fn raw(address: SocketAddr, request: &[u8]) -> String {
-    let mut stream = TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-    stream.write_all(request).unwrap();
-    let mut all = Vec::new();
-    drop(stream.read_to_end(&mut all));
-    String::from_utf8_lossy(&all).into_owned()
-}
-
-fn ask(address: SocketAddr, method: &str, path: &str, headers: &str, body: &str) -> (u16, String, String) {
-    let length = body.len();
-    let answer = raw(
-        address,
-        format!(
-            "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {length}\r\n{headers}\r\n{body}"
-        )
-        .as_bytes(),
-    );
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
-    let status = head.split(' ').nth(1).and_then(|s| s.parse().ok()).unwrap_or(0);
-    (status, head.to_ascii_lowercase(), body.to_string())
-}
-
-fn get(address: SocketAddr, path: &str) -> (u16, String, String) {
-    ask(address, "GET", path, "", "")
-}
-
-const JSON: &str = "Content-Type: application/json\r\n";
-
-fn post(address: SocketAddr, path: &str, body: &Value) -> (u16, Value) {
-    let (status, _, text) = ask(address, "POST", path, JSON, &body.to_string());
-    (status, serde_json::from_str(&text).unwrap_or(Value::String(text)))
-}
 
 fn chat(extra: Value) -> Value {
     let mut body = json!({"messages": [{"role": "user", "content": "Tell me a story about a fox"}], "max_tokens": 24});
     body.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
     body
-}
-
-/// The data of a stream's events.
-fn events(text: &str) -> Vec<Value> {
-    // Chunks of the transfer encoding stand between the lines.
-    let lines = text.lines().filter_map(|l| l.strip_prefix("data: "));
-    lines.filter(|l| *l != "[DONE]").map(|l| serde_json::from_str(l).unwrap()).collect()
 }
 
 #[test]

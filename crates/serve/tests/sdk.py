@@ -25,6 +25,8 @@ import traceback
 import httpx
 import openai
 
+import sdk_responses
+
 DEMO = pathlib.Path(__file__).resolve().parents[3] / "examples" / "demo-model" / "model"
 END = "2"  # the id of <|im_end|>, which ends a reply
 SHORT = {END: 100}  # a bias that ends replies at once
@@ -1526,7 +1528,9 @@ def main():
         PLAIN = Server(PROGRAM)
         KEYED = Server(PROGRAM, "--api-key-file", str(folder / "keys"), key="first-key-123")
         TOOLS = Server(PROGRAM, "--model", str(folder / "tools"))
-        for name, run in CASES:
+        # The last case looks at what the others left.
+        responses = [(name, lambda run=run: run(PLAIN, TOOLS)) for name, run in sdk_responses.CASES]
+        for name, run in [*CASES[:-1], *responses, *CASES[-1:]]:
             if wanted not in name:
                 continue
             ran += 1

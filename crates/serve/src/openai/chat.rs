@@ -9,7 +9,7 @@ use crate::job::{Ending, Scored, Update};
 use crate::models::{Loaded, seconds};
 use crate::reply::{Replies, Spoken};
 use crate::sampling::wishes;
-use crate::service::{Ask, Prompt, Service, Ticket, random};
+use crate::service::{Ask, Prompt, Service, Ticket, unique};
 use crate::settings::ReasoningField;
 use lapis_lm::reply::Part;
 use serde_json::{Map, Value, json};
@@ -179,7 +179,7 @@ impl Head {
     /// Of a new answer.
     pub(crate) fn new(prefix: &str, object: &'static str, asked: &str, loaded: &Loaded) -> Head {
         Head {
-            id: format!("{prefix}{:016x}{:08x}", random(), random() as u32),
+            id: unique(prefix),
             object,
             created: seconds(SystemTime::now()),
             model: if asked.is_empty() { loaded.id.clone() } else { asked.to_string() },

@@ -3,5 +3,6 @@
 pub(crate) mod chat;
 pub(crate) mod completions;
 pub(crate) mod models;
+pub(crate) mod responses;
 pub(crate) mod scores;
 pub(crate) mod tools;

@@ -23,12 +23,19 @@ fn entry(model: &Listing) -> Value {
     entry
 }
 
-/// What Codex reads.
+/// What Codex tells a model first, where the server does not know better.
+const CODING: &str = "You are a coding agent in the terminal of the user's machine. Read before you change, keep changes \
+                      small, use the tools that you are given, and say in a few words what you did.";
+
+/// What Codex reads: it takes a list only if every model has all of these.
 fn slug(model: &Listing) -> Value {
     json!({
         "slug": model.id, "display_name": model.id, "description": null, "context_window": model.context,
         "supported_reasoning_levels": [], "supports_parallel_tool_calls": true, "input_modalities": ["text"],
-        "visibility": "list", "supported_in_api": true, "priority": 0,
+        "visibility": "list", "supported_in_api": true, "priority": 0, "upgrade": null, "base_instructions": CODING,
+        "shell_type": "shell_command", "apply_patch_tool_type": null, "supports_reasoning_summaries": false,
+        "support_verbosity": false, "default_verbosity": null, "experimental_supported_tools": [],
+        "truncation_policy": {"mode": "bytes", "limit": 10_000},
     })
 }
 

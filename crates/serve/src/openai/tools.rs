@@ -6,7 +6,7 @@ use crate::service::{Ask, ToolChoice};
 use serde_json::{Value, json};
 
 /// Tools at most.
-const TOOLS: usize = 512;
+pub(crate) const TOOLS: usize = 512;
 
 /// The name of a tool.
 pub(crate) fn name(tool: &Value) -> Option<&str> {
@@ -46,14 +46,21 @@ pub(crate) fn read(body: &Body, ask: &mut Ask) -> Result<(), ApiError> {
     ask.tools = list("tools").or(older).unwrap_or_default();
     check(&ask.tools)?;
     ask.single_call = body.flag("parallel_tool_calls") == Some(false);
-    let (param, choice) = match (body.get("tool_choice"), body.get("function_call")) {
-        (Some(choice), _) => ("tool_choice", choice),
+    match (body.get("tool_choice"), body.get("function_call")) {
+        (Some(choice), _) => choose(ask, "tool_choice", choice),
         (None, Some(choice)) => {
             ask.single_call = true;
-            ("function_call", choice)
+            choose(ask, "function_call", choice)
         }
-        (None, None) => return Ok(()),
-    };
+        (None, None) => Ok(()),
+    }
+}
+
+/// Puts a choice among the tools that are asked for into what is asked for.
+///
+/// # Errors
+/// No choice, or one that these tools do not leave.
+pub(crate) fn choose(ask: &mut Ask, param: &str, choice: &Value) -> Result<(), ApiError> {
     let wrong = |what: String| ApiError::field(param, format!("{param} {what}"));
     let named = |choice: &Value| {
         let inner = choice.get("function").unwrap_or(choice).get("name").and_then(Value::as_str);
@@ -69,11 +76,20 @@ pub(crate) fn read(body: &Body, ask: &mut Ask) -> Result<(), ApiError> {
         (None, Some("allowed_tools")) => return allowed(choice, ask),
         (None, _) => ToolChoice::Named(named(choice).ok_or_else(|| wrong("names no function".into()))?),
     };
+    possible(ask, param)
+}
+
+/// Whether there are the tools that must be called.
+///
+/// # Errors
+/// There are not.
+pub(crate) fn possible(ask: &Ask, param: &str) -> Result<(), ApiError> {
+    let wrong = |what: String| Err(ApiError::field(param, format!("{param} {what}")));
     match &ask.tool_choice {
         ToolChoice::Named(wanted) if !ask.tools.iter().any(|t| name(t) == Some(wanted)) => {
-            Err(wrong(format!("names {:?}, which is not among the tools", short(wanted))))
+            wrong(format!("names {:?}, which is not among the tools", short(wanted)))
         }
-        ToolChoice::Required if ask.tools.is_empty() => Err(wrong("asks for a call, and there are no tools".into())),
+        ToolChoice::Required if ask.tools.is_empty() => wrong("asks for a call, and there are no tools".into()),
         _ => Ok(()),
     }
 }
