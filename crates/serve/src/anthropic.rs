@@ -369,7 +369,10 @@ impl Writer {
             events.send(answer::event(Some(&name), &value.to_string())).await
         };
         let prompt = ticket.prompt.len();
-        let mut begun = false;
+        // At once: what is known of the prompt already is told at the end.
+        let mut message = self.head.clone();
+        message["usage"] = usage(&self.replies, prompt);
+        send(json!({"type": "message_start", "message": message})).await?;
         while !self.replies.are_over() {
             let beat = || answer::event(Some("ping"), "{\"type\": \"ping\"}");
             let update = match events.during(ticket.next(), beat).await? {
@@ -377,12 +380,6 @@ impl Writer {
                 Err(error) => return send(error.body(Dialect::Anthropic, &self.id)).await,
             };
             self.replies.hear(&update);
-            if !begun {
-                begun = true;
-                let mut message = self.head.clone();
-                message["usage"] = usage(&self.replies, prompt);
-                send(json!({"type": "message_start", "message": message})).await?;
-            }
             if let Update::Said { parts, .. } = &update {
                 let mut out = Vec::new();
                 for part in parts {

@@ -267,9 +267,13 @@ impl Service {
             let sampling = service.sampling(&loaded, &ask.wishes)?;
             let grammar = service.grammar(&loaded, &ask)?;
             let (sender, updates) = mpsc::channel(UPDATES);
-            let raw = !matches!(ask.prompt, Some(Prompt::Chat { .. }));
+            let (raw, goes_on) = match &ask.prompt {
+                Some(Prompt::Chat { continued, .. }) => (false, *continued),
+                _ => (true, true),
+            };
             let tools = if ask.tool_choice == ToolChoice::None { Vec::new() } else { std::mem::take(&mut ask.tools) };
-            let reply = ReplyOptions { stop: std::mem::take(&mut ask.stop), tools, single_call: ask.single_call, raw };
+            let reply =
+                ReplyOptions { stop: std::mem::take(&mut ask.stop), tools, single_call: ask.single_call, raw, goes_on };
             let job = Job {
                 model,
                 prompt,

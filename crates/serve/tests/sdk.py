@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Cases of the OpenAI routes, driven by the official client, by httpx and by plain sockets.
+"""Cases of the OpenAI routes, driven by the official client, by httpx and by plain sockets; runs all others, too.
 
-    pip install openai httpx
+    pip install openai anthropic httpx
     python sdk.py /path/to/lapis [part of a case's name]
 
 Starts its own servers on free ports. Prints a line for each failure and a count; exits with 1 on a failure.
@@ -1551,4 +1551,7 @@ def main():
 
 
 if __name__ == "__main__":
+    sys.modules["sdk"] = sys.modules["__main__"]  # the other files put their cases into this one's list
+    import sdk_anthropic  # noqa: F401
+
     sys.exit(main())

@@ -98,6 +98,8 @@ pub struct ReplyOptions {
     pub single_call: bool,
     /// All is text: neither reasoning nor calls are looked for.
     pub raw: bool,
+    /// The reply goes on in the middle of a text: the space of its first word is part of it.
+    pub goes_on: bool,
 }
 
 /// A reply being read.
@@ -128,9 +130,8 @@ pub struct Reply {
 impl Reply {
     /// A reply to `prompt`, which may leave the model's thinking open.
     pub fn new(tokenizer: &Tokenizer, prompt: &[u32], options: ReplyOptions) -> Reply {
-        // What is no conversation goes on in the middle of a text.
-        let goes_on = options.raw.then(|| tokenizer.detokenizer_after(prompt).ok()).flatten();
-        let detokenizer = goes_on.unwrap_or_else(|| tokenizer.detokenizer());
+        let after = options.goes_on.then(|| tokenizer.detokenizer_after(prompt).ok()).flatten();
+        let detokenizer = after.unwrap_or_else(|| tokenizer.detokenizer());
         let reader = Reader::new(tokenizer, prompt, options);
         Reply { detokenizer, reader, reasoning_tokens: 0, over: false }
     }
