@@ -25,6 +25,9 @@ pub struct Checkpoint {
     pub tensors: Arrays,
     /// How packed tensors are to be read.
     pub plan: Plan,
+    /// Whether the model was saved without what makes logits of its last layer: it gives embeddings only. Known once it
+    /// is loaded.
+    pub headless: bool,
     /// Of a model in a GGUF file.
     gguf: Option<gguf::Meta>,
 }
@@ -41,7 +44,16 @@ impl Checkpoint {
             crate::models::find(&config)?;
             let plan = Plan::from_config(&config, dir)?;
             let (source, generation, gguf) = (config.clone(), Map::new(), Some(meta));
-            return Ok(Checkpoint { source, config, generation, tensors, plan, gguf, dir: dir.to_path_buf() });
+            return Ok(Checkpoint {
+                source,
+                config,
+                generation,
+                tensors,
+                plan,
+                gguf,
+                headless: false,
+                dir: dir.to_path_buf(),
+            });
         }
         if !dir.is_dir() {
             let what = match dir.exists() {
@@ -62,7 +74,16 @@ impl Checkpoint {
         let (mut source, mut config, mut tensors) = (source, config, tensors(dir)?);
         imports::apply([&mut config, &mut source], &mut tensors, &dir.display().to_string())?;
         let plan = Plan::from_config(&config, dir)?;
-        Ok(Checkpoint { source, config, generation, tensors, plan, gguf: None, dir: dir.to_path_buf() })
+        Ok(Checkpoint {
+            source,
+            config,
+            generation,
+            tensors,
+            plan,
+            headless: false,
+            gguf: None,
+            dir: dir.to_path_buf(),
+        })
     }
 
     /// A model from memory: config.json and one safetensors file.
@@ -74,7 +95,16 @@ impl Checkpoint {
         let config = without_nulls(source.clone());
         let (tensors, _) = io::load_safetensors(io::Source::from_bytes(format!("{name}/model.safetensors"), weights))?;
         let plan = Plan::from_config(&config, Path::new(name))?;
-        Ok(Checkpoint { dir: PathBuf::new(), source, config, generation: Map::new(), tensors, plan, gguf: None })
+        Ok(Checkpoint {
+            dir: PathBuf::new(),
+            source,
+            config,
+            generation: Map::new(),
+            tensors,
+            plan,
+            headless: false,
+            gguf: None,
+        })
     }
 
     /// A model from a config and tensors that are there already.
@@ -86,7 +116,16 @@ impl Checkpoint {
         let (mut config, mut tensors) = (without_nulls(config), tensors);
         imports::apply([&mut config, &mut source], &mut tensors, "model")?;
         let plan = Plan::from_config(&config, Path::new(""))?;
-        Ok(Checkpoint { dir: PathBuf::new(), source, config, generation: Map::new(), tensors, plan, gguf: None })
+        Ok(Checkpoint {
+            dir: PathBuf::new(),
+            source,
+            config,
+            generation: Map::new(),
+            tensors,
+            plan,
+            headless: false,
+            gguf: None,
+        })
     }
 
     /// The tokenizer beside the weights, or in their file.
@@ -143,7 +182,8 @@ impl Checkpoint {
                 .iter()
                 .find_map(|k| c.get(*k).and_then(Value::as_u64))
         };
-        text.and_then(find).or_else(|| find(&self.config)).map(|n| n as usize)
+        let rows = text.and_then(find).or_else(|| find(&self.config)).map(|n| n as usize);
+        rows.map(|n| n.saturating_sub(crate::models::first_position(&self.config)))
     }
 }
 

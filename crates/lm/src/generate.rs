@@ -2,6 +2,7 @@
 
 use crate::batch::{Batch, KvOptions, Sequence};
 use crate::checkpoint::Checkpoint;
+use crate::embed::Pooling;
 use crate::engine::{Drafter, Engine, Event, Finish, Request};
 use crate::models::{self, Model};
 use crate::sample::{Choice, Constraint, Sampling};
@@ -28,6 +29,10 @@ pub struct LanguageModel {
     pub vocabulary: usize,
     /// generation_config.json.
     pub generation: Map<String, Value>,
+    /// How its rows become a vector of a text, where its files say so.
+    pub pooling: Option<Pooling>,
+    /// Whether it writes; else it gives embeddings only.
+    pub writes: bool,
 }
 
 /// Loads the model in a directory or a GGUF file.
@@ -120,14 +125,16 @@ impl LanguageModel {
     /// # Errors
     /// As [`load`].
     pub fn new(checkpoint: &mut Checkpoint, tokenizer: Tokenizer) -> Result<LanguageModel> {
-        let model = Arc::from(models::load(checkpoint)?);
+        let model: Arc<dyn Model> = Arc::from(models::load(checkpoint)?);
         let eos = tokenizer.eos_ids().iter().copied().chain(checkpoint.eos_ids()).collect();
         Ok(LanguageModel {
-            model,
             eos: Arc::new(eos),
             context: checkpoint.context(),
             vocabulary: checkpoint.vocabulary()?,
             generation: std::mem::take(&mut checkpoint.generation),
+            pooling: Pooling::read(&checkpoint.dir)?,
+            writes: !model.is_encoder() && !checkpoint.headless,
+            model,
             tokenizer,
         })
     }
@@ -202,8 +209,11 @@ impl LanguageModel {
     /// How many tokens may follow a prompt.
     ///
     /// # Errors
-    /// A prompt that is longer than the context.
+    /// A prompt that is longer than the context; a model that does not write.
     pub fn room(&self, prompt: usize, asked: Option<usize>) -> Result<usize> {
+        if !self.writes {
+            return Err(Error::unsupported("[generate] this model gives embeddings and writes no text"));
+        }
         match self.context {
             Some(context) if prompt >= context => Err(Error::value(format!(
                 "[generate] the prompt has {prompt} tokens, the model's context {context}; shorten the prompt"

@@ -9,6 +9,7 @@ pub mod blocks;
 pub mod card;
 pub mod checkpoint;
 pub mod convert;
+pub mod embed;
 pub mod engine;
 pub mod evaluate;
 pub mod fit;
@@ -28,6 +29,7 @@ pub mod weights;
 
 pub use batch::{Batch, KvOptions, Sequence};
 pub use checkpoint::Checkpoint;
+pub use embed::{Pool, Pooling, Reading};
 pub use engine::{Drafter, Engine, Event, Finish, Prefixes, Request};
 pub use generate::{Files, LanguageModel, Options, Response, Stream, load};
 pub use grammar::Grammar;

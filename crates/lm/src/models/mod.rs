@@ -1,5 +1,6 @@
 //! The architectures, one file each, and the table that finds them by `model_type`.
 
+mod bert;
 mod classic;
 mod cohere;
 mod cohere2;
@@ -83,6 +84,11 @@ pub trait Model: Send + Sync {
 
     /// Layers.
     fn depth(&self) -> usize;
+
+    /// Whether tokens see those after them. Such a model reads a text in one step and has no logits.
+    fn is_encoder(&self) -> bool {
+        false
+    }
 }
 
 /// A config as a model file reads it.
@@ -125,6 +131,7 @@ pub(crate) fn all_alike(_: &str) -> Packing {
 
 /// All of them.
 pub const ALL: &[&Architecture] = &[
+    &bert::ARCHITECTURE,
     &cohere2::ARCHITECTURE,
     &cohere::ARCHITECTURE,
     &deepseek_v3::ARCHITECTURE,
@@ -205,6 +212,33 @@ pub fn keeps_type(config: &Config) -> fn(&str) -> bool {
     }
 }
 
+/// Whether the model of a config is an encoder: it gives embeddings and writes nothing.
+pub fn is_encoder(config: &Config) -> bool {
+    config.get("model_type").and_then(Value::as_str).is_some_and(|kind| bert::NAMES.contains(&kind))
+}
+
+/// Rows of the table of positions that no token has.
+pub(crate) fn first_position(config: &Config) -> usize {
+    bert::first_position(config)
+}
+
+/// Gives tensors that were saved without a head the names of those with one; whether there is no head at all.
+fn add_body(config: &mut Config, tensors: &mut Arrays) -> bool {
+    if !tensors.contains_key("embed_tokens.weight") {
+        return false;
+    }
+    let named = std::mem::take(tensors).into_iter();
+    tensors.extend(
+        named.map(|(name, t)| if name.starts_with("lm_head.") { (name, t) } else { (format!("model.{name}"), t) }),
+    );
+    let headless =
+        config.get("tie_word_embeddings") != Some(&Value::Bool(true)) && !tensors.contains_key("lm_head.weight");
+    if headless {
+        config.insert("tie_word_embeddings".into(), true.into());
+    }
+    headless
+}
+
 /// The architecture of a config.
 ///
 /// # Errors
@@ -254,6 +288,7 @@ pub fn load(checkpoint: &mut Checkpoint) -> Result<Box<dyn Model>> {
     let architecture = find(&checkpoint.config)?;
     settings::check(&checkpoint.config)?;
     let mut tensors = std::mem::take(&mut checkpoint.tensors);
+    checkpoint.headless = add_body(&mut checkpoint.config, &mut tensors);
     let buffers = ["rotary_emb.inv_freq", "rope.inv_freq", "masked_bias"];
     tensors.retain(|name, _| !buffers.iter().any(|b| name.ends_with(b)));
     (architecture.sanitize)(&checkpoint.config, &mut tensors)?;
