@@ -259,8 +259,8 @@ impl Reading {
         for (text, rows) in self.texts.iter_mut().zip(shares) {
             values.by_ref().take(rows).for_each(|row| text.take(pool, row));
         }
-        while let Some(text) = self.texts.pop_front_if(|t| t.left() == 0) {
-            self.vectors.push(text.vector(self.pooling));
+        while self.texts.front().is_some_and(|t| t.left() == 0) {
+            self.vectors.extend(self.texts.pop_front().map(|t| t.vector(self.pooling)));
         }
         Ok(n)
     }

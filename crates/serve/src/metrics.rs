@@ -85,6 +85,8 @@ pub struct Metrics {
     pub queued: AtomicUsize,
     /// Bytes that running jobs may come to need.
     pub reserved: AtomicU64,
+    /// Bytes that embeddings may come to need.
+    pub embedding: AtomicU64,
     /// Prompts of which a beginning was known, and of which none was.
     pub cache_hits: AtomicU64,
     /// As [`Metrics::cache_hits`], none.
@@ -133,6 +135,7 @@ impl Metrics {
             waiting: AtomicUsize::new(0),
             queued: AtomicUsize::new(0),
             reserved: AtomicU64::new(0),
+            embedding: AtomicU64::new(0),
             cache_hits: AtomicU64::new(0),
             cache_misses: AtomicU64::new(0),
             cache_evictions: AtomicU64::new(0),
@@ -224,6 +227,7 @@ impl Metrics {
             ("waiting", "Replies that wait for a place in the batch.", n(&self.waiting)),
             ("queue_length", "Jobs that wait for room.", n(&self.queued)),
             ("reserved_bytes", "What running jobs may come to need.", u(&self.reserved)),
+            ("embedding_bytes", "What embeddings may come to need.", u(&self.embedding)),
             ("prefix_cache_entries", "Remembered prompts.", n(&self.cache_entries)),
             ("prefix_cache_bytes", "Their bytes.", u(&self.cache_bytes)),
             ("connections", "Open connections.", n(&self.connections)),

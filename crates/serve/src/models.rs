@@ -60,6 +60,8 @@ pub struct Listing {
     pub bytes: u64,
     /// Values of its weights, where they are known.
     pub parameters: Option<u64>,
+    /// What it does: `completion`, `chat`, `embeddings`.
+    pub capabilities: Vec<&'static str>,
 }
 
 enum Slot {
@@ -232,7 +234,17 @@ impl Models {
                 (config, files.weights.len() as u64, seconds(SystemTime::now()))
             }
         };
+        let (writes, embeds) = match (&loaded, &source) {
+            (Some(l), _) => (l.model.writes, l.model.pooling.is_some()),
+            (None, Source::Path(path)) => (!lapis_lm::models::is_encoder(&config), path.join("modules.json").is_file()),
+            (None, Source::Files(_)) => (true, false),
+        };
+        let mut capabilities = if writes { vec!["completion", "chat"] } else { Vec::new() };
+        if embeds || !writes || self.settings.pooling.is_some() {
+            capabilities.push("embeddings");
+        }
         Ok(Listing {
+            capabilities,
             id: if name.is_empty() || name.starts_with("default") { id } else { name.to_string() },
             created,
             context: loaded.as_ref().map(|l| l.context).or_else(|| context(&config)),

@@ -95,11 +95,17 @@ pub(crate) async fn show(service: Arc<Service>, call: Call) -> Outcome {
         Ok((listing, template.unwrap_or_default()))
     });
     let (model, template) = found.await?;
+    let capabilities: Vec<&str> = model
+        .capabilities
+        .iter()
+        .map(|&c| if c == "embeddings" { "embedding" } else { c })
+        .filter(|&c| c != "chat")
+        .collect();
     Ok(answer::json(
         200,
         &json!({
             "details": details(&model), "modified_at": time(model.created), "template": template, "parameters": "",
-            "capabilities": ["completion"],
+            "capabilities": capabilities,
             "model_info": {
                 "general.architecture": model.family, "general.parameter_count": model.parameters,
                 format!("{}.context_length", model.family): model.context,

@@ -4,7 +4,7 @@ use crate::error::{ApiError, Dialect};
 use crate::fields::Field;
 use crate::http::answer::Outcome;
 use crate::http::request::Call;
-use crate::openai::{chat, completions, models, responses};
+use crate::openai::{chat, completions, embeddings, models, responses};
 use crate::sampling::SAMPLING;
 use crate::service::Service;
 use crate::{admin, anthropic, ollama, openapi, state, tokens, web};
@@ -65,6 +65,8 @@ pub(crate) static ROUTES: &[Route] = routes! {
     POST "/completions" Key COMPLETION_BODY, completions::run, "As /v1/completions.";
     POST "/v1/responses" Key RESPONSE_BODY, responses::run, "Go on with a conversation, in items.";
     POST "/responses" Key RESPONSE_BODY, responses::run, "As /v1/responses.";
+    POST "/v1/embeddings" Key &[embeddings::EMBEDDING], embeddings::run, "Vectors of texts.";
+    POST "/embeddings" Key &[embeddings::EMBEDDING], embeddings::run, "As /v1/embeddings.";
     GET "/v1/models" Key &[], models::list, "The models that there are.";
     GET "/models" Key &[], models::list, "As /v1/models.";
     GET "/v1/models/{id}" Key &[], models::one, "One model.";

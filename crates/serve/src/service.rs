@@ -18,7 +18,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, mpsc as sync};
 use std::time::Instant;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
 /// What is to be continued.
 #[derive(Clone)]
@@ -126,7 +126,7 @@ pub struct Ticket {
 }
 
 /// Cancels a job unless it is over.
-struct Guard {
+pub(crate) struct Guard {
     id: u64,
     over: bool,
     service: Arc<Service>,
@@ -184,6 +184,8 @@ pub struct Service {
     pub commands: sync::Sender<Command>,
     /// No new work is taken.
     pub draining: AtomicBool,
+    /// Whose turn it is to have a slice of an embedding computed.
+    pub(crate) slices: Semaphore,
     next: AtomicU64,
     secret: u64,
     owners: Mutex<HashMap<u64, usize>>,
@@ -227,6 +229,7 @@ impl Service {
             metrics,
             commands,
             draining: AtomicBool::new(false),
+            slices: Semaphore::new(1),
             next: AtomicU64::new(1),
             secret: random(),
             owners: Mutex::default(),
@@ -243,7 +246,7 @@ impl Service {
         u64::from_le_bytes(digest.as_ref()[..8].try_into().unwrap_or_default())
     }
 
-    fn draining(&self) -> Result<(), ApiError> {
+    pub(crate) fn draining(&self) -> Result<(), ApiError> {
         match self.draining.load(Relaxed) {
             true => Err(ApiError::later(503, 10, "the server is stopping")),
             false => Ok(()),
@@ -257,6 +260,10 @@ impl Service {
     pub async fn submit(self: &Arc<Service>, mut ask: Ask, owner: &Owner, came: Instant) -> Result<Ticket, ApiError> {
         self.draining()?;
         let model = InUse::new(self.models.get(&ask.model).await?);
+        if !model.0.model.writes {
+            let why = format!("{} gives embeddings and writes no text: it answers /v1/embeddings", model.0.id);
+            return Err(ApiError::field("model", why));
+        }
         let guard = self.enter(owner)?;
         let (service, salt) = (Arc::clone(self), self.salt(owner.number, &ask.salt));
         let number = owner.number;
@@ -314,7 +321,7 @@ impl Service {
     }
 
     /// Counts a request of an owner.
-    fn enter(self: &Arc<Service>, owner: &Owner) -> Result<Guard, ApiError> {
+    pub(crate) fn enter(self: &Arc<Service>, owner: &Owner) -> Result<Guard, ApiError> {
         let mut owners = self.owners.lock().unwrap_or_else(PoisonError::into_inner);
         let count = owners.entry(owner.number).or_default();
         if *count >= self.settings.per_key {

@@ -1,5 +1,6 @@
 //! What a server may be told.
 
+use lapis_lm::embed::Pool;
 use lapis_lm::hub::Hub;
 use lapis_lm::{Drafter, Files, KvOptions};
 use serde_json::{Map, Value};
@@ -89,6 +90,8 @@ pub struct Settings {
     pub from_model: bool,
     /// Tokens to write where a request does not say.
     pub max_tokens: Option<usize>,
+    /// How texts become vectors where the model does not say.
+    pub pooling: Option<Pool>,
     /// A chat template in place of the model's.
     pub chat_template: Option<String>,
     /// Variables of the template.
@@ -178,6 +181,7 @@ impl Settings {
             sampling: Defaults::default(),
             from_model: true,
             max_tokens: None,
+            pooling: None,
             chat_template: None,
             template_args: Map::new(),
             request_template: false,

@@ -155,6 +155,8 @@ impl Worker {
         }
         loop {
             match self.commands.try_recv() {
+                // One slice of other work, then a step.
+                Ok(command @ Command::Compute(_)) => return self.obey(command),
                 Ok(command) => self.obey(command),
                 Err(TryRecvError::Empty) => return,
                 Err(TryRecvError::Disconnected) => {
@@ -214,7 +216,7 @@ impl Worker {
             let Some((&owner, waiting)) = next else { return };
             let Some((_, job)) = waiting.front() else { return };
             let bytes = reserve(job);
-            let taken: u64 = self.running.values().map(|r| r.bytes).sum();
+            let taken = self.running.values().map(|r| r.bytes).sum::<u64>() + self.metrics.embedding.load(Relaxed);
             let weights: u64 = self.desks.values().map(|d| d.model.fit.weights).sum();
             if !self.running.is_empty() && weights + taken + bytes > self.settings.memory_limit {
                 return;

@@ -25,6 +25,7 @@ import traceback
 import httpx
 import openai
 
+import sdk_embeddings
 import sdk_responses
 
 DEMO = pathlib.Path(__file__).resolve().parents[3] / "examples" / "demo-model" / "model"
@@ -176,7 +177,7 @@ def case(*table):
     return add
 
 
-PLAIN = KEYED = TOOLS = None
+PLAIN = KEYED = TOOLS = EMBEDDER = None
 PROGRAM = ""
 
 
@@ -1515,7 +1516,7 @@ def nothing_left_over():
 
 
 def main():
-    global PLAIN, KEYED, TOOLS, PROGRAM
+    global PLAIN, KEYED, TOOLS, EMBEDDER, PROGRAM
     PROGRAM, wanted = sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else ""
     folder = pathlib.Path(tempfile.mkdtemp())
     failed = ran = 0
@@ -1529,8 +1530,10 @@ def main():
         KEYED = Server(PROGRAM, "--api-key-file", str(folder / "keys"), key="first-key-123")
         TOOLS = Server(PROGRAM, "--model", str(folder / "tools"))
         # The last case looks at what the others left.
+        last = CASES[-1]
+        EMBEDDER = sdk_embeddings.add(sys.modules[__name__], folder / "encoders")
         responses = [(name, lambda run=run: run(PLAIN, TOOLS)) for name, run in sdk_responses.CASES]
-        for name, run in [*CASES[:-1], *responses, *CASES[-1:]]:
+        for name, run in [*(c for c in CASES if c is not last), *responses, last]:
             if wanted not in name:
                 continue
             ran += 1
@@ -1542,7 +1545,7 @@ def main():
                 shown = " ".join(f"{type(e).__name__}: {e}".split())
                 print(f"FAIL {name}: {shown[:600]} (line {at})", flush=True)
     finally:
-        for server in (PLAIN, KEYED, TOOLS):
+        for server in (PLAIN, KEYED, TOOLS, EMBEDDER):
             if server:
                 server.stop()
         shutil.rmtree(folder)

@@ -4,6 +4,7 @@ use crate::Manner;
 use crate::hub::HubArguments;
 use crate::model::{self, DraftArguments, KvArguments};
 use lapis::{Error, Result};
+use lapis_lm::embed::Pool;
 use lapis_serve::{Address, Defaults, Key, Log, ReasoningField, Server, Settings, Source};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -113,6 +114,9 @@ pub(crate) struct Arguments {
     /// Sampling from the model's generation_config.json where neither request nor flags say: auto or off
     #[arg(long, default_value = "auto", value_parser = ["auto", "off"])]
     generation_config: String,
+    /// How texts become vectors where the model does not say: mean, last, cls or max
+    #[arg(long, value_parser = ["mean", "last", "cls", "max"])]
+    pooling: Option<String>,
     /// A chat template in place of the model's: Jinja, or a file of it
     #[arg(long)]
     chat_template: Option<String>,
@@ -266,6 +270,7 @@ fn settings(a: &Arguments, manner: Manner) -> Result<Settings> {
     }
     s.from_model = a.generation_config == "auto";
     s.max_tokens = a.max_tokens.or(model::default_max_tokens(manner, 512));
+    s.pooling = a.pooling.as_deref().and_then(Pool::named);
     s.chat_template = model::template(a.chat_template.as_deref())?.map(|t| t.source().to_string());
     s.template_args = model::object("--chat-template-args", a.chat_template_args.as_deref())?;
     s.request_template = a.allow_request_template;

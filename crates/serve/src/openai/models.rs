@@ -11,7 +11,7 @@ use std::sync::Arc;
 fn entry(model: &Listing) -> Value {
     let mut entry = json!({
         "id": model.id, "object": "model", "created": model.created, "owned_by": "lapis", "loaded": model.loaded,
-        "capabilities": ["completion", "chat"],
+        "capabilities": model.capabilities,
     });
     if let Some(context) = model.context {
         entry["context_length"] = json!(context);
