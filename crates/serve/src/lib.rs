@@ -7,6 +7,7 @@
 
 mod admin;
 mod anthropic;
+mod dashboard;
 mod embed;
 mod error;
 mod fields;

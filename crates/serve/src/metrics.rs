@@ -31,6 +31,11 @@ impl Times {
         self.micros.fetch_add((seconds * 1e6) as u64, Relaxed);
     }
 
+    /// How often, and how many seconds in all.
+    pub fn total(&self) -> (u64, f64) {
+        (self.count.load(Relaxed), self.micros.load(Relaxed) as f64 / 1e6)
+    }
+
     fn write(&self, out: &mut String, name: &str, about: &str) {
         let _ = writeln!(out, "# HELP lapis_{name} {about}\n# TYPE lapis_{name} histogram");
         let mut sum = 0;
@@ -38,7 +43,7 @@ impl Times {
             sum += bucket.load(Relaxed);
             let _ = writeln!(out, "lapis_{name}_bucket{{le=\"{bound}\"}} {sum}");
         }
-        let (count, seconds) = (self.count.load(Relaxed), self.micros.load(Relaxed) as f64 / 1e6);
+        let (count, seconds) = self.total();
         let _ = writeln!(out, "lapis_{name}_bucket{{le=\"+Inf\"}} {count}");
         let _ = writeln!(out, "lapis_{name}_sum {seconds}\nlapis_{name}_count {count}");
     }

@@ -5,6 +5,7 @@ use crate::http::answer::{self, Outcome};
 use crate::http::request::Call;
 use crate::routes::{Access, ROUTES, Route};
 use crate::service::Service;
+use crate::web;
 use serde_json::{Map, Value, json};
 use std::fmt::Write;
 use std::sync::Arc;
@@ -65,25 +66,35 @@ fn escaped(text: &str) -> String {
 pub(crate) async fn page(_service: Arc<Service>, _call: Call) -> Outcome {
     let mut out = String::from(
         "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" \
-         content=\"width=device-width\"><title>lapis: the interface</title></head><body><main><h1>lapis: the interface</h1>\
-         <p>For programs: <a href=\"/openapi.json\">/openapi.json</a></p>",
+         content=\"width=device-width, initial-scale=1\"><meta name=\"color-scheme\" content=\"light dark\">\
+         <title>Interface · lapis</title><link rel=\"icon\" href=\"/favicon.ico\" type=\"image/svg+xml\">\
+         <link rel=\"stylesheet\" href=\"/style.css\"><link rel=\"stylesheet\" href=\"/dashboard.css\"></head>\
+         <body class=\"board\"><header><h1>lapis: the interface</h1><nav aria-label=\"Pages\"><a href=\"/\">Chat</a>\
+         <a href=\"/dashboard\">Dashboard</a><a href=\"/openapi.json\">openapi.json</a></nav></header><main class=\"docs\">",
     );
     for route in ROUTES {
-        let _ = write!(out, "<h2>{} {}</h2><p>{}</p>", route.method, escaped(route.path), escaped(route.about));
-        if route.body.is_empty() {
-            continue;
+        let who = match route.access {
+            Access::Open => " <small>open</small>",
+            Access::Key => "",
+            Access::Admin => " <small>operator</small>",
+        };
+        let (method, path) = (&route.method, escaped(route.path));
+        let _ = write!(out, "<section><h2><b>{method}</b> {path}{who}</h2><p>{}</p>", escaped(route.about));
+        if !route.body.is_empty() {
+            out.push_str("<details><summary>Fields</summary><dl>");
+            for field in route.body.iter().flat_map(|t| t.iter()) {
+                let note = match field.effect {
+                    Effect::Needed => " needed",
+                    Effect::Refused => " refused",
+                    _ => "",
+                };
+                let (name, about) = (escaped(field.name), escaped(field.about));
+                let _ = write!(out, "<dt><code>{name}</code>{note}</dt><dd>{about}</dd>");
+            }
+            out.push_str("</dl></details>");
         }
-        out.push_str("<details><summary>Fields</summary><dl>");
-        for field in route.body.iter().flat_map(|t| t.iter()) {
-            let note = match field.effect {
-                Effect::Needed => " (needed)",
-                Effect::Refused => " (refused)",
-                _ => "",
-            };
-            let _ = write!(out, "<dt><code>{}</code>{note}</dt><dd>{}</dd>", escaped(field.name), escaped(field.about));
-        }
-        out.push_str("</dl></details>");
+        out.push_str("</section>");
     }
     out.push_str("</main></body></html>");
-    Ok(answer::text(200, "text/html; charset=utf-8", out))
+    Ok(web::guarded(answer::text(200, "text/html; charset=utf-8", out)))
 }

@@ -20,23 +20,32 @@ pub(crate) async fn health(service: Arc<Service>, _call: Call) -> Outcome {
     })
 }
 
+/// In a word: `ready`, `draining`, `overloaded`, `failed` or `loading`.
+pub(crate) fn word(service: &Service) -> &'static str {
+    if service.draining.load(Relaxed) {
+        "draining"
+    } else if service.metrics.is_stuck() || service.metrics.queued.load(Relaxed) >= service.settings.queue_size {
+        "overloaded"
+    } else if service.models.failure().is_some() {
+        "failed"
+    } else if service.models.ready().is_none() {
+        "loading"
+    } else {
+        "ready"
+    }
+}
+
 /// Whether a request would be served now.
 ///
 /// # Errors
 /// None.
 pub(crate) async fn ready(service: Arc<Service>, _call: Call) -> Outcome {
-    let state = if service.draining.load(Relaxed) {
-        "draining"
-    } else if service.metrics.is_stuck() || service.metrics.queued.load(Relaxed) >= service.settings.queue_size {
-        "overloaded"
-    } else if let Some(error) = service.models.failure() {
-        return Ok(answer::json(503, &json!({"status": "failed", "message": error.message})));
-    } else if service.models.ready().is_none() {
-        "loading"
-    } else {
-        return Ok(answer::json(200, &json!({"status": "ready"})));
-    };
-    Ok(answer::json(503, &json!({"status": state})))
+    let word = word(&service);
+    let mut state = json!({"status": word});
+    if let Some(error) = service.models.failure().filter(|_| word == "failed") {
+        state["message"] = json!(error.message);
+    }
+    Ok(answer::json(if word == "ready" { 200 } else { 503 }, &state))
 }
 
 /// Numbers for Prometheus.
