@@ -1,8 +1,50 @@
-//! Lines of the log, on standard error.
+//! Lines of the log, on standard error, written by a thread of their own: a log that nobody reads holds nobody up.
 
 use std::io::Write;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::time::{Duration, Instant};
 
-/// Writes a line; a log that nobody reads is no fault.
+/// Lines that may wait to be written; what comes beyond them is lost, and said to be.
+const WAITING: usize = 4096;
+
+/// Lines that wait.
+static LEFT: AtomicUsize = AtomicUsize::new(0);
+/// Lines that were lost.
+static LOST: AtomicUsize = AtomicUsize::new(0);
+
+fn writer() -> Option<&'static SyncSender<String>> {
+    static WRITER: OnceLock<Option<SyncSender<String>>> = OnceLock::new();
+    let start = || {
+        let (lines, inbox) = sync_channel::<String>(WAITING);
+        let write = move || {
+            for line in inbox {
+                let lost = LOST.swap(0, Relaxed);
+                let lost =
+                    if lost > 0 { format!("{lost} lines were lost: nobody read the log\n") } else { String::new() };
+                drop(writeln!(std::io::stderr(), "{lost}{line}"));
+                LEFT.fetch_sub(1, Relaxed);
+            }
+        };
+        std::thread::Builder::new().name("log".into()).spawn(write).ok().map(|_| lines)
+    };
+    WRITER.get_or_init(start).as_ref()
+}
+
+/// Writes a line, soon.
 pub(crate) fn line(text: &str) {
-    drop(writeln!(std::io::stderr(), "{text}"));
+    LEFT.fetch_add(1, Relaxed);
+    if writer().is_none_or(|lines| lines.try_send(text.to_string()).is_err()) {
+        LEFT.fetch_sub(1, Relaxed);
+        LOST.fetch_add(1, Relaxed);
+    }
+}
+
+/// Waits until the lines are written, but not for a reader that does not read.
+pub(crate) fn flush() {
+    let end = Instant::now() + Duration::from_millis(200);
+    while LEFT.load(Relaxed) > 0 && Instant::now() < end {
+        std::thread::sleep(Duration::from_millis(2));
+    }
 }

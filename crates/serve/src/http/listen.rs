@@ -118,6 +118,7 @@ impl Server {
                 drop(std::fs::remove_file(path));
             }
         }
+        crate::log::flush();
     }
 }
 
