@@ -4,7 +4,9 @@ mod common;
 
 use common::{JSON, THINK, ask, events, get, post, server, thinking, tools};
 use serde_json::{Value, json};
-use std::net::SocketAddr;
+use std::io::Write;
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
 
 const PATH: &str = "/v1/responses";
 const FOX: &str = "Tell me a story about a fox";
@@ -444,4 +446,95 @@ fn codex_finds_its_models() {
     for key in ["description", "upgrade", "default_verbosity", "apply_patch_tool_type"] {
         assert!(model.get(key).is_some(), "{key} may be null and must be there");
     }
+}
+
+/// C8: several instructions, wherever they stand and whatever they are called, and none is lost.
+#[test]
+fn instructions_add_up() {
+    let (_server, at) = server(|_| {});
+    let used = |items: Value, instructions: Option<&str>| {
+        let body = json!({"input": items, "instructions": instructions, "max_output_tokens": 1});
+        let (status, whole, _) = respond(at, &body);
+        assert_eq!(status, 200, "{whole}");
+        whole["usage"]["input_tokens"].as_u64().unwrap()
+    };
+    let (user, reply) = (json!({"role": "user", "content": "hi"}), json!({"role": "assistant", "content": "hi"}));
+    let told = |role: &str| json!({"role": role, "content": "Count all of the foxes"});
+    let bare = used(json!([user, reply, user]), None);
+    let length = used(json!([user, reply, user]), Some("Count all of the foxes")) - bare;
+    assert!(length > 5, "{length}");
+    for role in ["system", "developer"] {
+        let all = used(json!([told(role), user, reply, told(role), user]), Some("Count all of the foxes"));
+        assert!(all >= bare + 3 * (length - 5), "{role}: {all}, {bare} without, {length} each");
+    }
+}
+
+/// C9: nobody computes for a client that has gone; what comes first comes soon.
+#[test]
+fn clients_that_go_free_their_place() {
+    let (_server, at) = server(|_| {});
+    let number = |name: &str| {
+        let text = get(at, "/metrics").2;
+        text.lines().find_map(|l| l.strip_prefix(name)?.trim().parse::<f64>().ok()).unwrap()
+    };
+    for (i, stream) in [false, true].into_iter().enumerate() {
+        let body =
+            json!({"input": "Once", "max_output_tokens": 480, "stream": stream, "logit_bias": {"2": -100}}).to_string();
+        let head = format!("POST {PATH} HTTP/1.1\r\nHost: localhost\r\n{JSON}Content-Length: {}\r\n\r\n", body.len());
+        let mut client = TcpStream::connect(at).unwrap();
+        client.write_all(head.as_bytes()).unwrap();
+        client.write_all(body.as_bytes()).unwrap();
+        let until = Instant::now() + Duration::from_secs(20);
+        while number("lapis_running ") == 0.0 {
+            assert!(Instant::now() < until, "the request does not begin");
+        }
+        drop(client);
+        while (number("lapis_running "), number("lapis_cancelled_total ")) != (0.0, (i + 1) as f64) {
+            assert!(Instant::now() < until, "stream {stream}: it goes on");
+        }
+    }
+}
+
+/// C10: null is absent, for every field and inside of those that hold more.
+#[test]
+fn null_is_absent() {
+    let (_server, at) = server(|_| {});
+    let plain = json!({"input": FOX, "max_output_tokens": 3, "temperature": 0});
+    let mut nulls = with(
+        plain.clone(),
+        &json!({"text": {"format": null, "verbosity": null},
+        "reasoning": {"effort": null, "summary": null}}),
+    );
+    for name in [
+        "model",
+        "instructions",
+        "tools",
+        "tool_choice",
+        "parallel_tool_calls",
+        "include",
+        "top_logprobs",
+        "truncation",
+        "stream",
+        "stream_options",
+        "store",
+        "metadata",
+        "previous_response_id",
+        "background",
+        "conversation",
+        "prompt",
+        "user",
+        "service_tier",
+        "prompt_cache_key",
+        "max_tool_calls",
+        "top_p",
+        "context_management",
+        "safety_identifier",
+    ] {
+        nulls[name] = Value::Null;
+    }
+    let (status, got, warnings) = respond(at, &nulls);
+    assert_eq!((status, &*warnings), (200, ""), "{got}");
+    let mut want = respond(at, &plain).1;
+    want["text"] = got["text"].clone();
+    assert_eq!(self::plain(&got), self::plain(&want));
 }
