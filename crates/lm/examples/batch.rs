@@ -38,7 +38,7 @@ fn main() -> lapis::Result<()> {
             match event {
                 Event::Token { id, choice, .. } => tokens.entry(id).or_default().push(choice.token),
                 Event::Failed { error, .. } => return Err(error),
-                Event::Started { .. } | Event::Prefill { .. } => {}
+                Event::Started { .. } | Event::Prefill { .. } | Event::Scored { .. } => {}
             }
         }
     }

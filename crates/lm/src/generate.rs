@@ -320,7 +320,7 @@ impl LanguageModel {
                 let id = event.id();
                 let Some((_, detokenizer, text)) = texts.iter_mut().find(|t| t.0 == id) else { continue };
                 match event {
-                    Event::Started { .. } | Event::Prefill { .. } => {}
+                    Event::Started { .. } | Event::Prefill { .. } | Event::Scored { .. } => {}
                     Event::Failed { error, .. } => return Err(error),
                     Event::Token { id, choice, finish, .. } => {
                         let (piece, stopped) = detokenizer.add(choice.token, finish)?;
@@ -415,6 +415,7 @@ impl Iterator for Stream<'_> {
             };
             match event {
                 Event::Started { cached, .. } => self.cached_tokens = cached,
+                Event::Scored { .. } => {}
                 Event::Prefill { done, .. } => {
                     if let Some(progress) = &mut self.progress {
                         progress(done, self.prompt_tokens);

@@ -148,7 +148,7 @@ fn a_batch_of_several_grammars_says_what_each_says_alone() {
                         }
                     }
                     Event::Failed { id, error } => panic!("{}: {error}: {:?}", all[id as usize].0, texts[&id].1),
-                    Event::Started { .. } | Event::Prefill { .. } => {}
+                    Event::Started { .. } | Event::Prefill { .. } | Event::Scored { .. } => {}
                 }
                 true
             })

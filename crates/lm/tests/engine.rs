@@ -2,8 +2,9 @@
 
 mod shared;
 
-use lapis_lm::engine::{Drafter, Prefixes};
-use lapis_lm::{Checkpoint, Engine, Event, Model, Request, Sampling, Sequence, models};
+use lapis::{Array, Dtype, ops};
+use lapis_lm::engine::{Drafter, Place, Prefixes};
+use lapis_lm::{Batch, Checkpoint, Engine, Event, Model, Request, Sampling, Sequence, models};
 use serde_json::Value;
 use shared::golden::{all, tensors, uniform};
 use std::collections::BTreeMap;
@@ -38,7 +39,7 @@ fn texts(engine: &mut Engine, requests: Vec<Request>) -> (Vec<Vec<u32>>, usize, 
                     texts.entry(id).or_default().push(choice.token);
                     guessed += usize::from(drafted);
                 }
-                Event::Started { .. } => {}
+                Event::Started { .. } | Event::Scored { .. } => {}
                 Event::Prefill { id, .. } => *read.entry(id).or_default() += 1,
                 Event::Failed { error, .. } => panic!("{error}"),
             }
@@ -110,4 +111,88 @@ fn prompts_that_begin_alike_are_read_once_and_get_the_same() {
         assert_eq!(got[0], cold[4], "{name}: without room");
         assert!(engine.prefixes.is_some_and(|p| p.is_empty()));
     }
+}
+
+/// What a scored request gets: its places, its tokens, whether it was over with the prompt.
+fn scored(engine: &mut Engine, requests: Vec<Request>) -> Vec<(Vec<Place>, Vec<u32>, bool)> {
+    let ids: Vec<u64> = requests.into_iter().map(|r| engine.add(r, Sequence::new()).unwrap()).collect();
+    let mut all: Vec<(Vec<Place>, Vec<u32>, bool)> = vec![Default::default(); ids.len()];
+    engine
+        .run(|event| {
+            let i = ids.iter().position(|&id| id == event.id()).unwrap();
+            match event {
+                Event::Scored { places, over, .. } => {
+                    all[i].0.extend(places);
+                    all[i].2 = over;
+                }
+                Event::Token { choice, .. } => all[i].1.push(choice.token),
+                Event::Failed { error, .. } => panic!("{error}"),
+                _ => {}
+            }
+            true
+        })
+        .unwrap();
+    all
+}
+
+#[test]
+fn prompts_are_scored_as_a_plain_pass_and_log_softmax_do() {
+    for (name, golden) in all() {
+        let model = model(&golden);
+        let tokens = prompt(5, 41);
+        // By hand, in f64 from logits in f32.
+        let mut sequence = Sequence::new();
+        let mut batch = Batch::one(tokens.len(), &mut sequence);
+        let rows = Array::from_vec(tokens.iter().map(|&t| t as i32).collect(), &[tokens.len()]);
+        let logits = model.logits(&model.hidden(&rows, &mut batch).unwrap()).unwrap();
+        let logits = ops::astype(&logits, Dtype::Float32).unwrap().to_vec::<f32>().unwrap();
+        let softmax = |row: &[f32]| -> Vec<f64> {
+            let norm = row.iter().map(|&x| f64::from(x).exp()).sum::<f64>().ln();
+            row.iter().map(|&x| f64::from(x) - norm).collect()
+        };
+        let want: Vec<Vec<f64>> = logits.chunks(logits.len() / tokens.len()).map(softmax).collect();
+        let ask = |scores, max_tokens| Request { scores, max_tokens, ..request(&tokens, 0.0) };
+        let mut first = None;
+        for (step, kept) in [(2048, false), (7, false), (16, true)] {
+            let mut engine = Engine::new(Arc::clone(&model), VOCABULARY);
+            engine.prefill_step = step;
+            engine.prefixes = kept.then(|| Prefixes::new(1 << 30));
+            let plain = texts(&mut engine, vec![request(&tokens, 0.0)]).0.remove(0);
+            // Beside others that read, write, and take nothing from those before.
+            let got = scored(&mut engine, vec![ask(Some(0), 0), ask(Some(3), 6), ask(None, 6), ask(Some(2), 0)]);
+            for (i, (places, written, over)) in got.iter().enumerate() {
+                let (top, count) = [(0, 0), (3, 6), (0, 6), (2, 0)][i];
+                assert_eq!((written, *over), (&plain[..count].to_vec(), count == 0), "{name} {step} {i}");
+                let expected = if i == 2 { 0 } else { tokens.len() - 1 };
+                assert_eq!(places.len(), expected, "{name} {step} {i}");
+                for (j, place) in places.iter().enumerate() {
+                    let row = &want[j];
+                    assert_eq!(place.token, tokens[j + 1]);
+                    let off = (f64::from(place.logprob) - row[place.token as usize]).abs();
+                    assert!(off < 2e-5, "{name} {step}: {off} at {j}");
+                    assert_eq!(place.top.len(), top);
+                    let mut order: Vec<f64> = row.clone();
+                    order.sort_by(|a, b| b.total_cmp(a));
+                    for (t, want) in place.top.iter().zip(order) {
+                        assert!(
+                            (f64::from(t.1) - want).abs() < 2e-5 && (row[t.0 as usize] - want).abs() < 2e-5,
+                            "{name}"
+                        );
+                    }
+                }
+            }
+            // The same bits whatever the slices.
+            assert_eq!(first.get_or_insert_with(|| got.clone()), &got, "{name} {step}");
+        }
+    }
+}
+
+#[test]
+fn a_prompt_of_one_token_has_nothing_to_score() {
+    let Some((_, golden)) = all().into_iter().find(|(name, _)| name == "llama") else { return };
+    let mut engine = Engine::new(model(&golden), VOCABULARY);
+    let ask = Request { scores: Some(5), max_tokens: 0, ..request(&[3], 0.0) };
+    assert_eq!(scored(&mut engine, vec![ask]), [(vec![], vec![], true)]);
+    assert!(engine.is_idle());
+    assert!(engine.add(Request { max_tokens: 0, ..request(&[3], 0.0) }, Sequence::new()).is_err());
 }

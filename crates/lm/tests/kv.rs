@@ -138,7 +138,7 @@ fn texts(engine: &mut Engine, prompts: &[Vec<u32>]) -> Vec<Vec<u32>> {
         match event {
             Event::Token { id, choice, .. } => texts[ids.iter().position(|i| *i == id).unwrap()].push(choice.token),
             Event::Failed { error, .. } => panic!("{error}"),
-            Event::Started { .. } | Event::Prefill { .. } => {}
+            Event::Started { .. } | Event::Prefill { .. } | Event::Scored { .. } => {}
         }
         true
     };

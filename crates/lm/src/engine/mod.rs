@@ -6,9 +6,11 @@
 
 mod draft;
 mod prefix;
+mod score;
 
 pub use draft::Drafter;
 pub use prefix::{Prefixes, common};
+pub use score::{LOGITS, Place};
 
 use crate::batch::{Batch, KvOptions, Mark, Sequence};
 use crate::models::Model;
@@ -22,7 +24,7 @@ use std::sync::Arc;
 pub struct Request {
     /// Tokens, one at least.
     pub prompt: Vec<u32>,
-    /// Tokens to write at most.
+    /// Tokens to write at most; 0 only reads the prompt, for its scores.
     pub max_tokens: usize,
     /// How they are chosen.
     pub sampling: Sampling,
@@ -34,6 +36,9 @@ pub struct Request {
     pub top: usize,
     /// Beginnings of prompts are shared among requests with the same number.
     pub salt: u64,
+    /// Tell how likely the tokens of the prompt are, and of so many of the likeliest at each place. Nothing of such a
+    /// prompt is taken from others.
+    pub scores: Option<usize>,
 }
 
 /// Why a text ended.
@@ -61,6 +66,15 @@ pub enum Event {
         id: u64,
         /// Tokens read.
         done: usize,
+    },
+    /// Tokens of the prompt were scored; in order, all but the first, or but those that a given sequence had seen.
+    Scored {
+        /// The request.
+        id: u64,
+        /// The tokens.
+        places: Vec<Place>,
+        /// Whether the request is over, because it asked for nothing else.
+        over: bool,
     },
     /// A token was written.
     Token {
@@ -90,6 +104,7 @@ impl Event {
         match self {
             Event::Started { id, .. }
             | Event::Prefill { id, .. }
+            | Event::Scored { id, .. }
             | Event::Token { id, .. }
             | Event::Failed { id, .. } => *id,
         }
@@ -314,7 +329,7 @@ impl Engine {
                 "[generate] token {t} of the prompt is beyond the model's vocabulary of {n}"
             )));
         }
-        if request.max_tokens == 0 {
+        if request.max_tokens == 0 && request.scores.is_none() {
             return Err(Error::value("[generate] max_tokens is 0: ask for one token at least"));
         }
         request.sampling.check(self.vocabulary)?;
@@ -386,8 +401,8 @@ impl Engine {
                 events.push(Event::Prefill { id: self.running[r.index].id, done: seen + r.count });
             }
         }
-        let likeliest = match self.compute(&mut rows) {
-            Ok(likeliest) => likeliest,
+        let (likeliest, scored) = match self.compute(&mut rows) {
+            Ok(computed) => computed,
             Err(error) => {
                 // What these requests remember is lost with the step.
                 let ids: Vec<u64> = rows.iter().map(|r| self.running[r.index].id).collect();
@@ -398,6 +413,12 @@ impl Engine {
         };
         self.remember(&rows);
         let mut gone = Vec::new();
+        for (index, places) in scored {
+            let running = &self.running[index];
+            let over = running.request.max_tokens == 0 && running.pending() == 0;
+            events.push(Event::Scored { id: running.id, places, over });
+            gone.extend(over.then_some((running.id, Ended::Well)));
+        }
         if let Some((likeliest, best)) = &likeliest {
             for r in rows {
                 let running = &mut self.running[r.index];
@@ -421,6 +442,7 @@ impl Engine {
         {
             if let Some(prefixes) = &mut self.prefixes
                 && new.sequence.is_empty()
+                && new.request.scores.is_none()
             {
                 let (prompt, salt) = (&new.request.prompt, new.request.salt);
                 let found = prefixes.find(prompt, salt).unwrap_or_default();
@@ -454,7 +476,7 @@ impl Engine {
         let (most, step) = (self.draft_tokens, self.prefill_step.max(1));
         let asked = self.running.iter_mut().map(|r| {
             // Only where one step brings the text to its end; the last token has no guess to check.
-            let count = if r.pending() <= 1 + most { most.min(r.room() - 1) } else { 0 };
+            let count = if r.pending() <= 1 + most { most.min(r.room().saturating_sub(1)) } else { 0 };
             draft::Asked {
                 tokens: &r.tokens,
                 memory: &mut r.guesses,
@@ -503,19 +525,26 @@ impl Engine {
                 guessed.clear();
             }
             let mark = (!guessed.is_empty()).then(|| running.sequence.mark());
-            let first = ends.then_some(count - 1);
+            let first = (ends && running.request.max_tokens > 0).then_some(count - 1);
             all.push(Rows { index, count: count + guessed.len(), guessed, first, mark });
         }
         all
     }
 
     /// Takes rows through the model. Their `first` becomes a row of the logits.
-    fn compute(&mut self, rows: &mut [Rows]) -> Result<Option<(Likeliest, Best)>> {
+    fn compute(&mut self, rows: &mut [Rows]) -> Result<(Option<(Likeliest, Best)>, Vec<(usize, Vec<Place>)>)> {
         let mut tokens: Vec<i32> = Vec::new();
+        // Of each prompt that is scored: where its rows begin, and the tokens that follow them.
+        let mut scored: Vec<(usize, usize, Vec<u32>)> = Vec::new();
         let mut wanted: Vec<i32> = Vec::new();
         for r in rows.iter_mut() {
             let running = &self.running[r.index];
             let (from, start) = (running.sequence.len(), tokens.len());
+            let prompt = &running.request.prompt;
+            if running.request.scores.is_some() && from < prompt.len() {
+                let end = (from + r.count + 1).min(prompt.len());
+                scored.push((r.index, start, prompt[from + 1..end].to_vec()));
+            }
             let known = &running.tokens[from..from + r.count - r.guessed.len()];
             tokens.extend(known.iter().chain(&r.guessed).map(|&t| t as i32));
             if let Some(first) = &mut r.first {
@@ -526,7 +555,7 @@ impl Engine {
         }
         let n = tokens.len();
         if n == 0 {
-            return Ok(None);
+            return Ok((None, Vec::new()));
         }
         let mut taken = rows.iter().peekable();
         let parts = self
@@ -537,6 +566,7 @@ impl Engine {
         let mut batch = Batch::new(parts);
         let hidden = self.model.hidden(&Array::from_vec(tokens, &[n]), &mut batch)?;
         batch.finish();
+        let all = (!scored.is_empty()).then(|| hidden.clone());
         // Logits of rows that nobody reads are not computed.
         let likeliest = if wanted.is_empty() {
             None
@@ -546,8 +576,15 @@ impl Engine {
             Some(Likeliest::new(ops::astype(&self.model.logits(&hidden)?, Dtype::Float32)?)?)
         };
         let memory = rows.iter().flat_map(|r| self.running[r.index].sequence.arrays());
-        eval(memory.chain(likeliest.iter().flat_map(Likeliest::arrays)))?;
-        likeliest.map(|l| l.read().map(|best| (l, best))).transpose()
+        eval(memory.chain(likeliest.iter().flat_map(Likeliest::arrays)).chain(&all))?;
+        let mut places = Vec::new();
+        if let Some(hidden) = all {
+            for (index, start, tokens) in scored {
+                let top = self.running[index].request.scores.unwrap_or(0);
+                places.push((index, score::places(&*self.model, &hidden, start, &tokens, self.vocabulary, top)?));
+            }
+        }
+        Ok((likeliest.map(|l| l.read().map(|best| (l, best))).transpose()?, places))
     }
 
     /// Keeps places along prompts whose layers cannot come back to them: every [`PLACES`] tokens, and all but the last.
