@@ -24,6 +24,8 @@ pub struct Job {
     pub sampling: Sampling,
     /// Likeliest tokens to tell of.
     pub top: usize,
+    /// Score the prompt, and tell of so many of the likeliest tokens at each of its places.
+    pub scores: Option<usize>,
     /// What replies must be.
     pub grammar: Option<Arc<Grammar>>,
     /// How replies are read.
@@ -111,6 +113,8 @@ pub enum Update {
         /// Of so many.
         total: usize,
     },
+    /// Tokens of the prompt were scored, in order: all but the first.
+    Scored(Vec<Scored>),
     /// A reply goes on.
     Said {
         /// Which reply.

@@ -25,7 +25,11 @@ fn operation(route: &Route) -> Value {
     }
     if !route.body.is_empty() {
         let fields = || route.body.iter().flat_map(|t| t.iter());
-        let properties: Map<String, Value> = fields().map(|f| (f.name.to_string(), f.schema())).collect();
+        let mut properties: Map<String, Value> = Map::new();
+        for field in fields() {
+            // Of two fields with one name the first counts, as in `Body::read`.
+            properties.entry(field.name).or_insert_with(|| field.schema());
+        }
         let needed: Vec<&str> = fields().filter(|f| f.effect == Effect::Needed).map(|f| f.name).collect();
         let schema = json!({"type": "object", "properties": properties, "required": needed});
         operation["requestBody"] = json!({"required": true, "content": {"application/json": {"schema": schema}}});

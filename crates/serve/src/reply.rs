@@ -37,6 +37,8 @@ pub(crate) struct Spoken {
 pub(crate) struct Replies {
     /// One each.
     pub all: Vec<Spoken>,
+    /// Tokens of the prompt but its first, where they are scored.
+    pub prompt: Vec<Scored>,
     /// Tokens of the prompt that were known.
     pub cached: usize,
     /// Tokens written, of all replies.
@@ -55,6 +57,7 @@ impl Replies {
     pub(crate) fn new(n: usize, keeps_scores: bool) -> Replies {
         Replies {
             all: vec![Spoken::default(); n],
+            prompt: Vec::new(),
             cached: 0,
             tokens: 0,
             reasoning: 0,
@@ -76,6 +79,7 @@ impl Replies {
                 }
             }
             Update::Progress { .. } | Update::Failed(_) => {}
+            Update::Scored(scored) => self.prompt.extend(scored.iter().cloned()),
             Update::Said { choice, parts, scored, drafted } => {
                 self.last = Instant::now();
                 self.first.get_or_insert(self.last);

@@ -53,7 +53,7 @@ macro_rules! routes {
 }
 
 const CHAT_BODY: &[&[Field]] = &[chat::COMMON, SAMPLING, chat::CHAT];
-const COMPLETION_BODY: &[&[Field]] = &[chat::COMMON, SAMPLING, completions::COMPLETION];
+const COMPLETION_BODY: &[&[Field]] = &[completions::COMPLETION, chat::COMMON, SAMPLING];
 const RESPONSE_BODY: &[&[Field]] = &[responses::RESPONSE, SAMPLING];
 const TOKENIZE_BODY: &[&[Field]] = &[tokens::TOKENIZE, tokens::CONVERSATION];
 

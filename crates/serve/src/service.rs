@@ -88,6 +88,8 @@ pub struct Ask {
     pub n: usize,
     /// Likeliest tokens to tell of, where log-probabilities are wanted.
     pub top: Option<usize>,
+    /// Score the prompt, and tell of so many of the likeliest tokens at each of its places.
+    pub scores: Option<usize>,
     /// `response_format`.
     pub format: Option<Value>,
     /// Tools in OpenAI's form.
@@ -288,6 +290,7 @@ impl Service {
                 max_tokens,
                 sampling,
                 top: ask.top.unwrap_or(0),
+                scores: ask.scores,
                 grammar,
                 reply,
                 owner: number,
@@ -396,7 +399,7 @@ impl Service {
     /// Tokens of a reply at most.
     fn room(&self, loaded: &Loaded, prompt: usize, asked: Option<usize>) -> Result<usize, ApiError> {
         let context = loaded.context;
-        if prompt >= context {
+        if prompt > context || prompt == context && asked != Some(0) {
             let why = format!("the prompt has {prompt} tokens, and the model's context is {context}: shorten it");
             return Err(ApiError::field("messages", why).code("context_length_exceeded"));
         }

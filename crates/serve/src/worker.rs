@@ -9,6 +9,7 @@ use crate::job::{Ending, Job, Scored, Update};
 use crate::metrics::Metrics;
 use crate::models::Loaded;
 use crate::settings::Settings;
+use lapis_lm::engine::{LOGITS, Place};
 use lapis_lm::{Engine, Event, Prefixes, Reply, Request, Sequence};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -328,6 +329,19 @@ impl Worker {
                 self.metrics.prefilled.store(done as u64, Relaxed);
                 gone = !tell(&running.job, Update::Progress { done, total });
             }
+            Event::Scored { places, over, .. } => {
+                let scored = |p: Place| Scored { token: p.token, logprob: p.logprob, top: p.top };
+                gone = !tell(&running.job, Update::Scored(places.into_iter().map(scored).collect()));
+                if over {
+                    // Nothing is written, however many replies were asked for.
+                    desk.writing.remove(&key);
+                    for choice in 0..running.job.n {
+                        let ending = Ending::Length;
+                        tell(&running.job, Update::Ended { choice, ending, tokens: 0, reasoning: 0, calls: 0 });
+                    }
+                    self.running.remove(&id);
+                }
+            }
             Event::Failed { error, .. } => {
                 desk.writing.remove(&key);
                 tell(&running.job, Update::Failed(error.into()));
@@ -442,6 +456,8 @@ impl Desk {
             choice: choice as u64,
             top: job.top,
             salt: job.salt,
+            // The others of several replies find the prompt read.
+            scores: job.scores.filter(|_| choice == 0),
         };
         let key = self.engine.add(request, Sequence::new())?;
         if let Some(grammar) = &job.grammar {
@@ -467,7 +483,9 @@ impl Desk {
 fn reserve(job: &Job) -> u64 {
     let fit = &job.model.0.fit;
     let length = job.prompt.len() + job.max_tokens.min(OPEN);
-    fit.remembered(length.min(job.model.0.context)) * job.n as u64 + fit.working
+    // Logits of some of the prompt's rows, as they come and as they are sorted.
+    let scores = if job.scores.is_some() { 16 * LOGITS as u64 } else { 0 };
+    fit.remembered(length.min(job.model.0.context)) * job.n as u64 + fit.working + scores
 }
 
 /// Sends an update; `false` if nobody listens, or not fast enough.

@@ -1,22 +1,32 @@
 //! `/v1/embeddings` over sockets, with tiny encoders and the demo model.
 
+mod common;
+
+use common::{DEMO, get, post};
 use lapis::Array;
-use lapis_lm::Files;
 use lapis_lm::embed::{Pool, Pooling};
-use lapis_serve::{Address, Log, Server, Settings, Source};
+use lapis_serve::{Server, Settings};
 use serde_json::{Value, json};
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-const DEMO: Files = Files {
-    name: "demo model",
-    config: include_bytes!("../../../examples/demo-model/model/config.json"),
-    weights: include_bytes!("../../../examples/demo-model/model/model.safetensors"),
-    tokenizer: include_bytes!("../../../examples/demo-model/model/tokenizer.json"),
-    tokenizer_config: include_bytes!("../../../examples/demo-model/model/tokenizer_config.json"),
-};
+/// A request whose answer is not waited for.
+fn request(path: &str, body: &Value) -> String {
+    let body = body.to_string();
+    let length = body.len();
+    format!(
+        "POST {path} HTTP/1.1
+Host: localhost
+Connection: close
+Content-Type: application/json
+\
+         Content-Length: {length}
+
+{body}"
+    )
+}
 
 /// A folder that goes when the test ends.
 struct Folder(PathBuf);
@@ -97,41 +107,14 @@ fn encoder(dir: &Path, tokenizer: &Value, name: &str, [width, inner, layers]: [u
 }
 
 fn server(folder: &Folder, change: impl FnOnce(&mut Settings)) -> (Server, SocketAddr) {
-    let mut settings = Settings::new("demo", Source::Files(DEMO));
-    (settings.port, settings.log, settings.models_dir) = (0, Log::Off, Some(folder.0.clone()));
-    change(&mut settings);
-    let server = Server::start(settings).unwrap();
-    let address = server.addresses.iter().find_map(|a| if let Address::Tcp(a) = a { Some(*a) } else { None });
-    let address = address.unwrap();
-    let until = Instant::now() + Duration::from_secs(60);
-    while ask(address, "GET", "/ready", "").0 != 200 {
-        assert!(Instant::now() < until, "the model does not load");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    (server, address)
-}
-
-fn request(method: &str, path: &str, body: &str) -> String {
-    let length = body.len();
-    format!(
-        "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\n\
-         Content-Length: {length}\r\n\r\n{body}"
-    )
-}
-
-fn ask(address: SocketAddr, method: &str, path: &str, body: &str) -> (u16, Value) {
-    let mut stream = TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-    stream.write_all(request(method, path, body).as_bytes()).unwrap();
-    let mut all = String::new();
-    drop(stream.read_to_string(&mut all));
-    let (head, body) = all.split_once("\r\n\r\n").unwrap_or((&all, ""));
-    let status = head.split(' ').nth(1).and_then(|s| s.parse().ok()).unwrap_or(0);
-    (status, serde_json::from_str(body).unwrap_or(Value::String(body.into())))
+    common::server(|settings| {
+        settings.models_dir = Some(folder.0.clone());
+        change(settings);
+    })
 }
 
 fn embed(address: SocketAddr, body: &Value) -> (u16, Value) {
-    ask(address, "POST", "/v1/embeddings", &body.to_string())
+    post(address, "/v1/embeddings", body)
 }
 
 fn vectors(answer: &Value) -> Vec<Vec<f32>> {
@@ -140,7 +123,7 @@ fn vectors(answer: &Value) -> Vec<Vec<f32>> {
 }
 
 fn metric(address: SocketAddr, name: &str) -> f64 {
-    let Value::String(text) = ask(address, "GET", "/metrics", "").1 else { return f64::NAN };
+    let text = get(address, "/metrics").2;
     text.lines().find_map(|l| l.strip_prefix(name)?.trim().parse().ok()).unwrap_or(f64::NAN)
 }
 
@@ -213,11 +196,11 @@ fn what_cannot_be_answered_says_why() {
         ("/v1/chat/completions", json!({"model": "mean", "messages": [{"role": "user", "content": "hi"}]})),
         ("/v1/completions", json!({"model": "mean", "prompt": "hi"})),
     ] {
-        let (status, answer) = ask(at, "POST", path, &body.to_string());
+        let (status, answer) = post(at, path, &body);
         assert_eq!((status, answer["error"]["param"].as_str()), (400, Some("model")), "{answer}");
         assert!(answer["error"]["message"].as_str().unwrap().contains("/v1/embeddings"), "{answer}");
     }
-    let (_, models) = ask(at, "GET", "/v1/models", "");
+    let models: Value = serde_json::from_str(&get(at, "/v1/models").2).unwrap();
     let of = |id: &str| {
         let found = models["data"].as_array().unwrap().iter().find(|m| m["id"] == id).unwrap();
         (found["capabilities"].clone(), found["loaded"].clone())
@@ -250,10 +233,10 @@ fn replies_go_on_beside_embeddings_and_nobody_computes_for_who_has_gone() {
     let (_server, at) = server(&folder, |_| {});
     assert_eq!(embed(at, &json!({"model": "wide", "input": "fox"})).0, 200);
     let text = "the fox runs over a dog . ".repeat(60);
-    let large = json!({"model": "wide", "input": vec![text; 400]}).to_string();
+    let large = json!({"model": "wide", "input": vec![text; 400]});
     // A request of minutes, whose client goes in the middle of it.
     let mut long = TcpStream::connect(at).unwrap();
-    long.write_all(request("POST", "/v1/embeddings", &large).as_bytes()).unwrap();
+    long.write_all(request("/v1/embeddings", &large).as_bytes()).unwrap();
     let until = Instant::now() + Duration::from_secs(20);
     while metric(at, "lapis_embedding_bytes") == 0.0 {
         assert!(Instant::now() < until, "the embeddings do not begin");
@@ -264,7 +247,7 @@ fn replies_go_on_beside_embeddings_and_nobody_computes_for_who_has_gone() {
     let chat = json!({"messages": [{"role": "user", "content": "Tell me a story about a fox"}], "max_tokens": 40,
                       "stream": true, "logit_bias": {"2": -100}});
     let began = Instant::now();
-    stream.write_all(request("POST", "/v1/chat/completions", &chat.to_string()).as_bytes()).unwrap();
+    stream.write_all(request("/v1/chat/completions", &chat).as_bytes()).unwrap();
     let lines: Vec<String> = BufReader::new(stream).lines().map_while(Result::ok).collect();
     assert!(lines.iter().any(|l| l.contains("[DONE]")), "{lines:?}");
     assert!(began.elapsed() < Duration::from_secs(40), "40 tokens took {:?}", began.elapsed());

@@ -276,3 +276,22 @@ fn grammars_hold() {
     );
     assert_eq!((status, &error["error"]["param"]), (400, &json!("response_format")), "{error}");
 }
+
+#[test]
+fn prompts_are_scored_as_the_library_measures_losses() {
+    let (_server, at) = server(|s| s.prefill_step = 16);
+    let model = lapis_lm::LanguageModel::from_files(common::DEMO).unwrap();
+    let text = "The fox walked to the river and saw an old friend there. ".repeat(3);
+    let tokens = model.tokenizer.encode_prompt(&text).unwrap();
+    let losses = model.losses(std::slice::from_ref(&tokens), 1, |_| {}).unwrap();
+    let body = |top: u64| json!({"prompt": text, "echo": true, "logprobs": top, "max_tokens": 0});
+    for top in [0, 3] {
+        let (status, answer) = post(at, "/v1/completions", &body(top));
+        assert_eq!((status, &answer["choices"][0]["text"]), (200, &json!(text)));
+        let scores = answer["choices"][0]["logprobs"]["token_logprobs"].as_array().unwrap();
+        assert!(scores.len() == tokens.len() && scores[0].is_null());
+        for (score, loss) in scores[1..].iter().zip(&losses) {
+            assert!((score.as_f64().unwrap() + f64::from(*loss)).abs() < 1e-5, "{score} {loss}");
+        }
+    }
+}

@@ -27,6 +27,7 @@ import openai
 
 import sdk_embeddings
 import sdk_responses
+import sdk_scores
 
 DEMO = pathlib.Path(__file__).resolve().parents[3] / "examples" / "demo-model" / "model"
 END = "2"  # the id of <|im_end|>, which ends a reply
@@ -1531,6 +1532,7 @@ def main():
         TOOLS = Server(PROGRAM, "--model", str(folder / "tools"))
         # The last case looks at what the others left.
         last = CASES[-1]
+        sdk_scores.add(sys.modules[__name__])
         EMBEDDER = sdk_embeddings.add(sys.modules[__name__], folder / "encoders")
         responses = [(name, lambda run=run: run(PLAIN, TOOLS)) for name, run in sdk_responses.CASES]
         for name, run in [*(c for c in CASES if c is not last), *responses, last]:

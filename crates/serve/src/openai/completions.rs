@@ -7,6 +7,7 @@ use crate::fields::{Body, Field, Kind, field};
 use crate::http::answer::{self, Events, Gone, Outcome};
 use crate::http::request::{Call, warn};
 use crate::job::{Ending, Scored, Update};
+use crate::models::Loaded;
 use crate::reply::Replies;
 use crate::sampling::SAMPLING;
 use crate::service::{Ask, Prompt, Service, Ticket};
@@ -16,9 +17,18 @@ use std::sync::Arc;
 
 /// Fields of a completion.
 pub(crate) const COMPLETION: &[Field] = &[
+    field(
+        "max_tokens",
+        Kind::Integer(0, i64::MAX as i128),
+        "Tokens of a reply at most; absent, what the context holds; 0, with echo, gives the prompt alone.",
+    ),
     field("prompt", Kind::Any, "A text, texts, tokens, or lists of tokens.").needed(),
     field("suffix", Kind::Text, "What follows the text that is written, where the model can fill in."),
-    field("echo", Kind::Flag, "Put the prompt before the reply."),
+    field(
+        "echo",
+        Kind::Flag,
+        "Put the prompt before the reply, with its log-probabilities where logprobs asks for them.",
+    ),
     field("logprobs", Kind::Integer(0, 20), "Tell log-probabilities, and of so many likely others."),
     field("best_of", Kind::Integer(1, 16), "Write so many, and give the likeliest n."),
 ];
@@ -63,11 +73,9 @@ const MIDDLE: [[&str; 3]; 5] = [
 ];
 
 /// A prompt that has the model write what stands between two texts.
-fn fill(service: &Service, ask: &Ask, prefix: &str, suffix: &str) -> Result<Prompt, ApiError> {
-    let loaded = service.models.listing(&ask.model)?;
-    let ready = service.models.all_loaded().into_iter().find(|l| l.id == loaded.id).or_else(|| service.models.ready());
+fn fill(loaded: &Loaded, prefix: &str, suffix: &str) -> Result<Prompt, ApiError> {
     let why = "suffix is not taken: the model has no tokens to fill in by";
-    let model = &ready.ok_or_else(|| ApiError::field("suffix", why))?.model;
+    let model = &loaded.model;
     let known = |marks: &&[&str; 3]| marks.iter().all(|m| model.tokenizer.token_id(m).is_some());
     let [before, after, middle] = MIDDLE.iter().find(known).ok_or_else(|| ApiError::field("suffix", why))?;
     let text = format!("{before}{prefix}{after}{suffix}{middle}");
@@ -87,7 +95,7 @@ struct Piece {
 /// # Errors
 /// What is wrong with the request.
 pub(crate) async fn run(service: Arc<Service>, call: Call) -> Outcome {
-    let mut body = Body::read(&call.body, &[COMMON, SAMPLING, COMPLETION])?;
+    let mut body = Body::read(&call.body, &[COMPLETION, COMMON, SAMPLING])?;
     let mut ask = common(&body)?;
     let streams = body.flag("stream") == Some(true);
     let echo = body.flag("echo") == Some(true);
@@ -99,16 +107,18 @@ pub(crate) async fn run(service: Arc<Service>, call: Call) -> Outcome {
     if streams && best > n {
         return Err(ApiError::field("best_of", "best_of does not go with stream"));
     }
-    if echo && top.is_some() {
-        return Err(ApiError::field("echo", "echo does not go with logprobs here: prompts are not scored"));
+    let nothing = ask.max_tokens == Some(0);
+    if nothing && !echo {
+        return Err(ApiError::field("max_tokens", "max_tokens is 0, and without echo there is nothing to answer"));
     }
     (ask.top, ask.n) = (top, best);
+    // A prompt that is only read is scored, whether the scores are told or not.
+    ask.scores = top.filter(|_| echo).or(nothing.then_some(0));
     let mut parts = Vec::new();
-    // The model is loaded before its markers are looked for.
-    service.models.get(&ask.model).await?;
+    let loaded = service.models.get(&ask.model).await?;
     for prompt in prompts(&mut body)? {
         let prompt = match (body.text("suffix"), prompt) {
-            (Some(suffix), Prompt::Text(prefix)) if !suffix.is_empty() => fill(&service, &ask, &prefix, suffix)?,
+            (Some(suffix), Prompt::Text(prefix)) if !suffix.is_empty() => fill(&loaded, &prefix, suffix)?,
             (_, prompt) => prompt,
         };
         let shown = match &prompt {
@@ -145,7 +155,11 @@ pub(crate) async fn run(service: Arc<Service>, call: Call) -> Outcome {
                     "finish_reason": finish(ending, 0),
                 });
                 if let Some(top) = top {
-                    choice["logprobs"] = legacy(&part.ticket, &spoken.scored, before.chars().count(), top);
+                    let written = legacy(&part.ticket, &spoken.scored, before.chars().count(), top);
+                    choice["logprobs"] = match &part.echo {
+                        Some(text) => joined(prompt_scores(part, text, top), written),
+                        None => written,
+                    };
                 }
                 choices.push(choice);
             }
@@ -163,6 +177,26 @@ fn legacy(ticket: &Ticket, scored: &[Scored], offset: usize, top: usize) -> Valu
     let tokens: Vec<u32> = scored.iter().map(|s| s.token).collect();
     let scored: Vec<Option<Scored>> = scored.iter().cloned().map(Some).collect();
     scores::legacy(&ticket.model.model.tokenizer, &scored, &tokens, offset, top)
+}
+
+/// Log-probabilities of the prompt, whose first token has none.
+fn prompt_scores(part: &Piece, text: &str, top: usize) -> Value {
+    let scored: Vec<Option<Scored>> =
+        std::iter::once(None).chain(part.replies.prompt.iter().cloned().map(Some)).collect();
+    let tokenizer = &part.ticket.model.model.tokenizer;
+    let mut value = scores::legacy(tokenizer, &scored, &part.ticket.prompt, 0, top);
+    value["text_offset"] = json!(scores::places(tokenizer, &part.ticket.prompt, text));
+    value
+}
+
+/// Two lists of log-probabilities, one after the other.
+fn joined(mut first: Value, mut second: Value) -> Value {
+    for key in ["tokens", "token_logprobs", "top_logprobs", "text_offset"] {
+        if let (Some(a), Some(b)) = (first[key].as_array_mut(), second[key].as_array_mut()) {
+            a.append(b);
+        }
+    }
+    first
 }
 
 fn usage(parts: &[Piece]) -> Value {
@@ -195,10 +229,12 @@ async fn write(
         chunk
     };
     for (number, part) in parts.iter_mut().enumerate() {
-        let mut offsets = vec![0; n];
-        if let Some(echo) = &part.echo {
-            for (choice, offset) in offsets.iter_mut().enumerate() {
-                *offset = echo.chars().count();
+        let mut offsets = vec![part.echo.as_ref().map_or(0, |text| text.chars().count()); n];
+        // With scores, the prompt is sent when they are there.
+        let mut echoed = vec![part.echo.is_none(); n];
+        if let Some(echo) = part.echo.as_ref().filter(|_| top.is_none()) {
+            for (choice, echoed) in echoed.iter_mut().enumerate() {
+                *echoed = true;
                 send(chunk(number * n + choice, echo, None, Value::Null)).await?;
             }
         }
@@ -209,6 +245,12 @@ async fn write(
                 Err(error) => return send(error.body(Dialect::OpenAi, &id)).await,
             };
             part.replies.hear(&update);
+            if let (Update::Said { choice, .. } | Update::Ended { choice, .. }, Some(text)) = (&update, &part.echo)
+                && !std::mem::replace(&mut echoed[*choice], true)
+            {
+                let logprobs = top.map_or(Value::Null, |top| prompt_scores(part, text, top));
+                send(chunk(number * n + choice, text, None, logprobs)).await?;
+            }
             match update {
                 Update::Said { choice, parts: pieces, scored, .. } => {
                     let text: String = pieces

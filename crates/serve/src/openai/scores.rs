@@ -33,6 +33,25 @@ pub(crate) fn chat(tokenizer: &Tokenizer, scored: &[Scored]) -> Value {
     json!({"content": content, "refusal": null})
 }
 
+/// Where in `text` its tokens begin, in characters. A token that is not written there, such as one that begins every
+/// text, takes no place.
+pub(crate) fn places(tokenizer: &Tokenizer, tokens: &[u32], text: &str) -> Vec<usize> {
+    let mut at = 0;
+    // Characters that begin before a place.
+    let before = |at: usize| text.as_bytes()[..at].iter().filter(|&&b| b & 0xC0 != 0x80).count();
+    tokens
+        .iter()
+        .map(|&token| {
+            let place = before(at);
+            let bytes = tokenizer.token_bytes(token);
+            if text.as_bytes()[at..].starts_with(&bytes) {
+                at += bytes.len();
+            }
+            place
+        })
+        .collect()
+}
+
 /// `logprobs` of a completion, whose text begins at `offset`.
 pub(crate) fn legacy(
     tokenizer: &Tokenizer,
