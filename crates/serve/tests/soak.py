@@ -227,8 +227,8 @@ def main():
     for each in wrong[:5]:
         print("WRONG", each)
     faults = [
-        wrong, counts["finished"] < flags.seconds, any(found["left"].values()), last[1] > first[1] + 4, last[2] > first[2] + 12,
-        last[0] > 1.25 * max(u[0] for u in use[: len(use) // 2 + 1]) + 32,
+        wrong, counts["finished"] < flags.seconds, any(found["left"].values()), last[1] > first[1] + 4,
+        last[2] > steady[0][2] + 2, last[0] > 1.1 * steady[0][0] + 32,
     ]
     if any(faults):
         print("FAILED:", faults[1:])

@@ -74,7 +74,12 @@ pub(crate) async fn answer(service: Arc<Service>, request: Request<Incoming>, wa
     let network = request.headers().contains_key(ASK_NETWORK);
     let mut who = String::from("-");
     let done = if method == Method::OPTIONS && origin.is_ok() {
-        Ok(preflight(asked_headers, network))
+        let (parts, mut body) = request.into_parts();
+        let mut answer = preflight(asked_headers, network);
+        if !rest(&parts.headers, &mut body).await {
+            answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        Ok(answer)
     } else {
         let work = attend(&service, request, way, found, id.clone(), came, &mut who);
         match service.settings.request_timeout {
@@ -116,11 +121,7 @@ async fn attend(
     let (route, tail, owner) = match check(&service.settings, &parts, way, found) {
         Ok(passed) => passed,
         Err(refusal) => {
-            // A client that still writes does not hear; what is short is read, so that the connection goes on.
-            let rest = async { while let Some(Ok(_)) = body.frame().await {} };
-            let short = stated(&parts.headers).is_none_or(|n| n <= SHORT);
-            let read = short && tokio::time::timeout(LINGER, rest).await.is_ok();
-            return Err(Refusal { closes: !read, ..refusal });
+            return Err(Refusal { closes: !rest(&parts.headers, &mut body).await, ..refusal });
         }
     };
     who.clone_from(&owner.name);
@@ -218,6 +219,13 @@ fn check(
         }
     }
     Ok((route, tail, owner))
+}
+
+/// Reads a body that nobody wants, if it is short: a client that still writes does not hear, and what is left over
+/// ends the connection. `false` if it was not read.
+async fn rest(headers: &HeaderMap, body: &mut Incoming) -> bool {
+    let all = async { while let Some(Ok(_)) = body.frame().await {} };
+    stated(headers).is_none_or(|n| n <= SHORT) && tokio::time::timeout(LINGER, all).await.is_ok()
 }
 
 /// How long the body says it is.
