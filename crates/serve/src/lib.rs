@@ -25,9 +25,12 @@ mod sampling;
 mod service;
 mod settings;
 mod state;
+mod supervise;
 mod tokens;
+mod watchdog;
 mod web;
 mod worker;
 
 pub use http::{Address, Server};
 pub use settings::{Defaults, Key, Log, ReasoningField, Settings, SharedHub, Source};
+pub use supervise::{is_supervisor, supervise};

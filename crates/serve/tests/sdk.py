@@ -1509,6 +1509,30 @@ def drain_runs_out():
 
 
 @case()
+def supervised():
+    """A server that is killed comes again at the same place; one that is asked to end does not."""
+    port = socket.socket()
+    port.bind(("127.0.0.1", 0))
+    number = str(port.getsockname()[1])
+    port.close()
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("LAPIS_")}
+    parent = subprocess.Popen([PROGRAM, "serve", "--supervise", "--port", number], stderr=subprocess.DEVNULL, env=environment)
+    try:
+        children = lambda: [int(i) for i in pathlib.Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()]
+        healthy = lambda: httpx.get(f"http://127.0.0.1:{number}/health").status_code == 200
+        until(healthy, 10, "it does not start")
+        (first,) = children()
+        os.kill(first, signal.SIGKILL)
+        until(lambda: children() not in ([], [first]) and healthy(), 10, "it is not started again")
+        parent.send_signal(signal.SIGTERM)
+        equal(parent.wait(10), 0)
+        assert not pathlib.Path(f"/proc/{first}").exists()
+    finally:
+        if parent.poll() is None:
+            parent.kill()
+
+
+@case()
 def nothing_left_over():
     until(lambda: PLAIN.metric("running") + PLAIN.metric("waiting") == 0, 2, "something runs still")
     equal(PLAIN.metric("faults_total"), 0, "lapis_faults_total")

@@ -138,6 +138,9 @@ pub(crate) struct Arguments {
     /// No page at /
     #[arg(long)]
     no_ui: bool,
+    /// Start the server again when it breaks down or stands still
+    #[arg(long)]
+    supervise: bool,
     /// No /metrics
     #[arg(long)]
     no_metrics: bool,
@@ -293,6 +296,9 @@ fn settings(a: &Arguments, manner: Manner) -> Result<Settings> {
 }
 
 pub(crate) fn run(a: Arguments, manner: Manner) -> Result<u8> {
+    if a.supervise && lapis_serve::is_supervisor() {
+        return lapis_serve::supervise();
+    }
     if let Some(n) = a.threads {
         lapis_cpu::pool::set_threads(n)?;
     }

@@ -6,6 +6,7 @@ use crate::metrics::Metrics;
 use crate::models::Models;
 use crate::service::Service;
 use crate::settings::Settings;
+use crate::watchdog;
 use crate::worker::{Command, Worker};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -76,6 +77,7 @@ impl Server {
             made.map_err(|e| Error::memory(format!("[serve] no thread: {e}")))
         };
         let engine = spawn("engine", Box::new(move || worker.run()))?;
+        watchdog::watch(&service);
         let (stop, phase) = watch::channel(Phase::Serving);
         let inner = Arc::clone(&service);
         let runtime = tokio::runtime::Builder::new_current_thread()
