@@ -26,6 +26,11 @@ const BESIDE: &[&str] = &[
     "chat_template.jinja",
     "chat_template.json",
     "generation_config.json",
+    // Of sentence-transformers.
+    "modules.json",
+    "1_Pooling/config.json",
+    "sentence_bert_config.json",
+    "config_sentence_transformers.json",
 ];
 
 /// A mixture of two widths, by the place and kind of a layer.
@@ -280,7 +285,9 @@ fn save(
     let sorted: BTreeMap<String, Value> = config.into_iter().collect();
     write(&partial.join("config.json"), &pretty(&json!(sorted)))?;
     for name in BESIDE.iter().filter(|n| from.join(n).is_file()) {
-        std::fs::copy(from.join(name), partial.join(name)).map_err(|e| fail(&from.join(name), e))?;
+        let place = partial.join(name);
+        place.parent().map_or(Ok(()), std::fs::create_dir_all).map_err(|e| fail(&place, e))?;
+        std::fs::copy(from.join(name), place).map_err(|e| fail(&from.join(name), e))?;
     }
     for (name, bytes) in beside {
         write(&partial.join(name), bytes)?;

@@ -248,6 +248,46 @@ fn folders_of_sentence_transformers_load_with_or_without_a_prefix_and_say_their_
 }
 
 #[test]
+fn a_packed_encoder_is_whole_and_near_the_plain_one() {
+    let data = data();
+    let root = std::env::temp_dir().join(format!("lapis-embeddings-packed-{}", std::process::id()));
+    let _ = std::fs::remove_dir_all(&root);
+    let (from, to) = (root.join("from"), root.join("to"));
+    std::fs::create_dir_all(from.join("1_Pooling")).unwrap();
+    let write = |name: &str, text: String| std::fs::write(from.join(name), text).unwrap();
+    let [width, inner] = [64, 128];
+    let mut case = data["models"]["bert"].clone();
+    (case["config"]["hidden_size"], case["config"]["intermediate_size"]) = (json!(width), json!(inner));
+    for (_, spec) in case["params"].as_object_mut().unwrap() {
+        for n in spec["shape"].as_array_mut().unwrap() {
+            *n = json!(match n.as_u64() {
+                Some(16) => width,
+                Some(24) => inner,
+                n => n.unwrap_or(0),
+            });
+        }
+        spec["scale"] = json!(0.1);
+    }
+    write("config.json", case["config"].to_string());
+    write("tokenizer.json", data["tokenizer"].to_string());
+    let modules = r#"[{"type": "x.Transformer", "path": ""}, {"type": "x.Pooling", "path": "1_Pooling"}]"#;
+    write("modules.json", modules.into());
+    write("1_Pooling/config.json", r#"{"pooling_mode_mean_tokens": true}"#.into());
+    save_safetensors(from.join("model.safetensors"), &tensors(&case["params"]), &Default::default()).unwrap();
+    let format = lapis::ops::quantize::Format::affine(8, 64).unwrap();
+    let options = lapis_lm::convert::Options { quantize: Some(format), ..Default::default() };
+    lapis_lm::convert::convert(&from, &to, &options, |_| {}).unwrap();
+    let (plain, packed) = (lapis_lm::load(&from).unwrap(), lapis_lm::load(&to).unwrap());
+    assert_eq!(packed.pooling, plain.pooling);
+    let vector = |m: &LanguageModel| m.embed(&["the fox runs"], None).unwrap().to_vec::<f32>().unwrap();
+    let (a, b) = (vector(&plain), vector(&packed));
+    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(x, y)| x * y).sum::<f32>();
+    let cosine = dot(&a, &b) / (dot(&a, &a) * dot(&b, &b)).sqrt();
+    assert!(cosine > 0.999 && cosine < 1.0, "{cosine}");
+    std::fs::remove_dir_all(&root).unwrap();
+}
+
+#[test]
 fn a_body_without_a_head_gives_embeddings_only() {
     let data = data();
     let pooling = Pooling { pool: Pool::Last, normalize: true };

@@ -257,6 +257,37 @@ fn what_is_no_call_is_text() {
 }
 
 #[test]
+fn calls_that_came_out_as_text_are_counted() {
+    let tokenizer = tokenizer(HERMES, &["<tool_call>", "</tool_call>"], &[]);
+    let count = |text: &str, finish: Finish| {
+        let options = ReplyOptions { tools: tools(), ..ReplyOptions::default() };
+        let mut reply = Reply::new(&tokenizer, &[], options);
+        let tokens = tokenizer.encode(text, false).unwrap();
+        for (i, &token) in tokens.iter().enumerate() {
+            reply.add(token, (finish == Finish::Length && i + 1 == tokens.len()).then_some(finish)).unwrap();
+        }
+        if finish == Finish::Stop {
+            reply.add(0, Some(finish)).unwrap();
+        }
+        (reply.calls(), reply.unread_calls())
+    };
+    let good = "<tool_call>{\"name\": \"f\", \"arguments\": {\"a\": 1}}</tool_call>";
+    let other = "<tool_call>{\"name\": \"h\", \"arguments\": {}}</tool_call>";
+    for (text, finish, want) in [
+        ("no call, {\"name\": 1}", Finish::Stop, (0, 0)),
+        (good, Finish::Stop, (1, 0)),
+        (other, Finish::Stop, (0, 1)),
+        (&format!("{good}\n{other} and {other}"), Finish::Stop, (1, 2)),
+        ("<tool_call>what?</tool_call>", Finish::Stop, (0, 1)),
+        ("<tool_call>{\"na", Finish::Length, (0, 0)),
+        ("<tool_call>{\"na", Finish::Stop, (0, 1)),
+        ("<tool_call>{\"name\": \"f\", \"arguments\": {\"a\": ?", Finish::Stop, (0, 1)),
+    ] {
+        assert_eq!(count(text, finish), want, "{text}");
+    }
+}
+
+#[test]
 fn calls_that_are_cut_off_stay_as_they_are() {
     let c = Case { finish: Finish::Length, ..case() };
     let (parts, _, reply) = c.read(r#"<tool_call>{"name": "f", "arguments": {"s": "so lo"#);

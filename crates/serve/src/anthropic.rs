@@ -266,6 +266,7 @@ pub(crate) async fn messages(service: Arc<Service>, call: Call) -> Outcome {
         answer::stream(move |events| Writer { head, replies, asked, id, block: None, index: 0 }.write(ticket, events))
     } else {
         replies.collect(&mut ticket).await?;
+        body.warnings.extend(replies.warnings());
         let spoken = &replies.all[0];
         let mut content = Vec::new();
         if !spoken.reasoning.is_empty() {

@@ -138,6 +138,8 @@ pub enum Update {
         reasoning: usize,
         /// Calls in it.
         calls: usize,
+        /// Calls that are part of its text, because they could not be read.
+        unread: usize,
     },
     /// The job has come to grief.
     Failed(ApiError),

@@ -18,6 +18,11 @@ pub(crate) struct ToolCall {
     pub arguments: String,
 }
 
+/// Says that calls came out as text.
+pub(crate) fn unread(calls: usize) -> String {
+    format!("tools: {calls} calls could not be read, or are of unknown functions; they are part of the text")
+}
+
 /// One reply.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Spoken {
@@ -45,6 +50,8 @@ pub(crate) struct Replies {
     pub tokens: usize,
     /// Those of thinking.
     pub reasoning: usize,
+    /// Calls that are part of texts, because they could not be read.
+    unread: usize,
     drafted: usize,
     keeps_scores: bool,
     began: Option<Instant>,
@@ -61,6 +68,7 @@ impl Replies {
             cached: 0,
             tokens: 0,
             reasoning: 0,
+            unread: 0,
             drafted: 0,
             keeps_scores,
             began: None,
@@ -108,12 +116,18 @@ impl Replies {
                     spoken.scored.push(scored.clone());
                 }
             }
-            Update::Ended { choice, ending, tokens, reasoning, .. } => {
+            Update::Ended { choice, ending, tokens, reasoning, unread, .. } => {
+                self.unread += unread;
                 self.tokens += tokens;
                 self.reasoning += reasoning;
                 self.all[*choice].ending = Some(ending.clone());
             }
         }
+    }
+
+    /// What a client should know beside the replies.
+    pub(crate) fn warnings(&self) -> Option<String> {
+        (self.unread > 0).then(|| unread(self.unread))
     }
 
     /// Whether all have ended.

@@ -8,7 +8,7 @@ use crate::error::ApiError;
 use crate::job::{Ending, Job, Scored, Update};
 use crate::metrics::Metrics;
 use crate::models::Loaded;
-use crate::settings::Settings;
+use crate::settings::{Log, Settings};
 use lapis_lm::engine::{LOGITS, Place};
 use lapis_lm::{Engine, Event, Prefixes, Reply, Request, Sequence};
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -337,7 +337,10 @@ impl Worker {
                     desk.writing.remove(&key);
                     for choice in 0..running.job.n {
                         let ending = Ending::Length;
-                        tell(&running.job, Update::Ended { choice, ending, tokens: 0, reasoning: 0, calls: 0 });
+                        tell(
+                            &running.job,
+                            Update::Ended { choice, ending, tokens: 0, reasoning: 0, calls: 0, unread: 0 },
+                        );
                     }
                     self.running.remove(&id);
                 }
@@ -374,13 +377,18 @@ impl Worker {
                 let scored = Scored { token: chosen.token, logprob: chosen.logprob, top };
                 gone = !tell(&running.job, Update::Said { choice, parts: taken.parts, scored, drafted });
                 if let Some(ending) = Ending::of(finish, taken.stopped) {
+                    let unread = writing.reply.unread_calls();
+                    if unread > 0 && self.settings.log != Log::Off {
+                        let model = &running.job.model.0.id;
+                        crate::log::line(&format!("{model}: {}", crate::reply::unread(unread)));
+                    }
                     let (tokens, reasoning, calls) =
                         (writing.tokens, writing.reply.reasoning_tokens(), writing.reply.calls());
                     desk.writing.remove(&key);
                     if finish.is_none() {
                         desk.engine.end(key);
                     }
-                    gone |= !tell(&running.job, Update::Ended { choice, ending, tokens, reasoning, calls });
+                    gone |= !tell(&running.job, Update::Ended { choice, ending, tokens, reasoning, calls, unread });
                     running.left -= 1;
                 }
                 // The prompt is read: the other replies need not read it again.

@@ -1,4 +1,4 @@
-"""Cases of scored prompts: completions with echo and logprobs.
+"""Cases of scored prompts (completions with echo and logprobs), and of calls that come out as text.
 
 Part of sdk.py, which runs it.
 """
@@ -121,3 +121,20 @@ def add(sdk):
     def scores_of_one_token():
         got = complete(tokens("The")[:1], max_tokens=0, echo=True, logprobs=3).choices[0].logprobs
         equal((len(got.tokens), got.token_logprobs, got.text_offset), (1, [None], [0]))
+
+    @case(("nobody", True), ("weather", False))
+    def calls_as_text_warn(name, warns):
+        tool = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
+        call = '<tool_call>\n{"name": "%s", "arguments": {}}\n</tool_call>' % name
+        pattern = call.replace("{", "[{]").replace("}", "[}]")
+        body = {"messages": sdk.HI, "tools": [tool], "response_format": {"type": "regex", "regex": pattern}}
+        response = sdk.TOOLS.post("/v1/chat/completions", body)
+        equal(response.status_code, 200, response.text)
+        message = response.json()["choices"][0]["message"]
+        if warns:
+            equal(message["content"], call)
+            assert "could not be read" in response.headers["x-lapis-warnings"], response.headers
+            sdk.until(lambda: any("could not be read" in l for l in sdk.TOOLS.lines), 2, "the log does not say it")
+        else:
+            equal(message["tool_calls"][0]["function"]["name"], "weather")
+            assert "x-lapis-warnings" not in response.headers, response.headers

@@ -17,7 +17,10 @@ use serde_json::Value;
 
 pub(super) const ARCHITECTURE: Architecture = Architecture {
     sanitize,
-    quantize: |path| if path.starts_with("embeddings.") { Packing::Never } else { Packing::Base },
+    quantize: |path| match path {
+        "embeddings.position_embeddings" | "embeddings.token_type_embeddings" => Packing::Never,
+        _ => Packing::Base,
+    },
     ..Architecture::plain(&NAMES, load)
 };
 

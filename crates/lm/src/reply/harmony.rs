@@ -117,6 +117,9 @@ impl Harmony {
 
     /// What was read is no message that anybody understands: it is text, and so is what follows.
     fn unknown(&mut self, input: &mut Input, out: &mut Out) {
+        if input.pending().contains(" to=") {
+            out.refuse_call();
+        }
         self.say(Kind::Text, true, input.pending(), out);
         input.commit();
         self.state = State::Body(Kind::Text, true);

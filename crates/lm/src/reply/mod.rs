@@ -167,6 +167,11 @@ impl Reply {
     pub fn calls(&self) -> usize {
         self.reader.out().calls()
     }
+
+    /// Calls so far that could not be read, or are of functions that nobody offered: they came out as text.
+    pub fn unread_calls(&self) -> usize {
+        self.reader.out().unread()
+    }
 }
 
 impl fmt::Debug for Reply {

@@ -45,6 +45,8 @@ pub(super) struct Out {
     begun: usize,
     /// Calls that broke after they had begun.
     broken: usize,
+    /// Calls that were text before they had begun.
+    unread: usize,
     /// A call has begun and not ended.
     open: bool,
 }
@@ -53,7 +55,7 @@ impl Out {
     pub(super) fn new(tools: Tools, stop: Vec<String>, single: bool) -> Out {
         let stop = stop.into_iter().filter(|s| !s.is_empty()).collect();
         let (parts, text) = (Vec::new(), Input::default());
-        Out { tools, parts, stop, text, single, stopped: None, begun: 0, broken: 0, open: false }
+        Out { tools, parts, stop, text, single, stopped: None, begun: 0, broken: 0, unread: 0, open: false }
     }
 
     /// What has come, and whether the reply is over.
@@ -67,6 +69,15 @@ impl Out {
 
     pub(super) fn calls(&self) -> usize {
         self.begun - self.broken
+    }
+
+    /// A call comes out as text.
+    pub(super) fn refuse_call(&mut self) {
+        self.unread += 1;
+    }
+
+    pub(super) fn unread(&self) -> usize {
+        self.unread + self.broken
     }
 
     pub(super) fn in_call(&self) -> bool {

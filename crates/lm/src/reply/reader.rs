@@ -143,7 +143,14 @@ impl Reader {
                         self.state = State::Text(Gap::Calls(0));
                     }
                     Next::More | Next::Broken => {
-                        self.out.text(self.input.pending());
+                        let text = self.input.pending();
+                        let mut marks = self.markers.iter().zip(&self.marks).filter(|(_, k)| **k == Mark::Calls);
+                        // What the limit cut off might have become a call.
+                        let cut = self.input.ends() && self.input.last == Some(Finish::Length);
+                        if !cut && marks.any(|(m, _)| text.trim_start().starts_with(m.as_str())) {
+                            self.out.refuse_call();
+                        }
+                        self.out.text(text);
                         self.input.commit();
                         self.state = State::Text(Gap::None);
                     }

@@ -256,6 +256,7 @@ pub(crate) async fn run(service: Arc<Service>, call: Call) -> Outcome {
         let head = Head::new("chatcmpl-", "chat.completion", &name, &ticket.model);
         let mut replies = Replies::new(n, top.is_some());
         replies.collect(&mut ticket).await?;
+        body.warnings.extend(replies.warnings());
         whole(&head, &replies, &ticket, fields, top.is_some())
     };
     warn(&mut answer, &body.warnings);

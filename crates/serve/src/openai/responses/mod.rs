@@ -180,6 +180,7 @@ pub(crate) async fn run(service: Arc<Service>, call: Call) -> Outcome {
             }
         }
         ticket.finished();
+        body.warnings.extend(replies.warnings());
         output.end(&replies.all[0]);
         answer::json(200, &shape.over(&output, &replies, &ticket))
     };
