@@ -188,7 +188,7 @@ fn ask(body: &mut Body) -> Result<Ask, ApiError> {
         message(one, i, i + 1 == list.len(), &mut messages, &mut warnings)?;
     }
     let continued = messages.last().is_some_and(|m| m["role"] == "assistant" && m.get("tool_calls").is_none());
-    let mut keywords = Map::new();
+    let (mut keywords, mut budget) = (Map::new(), None);
     if let Some(thinking) = body.get("thinking") {
         let on = match thinking.get("type").and_then(Value::as_str) {
             Some("disabled") => false,
@@ -196,6 +196,13 @@ fn ask(body: &mut Body) -> Result<Ask, ApiError> {
             _ => return Err(wrong("thinking", "must have the type disabled, enabled or adaptive")),
         };
         keywords.insert("enable_thinking".into(), json!(on));
+        budget = match thinking.get("budget_tokens") {
+            None | Some(Value::Null) => None,
+            Some(n) => {
+                let n = n.as_u64().ok_or_else(|| wrong("thinking", "has budget_tokens that is no whole number"))?;
+                Some(usize::try_from(n).unwrap_or(usize::MAX))
+            }
+        };
     }
     let output = body.get("output_config");
     chat::effort(&mut keywords, output.and_then(|o| o.get("effort")?.as_str()));
@@ -212,6 +219,7 @@ fn ask(body: &mut Body) -> Result<Ask, ApiError> {
         },
         stop: body.texts("stop_sequences", 16, 256)?,
         n: 1,
+        thinking: budget,
         format: schema.map(|s| json!({"type": "json_schema", "json_schema": {"name": "reply", "schema": s}})),
         tools: offered(body, &mut warnings)?,
         ..Ask::default()

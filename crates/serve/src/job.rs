@@ -30,6 +30,8 @@ pub struct Job {
     pub grammar: Option<Arc<Grammar>>,
     /// How replies are read.
     pub reply: ReplyOptions,
+    /// Tokens of thinking at most.
+    pub thinking: Option<usize>,
     /// Whose job it is: prompts of others are not shared with it, and it takes turns with theirs.
     pub owner: u64,
     /// Beginnings of prompts are shared among jobs with the same number.

@@ -98,6 +98,8 @@ pub struct Ask {
     pub tool_choice: ToolChoice,
     /// One call at most.
     pub single_call: bool,
+    /// Tokens of thinking at most.
+    pub thinking: Option<usize>,
     /// Narrows what is shared with other requests of the same key.
     pub salt: String,
 }
@@ -293,6 +295,7 @@ impl Service {
                 scores: ask.scores,
                 grammar,
                 reply,
+                thinking: ask.thinking,
                 owner: number,
                 salt,
                 updates: sender,

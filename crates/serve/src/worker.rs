@@ -468,9 +468,14 @@ impl Desk {
             scores: job.scores.filter(|_| choice == 0),
         };
         let key = self.engine.add(request, Sequence::new())?;
-        if let Some(grammar) = &job.grammar {
-            let thinking = if job.reply.raw { None } else { model.tokenizer.thinking() };
-            self.engine.constrain(key, grammar.reply(&model.eos, thinking, &job.prompt));
+        let marks = if job.reply.raw { None } else { model.tokenizer.thinking() };
+        let grammar = job.grammar.as_ref().map(|g| g.reply(&model.eos, marks, &job.prompt));
+        let constraint = match (marks, job.thinking) {
+            (Some(marks), Some(most)) => Some(marks.budget(&job.prompt, most, grammar)),
+            _ => grammar,
+        };
+        if let Some(constraint) = constraint {
+            self.engine.constrain(key, constraint);
         }
         let reply = Reply::new(&model.tokenizer, &job.prompt, job.reply.clone());
         self.writing.insert(key, Writing { job: id, choice, reply, tokens: 0, last: Instant::now() });

@@ -295,3 +295,34 @@ fn prompts_are_scored_as_the_library_measures_losses() {
         }
     }
 }
+
+#[test]
+fn thinking_has_a_budget() {
+    let (_server, at) = server(|s| s.model.1 = common::thinking());
+    let body = |more: Value| {
+        let mut body = json!({"messages": [{"role": "user", "content": "Tell me a story"}], "max_tokens": 30,
+            "enable_thinking": true, "logit_bias": {"2": -100, "2047": -100}});
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        body
+    };
+    let told = |more: Value| {
+        let (status, answer) = post(at, "/v1/chat/completions", &body(more));
+        assert_eq!(status, 200, "{answer}");
+        let spoken = answer["choices"][0]["message"]["content"].as_str().unwrap().len();
+        (answer["usage"]["completion_tokens_details"]["reasoning_tokens"].as_u64().unwrap(), spoken)
+    };
+    // The model never ends its thinking by itself here.
+    assert_eq!(told(json!({})), (30, 0));
+    for budget in [0, 1, 9] {
+        // The token that ends it counts.
+        let (thought, spoken) = told(json!({"thinking_budget": budget}));
+        assert!(thought == budget + 1 && spoken > 0, "{budget}: {thought} tokens, {spoken} bytes");
+    }
+    let format = json!({"thinking_budget": 4, "response_format": {"type": "json_object"}});
+    assert_eq!(told(format).0, 5);
+    let message = json!({"messages": [{"role": "user", "content": "Hm?"}], "max_tokens": 30,
+        "thinking": {"type": "enabled", "budget_tokens": 3}});
+    let (_, answer) = post(at, "/v1/messages", &message);
+    let kinds: Vec<_> = answer["content"].as_array().unwrap().iter().map(|b| b["type"].as_str().unwrap()).collect();
+    assert_eq!(kinds, ["thinking", "text"], "{answer}");
+}

@@ -16,6 +16,7 @@
 //!
 //! Nothing that a model writes is evaluated, values nest 64 deep, and the time is linear in the text.
 
+mod budget;
 mod format;
 mod grammar;
 mod harmony;

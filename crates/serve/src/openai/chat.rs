@@ -59,6 +59,7 @@ pub(crate) const CHAT: &[Field] = &[
     field("functions", Kind::List(512), "The older form of tools."),
     field("function_call", Kind::Any, "The older form of tool_choice."),
     field("reasoning_effort", Kind::Text, "How much to think, as the model's template has it; none switches it off."),
+    field("thinking_budget", Kind::Integer(0, i64::MAX as i128), "Tokens of thinking at most; the model answers then."),
     field("enable_thinking", Kind::Flag, "Whether the model thinks before it answers."),
     field("chat_template_kwargs", Kind::Object, "Variables of the chat template."),
     field("chat_template", Kind::Text, "A template in place of the model's."),
@@ -88,6 +89,7 @@ pub(crate) fn ask(body: &mut Body, service: &Service) -> Result<Ask, ApiError> {
         (_, Some(1..)) => return Err(ApiError::field("top_logprobs", "top_logprobs needs logprobs: true")),
         _ => None,
     };
+    ask.thinking = body.count("thinking_budget");
     tools::read(body, &mut ask)?;
     ask.prompt = Some(conversation(body, service)?);
     Ok(ask)
