@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What the server costs beside its engine, how long short requests wait beside long ones, how soon a cancelled one is gone.
 
-    python load.py /path/to/lapis [--model DIR] [--clients 8] [--prompt 128] [--tokens 128] [--long 4096]
+    python load.py /path/to/lapis [--model DIR] [--clients 8] [--prompt 128] [--tokens 128] [--long 4096] [--trials 5]
 
 Needs Python alone. Prints what it measured, as JSON; nothing is judged: figures depend on the machine.
 """
@@ -15,6 +15,7 @@ import random
 import re
 import statistics
 import subprocess
+import sys
 import time
 
 from soak import DEMO, WORDS, Server, ask, spread
@@ -29,7 +30,7 @@ def benchmark(flags):
 
 def body(flags, **more):
     text = " ".join(random.choices(WORDS, k=more.pop("words", flags.prompt)))
-    return {"messages": [{"role": "user", "content": text}], "max_tokens": flags.tokens, "temperature": 0, "logit_bias": flags.ends, **more}
+    return {"prompt": text, "max_tokens": flags.tokens, "temperature": 0, "logit_bias": flags.ends, **more}
 
 
 def ends(model):
@@ -44,14 +45,20 @@ def ends(model):
 
 
 async def throughput(server, flags):
-    """Tokens per second of all clients together, between the first token of the last and the last token of the first."""
+    """Tokens per second of all clients together, while all of them write."""
     rates = []
-    for _ in range(3):
-        streams = await asyncio.gather(*(ask(server.port, body(flags)) for _ in range(flags.clients)))
-        times = [times for _, _, times in streams]
-        begin, end = max(t[0] for t in times), min(t[-1] for t in times)
-        count = sum(begin < t <= end for each in times for t in each)
-        rates.append(count / (end - begin))
+    for _ in range(flags.trials):
+        streams = asyncio.gather(*(ask(server.port, body(flags)) for _ in range(flags.clients)))
+        seen, before = [], server.metrics()["output_tokens_total"]
+        while not streams.done():
+            m = await asyncio.to_thread(server.metrics)
+            # From when the last prompt was read on: all have written a token.
+            if m["running"] == flags.clients and m["output_tokens_total"] - before > 2 * flags.clients:
+                seen.append((time.monotonic(), m["output_tokens_total"]))
+            await asyncio.sleep(0.25)
+        assert all(status in ("length", "stop") for _, status, _ in await streams), streams
+        seen = seen[len(seen) // 4 :]
+        rates.append((seen[-1][1] - seen[0][1]) / (seen[-1][0] - seen[0][0]))
     return statistics.median(rates)
 
 
@@ -68,11 +75,11 @@ async def waits(server, flags):
         small = lambda: body(flags, words=8, **{"max_tokens": 8, **fields})
         await ask(server.port, small())
         idle, busy = [], []
-        for _ in range(5):
+        for _ in range(flags.trials):
             begin = time.monotonic()
             await ask(server.port, small())
             idle.append(time.monotonic() - begin)
-        for _ in range(5):
+        for _ in range(flags.trials):
             long = asyncio.create_task(ask(server.port, body(flags, words=flags.long, max_tokens=64), 16))
             await asyncio.sleep(0.1)
             begin = time.monotonic()
@@ -100,7 +107,7 @@ def main():
     flags = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     flags.add_argument("program")
     flags.add_argument("--model", default=str(DEMO))
-    for name, value in (("clients", 8), ("prompt", 128), ("tokens", 128), ("long", 4096)):
+    for name, value in (("clients", 8), ("prompt", 128), ("tokens", 128), ("long", 4096), ("trials", 5)):
         flags.add_argument("--" + name, type=int, default=value)
     flags = flags.parse_args()
     engine = benchmark(flags)
@@ -114,6 +121,7 @@ def main():
                 time.sleep(0.05)
         flags.ends = {str(i): -100 for i in ends(flags.model)}  # no reply ends early
         rate = asyncio.run(throughput(server, flags))
+        print(f"engine {engine:.1f}, served {rate:.1f} tokens per second", file=sys.stderr, flush=True)
         waited = asyncio.run(waits(server, flags))
         cancelled = asyncio.run(cancels(server, flags))
     finally:

@@ -71,7 +71,8 @@ async def ask(port, body, after=None):
     reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 20)
     try:
         data = json.dumps({**body, "stream": True}).encode()
-        writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(data) + data)
+        path = b"/v1/completions" if "prompt" in body else b"/v1/chat/completions"
+        writer.write(b"POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % (path, len(data)) + data)
         status = (await reader.readline()).split()[1]
         if status != b"200":
             return None, status.decode(), []
@@ -88,7 +89,7 @@ async def ask(port, body, after=None):
             if "error" in piece:
                 return text, "error: " + piece["error"]["message"], times
             choice = piece["choices"][0]
-            text += choice["delta"].get("content") or ""
+            text += choice.get("text") or choice.get("delta", {}).get("content") or ""
             finish = choice["finish_reason"] or finish
             times.append(time.monotonic())
             if after is not None and len(times) > after:

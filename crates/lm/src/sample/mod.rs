@@ -3,7 +3,10 @@
 //! Works on host slices, one row at a time: a row's outcome depends on its own logits, history, settings, seed and
 //! position alone, never on what else is in the batch.
 
+mod row;
+
 use lapis::{Error, Result};
+use row::Row;
 use std::collections::HashMap;
 
 /// How tokens are chosen. The default takes the likeliest.
@@ -142,21 +145,20 @@ impl Sampling {
 
     /// From logits as they are now.
     fn draw(&self, logits: &[f32], history: &[u32], choice: u64) -> Result<Choice> {
-        let best = argmax(logits);
-        let peak = logits[best];
-        if !peak.is_finite() || logits.iter().any(|x| x.is_nan()) {
+        let Some(row) = Row::new(logits) else {
             let n = history.len();
             return Err(Error::eval(format!(
                 "[sample] the logits of step {n} are not all numbers: the weights are damaged or overflow"
             )));
-        }
-        let sum: f64 = logits.iter().map(|&x| f64::from(x - peak).exp()).sum();
-        let norm = peak + sum.ln() as f32;
+        };
         if self.temperature == 0.0 {
-            return Ok(Choice { token: best as u32, logprob: peak - norm });
+            return Ok(Choice { token: row.best as u32, logprob: row.top() });
         }
         let mut draw = Draw::new(self.seed, choice, history.len() as u64);
-        let mut kept: Vec<(u32, f32)> = logits.iter().enumerate().map(|(i, &x)| (i as u32, x - norm)).collect();
+        let Some(mut kept) = self.candidates(&row) else {
+            let (token, logprob) = row.draw(self.temperature, draw.next());
+            return Ok(Choice { token, logprob });
+        };
         self.filter(&mut kept, &mut draw);
         let top = kept.iter().fold(f32::NEG_INFINITY, |m, k| m.max(k.1));
         let weight = |l: f32| (f64::from(l - top) / self.temperature).exp();
@@ -197,15 +199,29 @@ impl Sampling {
         }
     }
 
+    /// Tokens among which are all that the first filter keeps; none where nothing is filtered.
+    fn candidates(&self, row: &Row) -> Option<Vec<(u32, f32)>> {
+        if self.top_p > 0.0 && self.top_p < 1.0 {
+            Some(row.nucleus(self.top_p))
+        } else if self.min_p > 0.0 && self.min_tokens_to_keep <= 1 {
+            Some(row.above(row.top() + self.min_p.ln() as f32))
+        } else if self.min_p > 0.0 || self.xtc_probability > 0.0 {
+            Some(row.above(f32::NEG_INFINITY))
+        } else if self.top_k > 0 {
+            Some(row.likely(self.top_k))
+        } else {
+            None
+        }
+    }
+
     /// Top-p, min-p, XTC, top-k, on log-probabilities; what is removed is not made up for.
     fn filter(&self, kept: &mut Vec<(u32, f32)>, draw: &mut Draw) {
         if self.top_p > 0.0 && self.top_p < 1.0 {
             kept.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
-            let total: f64 = kept.iter().map(|k| f64::from(k.1).exp()).sum();
             // Dropped is what has this much mass strictly above it; equals stay together.
             let (mut above, mut end, mut i) = (0.0, kept.len(), 0);
             while i < kept.len() {
-                if above >= self.top_p * total * (1.0 - 1e-7) {
+                if above >= self.top_p * (1.0 - 1e-7) {
                     end = i;
                     break;
                 }
@@ -240,29 +256,18 @@ impl Sampling {
     }
 }
 
-/// The `n` likeliest tokens of logits, the likeliest first, with their log-probabilities.
+/// The `n` likeliest tokens of logits, the likeliest first, with their log-probabilities; none of logits that are no
+/// numbers.
 pub fn likeliest(logits: &[f32], n: usize) -> Vec<(u32, f32)> {
-    let peak = logits[argmax(logits)];
-    let norm = peak + logits.iter().map(|&x| f64::from(x - peak).exp()).sum::<f64>().ln() as f32;
-    let mut all: Vec<(u32, f32)> = logits.iter().enumerate().map(|(i, &x)| (i as u32, x - norm)).collect();
+    let Some(row) = Row::new(logits).filter(|_| n > 0) else { return Vec::new() };
+    let mut all = row.likely(n);
     let order = |a: &(u32, f32), b: &(u32, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
-    if n < all.len() && n > 0 {
+    if n < all.len() {
         all.select_nth_unstable_by(n - 1, order);
     }
     all.truncate(n);
     all.sort_unstable_by(order);
     all
-}
-
-/// The first largest.
-fn argmax(row: &[f32]) -> usize {
-    let mut best = 0;
-    for (i, x) in row.iter().enumerate() {
-        if *x > row[best] || row[best].is_nan() {
-            best = i;
-        }
-    }
-    best
 }
 
 /// Numbers in [0, 1) from a counter: threefry2x32 keyed by seed and choice, counted by position and draw.

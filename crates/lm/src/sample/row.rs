@@ -1,0 +1,211 @@
+//! One row of logits: its sums, its likeliest tokens, a draw from all of it.
+//!
+//! Vocabularies have a hundred thousand tokens and a step has many rows, so passes over a whole row are loops that
+//! compilers turn into vector code, in the order of the tokens: the same bits on every machine. What filters keep is found
+//! without sorting the rest.
+
+/// Sums are kept of so many tokens each.
+const BLOCK: usize = 1024;
+const LANES: usize = 16;
+
+/// A row of logits that are numbers.
+pub(super) struct Row<'a> {
+    logits: &'a [f32],
+    /// The first of the largest.
+    pub best: usize,
+    peak: f32,
+    /// Subtracted from a logit, it makes it a log-probability.
+    pub norm: f32,
+}
+
+impl<'a> Row<'a> {
+    /// A row; none if something in it is no number, or nothing in it is finite.
+    pub(super) fn new(logits: &'a [f32]) -> Option<Row<'a>> {
+        let strange = logits.iter().fold(0u32, |n, x| n + u32::from(x.is_nan()));
+        let peak = maximum(logits);
+        if strange > 0 || !peak.is_finite() {
+            return None;
+        }
+        let best = logits.iter().position(|&x| x == peak)?;
+        let sum: f64 = logits.chunks(BLOCK).map(|block| mass(block, peak, 1.0)).sum();
+        Some(Row { logits, best, peak, norm: peak + sum.ln() as f32 })
+    }
+
+    /// The log-probability of the likeliest token.
+    pub(super) fn top(&self) -> f32 {
+        self.peak - self.norm
+    }
+
+    /// All tokens at least this likely, with their log-probabilities.
+    pub(super) fn above(&self, level: f32) -> Vec<(u32, f32)> {
+        let all = self.logits.iter().enumerate().map(|(i, &x)| (i as u32, x - self.norm));
+        all.filter(|k| k.1 >= level).collect()
+    }
+
+    /// Tokens among which are the `n` likeliest, and all that are as likely as one of them.
+    pub(super) fn likely(&self, n: usize) -> Vec<(u32, f32)> {
+        // There are as many tokens as groups at least as likely as the least of their best.
+        let mut best: Vec<f32> = self.logits.chunks(64).map(maximum).collect();
+        if n == 0 || n > best.len() {
+            return self.above(f32::NEG_INFINITY);
+        }
+        let (_, least, _) = best.select_nth_unstable_by(n - 1, |a, b| b.total_cmp(a));
+        self.above(*least - self.norm)
+    }
+
+    /// Tokens that have at least this share of the mass together, no other being likelier than one of them.
+    pub(super) fn nucleus(&self, share: f64) -> Vec<(u32, f32)> {
+        for depth in [3.0, 6.0, 12.0] {
+            let kept = self.above(self.top() - depth);
+            if kept.iter().map(|k| f64::from(k.1).exp()).sum::<f64>() >= share {
+                return kept;
+            }
+        }
+        self.above(f32::NEG_INFINITY)
+    }
+
+    /// The token at `place`, from 0 to 1, of the mass at a temperature, and its log-probability at 1.
+    pub(super) fn draw(&self, temperature: f64, place: f64) -> (u32, f32) {
+        let slope = (1.0 / temperature).min(1e30) as f32;
+        let sums: Vec<f64> = self.logits.chunks(BLOCK).map(|block| mass(block, self.peak, slope)).collect();
+        let mut left = place * sums.iter().sum::<f64>();
+        let mut chosen = self.best;
+        for (at, (block, &sum)) in self.logits.chunks(BLOCK).zip(&sums).enumerate().filter(|(_, (_, sum))| **sum > 0.0)
+        {
+            if left >= sum {
+                left -= sum;
+                continue;
+            }
+            for (i, &x) in block.iter().enumerate() {
+                let weight = exp((x - self.peak) * slope);
+                if weight > 0.0 {
+                    chosen = at * BLOCK + i;
+                }
+                left -= f64::from(weight);
+                if left < 0.0 {
+                    break;
+                }
+            }
+            break;
+        }
+        (chosen as u32, self.logits[chosen] - self.norm)
+    }
+}
+
+/// The largest of all, numbers or not.
+fn maximum(row: &[f32]) -> f32 {
+    let mut best = [f32::NEG_INFINITY; LANES];
+    let (chunks, rest) = row.as_chunks::<LANES>();
+    for chunk in chunks {
+        for (b, &x) in best.iter_mut().zip(chunk) {
+            *b = if x > *b { x } else { *b };
+        }
+    }
+    best.iter().chain(rest).fold(f32::NEG_INFINITY, |m, &x| if x > m { x } else { m })
+}
+
+/// The sum of `exp((x - peak) * slope)`.
+fn mass(block: &[f32], peak: f32, slope: f32) -> f64 {
+    let mut sums = [0.0f32; LANES];
+    let (chunks, rest) = block.as_chunks::<LANES>();
+    for chunk in chunks {
+        for (sum, &x) in sums.iter_mut().zip(chunk) {
+            *sum += exp((x - peak) * slope);
+        }
+    }
+    let rest = rest.iter().map(|&x| f64::from(exp((x - peak) * slope)));
+    sums.iter().map(|&sum| f64::from(sum)).chain(rest).sum()
+}
+
+/// `e` to the power of `x`, which is not above 0, to about one unit in the last place; 0 below -87.
+fn exp(x: f32) -> f32 {
+    // Added, it leaves a whole number in the low bits.
+    const WHOLE: f32 = 12_582_912.0;
+    let bounded = if x > -87.0 { x } else { -87.0 };
+    let shifted = bounded * std::f32::consts::LOG2_E + WHOLE;
+    let n = shifted - WHOLE;
+    let r = bounded - n * 0.693_359_4 + n * 2.121_944_4e-4;
+    let mut p = 1.987_569_1e-4;
+    for c in [1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {
+        p = p * r + c;
+    }
+    let power = (shifted.to_bits() as i32 - WHOLE.to_bits() as i32 + 127) << 23;
+    let y = (p * r * r + r + 1.0) * f32::from_bits(power as u32);
+    if x > -87.0 { y } else { 0.0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exponentials_are_right_to_the_last_place() {
+        for i in 0..200_000 {
+            let x = -87.0 * i as f32 / 200_000.0;
+            let want = f64::from(x).exp();
+            assert!((f64::from(exp(x)) - want).abs() <= 1.5e-7 * want, "exp({x}) = {} beside {want}", exp(x));
+        }
+        assert_eq!([exp(0.0), exp(-88.0), exp(f32::NEG_INFINITY)], [1.0, 0.0, 0.0]);
+    }
+
+    /// Logits without order, some of them alike.
+    fn logits(n: usize) -> Vec<f32> {
+        (0..n).map(|i| ((i * 7919 % 1013) as f32 / 100.0).sin() * 9.0).collect()
+    }
+
+    #[test]
+    fn candidates_are_those_that_sorting_finds() {
+        for n in [1, 5, 63, 64, 65, 1000, 5000] {
+            let logits = logits(n);
+            let row = Row::new(&logits).unwrap();
+            let mut all = row.above(f32::NEG_INFINITY);
+            assert_eq!(all.len(), n);
+            let mass: f64 = all.iter().map(|k| f64::from(k.1).exp()).sum();
+            assert!((mass - 1.0).abs() < 1e-5, "{mass}");
+            all.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+            assert_eq!(all[0].0, row.best as u32);
+            for k in [1, 2, 7, 64, n] {
+                let mut found = row.likely(k);
+                found.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+                let k = k.min(n);
+                assert_eq!(found[..k], all[..k], "{k} of {n}");
+            }
+            for share in [0.1, 0.9, 0.999] {
+                let found = row.nucleus(share);
+                assert!(found.iter().map(|k| f64::from(k.1).exp()).sum::<f64>() >= share * (1.0 - 1e-5));
+                let least = found.iter().fold(f32::INFINITY, |m, k| m.min(k.1));
+                assert_eq!(found.len(), all.iter().filter(|k| k.1 >= least).count());
+            }
+        }
+    }
+
+    #[test]
+    fn draws_are_where_the_masses_say() {
+        let logits = logits(3000);
+        let row = Row::new(&logits).unwrap();
+        for temperature in [0.3, 1.0, 2.0] {
+            let weights: Vec<f64> = logits.iter().map(|&x| (f64::from(x - row.peak) / temperature).exp()).collect();
+            let total: f64 = weights.iter().sum();
+            for i in 0..500 {
+                let place = (f64::from(i) + 0.5) / 500.0;
+                let mut left = place * total;
+                let want = weights.iter().position(|w| {
+                    left -= w;
+                    left < 0.0
+                });
+                assert_eq!(Some(row.draw(temperature, place).0 as usize), want, "{place} at {temperature}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_may_not_come_is_never_drawn() {
+        let logits = [f32::NEG_INFINITY, 1.0, f32::NEG_INFINITY, 0.0, f32::NEG_INFINITY];
+        let row = Row::new(&logits).unwrap();
+        for (place, want) in [(0.0, 1), (0.5, 1), (0.999, 3), (1.0, 1)] {
+            assert_eq!(row.draw(1.0, place).0, want, "{place}");
+        }
+        assert_eq!(row.draw(1e-300, 0.5).0, 1);
+        assert!(Row::new(&[f32::NEG_INFINITY]).is_none() && Row::new(&[]).is_none());
+    }
+}
