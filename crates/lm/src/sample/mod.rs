@@ -6,7 +6,7 @@
 mod row;
 
 use lapis::{Error, Result};
-use row::Row;
+use row::{Row, exp};
 use std::collections::HashMap;
 
 /// How tokens are chosen. The default takes the likeliest.
@@ -161,9 +161,12 @@ impl Sampling {
         };
         self.filter(&mut kept, &mut draw);
         let top = kept.iter().fold(f32::NEG_INFINITY, |m, k| m.max(k.1));
-        let weight = |l: f32| (f64::from(l - top) / self.temperature).exp();
+        let slope = (1.0 / self.temperature).min(1e30) as f32;
+        let weight = |l: f32| f64::from(exp((l - top) * slope));
         let mut left = draw.next() * kept.iter().map(|k| weight(k.1)).sum::<f64>();
-        kept.sort_unstable_by_key(|k| k.0);
+        if !kept.is_sorted_by_key(|k| k.0) {
+            kept.sort_unstable_by_key(|k| k.0);
+        }
         let mut chosen = kept[kept.len() - 1];
         for &k in &kept {
             left -= weight(k.1);
@@ -199,10 +202,10 @@ impl Sampling {
         }
     }
 
-    /// Tokens among which are all that the first filter keeps; none where nothing is filtered.
+    /// What top-p keeps, or tokens among which are all that the first other filter keeps; none where nothing is filtered.
     fn candidates(&self, row: &Row) -> Option<Vec<(u32, f32)>> {
         if self.top_p > 0.0 && self.top_p < 1.0 {
-            Some(row.nucleus(self.top_p))
+            Some(row.nucleus(self.top_p * (1.0 - 1e-7)))
         } else if self.min_p > 0.0 && self.min_tokens_to_keep <= 1 {
             Some(row.above(row.top() + self.min_p.ln() as f32))
         } else if self.min_p > 0.0 || self.xtc_probability > 0.0 {
@@ -214,25 +217,8 @@ impl Sampling {
         }
     }
 
-    /// Top-p, min-p, XTC, top-k, on log-probabilities; what is removed is not made up for.
+    /// After top-p: min-p, XTC, top-k, on log-probabilities; what is removed is not made up for.
     fn filter(&self, kept: &mut Vec<(u32, f32)>, draw: &mut Draw) {
-        if self.top_p > 0.0 && self.top_p < 1.0 {
-            kept.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
-            // Dropped is what has this much mass strictly above it; equals stay together.
-            let (mut above, mut end, mut i) = (0.0, kept.len(), 0);
-            while i < kept.len() {
-                if above >= self.top_p * (1.0 - 1e-7) {
-                    end = i;
-                    break;
-                }
-                let level = kept[i].1;
-                while i < kept.len() && kept[i].1 == level {
-                    above += f64::from(level).exp();
-                    i += 1;
-                }
-            }
-            kept.truncate(end);
-        }
         if self.min_p > 0.0 {
             let top = kept.iter().fold(f32::NEG_INFINITY, |m, k| m.max(k.1));
             let least = top + self.min_p.ln() as f32;
@@ -312,7 +298,9 @@ mod tests {
     use super::*;
 
     fn kept(sampling: &Sampling, probabilities: &[f64]) -> Vec<u32> {
-        let mut rows = probabilities.iter().enumerate().map(|(i, p)| (i as u32, p.ln() as f32)).collect();
+        let logits: Vec<f32> = probabilities.iter().map(|p| p.ln() as f32).collect();
+        let row = Row::new(&logits).unwrap();
+        let mut rows = sampling.candidates(&row).unwrap();
         sampling.filter(&mut rows, &mut Draw::new(0, 0, 0));
         let mut ids: Vec<u32> = rows.iter().map(|k| k.0).collect();
         ids.sort_unstable();

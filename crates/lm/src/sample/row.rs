@@ -53,15 +53,19 @@ impl<'a> Row<'a> {
         self.above(*least - self.norm)
     }
 
-    /// Tokens that have at least this share of the mass together, no other being likelier than one of them.
+    /// The smallest set of the likeliest tokens that has at least this share of the mass; equals stay together.
     pub(super) fn nucleus(&self, share: f64) -> Vec<(u32, f32)> {
-        for depth in [3.0, 6.0, 12.0] {
-            let kept = self.above(self.top() - depth);
-            if kept.iter().map(|k| f64::from(k.1).exp()).sum::<f64>() >= share {
+        // Few tokens are likely in most places of a text.
+        for depth in [3.0, 8.0, f32::INFINITY] {
+            let mut kept = self.above(self.top() - depth);
+            let mut values: Vec<f32> = kept.iter().map(|k| k.1).collect();
+            if depth.is_infinite() || mass(&values, 0.0, 1.0) >= share {
+                let least = level(&mut values, share);
+                kept.retain(|k| k.1 >= least);
                 return kept;
             }
         }
-        self.above(f32::NEG_INFINITY)
+        Vec::new()
     }
 
     /// The token at `place`, from 0 to 1, of the mass at a temperature, and its log-probability at 1.
@@ -117,8 +121,30 @@ fn mass(block: &[f32], peak: f32, slope: f32) -> f64 {
     sums.iter().map(|&sum| f64::from(sum)).chain(rest).sum()
 }
 
+/// The log-probability down to which the likeliest have this share of the mass: a search that halves.
+fn level(mut values: &mut [f32], share: f64) -> f32 {
+    let mut before = 0.0;
+    while values.len() > 32 {
+        let middle = values.len() / 2;
+        values.select_nth_unstable_by(middle, |a, b| b.total_cmp(a));
+        let (likely, rest) = values.split_at_mut(middle);
+        let sum = mass(likely, 0.0, 1.0);
+        if before + sum >= share {
+            values = likely;
+        } else {
+            (before, values) = (before + sum, rest);
+        }
+    }
+    values.sort_unstable_by(|a, b| b.total_cmp(a));
+    let reached = |x: &&f32| {
+        before += f64::from(exp(**x));
+        before >= share
+    };
+    values.iter().find(reached).or(values.last()).copied().unwrap_or(f32::NEG_INFINITY)
+}
+
 /// `e` to the power of `x`, which is not above 0, to about one unit in the last place; 0 below -87.
-fn exp(x: f32) -> f32 {
+pub(super) fn exp(x: f32) -> f32 {
     // Added, it leaves a whole number in the low bits.
     const WHOLE: f32 = 12_582_912.0;
     let bounded = if x > -87.0 { x } else { -87.0 };
@@ -171,10 +197,14 @@ mod tests {
                 assert_eq!(found[..k], all[..k], "{k} of {n}");
             }
             for share in [0.1, 0.9, 0.999] {
-                let found = row.nucleus(share);
-                assert!(found.iter().map(|k| f64::from(k.1).exp()).sum::<f64>() >= share * (1.0 - 1e-5));
-                let least = found.iter().fold(f32::INFINITY, |m, k| m.min(k.1));
-                assert_eq!(found.len(), all.iter().filter(|k| k.1 >= least).count());
+                let mut found = row.nucleus(share);
+                assert!(found.is_sorted_by_key(|k| k.0));
+                found.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+                assert_eq!(found, all[..found.len()]);
+                let mass = |all: &[(u32, f32)]| all.iter().map(|k| f64::from(k.1).exp()).sum::<f64>();
+                let least = found[found.len() - 1].1;
+                let alike = found.iter().filter(|k| k.1 == least).count();
+                assert!(mass(&found) >= share * (1.0 - 1e-5) && mass(&found[..found.len() - alike]) < share + 1e-5);
             }
         }
     }
