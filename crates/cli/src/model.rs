@@ -5,7 +5,7 @@ use crate::hub::HubArguments;
 use lapis::ops::quantize::Format;
 use lapis::{Error, Result};
 use lapis_lm::template::Template;
-use lapis_lm::{Drafter, Files, KvOptions, LanguageModel, Options, PromptCache, Sampling};
+use lapis_lm::{Adapter, Drafter, Files, KvOptions, LanguageModel, Options, PromptCache, Sampling};
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 
@@ -23,6 +23,25 @@ pub(crate) fn load(path: Option<&Path>, hub: &HubArguments) -> Result<LanguageMo
     match path {
         None => LanguageModel::from_files(DEMO),
         Some(path) => lapis_lm::load(hub.find(path)?),
+    }
+}
+
+/// What fine-tuning made of a model.
+#[derive(clap::Args)]
+pub(crate) struct AdapterArguments {
+    /// An adapter on the model: a directory of LoRA, DoRA or full weights, by mlx-lm or PEFT
+    #[arg(long)]
+    adapter_path: Option<PathBuf>,
+}
+
+impl AdapterArguments {
+    /// The model of a flag, with the adapter on it if there is one.
+    pub(crate) fn load(&self, path: Option<&Path>, hub: &HubArguments) -> Result<LanguageModel> {
+        // What is wrong with the smaller of the two is told first.
+        match self.adapter_path.as_ref().map(Adapter::open).transpose()? {
+            None => load(path, hub),
+            Some(adapter) => load(path, hub)?.with_adapter(&adapter),
+        }
     }
 }
 

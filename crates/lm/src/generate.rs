@@ -1,5 +1,6 @@
 //! Load a model, write text: the library's front door.
 
+use crate::adapter::Adapter;
 use crate::batch::{Batch, KvOptions, Sequence};
 use crate::checkpoint::Checkpoint;
 use crate::embed::Pooling;
@@ -52,6 +53,16 @@ pub fn load(dir: impl AsRef<Path>) -> Result<LanguageModel> {
     let mut checkpoint = Checkpoint::open(&dir)?;
     let tokenizer = checkpoint.tokenizer()?;
     LanguageModel::new(&mut checkpoint, tokenizer)
+}
+
+/// Loads a model and puts the adapter in a directory of mlx-lm or PEFT on it.
+///
+/// # Errors
+/// As [`load`] and [`Adapter::open`]; an adapter that does not fit the model.
+pub fn load_with_adapter(dir: impl AsRef<Path>, adapter: impl AsRef<Path>) -> Result<LanguageModel> {
+    // What is wrong with the smaller of the two is told first.
+    let adapter = Adapter::open(adapter)?;
+    load(dir)?.with_adapter(&adapter)
 }
 
 /// Files of a model inside a program.
@@ -136,6 +147,23 @@ impl LanguageModel {
             writes: !model.is_encoder() && !checkpoint.headless,
             model,
             tokenizer,
+        })
+    }
+
+    /// This model with an adapter on it: another model, which shares every array that the adapter does not replace.
+    ///
+    /// # Errors
+    /// An adapter that does not fit.
+    pub fn with_adapter(&self, adapter: &Adapter) -> Result<LanguageModel> {
+        let mut model = self.model.copied();
+        adapter.apply(&mut *model)?;
+        model.module_mut().eval();
+        Ok(LanguageModel {
+            model: Arc::from(model),
+            tokenizer: self.tokenizer.clone(),
+            eos: Arc::clone(&self.eos),
+            generation: self.generation.clone(),
+            ..*self
         })
     }
 

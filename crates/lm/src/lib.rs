@@ -4,6 +4,7 @@
 //! belong to which [`Sequence`].
 #![forbid(unsafe_code)]
 
+pub mod adapter;
 pub mod batch;
 pub mod blocks;
 pub mod card;
@@ -27,11 +28,12 @@ pub mod template;
 pub mod tokenizer;
 pub mod weights;
 
+pub use adapter::Adapter;
 pub use batch::{Batch, KvOptions, Sequence};
 pub use checkpoint::Checkpoint;
 pub use embed::{Pool, Pooling, Reading};
 pub use engine::{Drafter, Engine, Event, Finish, Prefixes, Request};
-pub use generate::{Files, LanguageModel, Options, Response, Stream, load};
+pub use generate::{Files, LanguageModel, Options, Response, Stream, load, load_with_adapter};
 pub use grammar::Grammar;
 pub use models::Model;
 pub use prompt_cache::PromptCache;

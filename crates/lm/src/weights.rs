@@ -173,7 +173,7 @@ impl<'a> At<'a> {
     /// # Errors
     /// As [`At::tensor`].
     pub fn embedding(&self, name: &str, number: usize, width: usize) -> Result<Embedding> {
-        Ok(Embedding { weight: self.at(name).matrix(&[number, width])? })
+        Ok(Embedding::from_weight(self.at(name).matrix(&[number, width])?))
     }
 
     /// The linear layers of `n` experts.
@@ -183,7 +183,7 @@ impl<'a> At<'a> {
     pub fn experts(&self, name: &str, n: usize, input: usize, output: usize, bias: bool) -> Result<Experts> {
         let at = self.at(name);
         let bias = |at: &At| bias.then(|| at.param("bias", &[n, output])).transpose();
-        Ok(Experts { weight: at.matrix(&[n, output, input])?, bias: bias(&at)? })
+        Ok(Experts { weight: at.matrix(&[n, output, input])?, bias: bias(&at)?, change: None })
     }
 
     /// One matrix a head.

@@ -1,7 +1,7 @@
 //! Packing the weights of a module tree.
 
-use crate::{Module, Weight};
-use lapis::ops::quantize::{Format, Mode, dequantize};
+use crate::{Module, Slot, Weight};
+use lapis::ops::quantize::{Format, Mode, dequantize, quantize as pack};
 use lapis::{Error, Result};
 
 /// A layer whose weight can be packed in place. `#[module(quantize)]` on a type that derives [`Module`] makes
@@ -18,6 +18,26 @@ pub trait Quantize: Module {
 
     /// The weight, to change.
     fn matrix_mut(&mut self) -> &mut Weight;
+
+    /// Where the layer takes a change of low rank, if it does.
+    fn slot(&mut self) -> Option<Slot<'_>> {
+        None
+    }
+
+    /// Puts the change of low rank, if there is one, into the weight: packed again as it was, or with `floats` left as
+    /// numbers. Whether there was one.
+    ///
+    /// # Errors
+    /// A change that does not fit the weight.
+    fn merge(&mut self, floats: bool) -> Result<bool> {
+        let Some(change) = self.slot().and_then(|slot| slot.change.take()) else { return Ok(false) };
+        let (merged, format) = (change.merged(self.matrix())?, self.matrix().format());
+        *self.matrix_mut() = match format.filter(|_| !floats) {
+            Some(format) => Weight::packed(pack(&merged, format, None)?),
+            None => Weight::dense(merged),
+        };
+        Ok(true)
+    }
 
     /// Whether the weight is packed already.
     fn is_quantized(&self) -> bool {

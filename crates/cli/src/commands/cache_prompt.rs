@@ -1,7 +1,7 @@
 //! `lapis cache-prompt`: what a model remembers of a prompt, as a file.
 
 use crate::hub::HubArguments;
-use crate::model::{self, KvArguments};
+use crate::model::{self, AdapterArguments, KvArguments};
 use crate::{interrupt, say};
 use lapis::{Result, memory};
 use lapis_lm::prompt_cache::Layout;
@@ -18,6 +18,8 @@ pub(crate) struct Arguments {
     model: Option<PathBuf>,
     #[command(flatten)]
     hub: HubArguments,
+    #[command(flatten)]
+    adapter: AdapterArguments,
     /// The file to write
     #[arg(long)]
     prompt_cache_file: PathBuf,
@@ -48,7 +50,7 @@ pub(crate) fn run(a: Arguments) -> Result<()> {
         lapis_cpu::pool::set_threads(n)?;
     }
     let prompt = model::text(&a.prompt)?;
-    let model = model::load(a.model.as_deref(), &a.hub)?;
+    let model = a.adapter.load(a.model.as_deref(), &a.hub)?;
     let tokens = match model.tokenizer.template() {
         None => model.tokenizer.encode_prompt(&prompt)?,
         Some(_) => {

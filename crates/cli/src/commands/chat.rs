@@ -2,7 +2,7 @@
 
 use crate::commands::generate::limit;
 use crate::hub::HubArguments;
-use crate::model::{self, DraftArguments, KvArguments, SamplingArguments};
+use crate::model::{self, AdapterArguments, DraftArguments, KvArguments, SamplingArguments};
 use crate::{Manner, interrupt, say};
 use lapis::{Error, Result};
 use lapis_lm::template::Chat;
@@ -20,6 +20,8 @@ pub(crate) struct Arguments {
     model: Option<PathBuf>,
     #[command(flatten)]
     hub: HubArguments,
+    #[command(flatten)]
+    adapter: AdapterArguments,
     /// A message of the system, placed first
     #[arg(long)]
     system_prompt: Option<String>,
@@ -79,7 +81,7 @@ pub(crate) fn run(a: Arguments, manner: Manner) -> Result<()> {
     if let Some(n) = a.threads {
         lapis_cpu::pool::set_threads(n)?;
     }
-    let model = model::load(a.model.as_deref(), &a.hub)?;
+    let model = a.adapter.load(a.model.as_deref(), &a.hub)?;
     let mut options = Options {
         max_tokens: limit(a.max_tokens, model::default_max_tokens(manner, 256))?,
         sampling: a.sampling.settings(&model, manner == Manner::Own)?,

@@ -2,7 +2,7 @@
 
 use crate::grammar::GrammarArguments;
 use crate::hub::HubArguments;
-use crate::model::{self, DraftArguments, KvArguments, SamplingArguments};
+use crate::model::{self, AdapterArguments, DraftArguments, KvArguments, SamplingArguments};
 use crate::{Manner, interrupt, say};
 use lapis::{Error, Result};
 use lapis_lm::template::Chat;
@@ -18,6 +18,8 @@ pub(crate) struct Arguments {
     model: Option<PathBuf>,
     #[command(flatten)]
     hub: HubArguments,
+    #[command(flatten)]
+    adapter: AdapterArguments,
     /// The prompt; `-` reads standard input
     #[arg(short, long, default_value = "hello", allow_hyphen_values = true)]
     prompt: String,
@@ -102,7 +104,7 @@ pub(crate) fn run(a: Arguments, manner: Manner) -> Result<()> {
         Some(file) => model::cached(a.model.as_deref(), file)?,
         None => a.model.clone(),
     };
-    let mut model = model::load(path.as_deref(), &a.hub)?;
+    let mut model = a.adapter.load(path.as_deref(), &a.hub)?;
     for token in &a.extra_eos_token {
         let id =
             model.tokenizer.token_id(token).or_else(|| token.parse().ok().filter(|n| (*n as usize) < model.vocabulary));

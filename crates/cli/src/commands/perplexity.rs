@@ -1,7 +1,8 @@
 //! `lapis perplexity`: how well a model foresees a text.
 
 use crate::hub::HubArguments;
-use crate::{model, say};
+use crate::model::AdapterArguments;
+use crate::say;
 use lapis::{Error, Result};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -13,6 +14,8 @@ pub(crate) struct Arguments {
     model: PathBuf,
     #[command(flatten)]
     hub: HubArguments,
+    #[command(flatten)]
+    adapter: AdapterArguments,
     /// A text, or .jsonl with a "text" in each line
     #[arg(long)]
     data_path: PathBuf,
@@ -46,7 +49,7 @@ pub(crate) fn run(a: Arguments) -> Result<()> {
     if a.sequence_length < 2 {
         return Err(Error::value(format!("--sequence-length is {}; 2 is the least", a.sequence_length)));
     }
-    let model = model::load(Some(&a.model), &a.hub)?;
+    let model = a.adapter.load(Some(&a.model), &a.hub)?;
     let mut tokens = Vec::new();
     for text in texts(&a.data_path)? {
         tokens.extend(model.tokenizer.encode(&text, true)?);

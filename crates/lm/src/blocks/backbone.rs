@@ -129,7 +129,7 @@ impl<L: Layered> Backbone<L> {
     }
 }
 
-impl<L: Layered> Model for Backbone<L> {
+impl<L: Layered + Clone> Model for Backbone<L> {
     fn hidden(&self, tokens: &Array, batch: &mut Batch) -> Result<Array> {
         let mut x = self.table().forward(tokens)?;
         for (i, layer) in self.trunk().layers.iter().enumerate() {

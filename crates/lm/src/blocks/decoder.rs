@@ -223,7 +223,7 @@ impl<L: Layered> Decoder<L> {
     }
 }
 
-impl<L: Layered> Model for Decoder<L> {
+impl<L: Layered + Clone> Model for Decoder<L> {
     fn hidden(&self, tokens: &Array, batch: &mut Batch) -> Result<Array> {
         let mut x = self.model.embed_tokens.forward(tokens)?;
         if self.embedding_scale != 1.0 {

@@ -4,17 +4,20 @@ use super::Activation;
 use crate::weights::At;
 use lapis::ops::quantize::gather_qmm;
 use lapis::{Array, Dtype, Error, Result, ops};
-use lapis_nn::{Module, Packing, Param, Quantize, Weight};
+use lapis_nn::{LowRank, Mode, Module, Packing, Param, Quantize, Side, Slot, Weight};
 
 /// One linear layer for each of `n` experts: weight (experts, output, input).
 #[derive(Module, Clone)]
-#[module(quantize)]
+#[module(quantize, mode)]
 pub struct Experts {
     /// The matrices.
     #[flatten]
     pub weight: Weight,
     /// (experts, output).
     pub bias: Option<Param>,
+    /// What fine-tuning adds to the matrices: parameters `lora_a`, `lora_b` and, for DoRA, `m`.
+    #[flatten]
+    pub change: Option<Box<LowRank>>,
 }
 
 impl Experts {
@@ -27,9 +30,21 @@ impl Experts {
             (_, Some(q)) => gather_qmm(x, &q, Some(from), Some(to), true)?,
             _ => return Err(Error::value("[experts] a packed weight lacks its scales")),
         };
-        match &self.bias {
-            Some(bias) => ops::add(&y, ops::expand_dims(&ops::take(bias, to, 0)?, 1)?),
-            None => Ok(y),
+        let bias = match &self.bias {
+            Some(bias) => Some(ops::expand_dims(&ops::take(bias, to, 0)?, 1)?),
+            None => None,
+        };
+        let plain = |y: Array| bias.as_ref().map_or(Ok(y.clone()), |bias| ops::add(&y, bias));
+        match &self.change {
+            None => plain(y),
+            Some(change) if change.m.is_none() => change.gathered(plain(y)?, x, [from, to], &self.weight, None),
+            Some(change) => change.gathered(y, x, [from, to], &self.weight, bias.as_ref()),
+        }
+    }
+
+    fn set_mode(&mut self, mode: Mode) {
+        if let Some(change) = &mut self.change {
+            change.set_mode(mode, &self.weight);
         }
     }
 }
@@ -70,7 +85,7 @@ impl MultiLinear {
 }
 
 macro_rules! packs {
-    ($($t:ty),*) => {$(
+    ($($t:ty { $($slot:item)? })*) => {$(
         impl Quantize for $t {
             fn quantize(&mut self, packing: Packing) -> Result<()> {
                 self.weight.quantize(packing)
@@ -83,10 +98,19 @@ macro_rules! packs {
             fn matrix_mut(&mut self) -> &mut Weight {
                 &mut self.weight
             }
+
+            $($slot)?
         }
     )*};
 }
-packs!(Experts, MultiLinear);
+packs! {
+    Experts {
+        fn slot(&mut self) -> Option<Slot<'_>> {
+            Some(Slot { side: Side::Stack, change: &mut self.change })
+        }
+    }
+    MultiLinear {}
+}
 
 /// Experts that are gated products, as [`Mlp`](super::Mlp) is.
 #[derive(Module, Clone)]

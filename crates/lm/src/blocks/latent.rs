@@ -37,6 +37,7 @@ pub struct LatentSizes {
 
 /// To queries.
 #[derive(Module, Clone)]
+#[expect(clippy::large_enum_variant, reason = "one a layer")]
 pub enum Queries {
     /// At once.
     Straight {

@@ -63,7 +63,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 /// A language model.
-pub trait Model: Send + Sync {
+pub trait Model: Copied + Send + Sync {
     /// Tokens, integers `(rows,)`, to rows of the last layer, `(rows, width)`, after its norm.
     ///
     /// # Errors
@@ -88,6 +88,18 @@ pub trait Model: Send + Sync {
     /// Whether tokens see those after them. Such a model reads a text in one step and has no logits.
     fn is_encoder(&self) -> bool {
         false
+    }
+}
+
+/// Copying a model of unknown type: the copy shares its arrays. Every model that is `Clone` can be copied.
+pub trait Copied {
+    /// The copy.
+    fn copied(&self) -> Box<dyn Model>;
+}
+
+impl<M: Model + Clone + 'static> Copied for M {
+    fn copied(&self) -> Box<dyn Model> {
+        Box::new(self.clone())
     }
 }
 

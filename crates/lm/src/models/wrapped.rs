@@ -9,13 +9,13 @@ use lapis_nn::Module;
 use serde_json::Value;
 
 /// A model whose names begin with `language_model`.
-#[derive(Module)]
+#[derive(Module, Clone)]
 pub(crate) struct Wrapped<M: Model + Module> {
     /// What it does.
     pub(crate) language_model: M,
 }
 
-impl<M: Model + Module> Model for Wrapped<M> {
+impl<M: Model + Module + Clone> Model for Wrapped<M> {
     fn hidden(&self, tokens: &Array, batch: &mut Batch) -> Result<Array> {
         self.language_model.hidden(tokens, batch)
     }

@@ -18,7 +18,7 @@ impl Origin {
     pub(super) fn of(model: &dyn Model, outline: &Sequence, tokens: &[u32]) -> Result<Origin> {
         Ok(Origin {
             model: fingerprint(model)?,
-            adapter: None,
+            adapter: crate::adapter::digest(model.module())?,
             dtype: outline.arrays().next().map_or(String::new(), |a| a.dtype().to_string()),
             tokens: tokens.to_vec(),
         })

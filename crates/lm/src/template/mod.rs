@@ -47,6 +47,7 @@ const RESERVED: [&str; 4] = ["messages", "tools", "add_generation_prompt", "toke
 /// # Ok(())
 /// # }
 /// ```
+#[derive(Clone)]
 pub struct Template {
     env: Environment<'static>,
     source: String,

@@ -37,6 +37,7 @@ pub use thinking::Thinking;
 /// # Ok(())
 /// # }
 /// ```
+#[derive(Clone)]
 pub struct Tokenizer {
     inner: Arc<Inner>,
     kind: Kind,
@@ -51,7 +52,7 @@ pub struct Tokenizer {
     newline: bool,
     clean_up: bool,
     /// What grammars see of the vocabulary, once one asks.
-    grammars: OnceLock<Arc<Tokens>>,
+    grammars: Arc<OnceLock<Arc<Tokens>>>,
 }
 
 impl Tokenizer {
@@ -99,7 +100,7 @@ impl Tokenizer {
             thinking: None,
             tool_parser: config.get("tool_parser_type").and_then(Value::as_str).map(str::to_owned),
             newline: config.get("tokenizer_class").and_then(Value::as_str) == Some("NewlineTokenizer"),
-            grammars: OnceLock::new(),
+            grammars: Arc::default(),
         };
         tokenizer.thinking = Thinking::of(&tokenizer)?;
         Ok(tokenizer)

@@ -1,8 +1,8 @@
 //! Rows of a table, by number.
 
-use super::{Layer, Weight};
+use super::{Layer, LowRank, Side, Slot, Weight};
 use crate::quantize::{Packing, Quantize};
-use crate::{Module, Param};
+use crate::{Mode, Module, Param};
 use lapis::ops::quantize::{Format, quantize};
 use lapis::{Array, Dtype, Error, Result, random};
 
@@ -11,11 +11,14 @@ use lapis::{Array, Dtype, Error, Result, random};
 /// [`nn::quantize`](crate::quantize) packs the table in place (`nn.QuantizedEmbedding`); rows are decoded as they are
 /// looked up.
 #[derive(Module, Clone, Debug)]
-#[module(repr, kind, quantize)]
+#[module(repr, kind, quantize, mode)]
 pub struct Embedding {
     /// The table: parameters `weight`, or `weight`, `scales` and `biases` when it is packed.
     #[flatten]
     pub weight: Weight,
+    /// What fine-tuning adds to the table: parameters `lora_a`, `lora_b` and, for DoRA, `m`.
+    #[flatten]
+    pub change: Option<Box<LowRank>>,
 }
 
 fn table(number: usize, dims: usize) -> Result<Array> {
@@ -29,7 +32,7 @@ impl Embedding {
     /// # Errors
     /// A table too large to exist.
     pub fn new(number: usize, dims: usize) -> Result<Embedding> {
-        Ok(Embedding { weight: Weight::Dense { weight: Param::new(table(number, dims)?) } })
+        Ok(Embedding::from_weight(Weight::Dense { weight: Param::new(table(number, dims)?) }))
     }
 
     /// A packed table of random vectors (`nn.QuantizedEmbedding`).
@@ -37,7 +40,12 @@ impl Embedding {
     /// # Errors
     /// `dims` that are not a multiple of the group.
     pub fn quantized(number: usize, dims: usize, format: Format) -> Result<Embedding> {
-        Ok(Embedding { weight: Weight::packed(quantize(&table(number, dims)?, format, None)?) })
+        Ok(Embedding::from_weight(Weight::packed(quantize(&table(number, dims)?, format, None)?)))
+    }
+
+    /// A layer of a given table.
+    pub fn from_weight(weight: Weight) -> Embedding {
+        Embedding { weight, change: None }
     }
 
     /// `x @ weight.T`: the table as an output projection.
@@ -45,7 +53,10 @@ impl Embedding {
     /// # Errors
     /// A last axis of `x` that is not `dims`.
     pub fn as_linear(&self, x: &Array) -> Result<Array> {
-        self.weight.project(x, None)
+        match &self.change {
+            None => self.weight.project(x, None),
+            Some(change) => change.project(x, &self.weight, None),
+        }
     }
 
     fn repr(&self) -> String {
@@ -60,12 +71,21 @@ impl Embedding {
     fn shown_kind(&self) -> &'static str {
         if self.weight.format().is_some() { "QuantizedEmbedding" } else { "Embedding" }
     }
+
+    fn set_mode(&mut self, mode: Mode) {
+        if let Some(change) = &mut self.change {
+            change.set_mode(mode, &self.weight);
+        }
+    }
 }
 
 impl Layer for Embedding {
     /// The vectors of the numbers in `x`, along a new last axis.
     fn forward(&self, x: &Array) -> Result<Array> {
-        self.weight.rows(x)
+        match &self.change {
+            None => self.weight.rows(x),
+            Some(change) => change.rows(x, &self.weight),
+        }
     }
 }
 
@@ -83,5 +103,9 @@ impl Quantize for Embedding {
 
     fn matrix_mut(&mut self) -> &mut Weight {
         &mut self.weight
+    }
+
+    fn slot(&mut self) -> Option<Slot<'_>> {
+        Some(Slot { side: Side::Table, change: &mut self.change })
     }
 }

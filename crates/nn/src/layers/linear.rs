@@ -1,6 +1,6 @@
 //! Products with a matrix of parameters.
 
-use super::{Layer, Weight, truth, uniform};
+use super::{Layer, LowRank, Side, Slot, Weight, truth, uniform};
 use crate::quantize::{Packing, Quantize};
 use crate::{Mode, Module, Param};
 use lapis::ops::quantize::{Format, quantize};
@@ -18,6 +18,9 @@ pub struct Linear {
     pub weight: Weight,
     /// (output,).
     pub bias: Option<Param>,
+    /// What fine-tuning adds to the matrix: parameters `lora_a`, `lora_b` and, for DoRA, `m`.
+    #[flatten]
+    pub change: Option<Box<LowRank>>,
     mode: Mode,
 }
 
@@ -34,7 +37,7 @@ impl Linear {
     pub(crate) fn with_bound(k: f64, input: usize, output: usize, bias: bool) -> Result<Linear> {
         let weight = Weight::dense(uniform(k, &[output, input])?);
         let bias = bias.then(|| uniform(k, &[output]).map(Param::new)).transpose()?;
-        Ok(Linear { weight, bias, mode: Mode::Train })
+        Ok(Linear { weight, bias, change: None, mode: Mode::Train })
     }
 
     /// A packed layer with a random weight and a bias of zeros, all frozen (`nn.QuantizedLinear`).
@@ -44,7 +47,7 @@ impl Linear {
     pub fn quantized(input: usize, output: usize, bias: bool, format: Format) -> Result<Linear> {
         let weight = uniform((1.0 / input as f64).sqrt(), &[output, input])?;
         let bias = bias.then(|| ops::zeros::<f32>(&[output]).map(Param::fixed)).transpose()?;
-        Ok(Linear { weight: Weight::packed(quantize(&weight, format, None)?), bias, mode: Mode::Train })
+        Ok(Linear { weight: Weight::packed(quantize(&weight, format, None)?), bias, change: None, mode: Mode::Train })
     }
 
     /// A layer whose inputs are rounded as its weight is: `format` is nvfp4 or mxfp8 (`nn.QQLinear`). In training mode
@@ -60,7 +63,7 @@ impl Linear {
 
     /// A layer of given parameters.
     pub fn from_parts(weight: Weight, bias: Option<Array>) -> Linear {
-        Linear { weight, bias: bias.map(Param::new), mode: Mode::Train }
+        Linear { weight, bias: bias.map(Param::new), change: None, mode: Mode::Train }
     }
 
     /// (input, output) features.
@@ -91,12 +94,18 @@ impl Linear {
 
     fn set_mode(&mut self, mode: Mode) {
         self.weight.set_mode(mode);
+        if let Some(change) = &mut self.change {
+            change.set_mode(mode, &self.weight);
+        }
     }
 }
 
 impl Layer for Linear {
     fn forward(&self, x: &Array) -> Result<Array> {
-        self.weight.project(x, self.bias.as_deref())
+        match &self.change {
+            None => self.weight.project(x, self.bias.as_deref()),
+            Some(change) => change.project(x, &self.weight, self.bias.as_deref()),
+        }
     }
 }
 
@@ -116,6 +125,10 @@ impl Quantize for Linear {
 
     fn matrix_mut(&mut self) -> &mut Weight {
         &mut self.weight
+    }
+
+    fn slot(&mut self) -> Option<Slot<'_>> {
+        Some(Slot { side: Side::Linear, change: &mut self.change })
     }
 }
 

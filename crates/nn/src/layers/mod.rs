@@ -7,6 +7,7 @@ mod distributed;
 mod dropout;
 mod embedding;
 mod linear;
+mod lora;
 mod norm;
 mod pool;
 mod positional;
@@ -27,6 +28,7 @@ pub use distributed::{
 pub use dropout::{Dropout, Dropout2d, Dropout3d};
 pub use embedding::Embedding;
 pub use linear::{Bilinear, Identity, Linear};
+pub use lora::{LowRank, LowRankShapes, Side, Slot};
 pub use norm::{BatchNorm, BatchNormOptions, GroupNorm, InstanceNorm, LayerNorm, RMSNorm};
 pub use pool::{AvgPool1d, AvgPool2d, AvgPool3d, MaxPool1d, MaxPool2d, MaxPool3d};
 pub use positional::{ALiBi, RoPE, SinusoidalPositionalEncoding};

@@ -72,6 +72,29 @@ impl Weight {
         }
     }
 
+    /// The shape of the matrix, or stack of matrices, that this stands for.
+    pub fn shape(&self) -> Vec<usize> {
+        let (Weight::Dense { weight } | Weight::Packed { weight, .. } | Weight::Rounding { weight, .. }) = self;
+        let mut shape = weight.shape().to_vec();
+        if let Some(last) = shape.last_mut() {
+            *last = self.columns();
+        }
+        shape
+    }
+
+    /// The numbers, decoded where they are packed.
+    ///
+    /// # Errors
+    /// Parts of a packed weight that do not fit each other.
+    pub fn numbers(&self) -> Result<Array> {
+        match (self, self.quantized()) {
+            (_, Some(q)) => dequantize(&q, None),
+            (Weight::Dense { weight } | Weight::Packed { weight, .. } | Weight::Rounding { weight, .. }, None) => {
+                Ok(weight.value().clone())
+            }
+        }
+    }
+
     /// Elements of a row of the matrix, or of those of a stack.
     pub fn columns(&self) -> usize {
         let last = |a: &Array| a.shape().last().copied().unwrap_or(0);
