@@ -34,6 +34,10 @@ pub struct Job {
     pub thinking: Option<usize>,
     /// Whose job it is: prompts of others are not shared with it, and it takes turns with theirs.
     pub owner: u64,
+    /// Its name, and the number of the request, for the log.
+    pub key: String,
+    /// See [`Job::key`].
+    pub request: String,
     /// Beginnings of prompts are shared among jobs with the same number.
     pub salt: u64,
     /// Where updates go.

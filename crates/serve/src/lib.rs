@@ -13,6 +13,7 @@ mod error;
 mod fields;
 mod http;
 mod job;
+mod ledger;
 mod log;
 mod metrics;
 mod models;

@@ -149,7 +149,11 @@ impl Models {
     /// The id that a name stands for, and where that model is.
     fn find(&self, name: &str) -> Result<(String, Source), ApiError> {
         let (start, source) = &self.settings.model;
-        let name = match self.settings.aliases.iter().find(|(alias, _)| alias == name) {
+        // A star at the end stands for any rest; an alias of the very name comes first.
+        let begins = |alias: &str| alias.strip_suffix('*').is_some_and(|start| name.starts_with(start));
+        let aliases = &self.settings.aliases;
+        let alias = aliases.iter().find(|(a, _)| a == name).or_else(|| aliases.iter().find(|(a, _)| begins(a)));
+        let name = match alias {
             Some((_, model)) => model.as_str(),
             None => name,
         };
@@ -188,7 +192,7 @@ impl Models {
     /// Names of all models that may be asked for.
     fn names(&self) -> Vec<String> {
         let mut names = vec![self.start().to_string()];
-        names.extend(self.settings.aliases.iter().map(|a| a.0.clone()));
+        names.extend(self.settings.aliases.iter().map(|a| a.0.clone()).filter(|name| !name.ends_with('*')));
         if let Some(root) = &self.settings.models_dir {
             let below = |dir: &Path| std::fs::read_dir(dir).into_iter().flatten().filter_map(|e| Some(e.ok()?.path()));
             for path in below(root) {

@@ -111,6 +111,8 @@ pub struct Owner {
     pub number: u64,
     /// Its name.
     pub name: String,
+    /// The number of the request, for the log.
+    pub request: String,
 }
 
 /// A job that was taken: its updates. Dropping it cancels the job.
@@ -270,7 +272,7 @@ impl Service {
         }
         let guard = self.enter(owner)?;
         let (service, salt) = (Arc::clone(self), self.salt(owner.number, &ask.salt));
-        let number = owner.number;
+        let (number, key, request) = (owner.number, owner.name.clone(), owner.request.clone());
         let (job, updates) = blocking(move || {
             let loaded = Arc::clone(&model.0);
             let prompt = service.prompt(&loaded, &ask)?;
@@ -297,6 +299,8 @@ impl Service {
                 reply,
                 thinking: ask.thinking,
                 owner: number,
+                key,
+                request,
                 salt,
                 updates: sender,
                 came,

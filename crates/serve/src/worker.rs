@@ -6,6 +6,7 @@
 
 use crate::error::ApiError;
 use crate::job::{Ending, Job, Scored, Update};
+use crate::ledger::Ledger;
 use crate::metrics::Metrics;
 use crate::models::Loaded;
 use crate::settings::{Log, Settings};
@@ -99,6 +100,7 @@ struct Running {
     /// Replies that wait for the first to have read the prompt.
     held: usize,
     bytes: u64,
+    ledger: Ledger,
 }
 
 /// The state of the thread.
@@ -171,7 +173,7 @@ impl Worker {
     fn obey(&mut self, command: Command) {
         match command {
             Command::Run(id, job) => self.queue.entry(job.owner).or_default().push_back((id, *job)),
-            Command::Cancel(id) => self.cancel(id),
+            Command::Cancel(id) => self.cancel(id, "cancelled"),
             Command::Compute(work) => {
                 if catch_unwind(AssertUnwindSafe(work)).is_err() {
                     self.metrics.faults.fetch_add(1, Relaxed);
@@ -191,8 +193,8 @@ impl Worker {
         }
     }
 
-    /// Ends a job whose client has gone.
-    fn cancel(&mut self, id: u64) {
+    /// Ends a job before it is done: its client has gone, or it has come to grief.
+    fn cancel(&mut self, id: u64, end: &str) {
         for waiting in self.queue.values_mut() {
             let before = waiting.len();
             waiting.retain(|(i, _)| *i != id);
@@ -204,6 +206,7 @@ impl Worker {
         self.queue.retain(|_, waiting| !waiting.is_empty());
         let Some(running) = self.running.remove(&id) else { return };
         self.metrics.cancelled.fetch_add(1, Relaxed);
+        running.ledger.close(&running.job, end, self.settings.log);
         if let Some(desk) = self.desks.get_mut(&running.job.model.0.serial) {
             desk.drop_job(id);
         }
@@ -239,7 +242,7 @@ impl Worker {
         match desk.add(id, &job, 0) {
             Ok(()) => {
                 let left = job.n;
-                self.running.insert(id, Running { held: job.n - 1, left, job, bytes });
+                self.running.insert(id, Running { held: job.n - 1, left, job, bytes, ledger: Ledger::default() });
                 self.note();
             }
             Err(e) => drop(tell(&job, Update::Failed(e))),
@@ -314,6 +317,7 @@ impl Worker {
         let Some(running) = self.running.get_mut(&id) else { return };
         let total = running.job.prompt.len();
         let mut gone;
+        let mut end = "cancelled";
         match event {
             Event::Started { cached, .. } => {
                 self.metrics.cached_tokens.fetch_add(cached as u64, Relaxed);
@@ -321,6 +325,7 @@ impl Worker {
                 let hit = if cached > 0 { &self.metrics.cache_hits } else { &self.metrics.cache_misses };
                 hit.fetch_add(1, Relaxed);
                 if choice == 0 {
+                    (running.ledger.began, running.ledger.cached) = (Some(began), cached);
                     self.metrics.queue_time.observe(began.duration_since(running.job.came).as_secs_f64());
                 }
                 gone = !tell(&running.job, Update::Started { choice, cached, began });
@@ -348,7 +353,7 @@ impl Worker {
             Event::Failed { error, .. } => {
                 desk.writing.remove(&key);
                 tell(&running.job, Update::Failed(error.into()));
-                gone = true;
+                (gone, end) = (true, "failed");
             }
             Event::Token { choice: chosen, top, finish, drafted, .. } => {
                 let now = Instant::now();
@@ -358,6 +363,8 @@ impl Worker {
                     self.metrics.between_tokens.observe(now.duration_since(writing.last).as_secs_f64());
                 }
                 writing.last = now;
+                running.ledger.first.get_or_insert(now);
+                running.ledger.tokens += 1;
                 writing.tokens += 1;
                 self.metrics.output_tokens.fetch_add(1, Relaxed);
                 self.metrics.drafted.fetch_add(u64::from(drafted), Relaxed);
@@ -366,12 +373,12 @@ impl Worker {
                     Ok(Ok(taken)) => taken,
                     Ok(Err(e)) => {
                         tell(&running.job, Update::Failed(e.into()));
-                        return self.cancel(id);
+                        return self.cancel(id, "failed");
                     }
                     Err(_) => {
                         self.metrics.faults.fetch_add(1, Relaxed);
                         tell(&running.job, Update::Failed(ApiError::new(500, "the reply could not be read")));
-                        return self.cancel(id);
+                        return self.cancel(id, "failed");
                     }
                 };
                 let scored = Scored { token: chosen.token, logprob: chosen.logprob, top };
@@ -400,12 +407,13 @@ impl Worker {
                     }
                 }
                 if running.left == 0 {
+                    running.ledger.close(&running.job, "done", self.settings.log);
                     self.running.remove(&id);
                 }
             }
         }
         if gone && self.running.contains_key(&id) {
-            self.cancel(id);
+            self.cancel(id, end);
         }
     }
 

@@ -1552,7 +1552,7 @@ def main():
         settings = json.loads((folder / "tools" / "tokenizer_config.json").read_text())
         (folder / "tools" / "tokenizer_config.json").write_text(json.dumps({**settings, "chat_template": TEMPLATE}))
         PLAIN = Server(PROGRAM)
-        KEYED = Server(PROGRAM, "--api-key-file", str(folder / "keys"), key="first-key-123")
+        KEYED = Server(PROGRAM, "--api-key-file", str(folder / "keys"), "--alias", "claude-*=default", "--alias", "claude-other=nope", key="first-key-123")
         TOOLS = Server(PROGRAM, "--model", str(folder / "tools"))
         # The last case looks at what the others left.
         last = CASES[-1]

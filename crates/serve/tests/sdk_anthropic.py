@@ -433,6 +433,16 @@ def model_unknown():
         equal(e.body["error"]["type"], "not_found_error")
 
 
+@case()
+def model_of_any_name():
+    """--alias claude-*=default"""
+    assert texts(say(server=sdk.KEYED, model="claude-opus-4-8"))
+    names = [m["id"] for m in sdk.KEYED.http.get("/v1/models").json()["data"]]
+    assert not any("*" in name for name in names), names
+    for name in ("claude-other", "claud"):
+        equal(post(server=sdk.KEYED, model=name).status_code, 404, name)
+
+
 @case("none", "wrong", "right", "bearer")
 def keys(kind):
     headers = {"none": {}, "wrong": {"x-api-key": "nope"}, "right": {"x-api-key": "first-key-123"}, "bearer": {"authorization": "Bearer second-key"}}[kind]

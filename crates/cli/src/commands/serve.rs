@@ -47,7 +47,7 @@ pub(crate) struct Arguments {
     /// A folder of further models
     #[arg(long)]
     models_dir: Option<PathBuf>,
-    /// Another name for a model: NAME=MODEL
+    /// Another name for a model: NAME=MODEL; a name may end in a star ('claude-*=default')
     #[arg(long)]
     alias: Vec<String>,
     /// A model that is never let go

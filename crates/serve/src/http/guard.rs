@@ -127,7 +127,7 @@ fn shown(headers: &HeaderMap) -> Option<&str> {
 /// No key where one is needed, or a wrong one.
 pub(crate) fn check_key(headers: &HeaderMap, settings: &Settings) -> Result<Owner, ApiError> {
     if settings.keys.is_empty() {
-        return Ok(Owner { number: 0, name: "-".into() });
+        return Ok(Owner { number: 0, name: "-".into(), request: String::new() });
     }
     let denied = |why: &str| Err(ApiError::new(401, why).code("invalid_api_key"));
     let Some(key) = shown(headers) else {
@@ -137,7 +137,7 @@ pub(crate) fn check_key(headers: &HeaderMap, settings: &Settings) -> Result<Owne
     let mut found = None;
     for (i, known) in settings.keys.iter().enumerate() {
         if same(known.secret.as_bytes(), key.as_bytes()) {
-            found = Some(Owner { number: i as u64 + 1, name: known.name.clone() });
+            found = Some(Owner { number: i as u64 + 1, name: known.name.clone(), request: String::new() });
         }
     }
     found.map_or_else(|| denied("the key is wrong"), Ok)

@@ -118,13 +118,14 @@ async fn attend(
     who: &mut String,
 ) -> Result<Answer, Refusal> {
     let (parts, mut body) = request.into_parts();
-    let (route, tail, owner) = match check(&service.settings, &parts, way, found) {
+    let (route, tail, mut owner) = match check(&service.settings, &parts, way, found) {
         Ok(passed) => passed,
         Err(refusal) => {
             return Err(Refusal { closes: !rest(&parts.headers, &mut body).await, ..refusal });
         }
     };
     who.clone_from(&owner.name);
+    owner.request.clone_from(&id);
     let body = read(&parts.headers, body).await.map_err(|error| Refusal { closes: true, ..error.into() })?;
     let call = Call { tail, body, owner, id, came };
     // A task of its own: a fault in it is an answer, and it ends with the connection.
@@ -202,11 +203,11 @@ fn check(
         }
     };
     let owner = match route.access {
-        Access::Open => Owner { number: 0, name: "-".into() },
+        Access::Open => Owner { number: 0, name: "-".into(), request: String::new() },
         Access::Key => guard::check_key(&parts.headers, settings)?,
         Access::Admin => {
             guard::check_admin(&parts.headers, settings, way.unix)?;
-            Owner { number: 0, name: "admin".into() }
+            Owner { number: 0, name: "admin".into(), request: String::new() }
         }
     };
     if parts.method == Method::POST {

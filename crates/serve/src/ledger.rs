@@ -1,0 +1,51 @@
+//! What the log says of a job when it is over: how much was read and written, and how long it took.
+
+use crate::job::Job;
+use crate::log;
+use crate::settings::Log;
+use serde_json::json;
+use std::time::Instant;
+
+/// Counts and times of a job.
+#[derive(Default)]
+pub(crate) struct Ledger {
+    /// When the step began that read the first of the prompt.
+    pub began: Option<Instant>,
+    /// When the first token was written.
+    pub first: Option<Instant>,
+    /// Tokens of the prompt that were known.
+    pub cached: usize,
+    /// Tokens written.
+    pub tokens: usize,
+}
+
+impl Ledger {
+    /// Writes a line: how the job ended is `done`, `cancelled` or `failed`.
+    pub(crate) fn close(&self, job: &Job, end: &str, format: Log) {
+        let since = |at: Option<Instant>| at.map(|at| (at.duration_since(job.came).as_secs_f64() * 1e5).round() / 1e2);
+        let (queue, first, all) = (since(self.began), since(self.first), since(Some(Instant::now())));
+        let (model, id, key) = (&job.model.0.id, &job.request, &job.key);
+        let prompt = job.prompt.len();
+        match format {
+            Log::Off => {}
+            Log::Json => log::line(
+                &json!({
+                    "id": id, "key": key, "model": model, "end": end, "prompt_tokens": prompt, "cached_tokens": self.cached,
+                    "completion_tokens": self.tokens, "queue_ms": queue, "ttft_ms": first, "ms": all,
+                })
+                .to_string(),
+            ),
+            Log::Text => {
+                let shown = |ms: Option<f64>| ms.map_or("-".to_string(), |ms| format!("{ms:.0} ms"));
+                log::line(&format!(
+                    "{model} {end} · {prompt} tokens read, {} known · {} written · queue {}, first {}, all {} · {key} · {id}",
+                    self.cached,
+                    self.tokens,
+                    shown(queue),
+                    shown(first),
+                    shown(all)
+                ));
+            }
+        }
+    }
+}
