@@ -1,6 +1,5 @@
 """Cases of /v1/embeddings with the official client, against what transformers computes for tiny encoders.
 
-Part of sdk.py, which runs it.
 """
 
 import base64
@@ -9,8 +8,10 @@ import math
 import pathlib
 import struct
 
-DATA = pathlib.Path(__file__).resolve().parents[2] / "lm" / "tests" / "data" / "encoders.json"
+DATA = pathlib.Path(__file__).resolve().parents[3] / "lm" / "tests" / "data" / "encoders.json"
 MASK = 2**64 - 1
+
+import suite
 
 
 def weights(name, spec):
@@ -60,12 +61,12 @@ def close(got, want):
     assert worst < 1e-5, f"differs by {worst}"
 
 
-def add(sdk, root):
-    """Puts the cases among those of sdk.py; gives what starts and what stops their server."""
-    case, equal, error = sdk.case, sdk.equal, sdk.error
+def add(root):
+    """Puts the cases among the others; gives what starts and what stops their server."""
+    case, equal, error = suite.case, suite.equal, suite.error
     data = json.loads(DATA.read_text())
     folder(root, data)
-    server = sdk.Server(sdk.PROGRAM, "--models-dir", str(root))
+    server = suite.Server(suite.PROGRAM, "--models-dir", str(root))
     texts, api = data["texts"], server.client.embeddings
 
     @case("bert", "roberta", "distilbert")
@@ -124,7 +125,7 @@ def add(sdk, root):
 
     @case()
     def embeddings_encoders_do_not_chat():
-        error(server.post("/v1/chat/completions", {"model": "bert", "messages": sdk.HI}), 400, "model", holds="embeddings")
+        error(server.post("/v1/chat/completions", {"model": "bert", "messages": suite.HI}), 400, "model", holds="embeddings")
         listed = {m.id: m.capabilities for m in server.client.models.list().data}
         equal(listed["bert"], ["embeddings"])
         equal(listed["lapis-demo"], ["completion", "chat"])
@@ -137,7 +138,7 @@ def add(sdk, root):
 
     @case()
     def embeddings_leave_nothing():
-        sdk.until(lambda: server.metric("embedding_bytes") == 0, 2, "memory is reserved still")
+        suite.until(lambda: server.metric("embedding_bytes") == 0, 2, "memory is reserved still")
         equal(server.metric("faults_total"), 0)
 
     return server

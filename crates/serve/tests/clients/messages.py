@@ -6,9 +6,10 @@ import re
 import socket
 
 import anthropic
+import httpx
 
-import sdk
-from sdk import ENDLESS, FOX, HI, case, equal, until
+import suite
+from suite import ENDLESS, FOX, HI, JSON, case, chat, equal, holds, request, text, until
 
 SCHEMA = {"type": "object", "properties": {"city": {"enum": ["Rome", "Oslo"]}, "days": {"type": "integer", "minimum": 1, "maximum": 9}},
           "required": ["city", "days"], "additionalProperties": False}
@@ -17,7 +18,7 @@ CLOCK = {"name": "clock", "input_schema": {"type": "object", "properties": {"zon
 
 
 def client(server=None, **more):
-    server = server or sdk.PLAIN
+    server = server or suite.PLAIN
     return anthropic.Anthropic(base_url=server.url, api_key=server.key or "none", max_retries=0, timeout=60, **more)
 
 
@@ -29,7 +30,7 @@ def say(messages=None, server=None, **more):
 
 
 def post(path="/v1/messages", server=None, **body):
-    return (server or sdk.PLAIN).http.post(path, json={"max_tokens": 4, "messages": HI, **body})
+    return (server or suite.PLAIN).http.post(path, json={"max_tokens": 4, "messages": HI, **body})
 
 
 def refused(response, status, kind, holds=""):
@@ -49,9 +50,9 @@ def texts(message):
 
 def events(**body):
     """The events of a stream, as (name, data)."""
-    text = post(stream=True, **body).text
-    found = [e.split("\n") for e in text.strip().split("\n\n")]
-    assert all(len(e) == 2 for e in found), text[:500]
+    sent = post(stream=True, **body).text
+    found = [e.split("\n") for e in sent.strip().split("\n\n")]
+    assert all(len(e) == 2 for e in found), sent[:500]
     return [(e[0].removeprefix("event: "), json.loads(e[1].removeprefix("data: "))) for e in found]
 
 
@@ -66,7 +67,7 @@ def message_plain():
 
 @case()
 def message_is_what_openai_says():
-    equal(texts(say(temperature=0)), sdk.text(sdk.chat(FOX, max_tokens=24, temperature=0)))
+    equal(texts(say(temperature=0)), text(chat(FOX, max_tokens=24, temperature=0)))
 
 
 @case()
@@ -94,7 +95,7 @@ def message_reasons(reason):
 
 @case()
 def message_max_tokens_absent():
-    got = sdk.PLAIN.http.post("/v1/messages", json={"messages": FOX}).json()
+    got = suite.PLAIN.http.post("/v1/messages", json={"messages": FOX}).json()
     equal(got["stop_reason"], "end_turn")
 
 
@@ -179,7 +180,7 @@ def tool_results(array):
     said = [{"type": "text", "text": "sunny"}] if array else "sunny"
     messages = [*HI, {"role": "assistant", "content": [{"type": "text", "text": "I look."}, {"type": "tool_use", "id": "toolu_1", "name": "weather", "input": {"city": "Rome", "days": 1}}]},
                 {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "toolu_1", "content": said, "is_error": array}, {"type": "text", "text": "And?"}]}]
-    got = say(messages, server=sdk.TOOLS, tools=[WEATHER])
+    got = say(messages, server=suite.TOOLS, tools=[WEATHER])
     assert got.content
 
 
@@ -188,16 +189,16 @@ def tool_choice(kind, stream):
     choice = {"type": kind, **({"name": "clock"} if kind == "tool" else {})}
     more = dict(model="default", max_tokens=120, messages=FOX, tools=[WEATHER, CLOCK], tool_choice=choice)
     if stream:
-        with client(sdk.TOOLS).messages.stream(**more) as s:
+        with client(suite.TOOLS).messages.stream(**more) as s:
             got = s.get_final_message()
     else:
-        got = client(sdk.TOOLS).messages.create(**more)
+        got = client(suite.TOOLS).messages.create(**more)
     calls = [b for b in got.content if b.type == "tool_use"]
     if kind in ("any", "tool"):
         assert calls and got.stop_reason == "tool_use", got
         for call in calls:
             assert call.id.startswith("toolu_"), call.id
-            sdk.holds((CLOCK if call.name == "clock" else WEATHER)["input_schema"], call.input)
+            holds((CLOCK if call.name == "clock" else WEATHER)["input_schema"], call.input)
         equal(len({c.id for c in calls}), len(calls))
     if kind == "tool":
         equal([c.name for c in calls], ["clock"])
@@ -208,7 +209,7 @@ def tool_choice(kind, stream):
 @case()
 def tool_choice_single():
     for seed in range(4):
-        got = say([{"role": "user", "content": f"go {seed}"}], server=sdk.TOOLS, tools=[CLOCK], max_tokens=200, temperature=1,
+        got = say([{"role": "user", "content": f"go {seed}"}], server=suite.TOOLS, tools=[CLOCK], max_tokens=200, temperature=1,
                   tool_choice={"type": "any", "disable_parallel_tool_use": True})
         equal([b.type for b in got.content].count("tool_use"), 1)
 
@@ -216,17 +217,17 @@ def tool_choice_single():
 @case(({"type": "tool", "name": "nope"}, "among the tools"), ({"type": "tool"}, "name"), ({"type": "what"}, "type"), ({"type": "any"}, "no tools"))
 def tool_choice_wrong(choice, holds):
     tools = [] if holds == "no tools" else [CLOCK]
-    refused(post(server=sdk.TOOLS, tools=tools, tool_choice=choice), 400, "invalid_request_error", holds)
+    refused(post(server=suite.TOOLS, tools=tools, tool_choice=choice), 400, "invalid_request_error", holds)
 
 
 @case({"name": 5}, {}, {"name": ""}, {"name": "a", "input_schema": 5}, {"name": "a" * 300})
 def tool_wrong(tool):
-    refused(post(server=sdk.TOOLS, tools=[tool]), 400, "invalid_request_error", "tools")
+    refused(post(server=suite.TOOLS, tools=[tool]), 400, "invalid_request_error", "tools")
 
 
 @case("web_search_20250305", "bash_20250124", "text_editor_20250728", "computer_20250124", "novel")
 def tool_of_servers(kind):
-    got = post(server=sdk.TOOLS, tools=[{"type": kind, "name": "x"}, WEATHER])
+    got = post(server=suite.TOOLS, tools=[{"type": kind, "name": "x"}, WEATHER])
     equal(got.status_code, 200, got.text)
     assert kind in got.headers["x-lapis-warnings"]
 
@@ -234,7 +235,7 @@ def tool_of_servers(kind):
 @case()
 def tool_more_keys():
     tool = {**WEATHER, "defer_loading": True, "strict": True, "cache_control": {"type": "ephemeral"}, "input_examples": [{}], "type": "custom"}
-    equal(post(server=sdk.TOOLS, tools=[tool]).status_code, 200)
+    equal(post(server=suite.TOOLS, tools=[tool]).status_code, 200)
 
 
 @case()
@@ -254,7 +255,7 @@ def stream_order():
 
 @case()
 def stream_indexes():
-    found = events(server=sdk.TOOLS, messages=FOX, tools=[CLOCK, WEATHER], tool_choice={"type": "any"}, max_tokens=300, temperature=1)
+    found = events(server=suite.TOOLS, messages=FOX, tools=[CLOCK, WEATHER], tool_choice={"type": "any"}, max_tokens=300, temperature=1)
     open_, next_ = None, 0
     for name, data in found:
         if name == "content_block_start":
@@ -272,9 +273,9 @@ def stream_indexes():
 
 @case()
 def stream_input_rebuilt():
-    found = events(server=sdk.TOOLS, messages=FOX, tools=[WEATHER], tool_choice={"type": "any", "disable_parallel_tool_use": True}, max_tokens=200)
+    found = events(server=suite.TOOLS, messages=FOX, tools=[WEATHER], tool_choice={"type": "any", "disable_parallel_tool_use": True}, max_tokens=200)
     pieces = [d["delta"]["partial_json"] for n, d in found if n == "content_block_delta" and d["delta"]["type"] == "input_json_delta"]
-    sdk.holds(SCHEMA, json.loads("".join(pieces)))
+    holds(SCHEMA, json.loads("".join(pieces)))
 
 
 @case()
@@ -296,34 +297,34 @@ def stream_empty_reply():
 
 @case()
 def stream_cancelled():
-    before = sdk.PLAIN.metric("cancelled_total")
+    before = suite.PLAIN.metric("cancelled_total")
     with client().messages.stream(model="default", max_tokens=2000, messages=FOX, stop_sequences=["\0"]) as s:
         next(iter(s.text_stream))
-    until(lambda: sdk.PLAIN.metric("running") == 0 or sdk.PLAIN.metric("cancelled_total") > before, 5, "it runs on")
+    until(lambda: suite.PLAIN.metric("running") == 0 or suite.PLAIN.metric("cancelled_total") > before, 5, "it runs on")
 
 
 @case(*["a", "tall", "many"])
 def count_is_exact(kind):
     messages = {"a": HI, "tall": [{"role": "user", "content": "word " * 200}], "many": [*HI, {"role": "assistant", "content": "Yes."}, *HI]}[kind]
     more = {"system": "Be brief.", "tools": [WEATHER]}
-    count = client(sdk.TOOLS).messages.count_tokens(model="default", messages=messages, **more).input_tokens
+    count = client(suite.TOOLS).messages.count_tokens(model="default", messages=messages, **more).input_tokens
     for _ in range(2):
-        u = say(messages, server=sdk.TOOLS, max_tokens=1, **more).usage
+        u = say(messages, server=suite.TOOLS, max_tokens=1, **more).usage
         equal(u.input_tokens + u.cache_read_input_tokens, count)
 
 
 @case("/v1/messages/count_tokens", "/v1/messages/count_tokens?beta=true")
 def count_route(path):
-    got = sdk.PLAIN.http.post(path, json={"model": "default", "messages": HI})
+    got = suite.PLAIN.http.post(path, json={"model": "default", "messages": HI})
     equal(set(got.json()), {"input_tokens"})
 
 
 @case()
 def count_beside_generation():
     """It does not wait for what is being written."""
-    with socket.create_connection(("127.0.0.1", sdk.PLAIN.port)) as s:
-        s.sendall(sdk.request({"messages": FOX, "n": 8, "logit_bias": ENDLESS, "stream": True}))
-        until(lambda: sdk.PLAIN.metric("running") >= 1, 5, "nothing runs")
+    with socket.create_connection(("127.0.0.1", suite.PLAIN.port)) as s:
+        s.sendall(request({"messages": FOX, "n": 8, "logit_bias": ENDLESS, "stream": True}))
+        until(lambda: suite.PLAIN.metric("running") >= 1, 5, "nothing runs")
         assert client().messages.count_tokens(model="default", messages=HI, timeout=2).input_tokens > 0
 
 
@@ -358,8 +359,8 @@ BETA = {"anthropic-version": "2023-06-01", "anthropic-beta": "claude-code-202502
 def claude_code_turns():
     """The block that changes with every request stays out of the prompt."""
     messages = [{"role": "user", "content": [{"type": "text", "text": "<system-reminder>be kind</system-reminder>"}, {"type": "text", "text": "Tell me a story"}]}]
-    send = lambda turn, m: sdk.TOOLS.http.post("/v1/messages?beta=true", json=code(turn, m), headers=BETA)
-    count = lambda turn, m: sdk.TOOLS.http.post("/v1/messages/count_tokens?beta=true", headers=BETA,
+    send = lambda turn, m: suite.TOOLS.http.post("/v1/messages?beta=true", json=code(turn, m), headers=BETA)
+    count = lambda turn, m: suite.TOOLS.http.post("/v1/messages/count_tokens?beta=true", headers=BETA,
                                                 json={k: v for k, v in code(turn, m).items() if k not in ("max_tokens", "stream")}).json()["input_tokens"]
     first = send(1, messages)
     equal(first.status_code, 200, first.text)
@@ -396,7 +397,7 @@ def output_format(stream):
         text = "".join(e.delta.text for e in got if e.type == "content_block_delta")
     else:
         text = texts(got)
-    sdk.holds(SCHEMA, json.loads(text))
+    holds(SCHEMA, json.loads(text))
 
 
 # Errors
@@ -406,7 +407,7 @@ def output_format(stream):
         (b"", b"[]", b"{", b'{"messages": []}', b"{}", b'{"messages": [5]}', b'{"messages": [{"role": "user"}]}', b'{"messages": [{"role": "x", "content": "a"}]}',
          b'{"messages": [{"role": "user", "content": 5}]}', b'\xff', b'{"messages": "a"}', b'{"messages": [{"role": "user", "content": [{"type": "text"}]}]}')])
 def bodies_wrong(path, body):
-    refused(sdk.PLAIN.http.post(path, content=body, headers=sdk.JSON), 400, "invalid_request_error")
+    refused(suite.PLAIN.http.post(path, content=body, headers=JSON), 400, "invalid_request_error")
 
 
 @case(*[(name, value) for name in ("max_tokens", "temperature", "top_p", "top_k", "stream", "tools", "tool_choice", "thinking", "output_config", "system", "stop_sequences", "model")
@@ -436,17 +437,17 @@ def model_unknown():
 @case()
 def model_of_any_name():
     """--alias claude-*=default"""
-    assert texts(say(server=sdk.KEYED, model="claude-opus-4-8"))
-    names = [m["id"] for m in sdk.KEYED.http.get("/v1/models").json()["data"]]
+    assert texts(say(server=suite.KEYED, model="claude-opus-4-8"))
+    names = [m["id"] for m in suite.KEYED.http.get("/v1/models").json()["data"]]
     assert not any("*" in name for name in names), names
     for name in ("claude-other", "claud"):
-        equal(post(server=sdk.KEYED, model=name).status_code, 404, name)
+        equal(post(server=suite.KEYED, model=name).status_code, 404, name)
 
 
 @case("none", "wrong", "right", "bearer")
 def keys(kind):
     headers = {"none": {}, "wrong": {"x-api-key": "nope"}, "right": {"x-api-key": "first-key-123"}, "bearer": {"authorization": "Bearer second-key"}}[kind]
-    got = sdk.httpx.post(sdk.KEYED.url + "/v1/messages", json={"messages": HI, "max_tokens": 1}, headers=headers, timeout=20)
+    got = httpx.post(suite.KEYED.url + "/v1/messages", json={"messages": HI, "max_tokens": 1}, headers=headers, timeout=20)
     if kind in ("none", "wrong"):
         refused(got, 401, "authentication_error")
     else:
@@ -456,7 +457,7 @@ def keys(kind):
 @case()
 def keys_client():
     try:
-        anthropic.Anthropic(base_url=sdk.KEYED.url, api_key="bad", max_retries=0).messages.create(model="default", max_tokens=1, messages=HI)
+        anthropic.Anthropic(base_url=suite.KEYED.url, api_key="bad", max_retries=0).messages.create(model="default", max_tokens=1, messages=HI)
         raise AssertionError("no error")
     except anthropic.AuthenticationError:
         pass
@@ -469,7 +470,7 @@ def too_long():
 
 @case()
 def method_wrong():
-    got = sdk.PLAIN.http.get("/v1/messages")
+    got = suite.PLAIN.http.get("/v1/messages")
     equal((got.status_code, got.json()["type"]), (405, "error"))
 
 

@@ -1,4 +1,4 @@
-"""Cases of /v1/responses, driven by the official client. `sdk.py` runs them."""
+"""Cases of /v1/responses, driven by the official client. """
 
 import json
 import typing

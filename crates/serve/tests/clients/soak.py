@@ -21,7 +21,7 @@ import tempfile
 import time
 import urllib.request
 
-DEMO = pathlib.Path(__file__).resolve().parents[3] / "examples" / "demo-model" / "model"
+DEMO = pathlib.Path(__file__).resolve().parents[4] / "examples" / "demo-model" / "model"
 STREAMS, LONG = 32, 4096
 WORDS = "fox hare wood moon river tale song snow bread lamp stone wind king boat road night".split()
 SCHEMA = {"type": "object", "properties": {"name": {"enum": ["Ada", "Bo"]}, "age": {"type": "integer", "minimum": 1, "maximum": 99}},

@@ -1,18 +1,19 @@
 """Cases of scored prompts (completions with echo and logprobs), and of calls that come out as text.
 
-Part of sdk.py, which runs it.
 """
 
+import suite
 
-def add(sdk):
-    """Puts the cases among those of sdk.py."""
-    case, equal, error = sdk.case, sdk.equal, sdk.error
+
+def add():
+    """Puts the cases among the others."""
+    case, equal, error = suite.case, suite.equal, suite.error
 
     def complete(prompt, server=None, **more):
-        return (server or sdk.PLAIN).client.completions.create(model="default", prompt=prompt, **more)
+        return (server or suite.PLAIN).client.completions.create(model="default", prompt=prompt, **more)
 
     def tokens(text):
-        return sdk.PLAIN.post("/tokenize", {"content": text}).json()["tokens"]
+        return suite.PLAIN.post("/tokenize", {"content": text}).json()["tokens"]
 
     @case(0, 1, 5, 20)
     def scores_agree_with_writing(top):
@@ -41,7 +42,7 @@ def add(sdk):
 
     def one(text):
         # A byte-level vocabulary: a token's text is that token again.
-        found = sdk.PLAIN.post("/tokenize", {"content": text, "add_special": False}).json()["tokens"]
+        found = suite.PLAIN.post("/tokenize", {"content": text, "add_special": False}).json()["tokens"]
         equal(len(found), 1, text)
         return found
 
@@ -105,17 +106,17 @@ def add(sdk):
     @case()
     def scores_of_a_context():
         """A prompt as long as the context can be scored; nothing could follow it."""
-        context = sdk.PLAIN.client.models.list().data[0].context_length
+        context = suite.PLAIN.client.models.list().data[0].context_length
         ids = (tokens("The fox walked home. ") * context)[:context]
         got = complete(ids, max_tokens=0, echo=True, logprobs=0).choices[0].logprobs
         equal(len(got.token_logprobs), context)
         body = {"prompt": ids + ids[:1], "max_tokens": 0, "echo": True}
-        error(sdk.PLAIN.post("/v1/completions", body), 400)
+        error(suite.PLAIN.post("/v1/completions", body), 400)
 
     @case(({"max_tokens": 0}, "max_tokens"), ({"max_tokens": -1}, "max_tokens"), ({"max_tokens": 0, "logprobs": 2}, "max_tokens"),
           ({"echo": True, "logprobs": 21}, "logprobs"))
     def scores_wrong(more, param):
-        error(sdk.PLAIN.post("/v1/completions", {"prompt": "The fox", **more}), 400, param)
+        error(suite.PLAIN.post("/v1/completions", {"prompt": "The fox", **more}), 400, param)
 
     @case()
     def scores_of_one_token():
@@ -127,14 +128,14 @@ def add(sdk):
         tool = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
         call = '<tool_call>\n{"name": "%s", "arguments": {}}\n</tool_call>' % name
         pattern = call.replace("{", "[{]").replace("}", "[}]")
-        body = {"messages": sdk.HI, "tools": [tool], "response_format": {"type": "regex", "regex": pattern}}
-        response = sdk.TOOLS.post("/v1/chat/completions", body)
+        body = {"messages": suite.HI, "tools": [tool], "response_format": {"type": "regex", "regex": pattern}}
+        response = suite.TOOLS.post("/v1/chat/completions", body)
         equal(response.status_code, 200, response.text)
         message = response.json()["choices"][0]["message"]
         if warns:
             equal(message["content"], call)
             assert "could not be read" in response.headers["x-lapis-warnings"], response.headers
-            sdk.until(lambda: any("could not be read" in l for l in sdk.TOOLS.lines), 2, "the log does not say it")
+            suite.until(lambda: any("could not be read" in l for l in suite.TOOLS.lines), 2, "the log does not say it")
         else:
             equal(message["tool_calls"][0]["function"]["name"], "weather")
             assert "x-lapis-warnings" not in response.headers, response.headers
