@@ -35,6 +35,8 @@ enum Command {
     Convert(commands::convert::Arguments),
     /// Read a prompt and keep what the model remembers of it in a file
     CachePrompt(commands::cache_prompt::Arguments),
+    /// Say how much servers remember of prompts on disk, or remove it
+    Cache(commands::cache::Arguments),
     /// Measure prefill and decode
     Benchmark(commands::benchmark::Arguments),
     /// Say how well a model foresees a text
@@ -126,6 +128,7 @@ fn main() -> ExitCode {
         },
         Command::Convert(a) => commands::convert::run(a),
         Command::CachePrompt(a) => commands::cache_prompt::run(a),
+        Command::Cache(a) => commands::cache::run(a),
         Command::Benchmark(a) => commands::benchmark::run(a),
         Command::Perplexity(a) => commands::perplexity::run(a),
         Command::Logits(a) => commands::logits::run(a),

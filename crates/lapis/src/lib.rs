@@ -41,6 +41,11 @@ pub use lapis_io::{export_function, import_function};
 use lapis_cpu as _;
 use lapis_linalg as _;
 
+/// The kernels in use: results of others, on this machine or another, may differ in their last bits.
+pub fn kernels() -> String {
+    format!("{:?}", lapis_cpu::isa::features())
+}
+
 /// What most programs need: `use lapis::prelude::*`.
 pub mod prelude {
     pub use lapis_core::array::{Array, array};

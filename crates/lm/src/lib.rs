@@ -32,7 +32,7 @@ pub use adapter::Adapter;
 pub use batch::{Batch, KvOptions, Sequence};
 pub use checkpoint::Checkpoint;
 pub use embed::{Pool, Pooling, Reading};
-pub use engine::{Drafter, Engine, Event, Finish, Prefixes, Request};
+pub use engine::{Disk, DiskPrefixes, Drafter, Engine, Event, Finish, Prefixes, Request};
 pub use generate::{Files, LanguageModel, Options, Response, Stream, load, load_with_adapter};
 pub use grammar::Grammar;
 pub use models::Model;

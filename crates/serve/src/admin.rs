@@ -54,17 +54,27 @@ pub(crate) async fn unload(service: Arc<Service>, call: Call) -> Outcome {
 /// None.
 pub(crate) async fn cache(service: Arc<Service>, _call: Call) -> Outcome {
     let m = &service.metrics;
+    let disk = service.disk.as_ref().map(|disk| {
+        let (usage, c) = (disk.usage(), disk.counts());
+        json!({
+            "dir": disk.dir(), "files": usage.files, "bytes": usage.bytes, "limit": disk.limit(),
+            "hits": c.hits.load(Relaxed), "misses": c.misses.load(Relaxed), "read_tokens": c.tokens.load(Relaxed),
+            "written": c.written.load(Relaxed), "evictions": c.evicted.load(Relaxed),
+            "damaged": c.damaged.load(Relaxed), "dropped": c.dropped.load(Relaxed),
+        })
+    });
     Ok(answer::json(
         200,
         &json!({
             "entries": m.cache_entries.load(Relaxed), "bytes": m.cache_bytes.load(Relaxed),
             "hits": m.cache_hits.load(Relaxed), "misses": m.cache_misses.load(Relaxed),
             "evictions": m.cache_evictions.load(Relaxed), "reused_tokens": m.cached_tokens.load(Relaxed),
+            "disk": disk,
         }),
     ))
 }
 
-/// Forgets everything.
+/// Forgets everything, in memory and on disk.
 ///
 /// # Errors
 /// The engine does not answer.
@@ -73,7 +83,11 @@ pub(crate) async fn clear(service: Arc<Service>, _call: Call) -> Outcome {
         let (sender, receiver) = std::sync::mpsc::channel();
         let sent = service.commands.send(Command::ClearCache(sender)).is_ok();
         let count = receiver.recv_timeout(Duration::from_secs(10)).ok().filter(|_| sent);
-        count.ok_or_else(|| ApiError::later(503, 5, "the engine does not answer"))
+        let count = count.ok_or_else(|| ApiError::later(503, 5, "the engine does not answer"))?;
+        let gone = service.disk.as_ref().map(|disk| disk.clear());
+        Ok((count, gone))
     });
-    Ok(answer::json(200, &json!({"cleared": cleared.await?})))
+    let (count, gone) = cleared.await?;
+    let disk = gone.map(|g| json!({"files": g.files, "bytes": g.bytes}));
+    Ok(answer::json(200, &json!({"cleared": count, "disk": disk})))
 }

@@ -196,8 +196,8 @@ impl Metrics {
         answers.iter().map(|(&(route, status), &n)| (route, status, n)).collect()
     }
 
-    /// All of it as Prometheus reads it. `gauges` are further numbers: name, what it is, value.
-    pub fn text(&self, gauges: &[(&str, &str, f64)]) -> String {
+    /// All of it as Prometheus reads it. `more` and `gauges` are further counters and numbers: name, what it is, value.
+    pub fn text(&self, more: &[(&str, &str, f64)], gauges: &[(&str, &str, f64)]) -> String {
         let mut out = String::new();
         let _ = writeln!(
             out,
@@ -237,7 +237,7 @@ impl Metrics {
             ("prefix_cache_bytes", "Their bytes.", u(&self.cache_bytes)),
             ("connections", "Open connections.", n(&self.connections)),
         ];
-        for (kind, all) in [("counter", &counters[..]), ("gauge", &own[..]), ("gauge", gauges)] {
+        for (kind, all) in [("counter", &counters[..]), ("counter", more), ("gauge", &own[..]), ("gauge", gauges)] {
             for (name, about, value) in all {
                 let _ = writeln!(out, "# HELP lapis_{name} {about}\n# TYPE lapis_{name} {kind}\nlapis_{name} {value}");
             }

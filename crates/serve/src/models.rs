@@ -10,7 +10,7 @@ use lapis::Error;
 use lapis_lm::fit::Fit;
 use lapis_lm::hub::Name;
 use lapis_lm::template::Template;
-use lapis_lm::{Checkpoint, LanguageModel};
+use lapis_lm::{Checkpoint, Disk, DiskPrefixes, LanguageModel};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -33,6 +33,8 @@ pub struct Loaded {
     pub created: u64,
     /// What it needs.
     pub fit: Fit,
+    /// Beginnings of prompts that are on disk.
+    pub prefixes: Option<DiskPrefixes>,
     /// Its config.json.
     pub config: serde_json::Map<String, Value>,
     /// Version and weights, as a short text.
@@ -80,6 +82,7 @@ enum Slot {
 /// The models of a server.
 pub struct Models {
     settings: Arc<Settings>,
+    disk: Option<Arc<Disk>>,
     slots: Mutex<BTreeMap<String, Slot>>,
     serial: AtomicU64,
     /// Told of models that are let go, by number.
@@ -94,14 +97,17 @@ pub struct Models {
 const CONTEXT: usize = 32768;
 /// How long a model that failed is not tried again.
 const REST: Duration = Duration::from_secs(10);
+/// How long a model that is loaded waits for what is on disk of it.
+const OPENING: Duration = Duration::from_millis(500);
 /// How long a request waits for its model.
 const WAIT: Duration = Duration::from_secs(60);
 
 impl Models {
     /// Those of some settings; `gone` hears of each that is let go.
-    pub fn new(settings: Arc<Settings>, gone: impl Fn(u64) + Send + Sync + 'static) -> Models {
+    pub fn new(settings: Arc<Settings>, disk: Option<Arc<Disk>>, gone: impl Fn(u64) + Send + Sync + 'static) -> Models {
         Models {
             settings,
+            disk,
             slots: Mutex::default(),
             serial: AtomicU64::new(1),
             gone: Box::new(gone),
@@ -334,8 +340,14 @@ impl Models {
             format!("{id} {} {}", fit.weights, Value::Object(config.clone())).as_bytes(),
         );
         let digest: String = digest.as_ref()[..4].iter().map(|b| format!("{b:02x}")).collect();
+        let text = Value::Object(config.clone()).to_string();
+        let of_disk = |disk| DiskPrefixes::new(disk, &model.model, text.as_bytes(), self.settings.kv);
+        let prefixes = self.disk.as_ref().filter(|_| model.writes).map(of_disk);
+        // Of a small model that takes no time, and the first request may find something; others need not wait.
+        let _ = prefixes.as_ref().map(|p| p.ready(OPENING));
         Ok(Loaded {
             id: id.to_string(),
+            prefixes,
             serial: self.serial.fetch_add(1, Relaxed),
             context: self.settings.max_context.map_or(most, |m| m.min(most)),
             created: seconds(SystemTime::now()),

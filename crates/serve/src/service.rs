@@ -12,7 +12,7 @@ use crate::worker::Command;
 use lapis::Error;
 use lapis_lm::reply::{ReplyOptions, call_grammar};
 use lapis_lm::template::{Chat, Template};
-use lapis_lm::{Grammar, Sampling};
+use lapis_lm::{Disk, Grammar, Sampling};
 use serde_json::{Map, Value, json};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -186,6 +186,8 @@ pub struct Service {
     pub models: Arc<Models>,
     /// Its numbers.
     pub metrics: Arc<Metrics>,
+    /// Where prompts are remembered beyond the process.
+    pub disk: Option<Arc<Disk>>,
     /// Where the engine listens.
     pub commands: sync::Sender<Command>,
     /// No new work is taken.
@@ -193,7 +195,6 @@ pub struct Service {
     /// Whose turn it is to have a slice of an embedding computed.
     pub(crate) slices: Semaphore,
     next: AtomicU64,
-    secret: u64,
     owners: Mutex<HashMap<u64, usize>>,
     grammars: Mutex<Vec<(GrammarKey, Arc<Grammar>)>>,
 }
@@ -227,27 +228,31 @@ impl Service {
         settings: Arc<Settings>,
         models: Arc<Models>,
         metrics: Arc<Metrics>,
+        disk: Option<Arc<Disk>>,
         commands: sync::Sender<Command>,
     ) -> Service {
         Service {
             settings,
             models,
             metrics,
+            disk,
             commands,
             draining: AtomicBool::new(false),
             slices: Semaphore::new(1),
             next: AtomicU64::new(1),
-            secret: random(),
             owners: Mutex::default(),
             grammars: Mutex::default(),
         }
     }
 
-    /// Prompts of other owners, or with another salt, are never shared.
+    /// Prompts of other keys, or with another salt, are never shared. It is the same after a restart, wherever the key
+    /// then stands among others.
     fn salt(&self, owner: u64, salt: &str) -> u64 {
+        let key = usize::try_from(owner).ok().and_then(|n| self.settings.keys.get(n.checked_sub(1)?));
+        let secret = ring::digest::digest(&ring::digest::SHA256, key.map_or("", |k| &k.secret).as_bytes());
         let digest = ring::digest::digest(
             &ring::digest::SHA256,
-            &[&self.secret.to_le_bytes()[..], &owner.to_le_bytes(), salt.as_bytes()].concat(),
+            &[&b"lapis prompts"[..], &[u8::from(key.is_some())], secret.as_ref(), salt.as_bytes()].concat(),
         );
         u64::from_le_bytes(digest.as_ref()[..8].try_into().unwrap_or_default())
     }

@@ -80,6 +80,8 @@ pub struct Settings {
     pub prompt_cache_size: usize,
     /// Bytes for remembered prompts.
     pub prompt_cache_bytes: u64,
+    /// A folder where prompts are remembered beyond the process, and bytes for it.
+    pub disk_cache: Option<(PathBuf, u64)>,
     /// How keys and values are remembered.
     pub kv: KvOptions,
     /// Who guesses what comes next, and how many tokens at a time.
@@ -176,6 +178,7 @@ impl Settings {
             prefill_step: 2048,
             prompt_cache_size: 64,
             prompt_cache_bytes: 0,
+            disk_cache: None,
             kv: KvOptions::default(),
             drafter: None,
             sampling: Defaults::default(),

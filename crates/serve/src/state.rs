@@ -7,7 +7,7 @@ use crate::service::Service;
 use lapis::memory;
 use serde_json::json;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// Whether the server lives.
 ///
@@ -58,7 +58,8 @@ pub(crate) async fn metrics(service: Arc<Service>, _call: Call) -> Outcome {
     }
     let loaded = service.models.all_loaded();
     let weights: u64 = loaded.iter().map(|l| l.fit.weights).sum();
-    let gauges = [
+    let mut counters = Vec::new();
+    let mut gauges = vec![
         ("models_loaded", "Models that are loaded.", loaded.len() as f64),
         ("models_loads", "Models loaded since the start.", service.models.loads.load(Relaxed) as f64),
         ("models_unloads", "Models let go since the start.", service.models.unloads.load(Relaxed) as f64),
@@ -66,5 +67,23 @@ pub(crate) async fn metrics(service: Arc<Service>, _call: Call) -> Outcome {
         ("memory_bytes", "Bytes of arrays.", memory::active() as f64),
         ("memory_limit_bytes", "Bytes that may be used.", service.settings.memory_limit as f64),
     ];
-    Ok(answer::text(200, "text/plain; version=0.0.4; charset=utf-8", service.metrics.text(&gauges)))
+    if let Some(disk) = &service.disk {
+        let (usage, c) = (disk.usage(), disk.counts());
+        let n = |a: &AtomicU64| a.load(Relaxed) as f64;
+        gauges.extend([
+            ("prefix_disk_files", "Files of remembered prompts, of all processes.", usage.files as f64),
+            ("prefix_disk_bytes", "Their bytes.", usage.bytes as f64),
+            ("prefix_disk_limit_bytes", "Bytes that they may take.", disk.limit() as f64),
+        ]);
+        counters.extend([
+            ("prefix_disk_hits_total", "Prompts of which files told more than memory knew.", n(&c.hits)),
+            ("prefix_disk_misses_total", "Prompts of which they did not.", n(&c.misses)),
+            ("prefix_disk_read_tokens_total", "Tokens that files told of.", n(&c.tokens)),
+            ("prefix_disk_written_total", "Files written.", n(&c.written)),
+            ("prefix_disk_evictions_total", "Files let go for room.", n(&c.evicted)),
+            ("prefix_disk_damaged_total", "Files that were damaged.", n(&c.damaged)),
+            ("prefix_disk_dropped_total", "Prompts that were not written.", n(&c.dropped)),
+        ]);
+    }
+    Ok(answer::text(200, "text/plain; version=0.0.4; charset=utf-8", service.metrics.text(&counters, &gauges)))
 }

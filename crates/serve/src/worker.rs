@@ -266,7 +266,10 @@ impl Worker {
             }
             _ => 0,
         };
-        desk.pace.learn(rows, writing, seconds);
+        // A step may have waited for files alone.
+        if writing + rows > 0 {
+            desk.pace.learn(rows, writing, seconds);
+        }
         desk.spent += seconds;
         self.metrics.steps.observe(seconds);
         self.metrics.rows.fetch_add((writing + rows) as u64, Relaxed);
@@ -434,6 +437,10 @@ impl Worker {
             let all = || self.desks.values().filter_map(|d| d.engine.prefixes.as_ref());
             metrics.cache_entries.store(all().map(Prefixes::len).sum(), Relaxed);
             metrics.cache_bytes.store(all().map(|p| p.bytes() as u64).sum(), Relaxed);
+            let disk = self.desks.values().find_map(|d| d.engine.disk.as_ref());
+            if let Some(trouble) = disk.and_then(|d| d.disk().trouble()) {
+                crate::log::line(&trouble);
+            }
         }
     }
 }
@@ -452,6 +459,7 @@ impl Desk {
         let mut prefixes = Prefixes::new(bytes as usize);
         prefixes.most = settings.prompt_cache_size;
         engine.prefixes = Some(prefixes);
+        engine.disk = model.prefixes.clone();
         if let Some((drafter, tokens)) = &settings.drafter
             && drafter.check(model.model.vocabulary).is_ok()
         {

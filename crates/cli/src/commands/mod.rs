@@ -1,6 +1,7 @@
 //! The commands, one file each.
 
 pub(crate) mod benchmark;
+pub(crate) mod cache;
 pub(crate) mod cache_prompt;
 pub(crate) mod chat;
 pub(crate) mod config;

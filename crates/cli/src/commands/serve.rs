@@ -5,6 +5,7 @@ use crate::hub::HubArguments;
 use crate::model::{self, DraftArguments, KvArguments};
 use lapis::{Error, Result};
 use lapis_lm::embed::Pool;
+use lapis_lm::engine::disk;
 use lapis_serve::{Address, Defaults, Key, Log, ReasoningField, Server, Settings, Source};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -92,6 +93,15 @@ pub(crate) struct Arguments {
     /// Bytes for them, such as 2GB [default: a quarter of what weights leave]
     #[arg(long, value_parser = bytes)]
     prompt_cache_bytes: Option<u64>,
+    /// A folder where prompts are remembered beyond a restart [default: lapis/prefixes in the user's cache]
+    #[arg(long, value_name = "DIR")]
+    disk_cache: Option<PathBuf>,
+    /// Bytes for it, such as 20GB [default: a tenth of what is free, 32 GiB at most]
+    #[arg(long, value_parser = bytes)]
+    disk_cache_size: Option<u64>,
+    /// Remember no prompts on disk
+    #[arg(long)]
+    no_disk_cache: bool,
     #[command(flatten)]
     kv: KvArguments,
     #[command(flatten)]
@@ -219,6 +229,17 @@ fn name(path: Option<&Path>) -> String {
     whole.file_name().map_or("model".into(), |n| n.to_string_lossy().into_owned())
 }
 
+/// Where prompts are remembered beyond a restart, and how many bytes of them.
+fn disk_cache(a: &Arguments) -> Option<(PathBuf, u64)> {
+    if a.no_disk_cache {
+        return None;
+    }
+    // Locks and times of files are not to be relied on everywhere: a network is used only if it was asked for.
+    let dir = a.disk_cache.clone().or_else(|| disk::default_dir().filter(|dir| !disk::is_remote(dir)))?;
+    let limit = a.disk_cache_size.unwrap_or_else(|| disk::default_limit(&dir));
+    Some((dir, limit))
+}
+
 fn settings(a: &Arguments, manner: Manner) -> Result<Settings> {
     let source = match &a.model {
         None => Source::Files(model::DEMO),
@@ -264,6 +285,7 @@ fn settings(a: &Arguments, manner: Manner) -> Result<Settings> {
     s.prefill_step = a.prefill_step_size.max(1);
     s.prompt_cache_size = a.prompt_cache_size.unwrap_or(if manner == Manner::Mlx { 10 } else { s.prompt_cache_size });
     s.prompt_cache_bytes = a.prompt_cache_bytes.unwrap_or(0);
+    s.disk_cache = disk_cache(a);
     s.kv = a.kv.options()?;
     s.sampling = Defaults { temperature: a.temp, top_p: a.top_p, top_k: a.top_k, min_p: a.min_p };
     if manner == Manner::Mlx {
@@ -329,6 +351,13 @@ fn banner(server: &Server, model: &str, keys: usize, limit: u64) {
         n => format!("{n}"),
     };
     eprintln!("model {model} · memory {} · keys {locked}", human(limit));
+    match &server.service.disk {
+        Some(cache) => {
+            let (dir, used) = (cache.dir().display(), disk::usage(cache.dir()).bytes);
+            eprintln!("prompts are remembered in {dir} · {} of {}", human(used), human(cache.limit()));
+        }
+        None => eprintln!("prompts are not remembered on disk"),
+    }
     if let Some(url) = first {
         let key = if keys > 0 { " -H 'Authorization: Bearer KEY'" } else { "" };
         eprintln!(

@@ -240,6 +240,71 @@ impl Keys {
         Ok(())
     }
 
+    /// The arrays of some blocks, where it [is free](Keys::is_free).
+    pub(super) fn blocks(&self, range: Range<usize>) -> Vec<Vec<Array>> {
+        self.blocks.iter().take(range.end).skip(range.start).map(|b| b.plain.clone()).collect()
+    }
+
+    /// A free memory of `used` positions of blocks that another one gave, if they are.
+    pub(super) fn of_blocks(
+        latent: Option<usize>,
+        kv: KvOptions,
+        blocks: Vec<Vec<Array>>,
+        used: usize,
+    ) -> Option<Keys> {
+        let blocks: Vec<Block> = blocks.into_iter().map(|plain| Block { plain, packed: vec![] }).collect();
+        let keys = Keys { blocks, used, ..Keys::new(None, latent, kv) };
+        (keys.is_free() && keys.is_whole()).then_some(keys)
+    }
+
+    /// Whether blocks have the rows that count.
+    fn is_whole(&self) -> bool {
+        let count = if self.latent.is_some() { 1 } else { 2 };
+        let whole = |(i, b): (usize, &Block)| {
+            let rows = (self.used - i * KEY_BLOCK).min(KEY_BLOCK);
+            let has =
+                |a: &Array| a.ndim() == 4 && a.dim(0) == 1 && (rows..=KEY_BLOCK).contains(&a.dim(2)) && a.dim(3) > 0;
+            let plain = b.plain.len() == count && b.plain.iter().all(has);
+            plain || b.plain.is_empty() && rows == KEY_BLOCK && b.packed.len() == count
+        };
+        self.blocks.len() == self.used.div_ceil(KEY_BLOCK) && self.blocks.iter().enumerate().all(whole)
+    }
+
+    /// All of it, as numbers and arrays.
+    pub(super) fn take_apart(&self) -> (Vec<u64>, Vec<Array>) {
+        let option = |n: Option<usize>| n.map_or(0, |n| n + 1);
+        let mut numbers = vec![self.used, self.dropped, self.gap, self.first, option(self.window), option(self.latent)];
+        for block in &self.blocks {
+            let parts = block.packed.first().map_or(0, |q| if q.biases.is_some() { 3 } else { 2 });
+            numbers.extend([block.plain.len(), block.packed.len(), parts]);
+        }
+        (numbers.into_iter().map(|n| n as u64).collect(), self.arrays().cloned().collect())
+    }
+
+    /// What [`Keys::take_apart`] gave, if it did.
+    pub(super) fn put_together(numbers: &[u64], arrays: &[Array], kv: KvOptions) -> Option<Keys> {
+        let numbers: Vec<usize> = numbers.iter().map(|&n| usize::try_from(n).ok()).collect::<Option<_>>()?;
+        let ([used, dropped, gap, first, window, latent], rest) = numbers.split_first_chunk::<6>()?;
+        let mut keys = Keys::new(window.checked_sub(1), latent.checked_sub(1), kv);
+        (keys.used, keys.dropped, keys.gap, keys.first) = (*used, *dropped, *gap, *first);
+        let mut arrays = arrays.iter().cloned();
+        if !rest.len().is_multiple_of(3) {
+            return None;
+        }
+        for counts in rest.chunks(3) {
+            let plain = (0..counts[0].min(2)).map(|_| arrays.next()).collect::<Option<_>>()?;
+            let mut packed = Vec::new();
+            for _ in 0..counts[1].min(2) {
+                let biases = counts[2] == 3;
+                let (codes, scales) = (arrays.next()?, arrays.next()?);
+                let biases = if biases { Some(arrays.next()?) } else { None };
+                packed.push(Quantized::new(codes, scales, biases, None, keys.kv.format?).ok()?);
+            }
+            keys.blocks.push(Block { plain, packed });
+        }
+        (arrays.next().is_none() && keys.is_whole()).then_some(keys)
+    }
+
     /// Every array.
     pub(super) fn arrays(&self) -> impl Iterator<Item = &Array> {
         self.blocks.iter().flat_map(Block::arrays)

@@ -4,9 +4,11 @@
 //! looks at other tokens of its own sequence (attention, recurrences) goes through [`Batch::each`].
 
 mod keys;
+mod pieces;
 mod sequence;
 
 pub use keys::{Keys, KvOptions};
+pub(crate) use pieces::Piece;
 pub use sequence::{Mark, Memory, Sequence};
 
 use lapis::ops::fast::{AttentionMask, AttentionOptions, attention_of_blocks};

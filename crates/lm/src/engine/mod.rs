@@ -4,10 +4,13 @@
 //! prompts as the step has room for, through the model at once. Rows do not see each other's batch, so what a request gets
 //! never depends on the others.
 
+pub mod disk;
 mod draft;
+mod parked;
 mod prefix;
 mod score;
 
+pub use disk::{Disk, DiskPrefixes};
 pub use draft::Drafter;
 pub use prefix::{Prefixes, common};
 pub use score::{LOGITS, Place};
@@ -120,6 +123,8 @@ struct Running {
     sequence: Sequence,
     constraint: Option<Box<dyn Constraint>>,
     guesses: draft::Memory,
+    /// How often files were read for it.
+    tried: u8,
 }
 
 impl Running {
@@ -286,11 +291,18 @@ pub struct Engine {
     pub draft_tokens: usize,
     /// What was read before, if that is kept.
     pub prefixes: Option<Prefixes>,
+    /// What is kept of that on disk, if anything.
+    pub disk: Option<DiskPrefixes>,
     /// How sequences that begin here remember keys and values.
     pub kv: KvOptions,
     running: Vec<Running>,
     ended: Vec<Running>,
     waiting: VecDeque<Running>,
+    /// Those that wait for files, in the order in which they came.
+    parked: VecDeque<Running>,
+    /// Whether sequences forget tokens one by one, once one has seen any.
+    free: Option<bool>,
+    fetch: Option<parked::Fetch>,
     next: u64,
 }
 
@@ -307,10 +319,14 @@ impl Engine {
             drafter: None,
             draft_tokens: 2,
             prefixes: None,
+            disk: None,
             kv: KvOptions::default(),
             running: Vec::new(),
             ended: Vec::new(),
             waiting: VecDeque::new(),
+            parked: VecDeque::new(),
+            free: None,
+            fetch: None,
             next: 0,
         }
     }
@@ -338,7 +354,8 @@ impl Engine {
         self.next += 1;
         let tokens = request.prompt.clone();
         let (constraint, guesses) = (None, draft::Memory::default());
-        self.waiting.push_back(Running { id, request, tokens, written: 0, sequence, constraint, guesses });
+        let new = Running { id, request, tokens, written: 0, sequence, constraint, guesses, tried: 0 };
+        self.waiting.push_back(new);
         Ok(id)
     }
 
@@ -351,12 +368,12 @@ impl Engine {
 
     /// Whether nothing is left to do.
     pub fn is_idle(&self) -> bool {
-        self.running.is_empty() && self.waiting.is_empty()
+        self.running.is_empty() && self.waiting.is_empty() && self.parked.is_empty()
     }
 
     /// Requests that run, and those that wait.
     pub fn counts(&self) -> (usize, usize) {
-        (self.running.len(), self.waiting.len())
+        (self.running.len(), self.waiting.len() + self.parked.len())
     }
 
     /// Requests that write, and rows of prompts that are still to be read.
@@ -373,8 +390,12 @@ impl Engine {
                 return Some(parts(all.swap_remove(i)));
             }
         }
-        let i = self.waiting.iter().position(|r| r.id == id)?;
-        self.waiting.remove(i).map(parts)
+        for all in [&mut self.waiting, &mut self.parked] {
+            if let Some(i) = all.iter().position(|r| r.id == id) {
+                return all.remove(i).map(parts);
+            }
+        }
+        None
     }
 
     /// Ends a request; what was read for it is remembered for others, if anything is.
@@ -383,6 +404,7 @@ impl Engine {
             self.part(&[(id, Ended::Well)]);
         }
         self.waiting.retain(|r| r.id != id);
+        self.parked.retain(|r| r.id != id);
     }
 
     /// One step. Events come in the order of the requests' numbers; a fault is an event of each request that it concerns.
@@ -435,6 +457,7 @@ impl Engine {
 
     /// Requests that wait take their places, with what is known of their prompts.
     fn admit(&mut self, events: &mut Vec<Event>) {
+        self.unpark();
         let mut reading = self.running.iter().filter(|r| r.pending() > 1).count();
         while self.running.len() < self.max_batch
             && reading < self.max_prompts.max(1)
@@ -459,6 +482,10 @@ impl Engine {
                     }
                     _ => found,
                 };
+                match self.park(new) {
+                    Some(back) => new = back,
+                    None => continue,
+                }
             }
             if new.sequence.is_empty() {
                 new.sequence = Sequence::with(self.kv);
@@ -510,7 +537,9 @@ impl Engine {
         for ((index, running), mut guessed) in self.running.iter().enumerate().zip(guesses) {
             let (pending, seen) = (running.pending(), running.sequence.len());
             let mut count = shares[index];
-            if self.prefixes.is_some() && !running.sequence.is_free() && count > 1 {
+            // One that has seen nothing does not know.
+            let free = if seen > 0 { running.sequence.is_free() } else { self.free.unwrap_or(false) };
+            if self.prefixes.is_some() && !free && count > 1 {
                 // Up to the next place to keep: the last is the end of the prompt but for one token, which a request of
                 // the same prompt reads for its logits.
                 let end = running.request.prompt.len() - 1;
@@ -594,8 +623,16 @@ impl Engine {
             let running = &self.running[r.index];
             let (seen, prompt) = (running.sequence.len(), running.request.prompt.len());
             let place = seen + 1 == prompt || seen < prompt && seen.is_multiple_of(PLACES);
-            if place && !running.sequence.is_free() {
+            let free = running.sequence.is_free();
+            self.free = Some(free);
+            if place && !free {
                 prefixes.insert(&running.tokens, running.request.salt, running.sequence.clone());
+            }
+            // On disk, what was read is safe before the reply is over.
+            if let Some(disk) = &self.disk
+                && if free { seen == prompt } else { place }
+            {
+                disk.offer(&running.tokens, running.request.salt, &running.sequence);
             }
         }
     }
@@ -610,6 +647,9 @@ impl Engine {
                 && let Some(prefixes) = &mut self.prefixes
             {
                 prefixes.insert(&ended.tokens, ended.request.salt, ended.sequence.clone());
+                if let Some(disk) = &self.disk {
+                    disk.offer(&ended.tokens, ended.request.salt, &ended.sequence);
+                }
             }
             if self.keep_ended {
                 self.ended.push(ended);

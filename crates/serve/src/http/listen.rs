@@ -12,6 +12,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use lapis::{Error, Result};
+use lapis_lm::Disk;
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -53,6 +54,8 @@ enum Phase {
     Over,
 }
 
+/// How long a server that ends goes on writing what prompts were.
+const FLUSH: Duration = Duration::from_secs(5);
 /// Headers come within so long.
 const HEADERS: Duration = Duration::from_secs(10);
 
@@ -67,8 +70,9 @@ impl Server {
         let (commands, inbox) = mpsc::channel();
         let forget = commands.clone();
         let gone = move |serial| drop(forget.send(Command::Forget(serial)));
-        let models = Arc::new(Models::new(Arc::clone(&settings), gone));
-        let service = Arc::new(Service::new(Arc::clone(&settings), models, Arc::clone(&metrics), commands));
+        let disk = disk(&settings);
+        let models = Arc::new(Models::new(Arc::clone(&settings), disk.clone(), gone));
+        let service = Arc::new(Service::new(Arc::clone(&settings), models, Arc::clone(&metrics), disk, commands));
         let sockets = Sockets::open(&settings)?;
         let addresses = sockets.addresses()?;
         let worker = Worker::new(settings, metrics, inbox);
@@ -111,6 +115,9 @@ impl Server {
         if let Some(engine) = self.engine.take() {
             drop(engine.join());
         }
+        if let Some(disk) = &self.service.disk {
+            disk.flush(FLUSH);
+        }
         self.stop.send_replace(Phase::Over);
         if let Some(http) = self.http.take() {
             drop(http.join());
@@ -121,6 +128,18 @@ impl Server {
             }
         }
         crate::log::flush();
+    }
+}
+
+/// The folder of remembered prompts; a server does without one that cannot be used.
+fn disk(settings: &Settings) -> Option<Arc<Disk>> {
+    let (dir, limit) = settings.disk_cache.as_ref()?;
+    match Disk::open(dir, *limit) {
+        Ok(disk) => Some(Arc::new(disk)),
+        Err(e) => {
+            crate::log::line(&format!("prompts are not kept on disk: {}", e.message()));
+            None
+        }
     }
 }
 

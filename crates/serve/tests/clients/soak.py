@@ -43,7 +43,7 @@ class Server:
     def __init__(self, program, folder):
         environment = {k: v for k, v in os.environ.items() if not k.startswith("LAPIS_")}
         model = ["--model", str(folder)] if folder else []
-        self.process = subprocess.Popen([program, "serve", *model, "--port", "0", "--queue-size", "64", "--prompt-cache-bytes", "64MB"], stderr=subprocess.PIPE, text=True, env=environment)
+        self.process = subprocess.Popen([program, "serve", *model, "--port", "0", "--queue-size", "64", "--prompt-cache-bytes", "64MB", "--no-disk-cache"], stderr=subprocess.PIPE, text=True, env=environment)
         self.log = []
         for line in self.process.stderr:
             self.log.append(line)
