@@ -325,8 +325,8 @@ pub struct DiskPrefixes {
 pub(super) struct Known(Found);
 
 impl DiskPrefixes {
-    /// Those of a model whose config is `config`, and whose sequences remember as `kv` says. Nothing is found until its
-    /// weights have been read once, on a thread that this starts.
+    /// Those of a model whose sequences remember as `kv` says. `config` is whatever it computes by beside its weights: its
+    /// config, numbers of an adapter. Nothing is found until the weights have been read once, on a thread that this starts.
     pub fn new(disk: &Arc<Disk>, model: &Arc<dyn Model>, config: &[u8], kv: KvOptions) -> DiskPrefixes {
         let shelf = Arc::new(Shelf { kv, ..Shelf::default() });
         let (own, weak, model) = (Arc::downgrade(disk), Arc::downgrade(&shelf), Arc::clone(model));
