@@ -51,35 +51,62 @@ pub(super) struct Plan {
 const MAX_INSTRS: u32 = 64;
 const MAX_INPUTS: u32 = 12;
 
+/// Plans that were used lately. When the young ones take half of the room they become the old ones, and the old ones
+/// that nobody asked for since are dropped: graphs whose shapes change from step to step do not push out those that stay.
+#[derive(Default)]
+struct Cache {
+    young: FxHashMap<Box<[u64]>, Arc<Plan>>,
+    old: FxHashMap<Box<[u64]>, Arc<Plan>>,
+    /// Of the young.
+    bytes: usize,
+}
+
+/// Bytes of all plans that are kept.
+const ROOM: usize = 64 << 20;
+
+impl Cache {
+    fn get(&mut self, key: &[u64]) -> Option<Arc<Plan>> {
+        if let Some(plan) = self.young.get(key) {
+            return Some(plan.clone());
+        }
+        let (key, plan) = self.old.remove_entry(key)?;
+        self.put(key, plan.clone());
+        Some(plan)
+    }
+
+    fn put(&mut self, key: Box<[u64]>, plan: Arc<Plan>) {
+        let bytes = plan.bytes() + size_of_val(&*key);
+        if self.bytes + bytes > ROOM / 2 {
+            self.old = std::mem::take(&mut self.young);
+            self.bytes = 0;
+        }
+        if bytes <= ROOM / 2 {
+            self.bytes += bytes;
+            self.young.insert(key, plan);
+        }
+    }
+}
+
+impl Plan {
+    /// About how much memory it takes.
+    fn bytes(&self) -> usize {
+        let tapes = self.steps.iter().filter_map(|step| step.tape.as_ref());
+        size_of_val(&*self.steps)
+            + size_of_val(&*self.leaf_slots)
+            + tapes.map(|t| 64 + size_of_val(&*t.instrs)).sum::<usize>()
+    }
+}
+
 /// The plan of `graph`, from the cache if an equal graph was planned before.
 pub(super) fn plan(graph: &Graph) -> Arc<Plan> {
-    struct Cache {
-        plans: FxHashMap<Box<[u64]>, Arc<Plan>>,
-        words: usize,
-    }
     static CACHE: Mutex<Option<Cache>> = Mutex::new(None);
-    const MAX_WORDS: usize = 8 << 20;
-
+    let cached = || CACHE.lock().unwrap_or_else(|e| e.into_inner());
     let key = key(graph);
-    {
-        let mut cache = CACHE.lock().unwrap_or_else(|e| e.into_inner());
-        let cache = cache.get_or_insert_with(|| Cache { plans: FxHashMap::default(), words: 0 });
-        if let Some(plan) = cache.plans.get(key.as_slice()) {
-            return plan.clone();
-        }
+    if let Some(plan) = cached().get_or_insert_default().get(&key) {
+        return plan;
     }
     let plan = Arc::new(build(graph));
-    if key.len() < MAX_WORDS / 8 {
-        let mut cache = CACHE.lock().unwrap_or_else(|e| e.into_inner());
-        if let Some(cache) = cache.as_mut() {
-            if cache.words + key.len() > MAX_WORDS {
-                cache.plans.clear();
-                cache.words = 0;
-            }
-            cache.words += key.len();
-            cache.plans.insert(key.into_boxed_slice(), plan.clone());
-        }
-    }
+    cached().get_or_insert_default().put(key.into_boxed_slice(), plan.clone());
     plan
 }
 
@@ -218,6 +245,7 @@ fn build(graph: &Graph) -> Plan {
     let mut steps = join(steps, graph, leaf_slots.first().copied().unwrap_or(slot));
     lifetimes(&mut steps, graph, slot as usize, &leaf_slots);
     let first_weights = foresee(&mut steps, graph, &leaf_slots);
+    steps.shrink_to_fit();
     Plan { steps, slots: slot as usize, leaf_slots, first_weights }
 }
 
@@ -421,5 +449,27 @@ impl TapeBuilder {
             step.inputs.len() - 1
         });
         Src::Input(i as u16)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plans_in_use_stay_and_the_others_make_room() {
+        let mut cache = Cache::default();
+        let plan = || {
+            let leaf_slots = vec![0; (1 << 20) / size_of::<Slot>()];
+            Arc::new(Plan { steps: Vec::new(), slots: 0, leaf_slots, first_weights: SmallVec::new() })
+        };
+        let all = |cache: &Cache| cache.young.len() + cache.old.len();
+        cache.put(vec![u64::MAX].into(), plan());
+        for i in 0..1000 {
+            cache.put(vec![i].into(), plan());
+            assert!(cache.get(&[u64::MAX]).is_some() && cache.get(&[i]).is_some());
+            assert!(all(&cache) << 20 <= ROOM, "{} plans of 1 MiB", all(&cache));
+        }
+        assert!(cache.get(&[3]).is_none() && cache.get(&[999]).is_some());
     }
 }
