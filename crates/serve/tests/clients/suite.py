@@ -6,6 +6,7 @@ import pathlib
 import re
 import socket
 import subprocess
+import tempfile
 import threading
 import time
 
@@ -40,6 +41,9 @@ class Server:
     def __init__(self, program, *flags, key=None):
         self.key = key
         environment = {k: v for k, v in os.environ.items() if not k.startswith("LAPIS_")}
+        # What other servers remembered on disk must not be found.
+        self.cache = tempfile.TemporaryDirectory()
+        environment["XDG_CACHE_HOME"] = self.cache.name
         self.process = subprocess.Popen(
             [program, "serve", "--port", "0", *flags], stderr=subprocess.PIPE, text=True, env=environment
         )
@@ -81,6 +85,7 @@ class Server:
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait()
+        self.cache.cleanup()
 
 
 def answer(file):

@@ -21,7 +21,7 @@ import tempfile
 import threading
 import time
 
-DEMO = pathlib.Path(__file__).resolve().parents[3] / "examples" / "demo-model" / "model"
+DEMO = pathlib.Path(__file__).resolve().parents[4] / "examples" / "demo-model" / "model"
 WORDS = "fox hare wood moon river tale song snow bread lamp stone wind king boat road night".split()
 CLIENTS = 4
 
