@@ -1,5 +1,6 @@
 //! `/admin`: models and what is remembered, for the operator.
 
+use crate::adapters::Generation;
 use crate::error::ApiError;
 use crate::fields::{Body, Field, Kind, field};
 use crate::http::answer::{self, Outcome};
@@ -13,6 +14,62 @@ use std::time::Duration;
 
 /// Fields of `POST /admin/models`.
 pub(crate) const LOAD: &[Field] = &[field("model", Kind::Text, "A name of a model.").needed()];
+
+/// Fields of `POST /admin/adapters`.
+pub(crate) const ADAPTER: &[Field] = &[
+    field("name", Kind::Text, "What requests call it.").needed(),
+    field("path", Kind::Text, "Where it is below --adapters-dir; absent, the name."),
+    field("generation", Kind::Integer(0, i64::MAX as i128), "The one that it may take the place of; 0: none."),
+];
+
+/// The adapters, and what they are loaded on.
+///
+/// # Errors
+/// None.
+pub(crate) async fn adapters(service: Arc<Service>, _call: Call) -> Outcome {
+    let loaded = service.models.all_loaded();
+    let one = |g: &Arc<Generation>| {
+        let own = loaded.iter().filter(|l| l.variant.as_ref().is_some_and(|v| v.1.number == g.number));
+        let on = own.map(|l| json!({"id": l.id, "jobs": l.jobs.load(Relaxed)})).collect::<Vec<_>>();
+        json!({"name": g.name, "generation": g.number, "kind": g.adapter.kind, "rank": g.adapter.rank(),
+            "bytes": g.adapter.bytes, "created": g.created, "base": g.adapter.base, "loaded": on})
+    };
+    let all: Vec<Value> = service.models.adapters.list().iter().map(one).collect();
+    Ok(answer::json(200, &json!({"adapters": all})))
+}
+
+/// Loads an adapter, in place of one of its name.
+///
+/// # Errors
+/// A directory that there is not below the folder of adapters, or that is no adapter; another generation than expected.
+pub(crate) async fn load_adapter(service: Arc<Service>, call: Call) -> Outcome {
+    let body = Body::read(&call.body, &[ADAPTER])?;
+    let name = body.text("name").unwrap_or("").to_string();
+    let path = body.text("path").unwrap_or(&name).to_string();
+    let expected = body.count("generation").map(|n| n as u64);
+    let loaded = blocking(move || {
+        let loaded = service.models.adapters.load(&name, &path, expected)?;
+        service.models.retire();
+        Ok(loaded)
+    })
+    .await?;
+    let adapter = &loaded.adapter;
+    let about = json!({"name": loaded.name, "generation": loaded.number, "kind": adapter.kind, "rank": adapter.rank(),
+        "bytes": adapter.bytes});
+    Ok(answer::json(200, &about))
+}
+
+/// Lets an adapter go: requests that have it keep it.
+///
+/// # Errors
+/// It is not loaded.
+pub(crate) async fn unload_adapter(service: Arc<Service>, call: Call) -> Outcome {
+    if !service.models.adapters.remove(&call.tail) {
+        return Err(ApiError::new(404, "no adapter of this name is loaded"));
+    }
+    service.models.retire();
+    Ok(answer::json(200, &json!({"name": call.tail, "unloaded": true})))
+}
 
 /// The models, and what loaded ones take.
 ///

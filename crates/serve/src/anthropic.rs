@@ -304,7 +304,7 @@ pub(crate) async fn messages(service: Arc<Service>, call: Call) -> Outcome {
 pub(crate) async fn count(service: Arc<Service>, call: Call) -> Outcome {
     let mut body = Body::read(&call.body, &[MESSAGE])?;
     let ask = ask(&mut body)?;
-    let loaded = service.models.get(&ask.model).await?;
+    let loaded = service.models.get_with(&ask.model, ask.adapter.as_deref()).await?;
     let tokens = blocking(move || service.prompt(&loaded, &ask)).await?;
     let mut answer = answer::json(200, &json!({"input_tokens": tokens.len()}));
     warn(&mut answer, &body.warnings);

@@ -36,8 +36,8 @@ impl Drop for Reserved {
 async fn reserve(service: &Service, loaded: &Loaded, longest: usize) -> Result<Reserved, ApiError> {
     let (bytes, limit) = (loaded.fit.working + loaded.fit.remembered(longest), service.settings.memory_limit);
     let human = lapis::io::atomic::human;
-    if loaded.fit.weights + bytes > limit {
-        let why = format!("a text needs {} of memory; there is {}", human(loaded.fit.weights + bytes), human(limit));
+    if loaded.bytes() + bytes > limit {
+        let why = format!("a text needs {} of memory; there is {}", human(loaded.bytes() + bytes), human(limit));
         return Err(ApiError::field("input", why));
     }
     let metrics = &service.metrics;

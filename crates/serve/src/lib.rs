@@ -5,6 +5,7 @@
 //! channel, and the interface puts them into its own words again. Nothing here knows a kernel or an architecture.
 #![forbid(unsafe_code)]
 
+mod adapters;
 mod admin;
 mod anthropic;
 mod dashboard;

@@ -2,9 +2,13 @@
 //!
 //! A name is the start-up model's, an alias, a model in the cache of downloads, or a folder below `--models-dir`; no
 //! path from outside is ever opened and nothing is fetched. What is asked for is loaded once, however many ask, and the
-//! one that nobody has used for longest makes room.
+//! one that nobody has used for longest makes room. A model with an adapter, `model:adapter`, is another model that shares
+//! the arrays of the one without.
 
+use crate::adapters::{Adapters, Generation};
 use crate::error::ApiError;
+use crate::job::InUse;
+use crate::service::blocking;
 use crate::settings::{Settings, Source};
 use lapis::Error;
 use lapis_lm::fit::Fit;
@@ -41,6 +45,17 @@ pub struct Loaded {
     pub fingerprint: String,
     /// Requests that use it now.
     pub jobs: AtomicUsize,
+    /// The model without the adapter, and the adapter, where there is one.
+    pub variant: Option<(Arc<Loaded>, Arc<Generation>)>,
+    /// Where it is kept.
+    key: String,
+}
+
+/// What is to be loaded.
+#[derive(Clone)]
+enum What {
+    Model(Source),
+    Variant(Arc<Loaded>, Arc<Generation>),
 }
 
 /// What is known of a model without loading it.
@@ -83,6 +98,9 @@ enum Slot {
 pub struct Models {
     settings: Arc<Settings>,
     disk: Option<Arc<Disk>>,
+    pub(crate) adapters: Adapters,
+    /// Models with adapters that others have taken the place of, until their requests are over.
+    retired: Mutex<Vec<Arc<Loaded>>>,
     slots: Mutex<BTreeMap<String, Slot>>,
     serial: AtomicU64,
     /// Told of models that are let go, by number.
@@ -104,8 +122,17 @@ const WAIT: Duration = Duration::from_secs(60);
 
 impl Models {
     /// Those of some settings; `gone` hears of each that is let go.
-    pub fn new(settings: Arc<Settings>, disk: Option<Arc<Disk>>, gone: impl Fn(u64) + Send + Sync + 'static) -> Models {
-        Models {
+    ///
+    /// # Errors
+    /// Adapters that cannot be opened.
+    pub fn new(
+        settings: Arc<Settings>,
+        disk: Option<Arc<Disk>>,
+        gone: impl Fn(u64) + Send + Sync + 'static,
+    ) -> lapis::Result<Models> {
+        Ok(Models {
+            adapters: Adapters::new(&settings)?,
+            retired: Mutex::default(),
             settings,
             disk,
             slots: Mutex::default(),
@@ -113,7 +140,7 @@ impl Models {
             gone: Box::new(gone),
             loads: AtomicU64::new(0),
             unloads: AtomicU64::new(0),
-        }
+        })
     }
 
     fn slots(&self) -> MutexGuard<'_, BTreeMap<String, Slot>> {
@@ -222,7 +249,13 @@ impl Models {
 
     /// Every model that may be asked for.
     pub fn list(&self) -> Vec<Listing> {
-        self.names().into_iter().filter_map(|name| self.listing(&name).ok()).collect()
+        let mut names = self.names();
+        let mut more: Vec<String> = self.adapters.names().iter().map(|a| format!("{}:{a}", self.start())).collect();
+        more.extend(self.all_loaded().iter().filter(|l| l.variant.is_some()).map(|l| l.id.clone()));
+        more.sort();
+        more.dedup();
+        names.extend(more);
+        names.into_iter().filter_map(|name| self.listing(&name).ok()).collect()
     }
 
     /// What is known of a model.
@@ -230,14 +263,20 @@ impl Models {
     /// # Errors
     /// A name that there is not.
     pub fn listing(&self, name: &str) -> Result<Listing, ApiError> {
-        let (id, source) = self.find(name)?;
-        let loaded = self.loaded(&id);
+        let (base, adapter) = self.split(name)?;
+        let (mut id, source) = self.find(&base)?;
+        let mut loaded = self.loaded(&id);
+        if let Some(adapter) = adapter {
+            id = format!("{id}:{adapter}");
+            let current = |l: &Arc<Loaded>| l.variant.as_ref().is_some_and(|v| self.adapters.is_current(&v.1));
+            loaded = self.all_loaded().into_iter().find(|l| l.id == id && current(l));
+        }
         let read = |path: &Path| {
             let config = lapis_lm::checkpoint::read_object(&path.join("config.json")).unwrap_or_default();
             (config, weights(path), written(path))
         };
         let (config, bytes, created) = match (&loaded, &source) {
-            (Some(l), _) => (l.config.clone(), l.fit.weights, l.created),
+            (Some(l), _) => (l.config.clone(), l.bytes(), l.created),
             (None, Source::Path(path)) => read(path),
             (None, Source::Files(files)) => {
                 let config = serde_json::from_slice(files.config).unwrap_or_default();
@@ -271,12 +310,73 @@ impl Models {
     /// # Errors
     /// A name that there is not, a model that cannot be loaded or takes too long to.
     pub async fn get(self: &Arc<Models>, name: &str) -> Result<Arc<Loaded>, ApiError> {
-        let (id, source) = self.find(name)?;
+        self.get_with(name, None).await
+    }
+
+    /// As [`Models::get`], with an adapter on it.
+    ///
+    /// # Errors
+    /// Also an adapter that there is not or that does not fit.
+    pub async fn get_with(self: &Arc<Models>, name: &str, adapter: Option<&str>) -> Result<Arc<Loaded>, ApiError> {
+        let (base, named) = self.split(name)?;
+        let known = match (named, adapter) {
+            (Some(_), Some(_)) => {
+                return Err(ApiError::field(
+                    "adapters",
+                    "the model's name has an adapter already: name one of the two",
+                ));
+            }
+            (None, None) => {
+                let (id, source) = self.find(&base)?;
+                return self.slot(id.clone(), id, What::Model(source)).await;
+            }
+            (None, Some(name)) => {
+                let denied = |e: ApiError| ApiError { status: if e.status == 404 { 403 } else { e.status }, ..e };
+                self.generation(name).await.map_err(|e| denied(e).about("adapters"))
+            }
+            (Some(name), None) => self.generation(&name).await.map_err(|e| e.about("model")),
+        };
+        let adapter = known?;
+        let (id, source) = self.find(&base)?;
+        // While it is in use it is not let go.
+        let base = InUse::new(self.slot(id.clone(), id, What::Model(source)).await?);
+        let id = format!("{}:{}", base.0.id, adapter.name);
+        let key = format!("{id}:{}:{}", adapter.number, base.0.serial);
+        self.slot(key, id, What::Variant(Arc::clone(&base.0), adapter)).await
+    }
+
+    async fn generation(self: &Arc<Models>, name: &str) -> Result<Arc<Generation>, ApiError> {
+        match self.adapters.known(name) {
+            Some(known) => Ok(known),
+            None => {
+                let (models, name) = (Arc::clone(self), name.to_string());
+                blocking(move || models.adapters.get(&name)).await
+            }
+        }
+    }
+
+    /// The model and the adapter that a name stands for.
+    fn split(&self, name: &str) -> Result<(String, Option<String>), ApiError> {
+        if matches!(name, "" | "default" | "default_model") {
+            return Ok((self.start().to_string(), self.settings.default_adapter.clone()));
+        }
+        // A name of its own is nothing with an adapter; what a star stands for may be.
+        let whole = name == self.start() || self.settings.aliases.iter().any(|(alias, _)| alias == name);
+        match name.rsplit_once(':').filter(|_| !whole) {
+            Some((base, adapter)) if self.find(base).is_ok() && self.adapters.has(adapter) => {
+                Ok((base.to_string(), Some(adapter.to_string())))
+            }
+            _ => self.find(name).map(|_| (name.to_string(), None)),
+        }
+    }
+
+    /// What is kept under a key, loaded first if it is not.
+    async fn slot(self: &Arc<Models>, key: String, id: String, what: What) -> Result<Arc<Loaded>, ApiError> {
         let until = tokio::time::Instant::now() + WAIT;
         loop {
             let mut waiting = {
                 let mut slots = self.slots();
-                match slots.get_mut(&id) {
+                match slots.get_mut(&key) {
                     Some(Slot::Ready { loaded, used }) => {
                         *used = Instant::now();
                         return Ok(Arc::clone(loaded));
@@ -285,9 +385,9 @@ impl Models {
                     Some(Slot::Loading(waiting)) => waiting.clone(),
                     _ => {
                         let (sender, receiver) = watch::channel(());
-                        slots.insert(id.clone(), Slot::Loading(receiver.clone()));
+                        slots.insert(key.clone(), Slot::Loading(receiver.clone()));
                         drop(slots);
-                        self.begin(id.clone(), source.clone(), sender);
+                        self.begin(key.clone(), id.clone(), what.clone(), sender);
                         receiver
                     }
                 }
@@ -298,10 +398,13 @@ impl Models {
         }
     }
 
-    fn begin(self: &Arc<Models>, id: String, source: Source, done: watch::Sender<()>) {
+    fn begin(self: &Arc<Models>, key: String, id: String, what: What, done: watch::Sender<()>) {
         let models = Arc::clone(self);
         tokio::task::spawn_blocking(move || {
-            let result = models.room(&source).and_then(|()| models.load(&id, &source));
+            let result = models.room(&what).and_then(|()| match &what {
+                What::Model(source) => models.load(&id, source),
+                What::Variant(base, adapter) => models.adapt(&key, base, adapter),
+            });
             let slot = match result {
                 Ok(loaded) => {
                     models.loads.fetch_add(1, Relaxed);
@@ -309,7 +412,7 @@ impl Models {
                 }
                 Err(error) => Slot::Failed { error, when: Instant::now() },
             };
-            models.slots().insert(id, slot);
+            models.slots().insert(key, slot);
             drop(done);
         });
     }
@@ -341,8 +444,7 @@ impl Models {
         );
         let digest: String = digest.as_ref()[..4].iter().map(|b| format!("{b:02x}")).collect();
         let text = Value::Object(config.clone()).to_string();
-        let of_disk = |disk| DiskPrefixes::new(disk, &model.model, text.as_bytes(), self.settings.kv);
-        let prefixes = self.disk.as_ref().filter(|_| model.writes).map(of_disk);
+        let prefixes = self.prefixes(&model, &text);
         // Of a small model that takes no time, and the first request may find something; others need not wait.
         let _ = prefixes.as_ref().map(|p| p.ready(OPENING));
         Ok(Loaded {
@@ -355,20 +457,60 @@ impl Models {
             config,
             fingerprint: format!("lapis-{}-{digest}", env!("CARGO_PKG_VERSION")),
             jobs: AtomicUsize::new(0),
+            variant: None,
+            key: id.to_string(),
+            model,
+        })
+    }
+
+    /// Beginnings of prompts of a model that are on disk; `text` is whatever it computes by beside its tensors.
+    fn prefixes(&self, model: &LanguageModel, text: &str) -> Option<DiskPrefixes> {
+        let of_disk = |disk| DiskPrefixes::new(disk, &model.model, text.as_bytes(), self.settings.kv);
+        self.disk.as_ref().filter(|_| model.writes).map(of_disk)
+    }
+
+    /// A model with an adapter on it.
+    fn adapt(&self, key: &str, base: &Arc<Loaded>, adapter: &Arc<Generation>) -> Result<Loaded, ApiError> {
+        let misfit = |e: Error| {
+            let error = ApiError::from(e);
+            ApiError { status: if error.status == 500 { 400 } else { error.status }, ..error }.code("adapter_mismatch")
+        };
+        let model = base.model.with_adapter(&adapter.adapter).map_err(misfit)?;
+        let digest = lapis_lm::adapter::digest(model.model.module()).map_err(misfit)?;
+        // The scale of an adapter is no tensor: its digest tells of it.
+        let text = format!("{} {}", Value::Object(base.config.clone()), digest.as_deref().unwrap_or_default());
+        let prefixes = self.prefixes(&model, &text);
+        let mut fit = base.fit.clone();
+        fit.weights = adapter.adapter.bytes;
+        Ok(Loaded {
+            id: format!("{}:{}", base.id, adapter.name),
+            prefixes,
+            serial: self.serial.fetch_add(1, Relaxed),
+            context: base.context,
+            created: adapter.created,
+            // Only what it does not share with its base.
+            fit,
+            config: base.config.clone(),
+            fingerprint: format!("{}-{}", base.fingerprint, digest.unwrap_or_else(|| adapter.number.to_string())),
+            jobs: AtomicUsize::new(0),
+            variant: Some((Arc::clone(base), Arc::clone(adapter))),
+            key: key.to_string(),
             model,
         })
     }
 
     /// Makes room for one more model: those that nobody uses go, the one unused for longest first.
-    fn room(&self, source: &Source) -> Result<(), ApiError> {
-        let needed = match source {
-            Source::Path(path) => weights(path),
-            Source::Files(files) => files.weights.len() as u64,
+    fn room(&self, what: &What) -> Result<(), ApiError> {
+        let (needed, counts) = match what {
+            What::Model(Source::Path(path)) => (weights(path), true),
+            What::Model(Source::Files(files)) => (files.weights.len() as u64, true),
+            What::Variant(_, adapter) => (adapter.adapter.bytes, false),
         };
         loop {
             let loaded = self.all_loaded();
             let taken: u64 = loaded.iter().map(|l| l.fit.weights).sum();
-            if loaded.len() < self.settings.max_models && taken + needed <= self.settings.memory_limit {
+            let models = loaded.iter().filter(|l| l.variant.is_none()).count();
+            if (!counts || models < self.settings.max_models) && taken + needed <= self.settings.memory_limit {
                 return Ok(());
             }
             let Some(id) = self.idlest(Duration::ZERO) else {
@@ -385,16 +527,20 @@ impl Models {
                     ),
                 ));
             };
-            self.unload(&id);
+            self.drop_slot(&id);
         }
     }
 
     /// The model that has been idle for longest, and for as long as `least`.
     fn idlest(&self, least: Duration) -> Option<String> {
+        let bases = self.bases();
         let slots = self.slots();
         let idle = slots.iter().filter_map(|(id, slot)| match slot {
             Slot::Ready { loaded, used }
-                if loaded.jobs.load(Relaxed) == 0 && used.elapsed() >= least && !self.settings.pins.contains(id) =>
+                if loaded.jobs.load(Relaxed) == 0
+                    && used.elapsed() >= least
+                    && !self.settings.pins.contains(&loaded.id)
+                    && !bases.contains(&loaded.serial) =>
             {
                 Some((*used, id.clone()))
             }
@@ -403,8 +549,51 @@ impl Models {
         idle.min().map(|i| i.1)
     }
 
-    /// Lets a model go, unless it works.
+    /// Numbers of models that others share the arrays of.
+    fn bases(&self) -> Vec<u64> {
+        let retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let all = self.all_loaded().into_iter().chain(retired);
+        all.filter_map(|l| Some(l.variant.as_ref()?.0.serial)).collect()
+    }
+
+    /// Lets a model go, and with it those that are it with an adapter; not if any of them works.
     pub fn unload(&self, id: &str) -> bool {
+        let all = self.all_loaded();
+        let on_it = |l: &&Arc<Loaded>| l.variant.as_ref().is_some_and(|v| v.0.id == id);
+        let with: Vec<_> = all.iter().filter(on_it).collect();
+        if with.iter().any(|l| l.jobs.load(Relaxed) > 0) {
+            return false;
+        }
+        let gone = with.iter().all(|l| self.drop_slot(&l.key));
+        let bases = self.bases();
+        let mut own = all.iter().filter(|l| l.id == id);
+        gone && own.all(|l| !bases.contains(&l.serial) && self.drop_slot(&l.key))
+    }
+
+    /// Models with an adapter of an old generation take no more requests, and go when theirs are over.
+    pub fn retire(&self) {
+        let old = |l: &Arc<Loaded>| l.variant.as_ref().is_some_and(|v| !self.adapters.is_current(&v.1));
+        let moved: Vec<_> = self.all_loaded().into_iter().filter(old).collect();
+        let mut retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut slots = self.slots();
+        for loaded in moved {
+            if slots.remove(&loaded.key).is_some() {
+                retired.push(loaded);
+            }
+        }
+        drop(slots);
+        // One is this list, one the desk of the engine; whoever is about to use the model has one more.
+        retired.retain(|loaded| {
+            let over = loaded.jobs.load(Relaxed) == 0 && Arc::strong_count(loaded) <= 2;
+            if over {
+                self.unloads.fetch_add(1, Relaxed);
+                (self.gone)(loaded.serial);
+            }
+            !over
+        });
+    }
+
+    fn drop_slot(&self, id: &str) -> bool {
         let mut slots = self.slots();
         let idle = matches!(slots.get(id), Some(Slot::Ready { loaded, .. }) if loaded.jobs.load(Relaxed) == 0);
         if !idle {
@@ -419,9 +608,23 @@ impl Models {
 
     /// Lets models go that have been idle for too long; the start-up model stays.
     pub fn tidy(&self) {
+        self.retire();
         while let Some(id) = self.idlest(self.settings.model_ttl).filter(|id| id != self.start()) {
-            self.unload(&id);
+            self.drop_slot(&id);
         }
+    }
+}
+
+/// Bytes of the weights of some models, those that they share counted once.
+pub(crate) fn weights_of<'a>(models: impl Iterator<Item = &'a Arc<Loaded>>) -> u64 {
+    let each = models.flat_map(|l| [Some(l), l.variant.as_ref().map(|v| &v.0)]).flatten();
+    each.map(|l| (l.serial, l.fit.weights)).collect::<BTreeMap<_, _>>().values().sum()
+}
+
+impl Loaded {
+    /// Bytes of its weights, with those that it shares.
+    pub fn bytes(&self) -> u64 {
+        self.fit.weights + self.variant.as_ref().map_or(0, |v| v.0.fit.weights)
     }
 }
 

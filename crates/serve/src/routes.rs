@@ -87,6 +87,9 @@ pub(crate) static ROUTES: &[Route] = routes! {
     GET "/admin/models" Admin &[], admin::models, "What is loaded.";
     POST "/admin/models" Admin &[admin::LOAD], admin::load, "Load a model.";
     DELETE "/admin/models/{id}" Admin &[], admin::unload, "Let a model go.";
+    GET "/admin/adapters" Admin &[], admin::adapters, "Which adapters are loaded.";
+    POST "/admin/adapters" Admin &[admin::ADAPTER], admin::load_adapter, "Load an adapter, in place of one of its name.";
+    DELETE "/admin/adapters/{id}" Admin &[], admin::unload_adapter, "Let an adapter go.";
     GET "/admin/cache" Admin &[], admin::cache, "How much is remembered of prompts.";
     DELETE "/admin/cache" Admin &[], admin::clear, "Forget all of it.";
     GET "/" Open &[], web::page, "A chat in the browser.";

@@ -76,6 +76,8 @@ pub struct Wishes {
 pub struct Ask {
     /// A name of a model.
     pub model: String,
+    /// A name of an adapter on it.
+    pub adapter: Option<String>,
     /// What is to be continued.
     pub prompt: Option<Prompt>,
     /// Tokens at most.
@@ -270,7 +272,7 @@ impl Service {
     /// What is wrong with it; a queue that is full.
     pub async fn submit(self: &Arc<Service>, mut ask: Ask, owner: &Owner, came: Instant) -> Result<Ticket, ApiError> {
         self.draining()?;
-        let model = InUse::new(self.models.get(&ask.model).await?);
+        let model = InUse::new(self.models.get_with(&ask.model, ask.adapter.as_deref()).await?);
         if !model.0.model.writes {
             let why = format!("{} gives embeddings and writes no text: it answers /v1/embeddings", model.0.id);
             return Err(ApiError::field("model", why));
@@ -416,7 +418,7 @@ impl Service {
             return Err(ApiError::field("messages", why).code("context_length_exceeded"));
         }
         let room = asked.or(self.settings.max_tokens).unwrap_or(usize::MAX).min(context - prompt);
-        let need = loaded.fit.remembered(prompt) + loaded.fit.working + loaded.fit.weights;
+        let need = loaded.fit.remembered(prompt) + loaded.fit.working + loaded.bytes();
         if need > self.settings.memory_limit {
             let human = lapis::io::atomic::human;
             let (need, limit) = (human(need), human(self.settings.memory_limit));

@@ -42,6 +42,12 @@ pub struct Settings {
     pub pins: Vec<String>,
     /// A folder of further models.
     pub models_dir: Option<PathBuf>,
+    /// Adapters that are loaded at the start: names and directories.
+    pub adapters: Vec<(String, PathBuf)>,
+    /// A folder of further adapters.
+    pub adapters_dir: Option<PathBuf>,
+    /// The adapter, of those, of requests that name no model.
+    pub default_adapter: Option<String>,
     /// The cache of downloads whose models may be named.
     pub hub: Option<SharedHub>,
     /// Loaded models at most.
@@ -159,6 +165,9 @@ impl Settings {
             aliases: Vec::new(),
             pins: Vec::new(),
             models_dir: None,
+            adapters: Vec::new(),
+            adapters_dir: None,
+            default_adapter: None,
             hub: None,
             max_models: 8,
             model_ttl: Duration::from_secs(3600),

@@ -221,7 +221,7 @@ impl Worker {
             let Some((_, job)) = waiting.front() else { return };
             let bytes = reserve(job);
             let taken = self.running.values().map(|r| r.bytes).sum::<u64>() + self.metrics.embedding.load(Relaxed);
-            let weights: u64 = self.desks.values().map(|d| d.model.fit.weights).sum();
+            let weights = crate::models::weights_of(self.desks.values().map(|d| &d.model));
             if !self.running.is_empty() && weights + taken + bytes > self.settings.memory_limit {
                 return;
             }
@@ -451,7 +451,7 @@ impl Desk {
         engine.max_batch = settings.decode_concurrency.max(1);
         engine.max_prompts = settings.prompt_concurrency.max(1);
         engine.kv = settings.kv;
-        let free = settings.memory_limit.saturating_sub(model.fit.weights);
+        let free = settings.memory_limit.saturating_sub(model.bytes());
         let bytes = match settings.prompt_cache_bytes {
             0 => free / 4,
             bytes => bytes.min(free),

@@ -119,7 +119,7 @@ fn what_is_no_request_is_refused_and_the_next_is_served() {
         ("{\"messages\": [{\"content\": \"no role\"}]}", 400),
         ("{\"messages\": [{\"role\": \"user\", \"content\": \"hi\"}], \"model\": \"demi\"}", 404),
         ("{\"messages\": [{\"role\": \"user\", \"content\": \"hi\"}], \"model\": \"../../etc\"}", 404),
-        ("{\"messages\": [{\"role\": \"user\", \"content\": \"hi\"}], \"adapters\": \"/etc\"}", 400),
+        ("{\"messages\": [{\"role\": \"user\", \"content\": \"hi\"}], \"adapters\": \"/etc\"}", 403),
     ] {
         let (got, _, text) = ask(at, "POST", path, JSON, body);
         assert_eq!(got, status, "{body:.80}: {text}");

@@ -48,6 +48,15 @@ pub(crate) struct Arguments {
     /// A folder of further models
     #[arg(long)]
     models_dir: Option<PathBuf>,
+    /// An adapter on the model, for requests that name no model: a directory of LoRA, DoRA or full weights
+    #[arg(long)]
+    adapter_path: Option<PathBuf>,
+    /// An adapter, for requests that name it: NAME=PATH (may be given several times)
+    #[arg(long)]
+    lora: Vec<String>,
+    /// A folder of further adapters
+    #[arg(long)]
+    adapters_dir: Option<PathBuf>,
     /// Another name for a model: NAME=MODEL; a name may end in a star ('claude-*=default')
     #[arg(long)]
     alias: Vec<String>,
@@ -266,6 +275,22 @@ fn settings(a: &Arguments, manner: Manner) -> Result<Settings> {
             return Err(Error::io(format!("--models-dir {} is no directory", dir.display())));
         }
         s.models_dir = Some(dir.clone());
+    }
+    if let Some(dir) = &a.adapters_dir {
+        if !dir.is_dir() {
+            return Err(Error::io(format!("--adapters-dir {} is no directory", dir.display())));
+        }
+        s.adapters_dir = Some(dir.clone());
+    }
+    for lora in &a.lora {
+        let pair = lora.split_once('=').filter(|(n, p)| !n.is_empty() && !p.is_empty());
+        let (name, path) = pair.ok_or_else(|| Error::value(format!("--lora {lora}: NAME=PATH is needed")))?;
+        s.adapters.push((name.into(), path.into()));
+    }
+    if let Some(path) = &a.adapter_path {
+        let name = name(Some(path)).trim_start_matches('.').replace([':', '/'], "-");
+        s.adapters.push((name.clone(), path.clone()));
+        s.default_adapter = Some(name);
     }
     // Without a home there is no cache to look into.
     s.hub = a.hub.hub().ok().map(Arc::new);

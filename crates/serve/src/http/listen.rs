@@ -71,7 +71,7 @@ impl Server {
         let forget = commands.clone();
         let gone = move |serial| drop(forget.send(Command::Forget(serial)));
         let disk = disk(&settings);
-        let models = Arc::new(Models::new(Arc::clone(&settings), disk.clone(), gone));
+        let models = Arc::new(Models::new(Arc::clone(&settings), disk.clone(), gone)?);
         let service = Arc::new(Service::new(Arc::clone(&settings), models, Arc::clone(&metrics), disk, commands));
         let sockets = Sockets::open(&settings)?;
         let addresses = sockets.addresses()?;
@@ -235,6 +235,9 @@ async fn serve(service: Arc<Service>, sockets: Sockets, phase: watch::Receiver<P
     let tidy = tokio::spawn(async move {
         // The start-up model is loaded before anybody asks.
         drop(tidy.models.get("").await);
+        for (name, _) in &tidy.settings.adapters {
+            drop(tidy.models.get_with(tidy.models.start(), Some(name)).await);
+        }
         loop {
             tokio::time::sleep(Duration::from_secs(5)).await;
             tidy.models.tidy();

@@ -44,7 +44,7 @@ pub(crate) const COMMON: &[Field] = &[
     nothing("role_mapping"),
     nothing("draft_model"),
     nothing("num_draft_tokens"),
-    field("adapters", Kind::Any, "no adapters are loaded in this server").refused(),
+    field("adapters", Kind::Text, "An adapter on the model: its name, or its path below --adapters-dir."),
 ];
 
 /// Fields of a chat.
@@ -153,6 +153,7 @@ pub(crate) fn common(body: &Body) -> Result<Ask, ApiError> {
     let salt = ["prompt_cache_key", "cache_salt"].map(|name| body.text(name).unwrap_or(""));
     Ok(Ask {
         model: body.text("model").unwrap_or("").to_string(),
+        adapter: body.text("adapters").map(str::to_string),
         max_tokens: body.count("max_tokens"),
         wishes: wishes(body)?,
         stop: body.texts("stop", 16, 256)?,

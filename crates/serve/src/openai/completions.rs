@@ -115,7 +115,7 @@ pub(crate) async fn run(service: Arc<Service>, call: Call) -> Outcome {
     // A prompt that is only read is scored, whether the scores are told or not.
     ask.scores = top.filter(|_| echo).or(nothing.then_some(0));
     let mut parts = Vec::new();
-    let loaded = service.models.get(&ask.model).await?;
+    let loaded = service.models.get_with(&ask.model, ask.adapter.as_deref()).await?;
     for prompt in prompts(&mut body)? {
         let prompt = match (body.text("suffix"), prompt) {
             (Some(suffix), Prompt::Text(prefix)) if !suffix.is_empty() => fill(&loaded, &prefix, suffix)?,
