@@ -36,7 +36,7 @@ pub enum Command {
 }
 
 /// A step may take so long while nobody writes.
-const STEP: f64 = 0.2;
+const STEP: f64 = 0.12;
 /// Rows of prompts in a step at least.
 const LEAST: usize = 16;
 /// Prompts and replies beyond so many tokens are counted as that many where room is planned.
@@ -57,7 +57,7 @@ impl Pace {
         if self.row == 0.0 {
             return (4 * LEAST).min(most);
         }
-        let seconds = if writing > 0 && self.step > 0.0 { 0.7 * self.step } else { STEP };
+        let seconds = if writing > 0 && self.step > 0.0 { 0.5 * self.step } else { STEP };
         ((seconds / self.row) as usize).clamp(LEAST.min(most), most)
     }
 
