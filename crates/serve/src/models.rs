@@ -513,7 +513,7 @@ impl Models {
             if (!counts || models < self.settings.max_models) && taken + needed <= self.settings.memory_limit {
                 return Ok(());
             }
-            let Some(id) = self.idlest(Duration::ZERO) else {
+            let Some(id) = self.idlest(Duration::ZERO, |_| true) else {
                 let human = lapis::io::atomic::human;
                 return Err(ApiError::later(
                     503,
@@ -531,8 +531,8 @@ impl Models {
         }
     }
 
-    /// The model that has been idle for longest, and for as long as `least`.
-    fn idlest(&self, least: Duration) -> Option<String> {
+    /// The model that has been idle for longest, and for as long as `least`, among those that may go.
+    fn idlest(&self, least: Duration, may_go: impl Fn(&str) -> bool) -> Option<String> {
         let bases = self.bases();
         let slots = self.slots();
         let idle = slots.iter().filter_map(|(id, slot)| match slot {
@@ -540,7 +540,8 @@ impl Models {
                 if loaded.jobs.load(Relaxed) == 0
                     && used.elapsed() >= least
                     && !self.settings.pins.contains(&loaded.id)
-                    && !bases.contains(&loaded.serial) =>
+                    && !bases.contains(&loaded.serial)
+                    && may_go(id) =>
             {
                 Some((*used, id.clone()))
             }
@@ -609,7 +610,7 @@ impl Models {
     /// Lets models go that have been idle for too long; the start-up model stays.
     pub fn tidy(&self) {
         self.retire();
-        while let Some(id) = self.idlest(self.settings.model_ttl).filter(|id| id != self.start()) {
+        while let Some(id) = self.idlest(self.settings.model_ttl, |id| id != self.start()) {
             self.drop_slot(&id);
         }
     }
