@@ -6,6 +6,7 @@
 
 pub mod disk;
 mod draft;
+mod likeliest;
 mod parked;
 mod prefix;
 mod score;
@@ -14,6 +15,8 @@ pub use disk::{Disk, DiskPrefixes};
 pub use draft::Drafter;
 pub use prefix::{Prefixes, common};
 pub use score::{LOGITS, Place};
+
+use likeliest::{Best, Likeliest};
 
 use crate::batch::{Batch, KvOptions, Mark, Sequence};
 use crate::models::Model;
@@ -150,70 +153,6 @@ struct Rows {
     first: Option<usize>,
     /// Where to come back to when guesses are wrong.
     mark: Option<Mark>,
-}
-
-/// Logits of some rows, and what the likeliest token of each takes.
-struct Likeliest {
-    logits: Array,
-    token: Array,
-    peak: Array,
-    norm: Array,
-}
-
-/// The likeliest token of each row, its logit, and the logarithm of the sum of all.
-type Best = (Vec<u32>, Vec<f32>, Vec<f32>);
-
-impl Likeliest {
-    fn new(logits: Array) -> Result<Likeliest> {
-        Ok(Likeliest {
-            token: ops::astype(&ops::argmax(&logits, Some(-1), false)?, Dtype::Uint32)?,
-            peak: ops::max(&logits, -1, false)?,
-            norm: ops::logsumexp(&logits, -1, false)?,
-            logits,
-        })
-    }
-
-    fn arrays(&self) -> [&Array; 4] {
-        [&self.logits, &self.token, &self.peak, &self.norm]
-    }
-
-    fn read(&self) -> Result<Best> {
-        Ok((self.token.to_vec()?, self.peak.to_vec()?, self.norm.to_vec()?))
-    }
-
-    fn row(&self, i: usize) -> Result<Vec<f32>> {
-        ops::slice(&self.logits, &[(Some(i as i64), Some(i as i64 + 1), 1)])?.to_vec()
-    }
-
-    /// The token of row `i` that follows `history`.
-    fn choose(
-        &self,
-        (tokens, peaks, norms): &Best,
-        i: usize,
-        sampling: &Sampling,
-        history: &[u32],
-        choice: u64,
-        constraint: Option<&mut dyn Constraint>,
-    ) -> Result<Choice> {
-        // The likeliest token needs none of the logits on the host.
-        if sampling.is_plain() && constraint.is_none() && norms[i].is_finite() && peaks[i].is_finite() {
-            return Ok(Choice { token: tokens[i], logprob: peaks[i] - norms[i] });
-        }
-        sampling.choose(&mut self.row(i)?, history, choice, constraint)
-    }
-
-    /// As [`Likeliest::choose`] for a request, with the likeliest tokens that it wants to hear of.
-    fn choose_for(&self, best: &Best, i: usize, of: &mut Running) -> Result<(Choice, Vec<(u32, f32)>)> {
-        let (request, constraint) = (&of.request, of.constraint.as_mut());
-        let constraint = constraint.map(|c| &mut **c as &mut dyn Constraint);
-        if request.top == 0 {
-            let chosen = self.choose(best, i, &request.sampling, &of.tokens, request.choice, constraint)?;
-            return Ok((chosen, Vec::new()));
-        }
-        let mut row = self.row(i)?;
-        let chosen = request.sampling.choose(&mut row, &of.tokens, request.choice, constraint)?;
-        Ok((chosen, crate::sample::likeliest(&row, request.top)))
-    }
 }
 
 /// How a request ended.
