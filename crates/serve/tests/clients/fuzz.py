@@ -52,6 +52,11 @@ def places(value, found, at=()):
             places(value[i], found, (*at, i))
 
 
+def odd(r):
+    """One of the odd values, for itself."""
+    return json.loads(json.dumps(r.choice(ODD)))
+
+
 def changed(r, value):
     for _ in range(r.choice([1, 1, 2, 5])):
         found = []
@@ -66,11 +71,11 @@ def changed(r, value):
         if kind < 0.2:
             del inner[at[-1]]
         elif kind < 0.3 and isinstance(inner, list):
-            inner.append(r.choice(ODD))
+            inner.append(odd(r))
         elif kind < 0.35 and isinstance(inner, dict):
-            inner[r.choice(["type", "content", "x", "", "a" * 300])] = r.choice(ODD)
+            inner[r.choice(["type", "content", "x", "", "a" * 300])] = odd(r)
         else:
-            inner[at[-1]] = json.loads(json.dumps(r.choice(ODD)))
+            inner[at[-1]] = odd(r)
     if isinstance(value, dict):
         for name in LIMITS & set(value):
             if isinstance(value[name], (int, float)) and value[name] > 2 or value[name] is None:
@@ -185,7 +190,7 @@ def main():
     print(f"{sum(counts.values())} requests in {time.monotonic() - begin:.0f} s:", ", ".join(f"{k}: {n}" for k, n in sorted(counts.items(), key=str)))
     for each in bad[:8]:
         print("BAD", *each)
-    return 0 if alive and not bad else 1
+    return 0 if alive and not bad and sum(counts.values()) == flags.requests else 1
 
 
 if __name__ == "__main__":
