@@ -196,7 +196,7 @@ def tool_wrong(tools, choice, param):
 @case(None, {}, {"type": "object"}, {"type": "object", "properties": {}})
 def tool_without_parameters(schema):
     t = tool("go", schema)
-    reply = chat(FOX, suite.TOOLS, tools=[t], tool_choice="required", parallel_tool_calls=False, max_tokens=200, logit_bias={str(i): 12 for i in suite.TOOLS.post("/tokenize", {"content": "}"}).json()["tokens"]})
+    reply = chat(FOX, suite.TOOLS, tools=[t], tool_choice="required", parallel_tool_calls=False, max_tokens=200, temperature=0, logit_bias={str(i): 12 for i in suite.TOOLS.post("/tokenize", {"content": "}"}).json()["tokens"]})
     call = reply.choices[0].message.tool_calls[0]
     equal(call.function.name, "go")
     assert isinstance(json.loads(call.function.arguments), dict)
