@@ -95,16 +95,7 @@ impl Checkpoint {
         let config = without_nulls(source.clone());
         let (tensors, _) = io::load_safetensors(io::Source::from_bytes(format!("{name}/model.safetensors"), weights))?;
         let plan = Plan::from_config(&config, Path::new(name))?;
-        Ok(Checkpoint {
-            dir: PathBuf::new(),
-            source,
-            config,
-            generation: Map::new(),
-            tensors,
-            plan,
-            headless: false,
-            gguf: None,
-        })
+        Ok(Checkpoint::without_files(source, config, tensors, plan))
     }
 
     /// A model from a config and tensors that are there already.
@@ -116,16 +107,17 @@ impl Checkpoint {
         let (mut config, mut tensors) = (without_nulls(config), tensors);
         imports::apply([&mut config, &mut source], &mut tensors, "model")?;
         let plan = Plan::from_config(&config, Path::new(""))?;
-        Ok(Checkpoint {
-            dir: PathBuf::new(),
-            source,
-            config,
-            generation: Map::new(),
-            tensors,
-            plan,
-            headless: false,
-            gguf: None,
-        })
+        Ok(Checkpoint::without_files(source, config, tensors, plan))
+    }
+
+    fn without_files(
+        source: Map<String, Value>,
+        config: Map<String, Value>,
+        tensors: Arrays,
+        plan: Plan,
+    ) -> Checkpoint {
+        let (dir, generation) = (PathBuf::new(), Map::new());
+        Checkpoint { dir, source, config, generation, tensors, plan, headless: false, gguf: None }
     }
 
     /// The tokenizer beside the weights, or in their file.

@@ -143,3 +143,28 @@ fn lane(a: &Array, l: usize) -> Result<Array> {
     }
     ops::roll(a, [l as i64], ())
 }
+
+pub(crate) fn one(a: Result<Array>) -> Result<Vec<Array>> {
+    Ok(vec![a?])
+}
+
+/// sin(a), sin(2a), sin(3a), ...
+pub(crate) fn wave(shape: &[usize], a: f64) -> Array {
+    let n: usize = shape.iter().product();
+    Array::from_vec((0..n).map(|i| ((i + 1) as f64 * a).sin() as f32).collect::<Vec<f32>>(), shape)
+}
+
+/// The first values of an array and the sum of its magnitudes, against numbers that MLX gives.
+pub(crate) fn same_as(name: &str, a: &Array, first: &[f32], total: f32) {
+    let values = a.to_vec::<f32>().unwrap();
+    let size = total / values.len() as f32;
+    for (i, (x, y)) in values.iter().zip(first).enumerate() {
+        assert!((x - y).abs() < 1e-5 * (size + y.abs()), "{name}: element {i} is {x}, not {y}");
+    }
+    let sum: f32 = values.iter().map(|x| x.abs()).sum();
+    assert!((sum - total).abs() < 1e-5 * total, "{name}: magnitudes add up to {sum}, not {total}");
+}
+
+pub(crate) fn weighed(y: Result<Array>, shape: &[usize]) -> Result<Array> {
+    ops::sum(&ops::multiply(&y?, &wave(shape, 1.1))?, (), false)
+}

@@ -5,4 +5,5 @@ mod check;
 mod fast;
 mod interface;
 mod linear;
+mod quantized;
 mod structure;

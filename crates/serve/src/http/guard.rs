@@ -5,6 +5,7 @@ use crate::service::Owner;
 use crate::settings::Settings;
 use hyper::header::{AUTHORIZATION, HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN};
 use std::net::IpAddr;
+use std::sync::LazyLock;
 
 const SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
@@ -48,13 +49,14 @@ pub(crate) fn check_host(
 
 fn check_name(host: &str, settings: &Settings, loopback: bool) -> Result<(), ApiError> {
     let name = host_name(host).to_ascii_lowercase();
-    let own = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    static OWN: LazyLock<String> =
+        LazyLock::new(|| std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default().trim().to_owned());
     let safe = !loopback
         || name.parse::<IpAddr>().is_ok()
         || matches!(name.as_str(), "localhost" | "host.docker.internal")
         || name.ends_with(".localhost")
         || name.ends_with(".local")
-        || !name.is_empty() && name.eq_ignore_ascii_case(own.trim())
+        || !name.is_empty() && name.eq_ignore_ascii_case(&OWN)
         || settings.allowed_hosts.iter().any(|h| h.eq_ignore_ascii_case(&name) || h == "*");
     if safe {
         return Ok(());

@@ -113,12 +113,7 @@ def main():
     engine = benchmark(flags)
     server = Server(flags.program, flags.model)
     try:
-        while True:
-            try:
-                server.get("/ready")
-                break
-            except OSError:
-                time.sleep(0.05)
+        server.wait()
         flags.ends = {str(i): -100 for i in ends(flags.model)}  # no reply ends early
         rate = asyncio.run(throughput(server, flags))
         print(f"engine {engine:.1f}, served {rate:.1f} tokens per second", file=sys.stderr, flush=True)

@@ -52,6 +52,14 @@ class Server:
                 break
         # Nobody reads the log from here on: that must not matter.
 
+    def wait(self):
+        """Until it would answer."""
+        while True:
+            try:
+                return self.get("/ready")
+            except OSError:
+                time.sleep(0.05)
+
     def get(self, path):
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=20) as answer:
             return answer.read().decode()
@@ -194,12 +202,7 @@ def main():
     (folder / "model" / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 8192}))
     server = Server(flags.program, folder / "model")
     try:
-        while True:
-            try:
-                server.get("/ready")
-                break
-            except OSError:
-                time.sleep(0.05)
+        server.wait()
         first = server.usage()
         idle, busy, sent = asyncio.run(pace(server, min(10, flags.seconds / 6)))
         counts, wrong, gaps, use = asyncio.run(soak(server, flags.seconds))
