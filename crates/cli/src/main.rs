@@ -33,6 +33,10 @@ enum Command {
     Serve(Box<commands::serve::Arguments>),
     /// Convert and quantize a model
     Convert(commands::convert::Arguments),
+    /// Fine-tune a model on texts of your own
+    Lora(Box<commands::lora::Arguments>),
+    /// Make an adapter a part of its model
+    Fuse(commands::fuse::Arguments),
     /// Read a prompt and keep what the model remembers of it in a file
     CachePrompt(commands::cache_prompt::Arguments),
     /// Say how much servers remember of prompts on disk, or remove it
@@ -127,6 +131,8 @@ fn main() -> ExitCode {
             Err(e) => Err(e),
         },
         Command::Convert(a) => commands::convert::run(a),
+        Command::Lora(a) => commands::lora::run(*a, manner),
+        Command::Fuse(a) => commands::fuse::run(a, manner),
         Command::CachePrompt(a) => commands::cache_prompt::run(a),
         Command::Cache(a) => commands::cache::run(a),
         Command::Benchmark(a) => commands::benchmark::run(a),

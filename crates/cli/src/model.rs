@@ -35,6 +35,11 @@ pub(crate) struct AdapterArguments {
 }
 
 impl AdapterArguments {
+    /// Of a directory.
+    pub(crate) fn of(dir: &str) -> AdapterArguments {
+        AdapterArguments { adapter_path: Some(dir.into()) }
+    }
+
     /// The model of a flag, with the adapter on it if there is one.
     pub(crate) fn load(&self, path: Option<&Path>, hub: &HubArguments) -> Result<LanguageModel> {
         // What is wrong with the smaller of the two is told first.

@@ -150,7 +150,7 @@ pub fn convert(from: &Path, to: &Path, options: &Options, mut say: impl FnMut(&s
     if options.quantize.is_some() {
         say(&format!("[INFO] Quantized model with {bits_per_weight:.3} bits per weight."));
     }
-    save(model.module_mut(), config, from, &checkpoint.beside()?, to)?;
+    save(model.module_mut(), config, Some(from), &checkpoint.beside()?, to)?;
     Ok(Report { dtype, bits_per_weight })
 }
 
@@ -265,10 +265,10 @@ pub fn bits_per_weight(module: &mut dyn Module) -> f64 {
 }
 
 /// Writes a model directory: weights, index, config, the files beside them in `from`, and those of `beside`.
-fn save(
+pub(crate) fn save(
     module: &mut dyn Module,
     mut config: Map<String, Value>,
-    from: &Path,
+    from: Option<&Path>,
     beside: &[(&str, Vec<u8>)],
     to: &Path,
 ) -> Result<()> {
@@ -284,7 +284,10 @@ fn save(
     config.remove("vision_config");
     let sorted: BTreeMap<String, Value> = config.into_iter().collect();
     write(&partial.join("config.json"), &pretty(&json!(sorted)))?;
-    for name in BESIDE.iter().filter(|n| from.join(n).is_file()) {
+    for (from, name) in from.iter().flat_map(|from| BESIDE.iter().map(move |name| (from, name))) {
+        if !from.join(name).is_file() {
+            continue;
+        }
         let place = partial.join(name);
         place.parent().map_or(Ok(()), std::fs::create_dir_all).map_err(|e| fail(&place, e))?;
         std::fs::copy(from.join(name), place).map_err(|e| fail(&from.join(name), e))?;

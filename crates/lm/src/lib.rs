@@ -14,6 +14,7 @@ pub mod embed;
 pub mod engine;
 pub mod evaluate;
 pub mod fit;
+pub mod fuse;
 pub mod generate;
 mod gguf;
 pub mod grammar;

@@ -82,7 +82,7 @@ impl Scope {
 }
 
 /// The number of the block that a path leads into, and the path inside.
-fn place(path: &str) -> Option<(usize, &str)> {
+pub fn place(path: &str) -> Option<(usize, &str)> {
     let mut rest = path;
     while let Some((part, after)) = rest.split_once('.') {
         if let Ok(block) = part.parse() {

@@ -11,9 +11,13 @@ pub use keys::{Keys, KvOptions};
 pub(crate) use pieces::Piece;
 pub use sequence::{Mark, Memory, Sequence};
 
-use lapis::ops::fast::{AttentionMask, AttentionOptions, attention_of_blocks};
+use lapis::ops::fast::{AttentionMask, AttentionOptions, attention_of_blocks, scaled_dot_product_attention};
+use lapis::transforms::checkpoint;
 use lapis::{Array, Result, ops};
 use std::ops::Range;
+
+/// A whole axis.
+const ALL: (Option<i64>, Option<i64>, i64) = (None, None, 1);
 
 /// The part of a step that is one sequence's, inside one layer.
 pub struct Slot<'a> {
@@ -23,6 +27,8 @@ pub struct Slot<'a> {
     pub memory: &'a mut Memory,
     /// And how.
     pub kv: KvOptions,
+    /// The rows are all that there will be: nothing is remembered.
+    whole: bool,
 }
 
 impl Slot<'_> {
@@ -56,6 +62,14 @@ impl Slot<'_> {
         latent: Option<usize>,
         options: &AttentionOptions<'_>,
     ) -> Result<Array> {
+        if self.whole {
+            let values = match (new, latent) {
+                ([_, v], _) => (*v).clone(),
+                (_, Some(width)) => ops::slice(new[0], &[ALL, ALL, ALL, (None, Some(width as i64), 1)])?,
+                _ => new[0].clone(),
+            };
+            return scaled_dot_product_attention(q, new[0], &values, options);
+        }
         let mut kept = match std::mem::take(self.memory) {
             Memory::Keys(kept) => kept,
             _ => Keys::new(options.window, latent, self.kv),
@@ -94,6 +108,8 @@ impl Slot<'_> {
 /// The rows of a step.
 pub struct Batch<'a> {
     spans: Vec<(Range<usize>, &'a mut Sequence)>,
+    /// What is inside a layer is computed again for gradients.
+    again: bool,
 }
 
 impl<'a> Batch<'a> {
@@ -104,7 +120,7 @@ impl<'a> Batch<'a> {
             let start = spans.last().map_or(0, |s| s.0.end);
             spans.push((start..start + rows, sequence));
         }
-        Batch { spans }
+        Batch { spans, again: false }
     }
 
     /// All of one sequence.
@@ -146,10 +162,32 @@ impl<'a> Batch<'a> {
                 false => ops::slice(a, &[(Some(rows.start as i64), Some(rows.end as i64), 1)]),
             };
             let inputs: Vec<Array> = inputs.iter().map(cut).collect::<Result<_>>()?;
-            let mut slot = Slot { at: sequence.seen, memory: &mut sequence.layers[layer], kv: sequence.kv };
+            let (at, kv, whole) = (sequence.seen, sequence.kv, sequence.whole);
+            let mut slot = Slot { at, memory: &mut sequence.layers[layer], kv, whole };
             results.push(f(&inputs, &mut slot)?);
         }
         if alone { Ok(results.swap_remove(0)) } else { ops::concatenate(&results, 0) }
+    }
+
+    /// From now on values inside layers are computed again for gradients, in place of being kept: less memory for one
+    /// more forward pass. For texts that are [`Sequence::whole`].
+    pub fn recompute(&mut self) {
+        self.again = true;
+    }
+
+    /// Rows through a layer, `f`.
+    ///
+    /// # Errors
+    /// Those of `f`.
+    pub fn layer(&mut self, x: &Array, f: impl Fn(&Array, &mut Batch) -> Result<Array>) -> Result<Array> {
+        if !self.again {
+            return f(x, self);
+        }
+        let rows: Vec<usize> = self.spans.iter().map(|(rows, _)| rows.len()).collect();
+        checkpoint(|x: &Array| {
+            let mut texts = vec![Sequence::whole(); rows.len()];
+            f(x, &mut Batch::new(rows.iter().copied().zip(&mut texts)))
+        })(x)
     }
 
     /// The step is over: its rows count as seen.

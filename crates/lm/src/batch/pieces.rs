@@ -77,6 +77,6 @@ impl Sequence {
                 }
             });
         }
-        Some(Sequence { layers, seen, kv })
+        Some(Sequence { layers, seen, kv, whole: false })
     }
 }

@@ -21,12 +21,19 @@ pub struct Sequence {
     pub(super) layers: Vec<Memory>,
     pub(super) seen: usize,
     pub(super) kv: KvOptions,
+    /// It is read in one step and not written on.
+    pub(super) whole: bool,
 }
 
 impl Sequence {
     /// Nothing seen.
     pub fn new() -> Sequence {
         Sequence::default()
+    }
+
+    /// A text that is read in one step and not written on, as in training: layers of attention remember nothing of it.
+    pub fn whole() -> Sequence {
+        Sequence { whole: true, ..Sequence::default() }
     }
 
     /// Nothing seen; layers that look at all positions remember as `kv` says.
@@ -51,7 +58,7 @@ impl Sequence {
 
     /// What layers remember of `seen` tokens.
     pub(crate) fn from_layers(layers: Vec<Memory>, seen: usize) -> Sequence {
-        Sequence { layers, seen, kv: KvOptions::default() }
+        Sequence { layers, seen, ..Sequence::default() }
     }
 
     /// What each layer remembers.

@@ -134,7 +134,7 @@ impl<L: Layered + Clone> Model for Backbone<L> {
         let mut x = self.table().forward(tokens)?;
         for (i, layer) in self.trunk().layers.iter().enumerate() {
             let place = |e: Error| Error::new(e.kind(), format!("layer {i}: {e}"));
-            x = layer.forward(&x, i, batch).map_err(place)?;
+            x = batch.layer(&x, |x, batch| layer.forward(x, i, batch)).map_err(place)?;
         }
         match &self.trunk().last {
             Last::Final { norm_f: norm } | Last::Embedding { embedding_norm: norm } => norm.forward(&x),

@@ -232,7 +232,7 @@ impl<L: Layered + Clone> Model for Decoder<L> {
         }
         for (i, layer) in self.model.layers.iter().enumerate() {
             let place = |e: Error| Error::new(e.kind(), format!("layer {i}: {e}"));
-            x = layer.forward(&x, i, batch).map_err(place)?;
+            x = batch.layer(&x, |x, batch| layer.forward(x, i, batch)).map_err(place)?;
         }
         self.model.norm.forward(&x)
     }

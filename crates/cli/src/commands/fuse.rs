@@ -1,0 +1,87 @@
+//! `lapis fuse`: an adapter as a part of its model.
+
+use crate::Manner;
+use crate::hub::HubArguments;
+use crate::model::DEMO;
+use lapis::Result;
+use lapis_lm::card::Card;
+use lapis_lm::fuse::{Base, fuse};
+use lapis_lm::hub::Name;
+use std::path::PathBuf;
+
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// A model: a directory, a .gguf file, or owner/name on the hub [default: the demo model inside the program]
+    #[arg(long)]
+    model: Option<PathBuf>,
+    #[command(flatten)]
+    hub: HubArguments,
+    /// The directory to write, which must not exist
+    #[arg(long, default_value = "fused_model")]
+    save_path: PathBuf,
+    /// The adapter: a directory of LoRA, DoRA or full weights, by mlx-lm or PEFT
+    #[arg(long, default_value = "adapters")]
+    adapter_path: PathBuf,
+    /// Unpack the weights
+    #[arg(long, visible_alias = "de-quantize")]
+    dequantize: bool,
+    /// The name of the base model, for the card
+    #[arg(long, hide = true)]
+    hf_path: Option<String>,
+    /// Upload the result to this repository: owner/name
+    #[arg(long)]
+    upload_repo: Option<String>,
+    /// Threads to use
+    #[arg(long)]
+    threads: Option<usize>,
+    /// Accepted; code in a model repository is never run
+    #[arg(long, hide = true)]
+    trust_remote_code: bool,
+}
+
+/// Packing that takes away more of a change than this is worth a word.
+const LOSS: f64 = 0.5;
+
+pub(crate) fn run(a: Arguments, manner: Manner) -> Result<()> {
+    if let Some(n) = a.threads {
+        lapis_cpu::pool::set_threads(n)?;
+    }
+    let upload = match &a.upload_repo {
+        Some(name) => Some((a.hub.hub()?, Name::parse(name)?)),
+        None => None,
+    };
+    let model = a.model.or_else(|| (manner == Manner::Mlx).then(|| "mlx_model".into()));
+    let source = model.as_ref().map(|m| a.hub.find(m)).transpose()?;
+    println!("Loading pretrained model");
+    let base = source.as_deref().map_or(Base::Files(DEMO), Base::Path);
+    let report = fuse(base, &a.adapter_path, &a.save_path, a.dequantize)?;
+    println!("Fused {} layers; {:.3} bits per weight.", report.layers, report.bits_per_weight);
+    if let Some(loss) = report.loss() {
+        let worst = report.losses.iter().max_by(|a, b| a.1.total_cmp(&b.1));
+        let worst = worst.map_or(String::new(), |(path, x)| format!(", most in {path}: {:.0} %", 100.0 * x));
+        println!("Packing again differs from the sum by {:.0} % of the change (median{worst}).", 100.0 * loss);
+        if loss > LOSS {
+            println!(
+                "Much of what was learned is lost to rounding: --dequantize keeps it; quantize with more bits afterwards."
+            );
+        }
+    }
+    // A card is no reason to fail: the model is there.
+    let (named, text) = match (&model, &source) {
+        (Some(model), Some(dir)) => match a.hub.named(model)? {
+            Some((hub, name)) => (Some(name.repo.clone()), hub.text(&name, "README.md").ok().flatten()),
+            None => (None, std::fs::read_to_string(dir.join("README.md")).ok()),
+        },
+        _ => (None, None),
+    };
+    let named = a.hf_path.or(named);
+    let command: Vec<String> = std::env::args().skip(1).collect();
+    let command = format!("lapis {}", command.join(" "));
+    let (source, base) = (text.as_deref(), named.as_deref());
+    Card { source, base, command: &command, bits_per_weight: report.bits_per_weight }.write(&a.save_path)?;
+    println!("Saved to {}.", a.save_path.display());
+    match upload {
+        Some((hub, name)) => super::upload::upload(&hub, &a.save_path, &name),
+        None => Ok(()),
+    }
+}

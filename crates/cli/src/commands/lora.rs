@@ -1,0 +1,373 @@
+//! `lapis lora`: fine-tuning.
+
+use crate::hub::HubArguments;
+use crate::model::{self, AdapterArguments};
+use crate::{Manner, interrupt, say};
+use lapis::{Error, Result};
+use lapis_train::{Data, Observer, Record, Settings, Trained, run as train};
+use serde_json::{Value, json};
+use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// A model: a directory, a .gguf file, or owner/name on the hub [default: the demo model inside the program]
+    #[arg(long)]
+    model: Option<PathBuf>,
+    #[command(flatten)]
+    hub: HubArguments,
+    /// Train
+    #[arg(long)]
+    train: bool,
+    /// Say how well the test set is foreseen, after training or by an adapter that is there
+    #[arg(long)]
+    test: bool,
+    /// A directory with train.jsonl, valid.jsonl, test.jsonl: lines with "text", "messages", or "prompt" and "completion"
+    #[arg(long)]
+    data: Option<String>,
+    /// What is trained: changes of low rank, the same with lengths of rows, or the weights themselves [default: lora]
+    #[arg(long, value_parser = ["lora", "dora", "full"])]
+    fine_tune_type: Option<String>,
+    /// adam, adamw, muon, sgd or adafactor [default: adam]
+    #[arg(long)]
+    optimizer: Option<String>,
+    /// Learn completions (of chats the last message) and not prompts
+    #[arg(long)]
+    mask_prompt: bool,
+    /// Train the last so many blocks; -1 trains all [default: 16]
+    #[arg(long, allow_negative_numbers = true)]
+    num_layers: Option<i64>,
+    /// Samples in a step [default: 4]
+    #[arg(long)]
+    batch_size: Option<u64>,
+    /// Steps [default: 1000]
+    #[arg(long)]
+    iters: Option<u64>,
+    /// Batches of a validation; -1 takes all [default: 25]
+    #[arg(long, allow_negative_numbers = true)]
+    val_batches: Option<i64>,
+    /// The learning rate [default: 1e-5]
+    #[arg(long)]
+    learning_rate: Option<f64>,
+    /// Steps in which the learning rate rises to its value [default: 0]
+    #[arg(long)]
+    warmup: Option<u64>,
+    /// Steps between two lines about the loss [default: 10]
+    #[arg(long)]
+    steps_per_report: Option<u64>,
+    /// Steps between two validations [default: 200]
+    #[arg(long)]
+    steps_per_eval: Option<u64>,
+    /// Batches whose gradients make one update [default: 1]
+    #[arg(long)]
+    grad_accumulation_steps: Option<u64>,
+    /// Begin with the weights of an adapter file
+    #[arg(long)]
+    resume_adapter_file: Option<String>,
+    /// Go on with the run whose state is in the directory of the adapter, as if it had not been interrupted
+    #[arg(long)]
+    resume: bool,
+    /// The directory of the adapter, of checkpoints and of the report [default: adapters]
+    #[arg(long)]
+    adapter_path: Option<String>,
+    /// Steps between two checkpoints [default: 100]
+    #[arg(long)]
+    save_every: Option<u64>,
+    /// Keep the last so many numbered adapters [default: all]
+    #[arg(long)]
+    keep_checkpoints: Option<u64>,
+    /// Batches of the test; -1 takes all [default: 500]
+    #[arg(long, allow_negative_numbers = true)]
+    test_batches: Option<i64>,
+    /// Tokens of a sample at most; the rest is cut off [default: 2048]
+    #[arg(long)]
+    max_seq_length: Option<u64>,
+    /// Settings in a YAML file: the flags, with _ for -, and lora_parameters, optimizer_config, lr_schedule
+    #[arg(short, long)]
+    config: Option<PathBuf>,
+    /// Compute values inside layers again for gradients: less memory, more time
+    #[arg(long)]
+    grad_checkpoint: bool,
+    /// Give memory back between steps when more than this is kept for later, such as 2GB
+    #[arg(long, value_parser = size)]
+    clear_cache_threshold: Option<u64>,
+    /// Write event files of TensorBoard, too: tensorboard
+    #[arg(long)]
+    report_to: Option<String>,
+    /// What the report calls the run
+    #[arg(long)]
+    project_name: Option<String>,
+    /// The seed of what is random [default: 0]
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Stop after so many validations without a better one, and keep the best
+    #[arg(long)]
+    patience: Option<u64>,
+    /// What a loss that is no number does [default: stop]
+    #[arg(long, value_parser = ["stop", "skip"])]
+    on_nan: Option<String>,
+    /// Questions, one a line, that the report answers with the trained model
+    #[arg(long)]
+    eval_prompts: Option<String>,
+    /// Count one token of padding in rows that are shorter than their batch, as mlx-lm does
+    #[arg(long)]
+    exact_reference_loss: bool,
+    /// Read model and data, say what would be trained, and stop
+    #[arg(long)]
+    dry_run: bool,
+    /// Threads to use
+    #[arg(long)]
+    threads: Option<usize>,
+    /// Print JSON: the lines of metrics.jsonl
+    #[arg(long)]
+    json: bool,
+    /// Accepted; code in a model repository is never run
+    #[arg(long, hide = true)]
+    trust_remote_code: bool,
+}
+
+/// A number of bytes: `M` and `MB` are 10^6, `MiB` is 2^20.
+fn size(text: &str) -> std::result::Result<u64, String> {
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let unit = match unit.trim().to_lowercase().as_str() {
+        "" | "b" => 1.0,
+        "k" | "kb" => 1e3,
+        "m" | "mb" => 1e6,
+        "g" | "gb" => 1e9,
+        "kib" => 1024.0,
+        "mib" => 1048576.0,
+        "gib" => 1073741824.0,
+        other => return Err(format!("{other:?} is no unit; known are KB, MB, GB, KiB, MiB, GiB")),
+    };
+    number.parse::<f64>().map(|n| (n * unit) as u64).map_err(|_| format!("{number:?} is no number"))
+}
+
+/// The settings of the YAML file, then of the flags.
+fn settings(a: &Arguments, manner: Manner) -> Result<Settings> {
+    let mut s = Settings::default();
+    if manner == Manner::Mlx {
+        s.model = Some("Qwen/Qwen3-0.6b".into());
+    }
+    if let Some(file) = &a.config {
+        s.read(file, &mut |text| eprintln!("{text}"))?;
+    }
+    let truth = |on: bool| on.then_some(Value::Bool(true));
+    let model = a.model.as_ref().map(|m| json!(m.display().to_string()));
+    let flags: [(&str, Option<Value>); 32] = [
+        ("model", model),
+        ("train", truth(a.train)),
+        ("test", truth(a.test)),
+        ("data", a.data.clone().map(Value::from)),
+        ("fine_tune_type", a.fine_tune_type.clone().map(Value::from)),
+        ("optimizer", a.optimizer.clone().map(Value::from)),
+        ("mask_prompt", truth(a.mask_prompt)),
+        ("num_layers", a.num_layers.map(Value::from)),
+        ("batch_size", a.batch_size.map(Value::from)),
+        ("iters", a.iters.map(Value::from)),
+        ("val_batches", a.val_batches.map(Value::from)),
+        ("learning_rate", a.learning_rate.map(Value::from)),
+        ("warmup", a.warmup.map(Value::from)),
+        ("steps_per_report", a.steps_per_report.map(Value::from)),
+        ("steps_per_eval", a.steps_per_eval.map(Value::from)),
+        ("grad_accumulation_steps", a.grad_accumulation_steps.map(Value::from)),
+        ("resume_adapter_file", a.resume_adapter_file.clone().map(Value::from)),
+        ("adapter_path", a.adapter_path.clone().map(Value::from)),
+        ("save_every", a.save_every.map(Value::from)),
+        ("keep_checkpoints", a.keep_checkpoints.map(Value::from)),
+        ("test_batches", a.test_batches.map(Value::from)),
+        ("max_seq_length", a.max_seq_length.map(Value::from)),
+        ("grad_checkpoint", truth(a.grad_checkpoint)),
+        ("clear_cache_threshold", a.clear_cache_threshold.map(Value::from)),
+        ("report_to", a.report_to.clone().map(Value::from)),
+        ("project_name", a.project_name.clone().map(Value::from)),
+        ("seed", a.seed.map(Value::from)),
+        ("patience", a.patience.map(Value::from)),
+        ("on_nan", a.on_nan.clone().map(Value::from)),
+        ("eval_prompts", a.eval_prompts.clone().map(Value::from)),
+        ("exact_reference_loss", truth(a.exact_reference_loss)),
+        ("trust_remote_code", truth(a.trust_remote_code)),
+    ];
+    for (key, value) in flags {
+        value.map_or(Ok(()), |value| s.set(key, value))?;
+    }
+    Ok(s)
+}
+
+pub(crate) fn run(a: Arguments, manner: Manner) -> Result<()> {
+    if let Some(n) = a.threads {
+        lapis_cpu::pool::set_threads(n)?;
+    }
+    let s = settings(&a, manner)?;
+    if s.trust_remote_code {
+        eprintln!("--trust-remote-code has no effect: code in a model repository is never run");
+    }
+    s.check()?;
+    let Some(data) = &s.data else {
+        return Err(Error::value(
+            "--data is missing: name a directory with train.jsonl and valid.jsonl, lines such as {\"text\": \"...\"}",
+        ));
+    };
+    let path = s.model.as_ref().map(PathBuf::from);
+    let model = match s.train || s.adapter_path.is_empty() {
+        true => model::load(path.as_deref(), &a.hub)?,
+        false => AdapterArguments::of(&s.adapter_path).load(path.as_deref(), &a.hub)?,
+    };
+    let data = Data::read(Path::new(data), &model, &s, &mut |text| eprintln!("note: {text}"))?;
+    if a.dry_run {
+        return dry(&model, data, &s);
+    }
+    interrupt::watch();
+    let mut screen = Screen::new(a.json, s.iters);
+    let outcome = train(&model, data, &s, a.resume, &mut screen)?;
+    screen.clear();
+    if interrupt::seen() && s.train && outcome.steps < s.iters {
+        eprintln!("interrupted after step {}; --resume goes on from there", outcome.steps);
+    }
+    match outcome.test_loss {
+        Some(loss) if a.json => println!("{}", json!({"test_loss": loss, "test_perplexity": loss.exp()})),
+        Some(loss) => println!("Test loss {loss:.3}, Test ppl {:.3}.", loss.exp()),
+        None => {}
+    }
+    if let Some(report) = outcome.report.filter(|_| !a.json) {
+        println!("Report: {}", report.display());
+    }
+    Ok(())
+}
+
+/// Says what would be trained.
+fn dry(model: &lapis_lm::LanguageModel, data: Data, s: &Settings) -> Result<()> {
+    let count = |samples: &[lapis_train::Sample]| {
+        let tokens: usize = samples.iter().map(|s| s.tokens.len()).sum();
+        format!("{} samples, {tokens} tokens", samples.len())
+    };
+    println!("train: {}", count(&data.train));
+    println!("valid: {}", count(&data.valid));
+    println!("test: {}", count(&data.test));
+    if s.train {
+        let trainer = lapis_train::Trainer::new(&*model.model, data.train, s)?;
+        println!("{}", trained(&trainer.trained()));
+    }
+    Ok(())
+}
+
+fn trained(t: &Trained) -> String {
+    let (million, of) = (t.numbers as f64 / 1e6, t.of as f64 / 1e6);
+    format!("Trainable parameters: {:.3}% ({million:.3}M/{of:.3}M), in {} blocks", 100.0 * million / of, t.blocks)
+}
+
+/// What people see of a run.
+struct Screen {
+    json: bool,
+    live: bool,
+    iters: usize,
+    began: Instant,
+    /// Steps that were done before.
+    first: usize,
+    shown: bool,
+}
+
+impl Screen {
+    fn new(json: bool, iters: usize) -> Screen {
+        let live = std::io::stderr().is_terminal() && !json;
+        Screen { json, live, iters, began: Instant::now(), first: 0, shown: false }
+    }
+
+    fn line(&mut self, text: &str) {
+        if self.live {
+            eprint!("\r\x1b[K{text}");
+            drop(std::io::stderr().flush());
+            self.shown = true;
+        }
+    }
+
+    fn clear(&mut self) {
+        if std::mem::take(&mut self.shown) {
+            eprint!("\r\x1b[K");
+        }
+    }
+
+    /// The time that is left, after so many steps.
+    fn left(&self, done: usize) -> String {
+        let steps = done.saturating_sub(self.first).max(1) as f64;
+        let s = (self.began.elapsed().as_secs_f64() / steps * self.iters.saturating_sub(done) as f64).round() as u64;
+        match (s / 3600, s / 60 % 60, s % 60) {
+            (0, 0, s) => format!("{s} s"),
+            (0, m, s) => format!("{m}:{s:02}"),
+            (h, m, s) => format!("{h}:{m:02}:{s:02}"),
+        }
+    }
+}
+
+impl Observer for Screen {
+    fn note(&mut self, text: &str) {
+        self.clear();
+        eprintln!("note: {text}");
+    }
+
+    fn begin(&mut self, t: &Trained, done: usize) {
+        (self.began, self.first) = (Instant::now(), done);
+        if !self.json {
+            println!("{}", trained(t));
+            let from = if done > 0 { format!(", from step {done} on") } else { String::new() };
+            println!("Starting training..., iters: {}{from}", self.iters);
+        }
+    }
+
+    fn step(&mut self, done: usize, of: usize) {
+        self.line(&format!("step {done}/{of} · {} % · {} left", 100 * done / of.max(1), self.left(done)));
+    }
+
+    fn validating(&mut self, done: usize, of: usize) {
+        self.line(&format!("validation {done}/{of}"));
+    }
+
+    fn record(&mut self, r: &Record) {
+        self.clear();
+        if self.json {
+            println!("{}", serde_json::to_string(r).unwrap_or_default());
+            return;
+        }
+        if let (Some(loss), Some(time)) = (r.val_loss, r.val_time) {
+            println!("Iter {}: Val loss {loss:.3}, Val took {time:.3}s", r.iteration);
+        }
+        if let Some(loss) = r.train_loss {
+            println!(
+                "Iter {}: Train loss {loss:.3}, Learning Rate {:.3e}, It/sec {:.3}, Tokens/sec {:.3}, Trained Tokens {}, Peak mem {:.3} \
+                 GB, {} left",
+                r.iteration,
+                r.learning_rate.unwrap_or(0.0),
+                r.iterations_per_second.unwrap_or(0.0),
+                r.tokens_per_second.unwrap_or(0.0),
+                r.trained_tokens.unwrap_or(0),
+                r.peak_memory.unwrap_or(0.0),
+                self.left(r.iteration)
+            );
+        }
+    }
+
+    fn saved(&mut self, file: &Path) {
+        self.clear();
+        if !self.json {
+            println!("Saved adapter weights to {}.", file.display());
+        }
+    }
+
+    fn stop(&mut self) -> bool {
+        interrupt::seen()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::size;
+
+    #[test]
+    fn sizes() {
+        assert_eq!(size("12"), Ok(12));
+        assert_eq!(size("1.5GB"), Ok(1_500_000_000));
+        assert_eq!(size("2 MiB"), Ok(2 << 20));
+        assert!(size("2 miles").is_err() && size("x").is_err());
+    }
+}

@@ -1,0 +1,27 @@
+//! Fine-tuning: what a model is made to learn, and how it goes.
+//!
+//! [`Settings`] says what is asked for, [`data`] reads samples, [`prepare`] chooses what is trained, [`Trainer`] takes steps and
+//! keeps a state that can be taken up at any of them, [`run`] is the whole of it. Knows no architecture and no terminal.
+#![forbid(unsafe_code)]
+
+mod batches;
+pub mod data;
+mod loss;
+mod optimizer;
+mod order;
+mod prepare;
+mod report;
+mod run;
+mod settings;
+mod state;
+mod tensorboard;
+mod trainer;
+mod yaml;
+
+pub use batches::Batch;
+pub use data::{Data, Sample};
+pub use prepare::{Trained, prepare};
+pub use report::{Record, Report};
+pub use run::{Observer, Outcome, run};
+pub use settings::{LoraParameters, ScheduleSettings, Settings};
+pub use trainer::{Step, Trainer};

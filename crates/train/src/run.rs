@@ -1,0 +1,247 @@
+//! A whole run: steps, validations, reports, saved states, and the test at the end.
+
+use crate::order::Order;
+use crate::report::{Record, Report, samples_of};
+use crate::state::{self, ADAPTERS};
+use crate::tensorboard::EventFile;
+use crate::trainer::evaluate;
+use crate::{Data, Settings, Trained, Trainer};
+use lapis::{Error, Result, io, memory};
+use lapis_lm::LanguageModel;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Who hears of a run.
+pub trait Observer {
+    /// Something odd that is no error.
+    fn note(&mut self, _text: &str) {}
+    /// It begins, after `done` steps.
+    fn begin(&mut self, _trained: &Trained, _done: usize) {}
+    /// A step is done.
+    fn step(&mut self, _done: usize, _of: usize) {}
+    /// A batch of a validation or test is done.
+    fn validating(&mut self, _done: usize, _of: usize) {}
+    /// A line of metrics.jsonl.
+    fn record(&mut self, _record: &Record) {}
+    /// The state was saved.
+    fn saved(&mut self, _file: &Path) {}
+    /// Whether the run should end at a good place.
+    fn stop(&mut self) -> bool {
+        false
+    }
+}
+
+/// How a run ended.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Outcome {
+    /// Steps done.
+    pub steps: usize,
+    /// Loss of the test set.
+    pub test_loss: Option<f32>,
+    /// The report, where training was asked for.
+    pub report: Option<PathBuf>,
+}
+
+/// Does what the settings ask for; `resume` goes on with the state in the directory of the adapter.
+///
+/// The model of a test without training is `model` as it is.
+///
+/// # Errors
+/// Settings out of range, a model that cannot be trained; a loss that is no number, unless such steps are skipped: the last good
+/// state is saved then.
+pub fn run(
+    model: &LanguageModel,
+    data: Data,
+    s: &Settings,
+    resume: bool,
+    observer: &mut dyn Observer,
+) -> Result<Outcome> {
+    s.check()?;
+    let mut outcome = Outcome::default();
+    let count = |n: i64| usize::try_from(n).ok();
+    if !s.train {
+        let mut order = Order::new(s.seed);
+        let loss = evaluate(&*model.model, &data.test, s, count(s.test_batches), &mut order, |i, n| {
+            observer.validating(i, n)
+        })?;
+        outcome.test_loss = Some(loss);
+        return Ok(outcome);
+    }
+    let dir = PathBuf::from(&s.adapter_path);
+    let mut trainer = Trainer::new(&*model.model, data.train, s)?;
+    if let Some(file) = &s.resume_adapter_file {
+        let weights = io::load_safetensors(Path::new(file))?.0.into_iter().collect();
+        trainer.set_weights(&weights)?;
+        observer.note(&format!("{file}: weights only are taken up; --resume goes on with a whole state"));
+    }
+    if resume {
+        trainer.resume(&dir)?;
+    }
+    state::begin(&dir, s, trainer.trained().blocks)?;
+    let mut run = Run {
+        report: Report::open(&dir, s, trainer.done())?,
+        events: s.reporters().any(|r| r == "tensorboard").then(|| EventFile::create(&dir)).transpose()?,
+        valid: data.valid,
+        trainer,
+        dir,
+        s,
+        observer,
+    };
+    run.observer.begin(&run.trainer.trained(), run.trainer.done());
+    run.steps()?;
+    // A model that was spoiled writes nothing; the rest of the report tells why.
+    let texts = samples_of(&run.written(model), s, &run.valid, &run.trainer.samples).unwrap_or_else(|e| {
+        run.observer.note(&format!("the report is without texts: {e}"));
+        Vec::new()
+    });
+    outcome.report = Some(run.report.write(&texts)?);
+    outcome.steps = run.trainer.done();
+    if s.test {
+        let observer = run.observer;
+        let loss = run.trainer.validate(&data.test, count(s.test_batches), |i, n| observer.validating(i, n))?;
+        outcome.test_loss = Some(loss);
+    }
+    Ok(outcome)
+}
+
+struct Run<'a> {
+    trainer: Trainer,
+    valid: Vec<crate::Sample>,
+    dir: PathBuf,
+    s: &'a Settings,
+    report: Report,
+    events: Option<EventFile>,
+    observer: &'a mut dyn Observer,
+}
+
+impl Run<'_> {
+    fn steps(&mut self) -> Result<()> {
+        let s = self.s;
+        let (mut seconds, mut steps) = (0.0, 0);
+        while self.trainer.done() < s.iters {
+            // In this order mlx-lm draws the orders of batches.
+            let it = self.trainer.done() + 1;
+            let batch = self.trainer.next_batch();
+            if !self.valid.is_empty()
+                && (it == 1 || it.is_multiple_of(s.steps_per_eval) || it == s.iters)
+                && self.validate()?
+            {
+                return Ok(());
+            }
+            let began = Instant::now();
+            let step = self.trainer.step(&batch)?;
+            if !step.is_finite() && s.on_nan == "skip" {
+                self.observer.note(&format!(
+                    "step {it}: the loss is {}, the gradient's length {}: skipped",
+                    step.loss, step.norm
+                ));
+            } else if !step.is_finite() {
+                let file = self.trainer.save(&self.dir, false)?;
+                return Err(Error::eval(format!(
+                    "[lora] the loss is {}, the gradient's length {} in step {it}; the weights of step {} are in {}\n  A smaller \
+                     --learning-rate helps, or --on-nan skip",
+                    step.loss,
+                    step.norm,
+                    it - 1,
+                    file.display()
+                )));
+            }
+            seconds += began.elapsed().as_secs_f64();
+            steps += 1;
+            self.observer.step(it, s.iters);
+            if it.is_multiple_of(s.steps_per_report) || it == s.iters {
+                self.tell(it, step.norm, seconds / f64::from(steps))?;
+                (seconds, steps) = (0.0, 0);
+            }
+            let last = it == s.iters;
+            let stop = self.observer.stop();
+            if it.is_multiple_of(s.save_every) || last || stop {
+                let file = self.trainer.save(&self.dir, it.is_multiple_of(s.save_every))?;
+                self.observer.saved(&file);
+            }
+            if stop {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// A line about the steps since the last one.
+    fn tell(&mut self, it: usize, norm: f32, seconds: f64) -> Result<()> {
+        let recent = std::mem::take(&mut self.trainer.recent);
+        let losses: f64 = recent.iter().map(|(loss, _)| f64::from(*loss)).sum();
+        let tokens: u32 = recent.iter().map(|(_, tokens)| tokens).sum();
+        let n = recent.len().max(1) as f64;
+        let record = Record {
+            iteration: it,
+            train_loss: Some((losses / n) as f32),
+            learning_rate: Some(self.trainer.learning_rate()?),
+            gradient_norm: Some(norm),
+            iterations_per_second: Some(1.0 / seconds.max(1e-9)),
+            tokens_per_second: Some(f64::from(tokens) / n / seconds.max(1e-9)),
+            trained_tokens: Some(self.trainer.tokens),
+            peak_memory: Some(memory::peak() as f64 / 1e9),
+            ..Record::default()
+        };
+        self.record(record)
+    }
+
+    fn record(&mut self, record: Record) -> Result<()> {
+        if let Some(events) = &mut self.events {
+            events.record(&record)?;
+        }
+        self.observer.record(&record);
+        self.report.add(record)
+    }
+
+    /// Whether there were enough validations without a better one.
+    fn validate(&mut self) -> Result<bool> {
+        let began = Instant::now();
+        let batches = usize::try_from(self.s.val_batches).ok();
+        let observer = &mut *self.observer;
+        let loss = self.trainer.validate(&self.valid, batches, |i, n| observer.validating(i, n))?;
+        let record = Record {
+            iteration: self.trainer.done(),
+            val_loss: Some(loss),
+            val_time: Some(began.elapsed().as_secs_f64()),
+            ..Record::default()
+        };
+        self.record(record)?;
+        let Some(patience) = self.s.patience else { return Ok(false) };
+        let best = self.dir.join(format!("best_{ADAPTERS}"));
+        if self.trainer.best.is_none_or(|least| loss < least) {
+            self.trainer.best = Some(loss);
+            self.trainer.worse = 0;
+            self.trainer.save_weights(&best)?;
+            return Ok(false);
+        }
+        self.trainer.worse += 1;
+        if self.trainer.worse < patience {
+            return Ok(false);
+        }
+        // What counts is the best, not the last.
+        let weights = io::load_safetensors(best.as_path())?.0.into_iter().collect();
+        self.trainer.set_weights(&weights)?;
+        let file = self.dir.join(ADAPTERS);
+        self.trainer.save_weights(&file)?;
+        let least = self.trainer.best.unwrap_or(loss);
+        self.observer
+            .note(&format!("{patience} validations were no better than {least:.3}: the weights of that one are kept"));
+        self.observer.saved(&file);
+        Ok(true)
+    }
+
+    /// The model as it is now, to write with.
+    fn written(&self, model: &LanguageModel) -> LanguageModel {
+        let mut copy = self.trainer.model().copied();
+        copy.module_mut().eval();
+        LanguageModel {
+            model: Arc::from(copy),
+            tokenizer: model.tokenizer.clone(),
+            eos: Arc::clone(&model.eos),
+            generation: model.generation.clone(),
+            ..*model
+        }
+    }
+}

@@ -1,0 +1,260 @@
+//! Steps: gradients of a batch, and what an optimizer makes of them.
+//!
+//! All that a step depends on is in the trainer and can be saved (`state`): weights, moments, gradients that wait for an update,
+//! the order of batches and the place in it. Random draws of a step follow from the seed and its number.
+
+use crate::batches::{Cursor, groups};
+use crate::loss::loss;
+use crate::optimizer::optimizer;
+use crate::order::Order;
+use crate::prepare::set_training;
+use crate::{Batch, Sample, Settings, Trained, prepare};
+use lapis::transforms::value_and_grad;
+use lapis::{Array, Dtype, Error, Result, eval, memory, ops, random};
+use lapis_lm::Model;
+use lapis_nn::Params;
+use lapis_nn::optim::{Optimizer, clip_grad_norm};
+
+/// What a step was.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Step {
+    /// Mean loss of a token.
+    pub loss: f32,
+    /// Length of the gradient of all parameters together.
+    pub norm: f32,
+    /// Tokens that were foreseen.
+    pub tokens: usize,
+}
+
+impl Step {
+    /// Whether loss and gradient are numbers; a step of which they are none has changed nothing.
+    pub fn is_finite(&self) -> bool {
+        self.loss.is_finite() && self.norm.is_finite()
+    }
+}
+
+/// A model that learns.
+pub struct Trainer {
+    pub(crate) model: Box<dyn Model>,
+    pub(crate) optimizer: Box<dyn Optimizer>,
+    pub(crate) settings: Settings,
+    pub(crate) samples: Vec<Sample>,
+    groups: Vec<Vec<usize>>,
+    pub(crate) cursor: Cursor,
+    pub(crate) order: Order,
+    /// Sums of gradients, in float32, of the batches since the last update.
+    pub(crate) sums: Params,
+    /// Steps done.
+    pub(crate) done: usize,
+    /// Tokens foreseen in them.
+    pub(crate) tokens: u64,
+    /// Loss and tokens of the steps since the last report.
+    pub(crate) recent: Vec<(f32, u32)>,
+    /// The least loss of validations.
+    pub(crate) best: Option<f32>,
+    /// Validations since then.
+    pub(crate) worse: usize,
+    trained: Trained,
+}
+
+impl Trainer {
+    /// Of a copy of a model, at step 0.
+    ///
+    /// # Errors
+    /// Settings that do not fit the model or the samples.
+    pub fn new(model: &dyn Model, samples: Vec<Sample>, settings: &Settings) -> Result<Trainer> {
+        if model.is_encoder() {
+            return Err(Error::unsupported("[lora] this model gives embeddings and foresees no text"));
+        }
+        let mut model = model.copied();
+        let groups = groups(&samples, settings.batch_size, "train")?;
+        let trained = prepare(&mut *model, settings)?;
+        Ok(Trainer {
+            model,
+            optimizer: optimizer(settings)?,
+            settings: settings.clone(),
+            samples,
+            groups,
+            cursor: Cursor::default(),
+            order: Order::new(settings.seed),
+            sums: Params::new(),
+            done: 0,
+            tokens: 0,
+            recent: Vec::new(),
+            best: None,
+            worse: 0,
+            trained,
+        })
+    }
+
+    /// How much is trained.
+    pub fn trained(&self) -> Trained {
+        self.trained
+    }
+
+    /// Steps done.
+    pub fn done(&self) -> usize {
+        self.done
+    }
+
+    /// The model as it is now.
+    pub fn model(&self) -> &dyn Model {
+        &*self.model
+    }
+
+    /// What is trained, by name.
+    pub fn weights(&self) -> Params {
+        self.model.module().trainable_parameters()
+    }
+
+    /// Begins with other weights; those that are not given stay.
+    ///
+    /// # Errors
+    /// Names that are not trained, other shapes.
+    pub fn set_weights(&mut self, weights: &Params) -> Result<()> {
+        let own = self.weights();
+        let strange: Vec<&str> = weights.keys().filter(|k| !own.contains_key(*k)).map(String::as_str).collect();
+        if !strange.is_empty() {
+            let (n, some) = (strange.len(), strange[..strange.len().min(4)].join(", "));
+            return Err(Error::value(format!("[lora] {n} of the weights are not trained here: {some}")));
+        }
+        for (name, given) in weights {
+            if given.shape() != own[name].shape() {
+                let (given, own) = (given.shape(), own[name].shape());
+                return Err(Error::value(format!("[lora] {name} has shape {given:?}; it is trained with {own:?}")));
+            }
+        }
+        self.model.module_mut().update(weights, true)
+    }
+
+    /// The batch of the next step.
+    pub fn next_batch(&mut self) -> Batch {
+        let group = &self.groups[self.cursor.next(self.groups.len(), &mut self.order)];
+        let samples: Vec<&Sample> = group.iter().map(|&i| &self.samples[i]).collect();
+        Batch::new(&samples, self.settings.max_seq_length, self.settings.exact_reference_loss)
+    }
+
+    /// Loss and gradients of a batch, lazily.
+    ///
+    /// # Errors
+    /// Those of the model; ops without a derivative.
+    pub fn gradients(&mut self, batch: &Batch) -> Result<(Array, Params)> {
+        set_training(&mut *self.model, true);
+        // Every step has draws of its own, whatever came before it.
+        random::seed(self.settings.seed ^ (self.done as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let (model, recompute) = (&self.model, self.settings.grad_checkpoint);
+        let run = value_and_grad(|weights: &Params| {
+            let mut copy = model.copied();
+            copy.module_mut().update(weights, true)?;
+            loss(&*copy, batch, recompute)
+        });
+        run(&self.weights())
+    }
+
+    /// One step. Nothing has changed where loss or gradients are no numbers.
+    ///
+    /// # Errors
+    /// Faults of computing.
+    pub fn step(&mut self, batch: &Batch) -> Result<Step> {
+        let (loss, grads) = self.gradients(batch)?;
+        let (_, norm) = clip_grad_norm(&grads, f64::INFINITY)?;
+        eval(grads.values().chain([&loss, &norm]))?;
+        let tokens = batch.targets();
+        let step = Step { loss: loss.item::<f32>()?, norm: norm.item::<f32>()?, tokens };
+        if step.is_finite() {
+            let every = self.settings.grad_accumulation_steps;
+            let last = (self.done + 1).is_multiple_of(every);
+            if every == 1 {
+                self.update(grads)?;
+            } else {
+                self.add(grads)?;
+                if last {
+                    let own = self.weights();
+                    let average = |(name, sum): (String, Array)| {
+                        let dtype = own.get(&name).map_or(Dtype::Float32, Array::dtype);
+                        Ok((name, ops::astype(&ops::divide(&sum, every as f32)?, dtype)?))
+                    };
+                    let average = std::mem::take(&mut self.sums).into_iter().map(average).collect::<Result<_>>()?;
+                    drop(own);
+                    self.update(average)?;
+                }
+            }
+            self.recent.push((step.loss, tokens as u32));
+            self.tokens += tokens as u64;
+        }
+        self.done += usize::from(step.is_finite() || self.settings.on_nan == "skip");
+        let limit = self.settings.clear_cache_threshold as usize;
+        if limit > 0 && memory::cached() > limit {
+            memory::clear_cache();
+        }
+        Ok(step)
+    }
+
+    fn add(&mut self, grads: Params) -> Result<()> {
+        for (name, g) in grads {
+            let g = ops::astype(&g, Dtype::Float32)?;
+            let sum = match self.sums.remove(&name) {
+                Some(sum) => ops::add(sum, g)?,
+                None => g,
+            };
+            self.sums.insert(name, sum);
+        }
+        eval(self.sums.values())
+    }
+
+    fn update(&mut self, grads: Params) -> Result<()> {
+        self.optimizer.update(self.model.module_mut(), &grads)?;
+        drop(grads);
+        let (weights, state) = (self.weights(), self.optimizer.state());
+        eval(weights.values().chain(state.values()))
+    }
+
+    /// The learning rate of the last step.
+    ///
+    /// # Errors
+    /// Faults of computing.
+    pub fn learning_rate(&self) -> Result<f32> {
+        self.optimizer.learning_rate().map_or(Ok(0.0), |rate| ops::astype(&rate, Dtype::Float32)?.item::<f32>())
+    }
+
+    /// The mean loss of a token of samples, of which `batches` batches are taken, or all.
+    ///
+    /// # Errors
+    /// As [`evaluate`].
+    pub fn validate(
+        &mut self,
+        samples: &[Sample],
+        batches: Option<usize>,
+        each: impl FnMut(usize, usize),
+    ) -> Result<f32> {
+        set_training(&mut *self.model, false);
+        evaluate(&*self.model, samples, &self.settings, batches, &mut self.order, each)
+    }
+}
+
+/// The mean loss of a token of samples, of which `batches` batches are taken, or all; `each` hears how many are done, of how
+/// many.
+///
+/// # Errors
+/// Fewer samples than a batch; faults of computing.
+pub(crate) fn evaluate(
+    model: &dyn Model,
+    samples: &[Sample],
+    s: &Settings,
+    batches: Option<usize>,
+    order: &mut Order,
+    mut each: impl FnMut(usize, usize),
+) -> Result<f32> {
+    let groups = groups(samples, s.batch_size, "valid or test")?;
+    let (mut sum, mut tokens) = (0.0f64, 0usize);
+    let pass = order.permutation(groups.len());
+    let n = batches.map_or(groups.len(), |n| n.min(groups.len()));
+    for (i, &group) in pass[..n].iter().enumerate() {
+        let rows: Vec<&Sample> = groups[group as usize].iter().map(|&i| &samples[i]).collect();
+        let batch = Batch::new(&rows, s.max_seq_length, s.exact_reference_loss);
+        sum += f64::from(loss(model, &batch, false)?.item::<f32>()?) * batch.targets() as f64;
+        tokens += batch.targets();
+        each(i + 1, n);
+    }
+    Ok((sum / tokens.max(1) as f64) as f32)
+}

@@ -1,0 +1,223 @@
+//! Runs on the demo model: a loss that falls, an adapter that is read, and a run that is killed and goes on.
+
+use lapis_lm::{Adapter, LanguageModel, Options};
+use lapis_train::{Data, Observer, Record, Settings, run};
+use std::path::{Path, PathBuf};
+
+fn demo() -> LanguageModel {
+    lapis_lm::load(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/demo-model/model")).unwrap()
+}
+
+/// An empty folder.
+fn folder(name: &str) -> PathBuf {
+    let dir = std::env::temp_dir().join(format!("lapis-train-{name}-{}", std::process::id()));
+    drop(std::fs::remove_dir_all(&dir));
+    std::fs::create_dir_all(&dir).unwrap();
+    dir
+}
+
+fn lines(n: usize) -> String {
+    let colours = ["green", "blue", "red", "white"];
+    let row = |i: usize| {
+        format!("{{\"prompt\": \"Which colour has door {i}?\", \"completion\": \"It is {}.\"}}\n", colours[i % 4])
+    };
+    (0..n).map(row).collect()
+}
+
+#[derive(Default)]
+struct Watch {
+    records: Vec<Record>,
+    notes: Vec<String>,
+    /// End after so many steps.
+    end: Option<usize>,
+    done: usize,
+}
+
+impl Observer for Watch {
+    fn note(&mut self, text: &str) {
+        self.notes.push(text.to_string());
+    }
+    fn step(&mut self, done: usize, _: usize) {
+        self.done = done;
+    }
+    fn record(&mut self, record: &Record) {
+        self.records.push(record.clone());
+    }
+    fn stop(&mut self) -> bool {
+        self.end == Some(self.done)
+    }
+}
+
+fn settings(dir: &Path) -> Settings {
+    let mut s = Settings { train: true, iters: 8, batch_size: 2, learning_rate: 1e-3, seed: 3, ..Settings::default() };
+    (s.steps_per_report, s.steps_per_eval, s.save_every, s.val_batches) = (2, 4, 4, 2);
+    s.lora_parameters.rank = 4;
+    s.adapter_path = dir.join("adapters").display().to_string();
+    s.mask_prompt = true;
+    s
+}
+
+fn data(dir: &Path, model: &LanguageModel, s: &Settings) -> Data {
+    std::fs::write(dir.join("train.jsonl"), lines(50)).unwrap();
+    std::fs::write(dir.join("valid.jsonl"), lines(8)).unwrap();
+    std::fs::write(dir.join("test.jsonl"), lines(4)).unwrap();
+    Data::read(dir, model, s, &mut |note| panic!("{note}")).unwrap()
+}
+
+#[test]
+fn fifty_lines_are_learned() {
+    let (dir, model) = (folder("learned"), demo());
+    let s = Settings { test: true, report_to: Some("tensorboard".into()), ..settings(&dir) };
+    let mut watch = Watch::default();
+    let outcome = run(&model, data(&dir, &model, &s), &s, false, &mut watch).unwrap();
+    let losses: Vec<f32> = watch.records.iter().filter_map(|r| r.train_loss).collect();
+    assert!(losses.len() == 4 && losses[3] < 0.7 * losses[0], "{losses:?}");
+    let valid: Vec<f32> = watch.records.iter().filter_map(|r| r.val_loss).collect();
+    assert!(valid.len() == 3 && valid[2] < valid[0], "{valid:?}");
+    assert!(outcome.test_loss.unwrap() < valid[0]);
+    let adapters = dir.join("adapters");
+    for file in ["0000004_adapters.safetensors", "0000008_adapters.safetensors", "metrics.jsonl", "training_state.json"]
+    {
+        assert!(adapters.join(file).is_file(), "{file}");
+    }
+    let page = std::fs::read_to_string(adapters.join("report.html")).unwrap();
+    assert!(page.contains("<polyline") && page.contains("Which colour") && !page.contains("http"), "{page}");
+    assert!(
+        std::fs::read_dir(&adapters).unwrap().any(|f| f.unwrap().file_name().to_str().unwrap().contains("tfevents"))
+    );
+    // What was trained is what is read.
+    let tuned = model.with_adapter(&Adapter::open(&adapters).unwrap()).unwrap();
+    let prompt = tuned.tokenizer.encode_prompt("Which colour has door 3?").unwrap();
+    let options = Options { max_tokens: Some(4), ..Options::default() };
+    assert_ne!(tuned.generate(&prompt, &options).unwrap(), model.generate(&prompt, &options).unwrap());
+    let rows = data(&dir, &model, &s);
+    let tested = run(&tuned, rows, &Settings { train: false, ..s }, false, &mut Watch::default()).unwrap();
+    assert_eq!(tested.test_loss.unwrap().to_bits(), outcome.test_loss.unwrap().to_bits());
+}
+
+/// Everything that training can have: dropout, moments, a schedule, sums of gradients that wait.
+fn whole(dir: &Path) -> Settings {
+    let mut s = settings(dir);
+    s.fine_tune_type = "dora".into();
+    s.lora_parameters.dropout = 0.3;
+    s.grad_accumulation_steps = 2;
+    s.warmup = 3;
+    s.num_layers = 2;
+    s.optimizer = "adamw".into();
+    (s.iters, s.steps_per_eval, s.save_every) = (7, 3, 100);
+    s
+}
+
+#[test]
+fn an_interrupted_run_ends_with_the_same_bits() {
+    let (dir, model) = (folder("resumed"), demo());
+    let s = whole(&dir);
+    let file = |s: &Settings| std::fs::read(Path::new(&s.adapter_path).join("adapters.safetensors")).unwrap();
+    let losses = |s: &Settings| -> Vec<(usize, Option<f32>, Option<f32>)> {
+        let text = std::fs::read_to_string(Path::new(&s.adapter_path).join("metrics.jsonl")).unwrap();
+        let records = text.lines().map(|l| serde_json::from_str::<Record>(l).unwrap());
+        records.map(|r| (r.iteration, r.train_loss, r.val_loss)).collect()
+    };
+    run(&model, data(&dir, &model, &s), &s, false, &mut Watch::default()).unwrap();
+    for end in [1, 3, 5] {
+        let t = Settings { adapter_path: dir.join(format!("after-{end}")).display().to_string(), ..s.clone() };
+        let mut watch = Watch { end: Some(end), ..Watch::default() };
+        let outcome = run(&model, data(&dir, &model, &t), &t, false, &mut watch).unwrap();
+        assert_eq!(outcome.steps, end);
+        assert_ne!(file(&t), file(&s));
+        run(&model, data(&dir, &model, &t), &t, true, &mut Watch::default()).unwrap();
+        assert!(file(&t) == file(&s), "interrupted after step {end}");
+        assert_eq!(losses(&t), losses(&s), "interrupted after step {end}");
+    }
+    // Another run is no continuation of this one.
+    let other = Settings { learning_rate: 2e-3, ..s.clone() };
+    let error = run(&model, data(&dir, &model, &other), &other, true, &mut Watch::default()).unwrap_err();
+    assert!(error.message().contains("learning_rate is 0.002, it was 0.001"), "{error}");
+}
+
+#[test]
+fn what_is_no_number_stops_with_the_last_good_state() {
+    let (dir, model) = (folder("nan"), demo());
+    let s = Settings { learning_rate: 1e30, val_batches: 1, ..settings(&dir) };
+    let error = run(&model, data(&dir, &model, &s), &s, false, &mut Watch::default()).unwrap_err();
+    assert!(error.message().contains("in step 2; the weights of step 1 are in"), "{error}");
+    Adapter::open(&s.adapter_path).unwrap();
+    let s = Settings { on_nan: "skip".into(), iters: 3, ..s };
+    let mut watch = Watch::default();
+    run(&model, data(&dir, &model, &s), &s, false, &mut watch).unwrap();
+    assert_eq!(watch.notes.iter().filter(|n| n.contains(": skipped")).count(), 2, "{:?}", watch.notes);
+}
+
+#[test]
+fn early_stopping_keeps_the_best() {
+    let (dir, model) = (folder("early"), demo());
+    let s = Settings { learning_rate: 0.5, patience: Some(1), steps_per_eval: 1, iters: 20, ..settings(&dir) };
+    let mut watch = Watch::default();
+    let outcome = run(&model, data(&dir, &model, &s), &s, false, &mut watch).unwrap();
+    assert!(outcome.steps < 20 && watch.notes[0].contains("the weights of that one are kept"), "{:?}", watch.notes);
+    let read = |name: &str| std::fs::read(Path::new(&s.adapter_path).join(name)).unwrap();
+    assert!(read("adapters.safetensors") == read("best_adapters.safetensors"));
+}
+
+#[test]
+fn bad_rows_and_settings_are_named() {
+    let (dir, model) = (folder("bad"), demo());
+    let s = settings(&dir);
+    let fails = |text: &str| {
+        std::fs::write(dir.join("train.jsonl"), text).unwrap();
+        Data::read(&dir, &model, &s, &mut |_| {}).unwrap_err().message().to_string()
+    };
+    let good = lines(2);
+    for (line, why) in [
+        ("{\"prompt\": ", "EOF while parsing"),
+        ("[1]", "no JSON object"),
+        ("{\"question\": \"?\"}", "the row has \"question\"; it needs"),
+        ("{\"text\": \"a\"}", "a file has one format"),
+        ("{\"prompt\": \"a\", \"completion\": 3}", "\"completion\" is no text"),
+        ("{\"prompt\": \"a\", \"completion\": \"b\", \"tools\": 3}", "\"tools\" is no list"),
+    ] {
+        let error = fails(&format!("{good}\n{line}\n"));
+        assert!(error.contains("train.jsonl:4: ") && error.contains(why), "{error}");
+    }
+    assert!(fails("").contains("holds no sample"));
+    std::fs::remove_file(dir.join("train.jsonl")).unwrap();
+    assert!(Data::read(&dir, &model, &s, &mut |_| {}).unwrap_err().message().contains("there is no "));
+
+    std::fs::write(dir.join("train.jsonl"), lines(4)).unwrap();
+    let mut notes = Vec::new();
+    let short = Settings { max_seq_length: 12, mask_prompt: false, ..s.clone() };
+    let rows = Data::read(&dir, &model, &short, &mut |note| notes.push(note.to_string())).unwrap();
+    assert!(notes.iter().any(|n| n.contains("4 of 4 samples are longer than 12 tokens")), "{notes:?}");
+    let mut odd = s.clone();
+    odd.lora_parameters.keys = Some(vec!["self_attn.q_proj".into(), "mlp.q_proj".into()]);
+    let error = run(&model, rows.clone(), &odd, false, &mut Watch::default()).unwrap_err();
+    assert!(error.message().contains("no layer \"mlp.q_proj\"; it has mlp.down_proj, mlp.gate_proj"), "{error}");
+    let odd = Settings { batch_size: 9, ..s.clone() };
+    let error = run(&model, rows, &odd, false, &mut Watch::default()).unwrap_err();
+    assert!(error.message().contains("give --batch-size 4 or less"), "{error}");
+    let mut odd = s;
+    let error = odd.set("lora_parameters", serde_json::json!({"rank": 8, "alpha": 16})).unwrap_err();
+    assert!(error.message().contains("scale: alpha / rank"), "{error}");
+    assert!(odd.set("batchsize", 3.into()).unwrap_err().message().contains("batch_size"));
+    assert!(odd.set("iters", "many".into()).unwrap_err().message().contains("iters"));
+}
+
+#[test]
+fn chats_with_tools_and_texts() {
+    let (dir, model) = (folder("formats"), demo());
+    let s = settings(&dir);
+    let read = |text: &str, s: &Settings| {
+        std::fs::write(dir.join("train.jsonl"), text).unwrap();
+        Data::read(&dir, &model, s, &mut |_| {}).unwrap().train
+    };
+    let chat = "{\"messages\": [{\"role\": \"user\", \"content\": \"Hi\"}, {\"role\": \"assistant\", \"content\": \"Ho\"}], \
+                \"tools\": [{\"type\": \"function\", \"function\": {\"name\": \"f\", \"parameters\": {}}}]}\n";
+    let rows = read(chat, &s);
+    let text = |ids: &[u32]| model.tokenizer.decode(ids, false).unwrap();
+    assert_eq!(text(&rows[0].tokens[rows[0].offset..]), "Ho<|im_end|>\n");
+    let same = "{\"prompt\": \"Hi\", \"completion\": \"Ho\"}\n";
+    assert_eq!(read(same, &s), rows);
+    let plain = Settings { mask_prompt: false, ..s };
+    let rows = read("{\"text\": \"Once\"}\n", &plain);
+    assert_eq!((text(&rows[0].tokens).as_str(), rows[0].offset), ("Once<|im_end|>", 0));
+}
