@@ -19,6 +19,7 @@ pub mod math;
 mod matmul;
 mod memory;
 mod moves;
+mod pages;
 pub mod pool;
 pub mod quant;
 mod quantized;

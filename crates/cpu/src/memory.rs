@@ -1,16 +1,15 @@
 //! Memory for arrays: 64-byte aligned blocks in size classes, kept for reuse up to a limit.
 //!
-//! Four classes an octave, so at most a quarter of a block is lost. Large blocks ask the system for huge pages.
+//! Four classes an octave, so at most a quarter of a block is lost.
 
+use crate::pages;
 use lapis_core::buffer::{Buffer, Memory};
 use lapis_core::error::{Error, Result};
 use lapis_core::memory;
-use std::alloc::{Layout, alloc, dealloc};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 const ALIGN: usize = 64;
-const HUGE: usize = 2 << 20;
 
 /// A block of exactly `size` bytes, one of the classes. Goes back to the cache when dropped.
 struct Block {
@@ -56,8 +55,8 @@ impl Drop for Block {
             cache.put(self.size, self.ptr);
             return;
         }
-        // SAFETY: `ptr` came from `alloc` with this layout.
-        unsafe { dealloc(self.ptr, layout(self.size)) };
+        // SAFETY: the block is of this size and dropped only once.
+        unsafe { pages::give(self.ptr, self.size) };
     }
 }
 
@@ -105,8 +104,8 @@ impl Cache {
             }
             self.bytes -= size;
             memory::cache_changed(-(size as isize));
-            // SAFETY: the block came from `alloc` with the layout of its class.
-            unsafe { dealloc(block.ptr, layout(size)) };
+            // SAFETY: the block is of this size and no longer listed.
+            unsafe { pages::give(block.ptr, size) };
         }
     }
 }
@@ -122,11 +121,6 @@ fn class(bytes: usize) -> usize {
     let bytes = bytes.max(ALIGN);
     let step = (bytes.next_power_of_two() / 8).max(ALIGN);
     bytes.next_multiple_of(step)
-}
-
-fn layout(size: usize) -> Layout {
-    let align = if size >= HUGE { HUGE } else { ALIGN };
-    Layout::from_size_align(size, align).unwrap_or(Layout::new::<u64>())
 }
 
 /// Joins the counters of core, and sets the limit to 95 % of what this machine (or its control group) has, so that
@@ -164,9 +158,9 @@ pub(crate) fn allocate(bytes: usize) -> Result<Buffer> {
     if let Some(ptr) = lock().take(size) {
         return Ok(Buffer::new(Block { ptr, len: bytes, size }));
     }
-    let ptr = system(size).or_else(|| {
+    let ptr = pages::take(size).or_else(|| {
         trim(0);
-        system(size)
+        pages::take(size)
     });
     match ptr {
         Some(ptr) => Ok(Buffer::new(Block { ptr, len: bytes, size })),
@@ -179,20 +173,6 @@ pub(crate) fn allocate(bytes: usize) -> Result<Buffer> {
             )))
         }
     }
-}
-
-fn system(size: usize) -> Option<*mut u8> {
-    // SAFETY: the layout has a size of at least 64.
-    let ptr = unsafe { alloc(layout(size)) };
-    if ptr.is_null() {
-        return None;
-    }
-    #[cfg(target_os = "linux")]
-    if size >= HUGE {
-        // SAFETY: the range is ours; the call is advice and changes no content.
-        unsafe { libc::madvise(ptr.cast(), size, libc::MADV_HUGEPAGE) };
-    }
-    Some(ptr)
 }
 
 /// Memory with a copy of `bytes`.
