@@ -14,6 +14,7 @@ pub mod gemm;
 mod geometry;
 mod hadamard;
 pub mod isa;
+pub mod limits;
 mod lines;
 pub mod math;
 mod matmul;

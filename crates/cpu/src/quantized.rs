@@ -1,7 +1,7 @@
 //! Quantization ops on tensors: finds the bytes and calls the kernels of [`crate::quant`].
 
 use crate::isa::isa;
-use crate::quant::{self, Arithmetic, Rows, Target, Weights};
+use crate::quant::{self, Rows, Target, Weights};
 use crate::tape::contiguous;
 use lapis_core::buffer::Tensor;
 use lapis_core::dtype::Dtype;
@@ -105,7 +105,7 @@ pub(crate) fn matmul(op: &QuantizedMatmul, inputs: &[Tensor], out: &mut Tensor) 
 
     let w = parts.weights(op)?;
     let x_rows = rows(name, &x)?;
-    let (dtype, how) = (out.dtype, Arithmetic::Fast);
+    let (dtype, how) = (out.dtype, quant::arithmetic());
     if !op.gathered {
         return match op.rounds_x {
             None => quant::qmm(isa(), &x_rows, &w, op.transpose, how, dtype, bytes_mut(out)),
@@ -142,7 +142,7 @@ pub(crate) fn matmul_together(calls: &mut [(&QuantizedMatmul, &[Tensor], &mut Te
             matmul(op, inputs, out)?;
         }
     }
-    quant::qmm_all(isa(), &rows(first.name(), &x)?, &mut targets, first.transpose, Arithmetic::Fast, x.dtype)
+    quant::qmm_all(isa(), &rows(first.name(), &x)?, &mut targets, first.transpose, quant::arithmetic(), x.dtype)
 }
 
 /// Flat positions (int64) in `0..count`.

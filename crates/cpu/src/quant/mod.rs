@@ -67,7 +67,7 @@ pub use activations::Rows;
 pub use dequantize::{dequantize, from_fp8};
 pub use format::{Format, Mode};
 pub use gather::gather_qmm;
-pub use qmm::{Arithmetic, Target, qmm, qmm_all};
+pub use qmm::{Arithmetic, Target, arithmetic, qmm, qmm_all, set_arithmetic};
 pub use qqmm::{gather_qqmm, qqmm};
 pub use quantize::{quantize, to_fp8};
 pub use weights::Weights;

@@ -22,6 +22,7 @@ use lapis_core::dtype::Dtype;
 use lapis_core::error::{Error, Result};
 use std::cell::Cell;
 use std::ops::Range;
+use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 
 /// Rows of `x` that use one unpacked panel: their f32 sums (128 KiB) stay in the second-level cache.
 const TASK_ROWS: usize = 512;
@@ -50,6 +51,27 @@ pub enum Arithmetic {
     Fast,
     /// Everything in f32.
     Exact,
+}
+
+/// Whether arrays are multiplied exactly, as 1 + that; 0 until it is known.
+static EXACT: AtomicU8 = AtomicU8::new(0);
+
+/// How arrays are multiplied: [`Arithmetic::Exact`] where the variable `LAPIS_EXACT` is set and not 0.
+pub fn arithmetic() -> Arithmetic {
+    match EXACT.load(Relaxed) {
+        0 => {
+            let exact = std::env::var_os("LAPIS_EXACT").is_some_and(|v| !v.is_empty() && v != "0");
+            set_arithmetic(if exact { Arithmetic::Exact } else { Arithmetic::Fast });
+            arithmetic()
+        }
+        1 => Arithmetic::Fast,
+        _ => Arithmetic::Exact,
+    }
+}
+
+/// Has all products of arrays from now on computed so, whatever `LAPIS_EXACT` says.
+pub fn set_arithmetic(arithmetic: Arithmetic) {
+    EXACT.store(1 + u8::from(arithmetic == Arithmetic::Exact), Relaxed);
 }
 
 /// `x @ w.T` (`transpose`, `w` is `[n, k]`) or `x @ w` (`w` is `[k, n]`) into contiguous `out`, `[rows of x, n]`.

@@ -1,0 +1,87 @@
+//! What the fast path of packed products in half precision does to what a model says: inputs as 8-bit numbers with a scale
+//! a group, against everything in f32 (`LAPIS_EXACT=1`).
+
+mod shared;
+
+use lapis::{Array, Dtype, ops};
+use lapis_cpu::quant::{Arithmetic, set_arithmetic};
+use lapis_lm::{Batch, Checkpoint, Model, Sequence, models};
+use lapis_nn::quantize;
+use serde_json::json;
+use shared::golden::tensors;
+
+/// Log-probabilities of each row, in f64.
+fn distributions(model: &dyn Model, tokens: &[i32], how: Arithmetic) -> Vec<Vec<f64>> {
+    set_arithmetic(how);
+    let mut sequence = Sequence::new();
+    let mut batch = Batch::one(tokens.len(), &mut sequence);
+    let hidden = model.hidden(&Array::from_vec(tokens.to_vec(), &[tokens.len()]), &mut batch).unwrap();
+    batch.finish();
+    let logits = ops::astype(&model.logits(&hidden).unwrap(), Dtype::Float32).unwrap();
+    let width = logits.dim(1);
+    let normal = |row: &[f32]| {
+        let peak = row.iter().fold(f32::MIN, |m, &x| m.max(x)) as f64;
+        let norm = row.iter().map(|&x| (f64::from(x) - peak).exp()).sum::<f64>().ln() + peak;
+        row.iter().map(|&x| f64::from(x) - norm).collect()
+    };
+    logits.to_vec::<f32>().unwrap().chunks(width).map(normal).collect()
+}
+
+/// The mean divergence of the fast path from exact arithmetic, which is more than none: both did run.
+fn divergence(model: &dyn Model, tokens: &[i32]) -> f64 {
+    let exact = distributions(model, tokens, Arithmetic::Exact);
+    let fast = distributions(model, tokens, Arithmetic::Fast);
+    let each = exact.iter().zip(&fast).map(|(p, q)| p.iter().zip(q).map(|(p, q)| p.exp() * (p - q)).sum::<f64>());
+    let mean = each.sum::<f64>() / exact.len() as f64;
+    assert!(exact != fast, "the fast path was not taken");
+    mean
+}
+
+#[test]
+fn the_fast_path_changes_little() {
+    let demo = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/demo-model/model");
+    let mut checkpoint = Checkpoint::open(demo).unwrap();
+    let tokenizer = checkpoint.tokenizer().unwrap();
+    let mut model = models::load(&mut checkpoint).unwrap();
+    model.module_mut().set_dtype(Dtype::Bfloat16).unwrap();
+    let text = "<|im_start|>user\nTell me a story about a fox<|im_end|>\n<|im_start|>assistant\nOnce upon a time, in a \
+        small village by the sea, there lived a fox who wanted to see the world. One day the fox met an old owl.";
+    let tokens: Vec<i32> = tokenizer.encode(text, false).unwrap().into_iter().map(|t| t as i32).collect();
+    let demo = divergence(&*model, &tokens);
+
+    // Random weights: a Llama of the size of the goldens, in 4 bits.
+    let mut params = serde_json::Map::new();
+    let mut add = |name: &str, shape: &[usize]| {
+        let (center, scale) = match shape {
+            [_] => (1.0, 0.1),
+            [_, columns] if !name.contains("embed") => (0.0, (3.0 / *columns as f64).sqrt()),
+            _ => (0.0, 1.0),
+        };
+        params.insert(format!("model.{name}.weight"), json!({"shape": shape, "center": center, "scale": scale}));
+    };
+    add("embed_tokens", &[96, 64]);
+    add("norm", &[64]);
+    for i in 0..2 {
+        for (name, shape) in [("q_proj", [64, 64]), ("k_proj", [32, 64]), ("v_proj", [32, 64]), ("o_proj", [64, 64])] {
+            add(&format!("layers.{i}.self_attn.{name}"), &shape);
+        }
+        for (name, shape) in [("gate_proj", [96, 64]), ("up_proj", [96, 64]), ("down_proj", [64, 96])] {
+            add(&format!("layers.{i}.mlp.{name}"), &shape);
+        }
+        add(&format!("layers.{i}.input_layernorm"), &[64]);
+        add(&format!("layers.{i}.post_attention_layernorm"), &[64]);
+    }
+    let config = json!({
+        "model_type": "llama", "vocab_size": 96, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "rms_norm_eps": 1e-5, "tie_word_embeddings": true,
+    });
+    let tensors = tensors(&params.into());
+    let mut checkpoint = Checkpoint::from_parts(config.as_object().unwrap().clone(), tensors).unwrap();
+    let mut model = models::load(&mut checkpoint).unwrap();
+    quantize(model.module_mut(), lapis::ops::quantize::Format::affine(4, 32).unwrap()).unwrap();
+    model.module_mut().set_dtype(Dtype::Bfloat16).unwrap();
+    let tokens: Vec<i32> = (0..256).map(|i: i32| (i * i + 7 * i) % 96).collect();
+    let random = divergence(&*model, &tokens);
+    eprintln!("mean divergence: demo model {demo:.1e}, random model {random:.1e}");
+    assert!(demo <= 1e-3 && random <= 1e-3, "demo model {demo:.1e}, random model {random:.1e}");
+}
