@@ -104,7 +104,7 @@ impl Fit {
                         if path.contains("shared") { bytes } else { bytes / experts * chosen.min(experts) }
                     }
                     // Of a table that is no head as well, one row.
-                    _ if is_table(path) && !tied => bytes / experts,
+                    _ if is_table(path) && (!tied || path.contains("tokens_per_layer")) => bytes / experts,
                     _ => bytes,
                 };
         }
@@ -147,6 +147,13 @@ impl Fit {
     /// Tokens a second after so many tokens, where memory gives `bandwidth` bytes a second.
     pub fn rate(&self, bandwidth: f64, tokens: usize) -> f64 {
         REACHED * bandwidth / (self.reads + self.remembered(tokens)).max(1) as f64
+    }
+
+    /// The most tokens a second of `sequences` sequences after so many tokens each, where memory gives `bandwidth` bytes a
+    /// second: the parameters are read once for all. Of experts it counts those of one token.
+    pub fn most(&self, bandwidth: f64, sequences: usize, tokens: usize) -> f64 {
+        let n = sequences as f64;
+        n * bandwidth / (self.reads as f64 + n * self.remembered(tokens) as f64).max(1.0)
     }
 
     /// Bits a value.

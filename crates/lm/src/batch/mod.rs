@@ -13,7 +13,8 @@ pub use sequence::{Mark, Memory, Sequence};
 
 use lapis::ops::fast::{AttentionMask, AttentionOptions, attention_of_blocks, scaled_dot_product_attention};
 use lapis::transforms::checkpoint;
-use lapis::{Array, Result, ops};
+use lapis::{Array, Error, Result, ops};
+use std::collections::HashMap;
 use std::ops::Range;
 
 /// A whole axis.
@@ -29,6 +30,36 @@ pub struct Slot<'a> {
     pub kv: KvOptions,
     /// The rows are all that there will be: nothing is remembered.
     whole: bool,
+    /// What the rows see, kept for layers that look at this one's keys.
+    views: Option<&'a mut Vec<View>>,
+}
+
+/// Keys and values as some rows of a step see them.
+#[derive(Clone)]
+pub struct View {
+    rows: Range<usize>,
+    mask: Option<Array>,
+    keys: Vec<Array>,
+    values: Vec<Array>,
+    /// These are all that there will be, and not blocks.
+    whole: bool,
+}
+
+/// Queries (1, heads, rows, width) on what the rows of another layer see.
+///
+/// # Errors
+/// Shapes that do not fit.
+pub fn attend_views(q: &Array, views: &[View], options: &AttentionOptions<'_>) -> Result<Array> {
+    let see = |view: &View| {
+        if view.whole {
+            return scaled_dot_product_attention(q, &view.keys[0], &view.values[0], options);
+        }
+        let mut options = *options;
+        options.mask = view.mask.as_ref().map_or(options.mask, AttentionMask::Array);
+        attention_of_blocks(&keys::part(q, view.rows.clone())?, &view.keys, &view.values, &options)
+    };
+    let mut all = views.iter().map(see).collect::<Result<Vec<_>>>()?;
+    if all.len() == 1 { Ok(all.swap_remove(0)) } else { ops::concatenate(&all, 2) }
 }
 
 impl Slot<'_> {
@@ -68,13 +99,14 @@ impl Slot<'_> {
                 (_, Some(width)) => ops::slice(new[0], &[ALL, ALL, ALL, (None, Some(width as i64), 1)])?,
                 _ => new[0].clone(),
             };
-            return scaled_dot_product_attention(q, new[0], &values, options);
+            let (rows, keys, values) = (0..q.dim(2), vec![new[0].clone()], vec![values]);
+            return self.see(q, vec![View { rows, mask: None, keys, values, whole: true }], options);
         }
         let mut kept = match std::mem::take(self.memory) {
             Memory::Keys(kept) => kept,
             _ => Keys::new(options.window, latent, self.kv),
         };
-        let (rows, mut done, mut all) = (q.dim(2), 0, Vec::new());
+        let (rows, mut done, mut all) = (q.dim(2), 0, Vec::<View>::new());
         while done < rows {
             let next = done..done + kept.alike().min(rows - done);
             kept.prepare()?;
@@ -82,13 +114,20 @@ impl Slot<'_> {
             let cut: Vec<Array> = new.iter().map(|a| keys::part(a, next.clone())).collect::<Result<_>>()?;
             kept.add(&cut.iter().collect::<Vec<_>>())?;
             let [keys, values] = kept.seen()?;
-            let mut options = *options;
-            options.mask = mask.as_ref().map_or(options.mask, AttentionMask::Array);
-            all.push(attention_of_blocks(&keys::part(q, next.clone())?, &keys, &values, &options)?);
             done = next.end;
+            all.push(View { rows: next, mask, keys, values, whole: false });
         }
         *self.memory = Memory::Keys(kept);
-        if all.len() == 1 { Ok(all.swap_remove(0)) } else { ops::concatenate(&all, 2) }
+        self.see(q, all, options)
+    }
+
+    /// Attends, and keeps the views if another layer wants them.
+    fn see(&mut self, q: &Array, all: Vec<View>, options: &AttentionOptions<'_>) -> Result<Array> {
+        let y = attend_views(q, &all, options);
+        if let Some(views) = &mut self.views {
+            **views = all;
+        }
+        y
     }
 
     /// The state that the layer put here, if any.
@@ -110,6 +149,8 @@ pub struct Batch<'a> {
     spans: Vec<(Range<usize>, &'a mut Sequence)>,
     /// What is inside a layer is computed again for gradients.
     again: bool,
+    /// What rows saw in layers whose keys others look at: by layer, then by sequence.
+    shared: HashMap<usize, Vec<Vec<View>>>,
 }
 
 impl<'a> Batch<'a> {
@@ -120,7 +161,33 @@ impl<'a> Batch<'a> {
             let start = spans.last().map_or(0, |s| s.0.end);
             spans.push((start..start + rows, sequence));
         }
-        Batch { spans, again: false }
+        Batch { spans, again: false, shared: HashMap::new() }
+    }
+
+    /// Keeps what rows see in `layer` from now on, for [`Batch::each_of`].
+    pub fn share(&mut self, layer: usize) {
+        self.shared.insert(layer, vec![Vec::new(); self.spans.len()]);
+    }
+
+    /// As [`Batch::each`] for a layer that looks at the keys of `layer`, which was [shared](Batch::share) and is done: `f`
+    /// gets rows, the position of the first, and what they see.
+    ///
+    /// # Errors
+    /// Those of `f`.
+    pub fn each_of(
+        &self,
+        layer: usize,
+        input: &Array,
+        f: impl Fn(&Array, usize, &[View]) -> Result<Array>,
+    ) -> Result<Array> {
+        let none = || Error::value(format!("[batch] what rows see in layer {layer} was not kept"));
+        let views = self.shared.get(&layer).ok_or_else(none)?;
+        let mut results = Vec::with_capacity(self.spans.len());
+        for ((rows, sequence), views) in self.spans.iter().zip(views) {
+            let own = ops::slice(input, &[(Some(rows.start as i64), Some(rows.end as i64), 1)])?;
+            results.push(f(&own, sequence.seen, views)?);
+        }
+        if results.len() == 1 { Ok(results.swap_remove(0)) } else { ops::concatenate(&results, 0) }
     }
 
     /// All of one sequence.
@@ -153,7 +220,9 @@ impl<'a> Batch<'a> {
     ) -> Result<Array> {
         let alone = self.spans.len() == 1;
         let mut results = Vec::with_capacity(self.spans.len());
+        let mut kept = self.shared.get_mut(&layer).map(|all| all.iter_mut());
         for (rows, sequence) in &mut self.spans {
+            let views = kept.as_mut().and_then(Iterator::next);
             if sequence.layers.len() <= layer {
                 sequence.layers.resize_with(layer + 1, Memory::default);
             }
@@ -163,7 +232,7 @@ impl<'a> Batch<'a> {
             };
             let inputs: Vec<Array> = inputs.iter().map(cut).collect::<Result<_>>()?;
             let (at, kv, whole) = (sequence.seen, sequence.kv, sequence.whole);
-            let mut slot = Slot { at, memory: &mut sequence.layers[layer], kv, whole };
+            let mut slot = Slot { at, memory: &mut sequence.layers[layer], kv, whole, views };
             results.push(f(&inputs, &mut slot)?);
         }
         if alone { Ok(results.swap_remove(0)) } else { ops::concatenate(&results, 0) }

@@ -1,7 +1,7 @@
 //! Attention over what a sequence remembers.
 
 use super::{Norm, Rope};
-use crate::batch::Batch;
+use crate::batch::{Batch, attend_views};
 use crate::weights::At;
 use lapis::ops::fast::{AttentionMask, AttentionOptions, layer_norm};
 use lapis::{Array, Error, Result, ops};
@@ -97,10 +97,6 @@ impl Heads {
         batch: &mut Batch,
     ) -> Result<Array> {
         batch.each(layer, &[q, k, v], |rows, slot| {
-            let split = |x: &Array, heads: usize| -> Result<Array> {
-                let x = ops::reshape(x, &[1, x.dim(0) as i64, heads as i64, -1])?;
-                ops::transpose(&x, Some(&[0, 2, 1, 3]))
-            };
             let (mut q, mut k) = (split(&rows[0], self.count)?, split(&rows[1], self.keys)?);
             let v = split(&rows[2], self.keys)?;
             if let Some(rope) = &self.rope {
@@ -110,17 +106,44 @@ impl Heads {
                 q = growth.forward(&q, slot.at)?;
             }
             (q, k) = after(q, k)?;
-            let options = AttentionOptions {
-                scale: self.scale,
-                mask: AttentionMask::Causal,
-                window: self.window,
-                softcap: self.softcap,
-                sinks,
-            };
-            let y = slot.attend(&q, &k, &v, &options)?;
-            ops::reshape(&ops::transpose(&y, Some(&[0, 2, 1, 3]))?, &[y.dim(2) as i64, -1])
+            joined(&slot.attend(&q, &k, &v, &self.options(sinks))?)
         })
     }
+
+    fn options<'a>(&self, sinks: Option<&'a Array>) -> AttentionOptions<'a> {
+        AttentionOptions {
+            scale: self.scale,
+            mask: AttentionMask::Causal,
+            window: self.window,
+            softcap: self.softcap,
+            sinks,
+        }
+    }
+
+    /// Rows of queries, as in [`Heads::attend`], on the keys of an earlier layer whose views are
+    /// [shared](Batch::share).
+    ///
+    /// # Errors
+    /// Widths that do not fit.
+    pub fn attend_shared(&self, q: &Array, layer: usize, batch: &Batch) -> Result<Array> {
+        batch.each_of(layer, q, |q, at, views| {
+            let mut q = split(q, self.count)?;
+            if let Some(rope) = &self.rope {
+                q = rope.forward(&q, at)?;
+            }
+            joined(&attend_views(&q, views, &self.options(None))?)
+        })
+    }
+}
+
+/// Rows of heads to (1, heads, rows, width).
+fn split(x: &Array, heads: usize) -> Result<Array> {
+    ops::transpose(&ops::reshape(x, &[1, x.dim(0) as i64, heads as i64, -1])?, Some(&[0, 2, 1, 3]))
+}
+
+/// The other way: (1, heads, rows, width) to (rows, heads * width).
+fn joined(y: &Array) -> Result<Array> {
+    ops::reshape(&ops::transpose(y, Some(&[0, 2, 1, 3]))?, &[y.dim(2) as i64, -1])
 }
 
 /// Projections to queries, keys and values.

@@ -12,6 +12,8 @@ mod exaone4;
 mod gemma;
 mod gemma2;
 mod gemma3;
+mod gemma3n;
+mod gemma4;
 mod glm4;
 mod glm4_moe;
 mod gpt2;
@@ -155,6 +157,9 @@ pub const ALL: &[&Architecture] = &[
     &gemma2::ARCHITECTURE,
     &gemma3::ARCHITECTURE,
     &gemma3::TEXT,
+    &gemma3n::ARCHITECTURE,
+    &gemma4::ARCHITECTURE,
+    &gemma4::TEXT,
     &gemma::ARCHITECTURE,
     &glm4::ARCHITECTURE,
     &glm4_moe::ARCHITECTURE,
@@ -308,6 +313,18 @@ pub fn load(checkpoint: &mut Checkpoint) -> Result<Box<dyn Model>> {
     let mut model = (architecture.load)(&checkpoint.config, &weights.root())?;
     weights.finish(checkpoint)?;
     model.module_mut().eval();
+    let paths: Vec<String> = model.module().parameters().into_iter().map(|(path, _)| path).collect();
+    let inside = |layer: &str| paths.iter().any(|p| p.strip_prefix(layer).is_some_and(|rest| rest.starts_with('.')));
+    let mut strange: Vec<&str> = checkpoint.plan.own().filter(|layer| !inside(layer)).collect();
+    // Layers for pictures and sound are named by their makers and are no part of the model.
+    strange.retain(|layer| !layer.split('.').take(3).any(|part| wrapped::OTHERS.contains(&part)));
+    strange.sort_unstable();
+    if let Some(first) = strange.first() {
+        let more = if strange.len() > 1 { format!(" and {} more", strange.len() - 1) } else { String::new() };
+        let place = checkpoint.dir.join("config.json");
+        let line = format!("{}: quantization names {first:?}{more}: the model has no such layer", place.display());
+        checkpoint.warnings.push(line);
+    }
     Ok(model)
 }
 

@@ -141,14 +141,18 @@ const SIZES: [(&str, u64); 14] = [
 ];
 
 /// Sizes of parts that not every model has: whole numbers up to 2^24.
-const PARTS: [&str; 38] = [
+const PARTS: [&str; 46] = [
     "a_low_rank_dim",
+    "altup_num_inputs",
     "block_ff_dim",
     "conv_L_cache",
     "conv_kernel",
     "decay_low_rank_dim",
     "gate_low_rank_dim",
+    "global_head_dim",
+    "hidden_size_per_layer_input",
     "kv_lora_rank",
+    "laurel_rank",
     "linear_conv_kernel_dim",
     "linear_key_head_dim",
     "linear_num_key_heads",
@@ -168,7 +172,9 @@ const PARTS: [&str; 38] = [
     "n_routed_experts",
     "n_shared_experts",
     "num_experts",
+    "num_global_key_value_heads",
     "num_heads",
+    "num_kv_shared_layers",
     "num_local_experts",
     "q_lora_rank",
     "qk_nope_head_dim",
@@ -178,8 +184,10 @@ const PARTS: [&str; 38] = [
     "shared_intermediate_size",
     "ssm_state_size",
     "state_size",
+    "top_k_experts",
     "v_head_dim",
     "v_low_rank_dim",
+    "vocab_size_per_layer_input",
 ];
 
 /// Checks what holds for the config of any architecture, so that no model divides by zero.
@@ -200,6 +208,13 @@ pub(crate) fn check(config: &Config) -> Result<()> {
             && n.as_u64().is_none_or(|n| n > 1 << 24)
         {
             return Err(wrong(key, format!("{v} is not a size up to {}", 1 << 24)));
+        }
+    }
+    for key in ["rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_eps", "layernorm_epsilon"] {
+        if let Some(v @ Value::Number(n)) = config.get(key)
+            && n.as_f64().is_none_or(|n| n.is_nan() || n < 0.0)
+        {
+            return Err(wrong(key, format!("{v} is below zero")));
         }
     }
     let size = |key: &str| config.get(key).and_then(Value::as_u64);

@@ -52,20 +52,23 @@ pub(crate) fn text(config: &Config, defaults: Value) -> Result<Config> {
     Ok(text)
 }
 
+/// Parts of names that belong to pictures and sound.
+pub(crate) const OTHERS: [&str; 8] = [
+    "vision_tower",
+    "vision_model",
+    "vision_embedder",
+    "visual",
+    "multi_modal_projector",
+    "audio_tower",
+    "embed_vision",
+    "embed_audio",
+];
+
 /// Drops what belongs to pictures and sound, and puts all else under `language_model`.
 ///
 /// # Errors
 /// None.
 pub(crate) fn unwrap_text(_: &Config, tensors: &mut Arrays) -> Result<()> {
-    const OTHERS: [&str; 7] = [
-        "vision_tower",
-        "vision_model",
-        "visual",
-        "multi_modal_projector",
-        "audio_tower",
-        "embed_vision",
-        "embed_audio",
-    ];
     tensors.retain(|name, _| !name.split('.').take(3).any(|part| OTHERS.contains(&part)));
     let place = |name: String| match name.strip_prefix("model.language_model.") {
         Some(rest) => format!("language_model.model.{rest}"),

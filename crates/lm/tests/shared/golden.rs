@@ -1,4 +1,4 @@
-//! The tiny models of `../shared/goldens`: their weights are drawn from a counter-based generator that the files name
+//! The tiny models of `tests/data/goldens` and `../shared/goldens`: their weights are drawn from a counter-based generator that the files name
 //! (`GOLDENS` names another folder, `GOLDEN` one file).
 
 use super::shared;
@@ -35,12 +35,13 @@ pub(crate) fn tensors(params: &Value) -> Arrays {
     params.as_object().unwrap().iter().map(fill).collect()
 }
 
-/// Name and content of each file, by name.
+/// Name and content of each file, by name; those of `tests/data/goldens` are in the repository.
 pub(crate) fn all() -> Vec<(String, Value)> {
-    let Some(dir) = folder() else { return Vec::new() };
+    let own = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/goldens"));
     let only = std::env::var("GOLDEN").ok();
     let mut all = Vec::new();
-    for file in std::fs::read_dir(dir).unwrap().map(|f| f.unwrap().path()) {
+    let files = [Some(own), folder()].into_iter().flatten().flat_map(|dir| std::fs::read_dir(dir).unwrap());
+    for file in files.map(|f| f.unwrap().path()) {
         let name = file.file_stem().unwrap().to_str().unwrap().to_string();
         if file.extension().is_some_and(|e| e == "json")
             && name != "CONFIGS"
