@@ -28,6 +28,8 @@ pub struct Checkpoint {
     /// Whether the model was saved without what makes logits of its last layer: it gives embeddings only. Known once it
     /// is loaded.
     pub headless: bool,
+    /// What is odd about the files and does not keep the model from being used: lines for people.
+    pub warnings: Vec<String>,
     /// Of a model in a GGUF file.
     gguf: Option<gguf::Meta>,
 }
@@ -51,6 +53,7 @@ impl Checkpoint {
                 tensors,
                 plan,
                 gguf,
+                warnings: Vec::new(),
                 headless: false,
                 dir: dir.to_path_buf(),
             });
@@ -64,14 +67,18 @@ impl Checkpoint {
         }
         let source = read_object(&dir.join("config.json"))?;
         let config = without_nulls(source.clone());
+        let mut warnings = Vec::new();
         let generation = match dir.join("generation_config.json") {
-            path if path.exists() => without_nulls(read_object(&path)?),
+            path if path.exists() => read_object(&path).map(without_nulls).unwrap_or_else(|e| {
+                warnings.push(format!("{}; it is ignored", e.message().trim_start_matches("[load] ")));
+                Map::new()
+            }),
             _ => Map::new(),
         };
         // What config.json says is known to make sense before weights are opened.
         Plan::from_config(&config, dir)?;
         crate::models::find(&config)?;
-        let (mut source, mut config, mut tensors) = (source, config, tensors(dir)?);
+        let (mut source, mut config, mut tensors) = (source, config, tensors(dir, &mut warnings)?);
         imports::apply([&mut config, &mut source], &mut tensors, &dir.display().to_string())?;
         let plan = Plan::from_config(&config, dir)?;
         Ok(Checkpoint {
@@ -80,6 +87,7 @@ impl Checkpoint {
             generation,
             tensors,
             plan,
+            warnings,
             headless: false,
             gguf: None,
             dir: dir.to_path_buf(),
@@ -117,7 +125,7 @@ impl Checkpoint {
         plan: Plan,
     ) -> Checkpoint {
         let (dir, generation) = (PathBuf::new(), Map::new());
-        Checkpoint { dir, source, config, generation, tensors, plan, headless: false, gguf: None }
+        Checkpoint { dir, source, config, generation, tensors, plan, warnings: vec![], headless: false, gguf: None }
     }
 
     /// The tokenizer beside the weights, or in their file.
@@ -212,42 +220,57 @@ fn without_nulls(object: Map<String, Value>) -> Map<String, Value> {
 }
 
 /// The tensors of all weight files: those that the index names, or else every model*.safetensors.
-fn tensors(dir: &Path) -> Result<Arrays> {
-    let mut files: Vec<PathBuf> = std::fs::read_dir(dir)
+fn tensors(dir: &Path, warnings: &mut Vec<String>) -> Result<Arrays> {
+    let names: Vec<PathBuf> = std::fs::read_dir(dir)
         .map_err(|e| Error::io(format!("[load] {}: {e}", dir.display())))?
         .filter_map(|e| Some(e.ok()?.path()))
-        .filter(|p| {
-            let name = p.file_name().and_then(|n| n.to_str()).unwrap_or_default();
-            (name.starts_with("model") || name.starts_with("weights")) && name.ends_with(".safetensors")
-        })
         .collect();
+    let name = |p: &Path| p.file_name().and_then(|n| n.to_str()).unwrap_or_default().to_string();
+    let weights = |p: &&PathBuf| {
+        let name = name(p);
+        (name.starts_with("model") || name.starts_with("weights")) && name.ends_with(".safetensors")
+    };
+    let mut files: Vec<PathBuf> = names.iter().filter(weights).cloned().collect();
     files.sort();
     let index = dir.join("model.safetensors.index.json");
     if index.exists() {
+        let shown = index.display();
         let named: BTreeSet<PathBuf> = io::shards::read_index(&index)?.into_values().map(|f| dir.join(f)).collect();
         let missing: Vec<_> = named.iter().filter(|f| !f.exists()).map(|f| f.display().to_string()).collect();
         if missing.is_empty() {
-            files = named.into_iter().collect();
-        } else if missing.len() < named.len() || files.is_empty() {
-            let names = missing.join(", ");
-            return Err(Error::io(format!(
-                "[load] {} names files that are not there: {names}; download them",
-                index.display()
-            )));
+            return Ok(io::load_sharded(&index, io::ReadMode::Map)?.0);
         }
+        if missing.len() < named.len() || files.is_empty() {
+            let names = missing.join(", ");
+            return Err(Error::io(format!("[load] {shown} names files that are not there: {names}; download them")));
+        }
+        warnings.push(format!("{shown} names files that are not there; model*.safetensors are read in their place"));
     }
     if files.is_empty() {
-        return Err(Error::io(format!("[load] {} holds no model*.safetensors: nothing to load", dir.display())));
+        let shown = dir.display();
+        let pickled = |p: &&PathBuf| {
+            let end = p.extension().and_then(|e| e.to_str()).unwrap_or_default();
+            ["bin", "pt", "pth", "ckpt", "pkl"].contains(&end)
+        };
+        return Err(Error::io(match names.iter().find(pickled) {
+            Some(file) => format!(
+                "[load] {shown} holds no model*.safetensors; {} is a pickle, which can run code and is never opened.\n  \
+                 Use the model's safetensors, or convert it with its maker's tools",
+                name(file)
+            ),
+            None => format!("[load] {shown} holds no model*.safetensors: nothing to load"),
+        }));
     }
     let mut all = Arrays::default();
     for file in &files {
         for (name, tensor) in io::load_safetensors(file)?.0 {
-            if all.insert(name.clone(), tensor).is_some() {
+            if all.contains_key(&name) {
                 let file = file.display();
                 return Err(Error::io(format!(
-                    "[load] {file}: tensor {name} is in another file, too; remove one of them"
+                    "[load] {file}: tensor {name:?} is in another file, too; remove one of them"
                 )));
             }
+            all.insert(name, tensor);
         }
     }
     Ok(all)

@@ -9,7 +9,7 @@ use crate::models::{self, Model};
 use crate::sample::{Choice, Constraint, Sampling};
 use crate::template::{Chat, Template};
 use crate::tokenizer::{Detokenizer, Tokenizer};
-use lapis::{Array, Error, Result, eval, io, memory};
+use lapis::{Array, Dtype, Error, Result, eval, io, memory, ops};
 use serde_json::{Map, Value};
 use std::collections::{BTreeSet, VecDeque};
 use std::path::Path;
@@ -34,6 +34,8 @@ pub struct LanguageModel {
     pub pooling: Option<Pooling>,
     /// Whether it writes; else it gives embeddings only.
     pub writes: bool,
+    /// What is odd about its files and does not keep it from being used: lines for people.
+    pub warnings: Vec<String>,
 }
 
 /// Loads the model in a directory or a GGUF file.
@@ -99,6 +101,8 @@ pub struct Options {
     pub draft_tokens: Option<usize>,
     /// How keys and values are remembered.
     pub kv: KvOptions,
+    /// How many of the likeliest tokens are told of at each place.
+    pub top: usize,
 }
 
 /// One step of a reply, in mlx-lm's terms.
@@ -110,6 +114,8 @@ pub struct Response {
     pub token: u32,
     /// Its log-probability.
     pub logprob: f32,
+    /// The likeliest tokens with their log-probabilities, as many as were asked for.
+    pub top: Vec<(u32, f32)>,
     /// Whether it had been guessed.
     pub from_draft: bool,
     /// Tokens of the prompt.
@@ -138,10 +144,19 @@ impl LanguageModel {
     pub fn new(checkpoint: &mut Checkpoint, tokenizer: Tokenizer) -> Result<LanguageModel> {
         let model: Arc<dyn Model> = Arc::from(models::load(checkpoint)?);
         let eos = tokenizer.eos_ids().iter().copied().chain(checkpoint.eos_ids()).collect();
+        let (tokens, vocabulary) = (tokenizer.vocab_size(), checkpoint.vocabulary()?);
+        let mut warnings = std::mem::take(&mut checkpoint.warnings);
+        if tokens > vocabulary {
+            let dir = checkpoint.dir.display();
+            warnings.push(format!(
+                "{dir}: the tokenizer has {tokens} tokens, the model {vocabulary}; the last cannot be used"
+            ));
+        }
         Ok(LanguageModel {
             eos: Arc::new(eos),
             context: checkpoint.context(),
-            vocabulary: checkpoint.vocabulary()?,
+            vocabulary,
+            warnings,
             generation: std::mem::take(&mut checkpoint.generation),
             pooling: Pooling::read(&checkpoint.dir)?,
             writes: !model.is_encoder() && !checkpoint.headless,
@@ -163,6 +178,7 @@ impl LanguageModel {
             tokenizer: self.tokenizer.clone(),
             eos: Arc::clone(&self.eos),
             generation: self.generation.clone(),
+            warnings: self.warnings.clone(),
             ..*self
         })
     }
@@ -207,6 +223,34 @@ impl LanguageModel {
         keywords.entry("enable_thinking").or_insert(Value::Bool(self.tokenizer.thinking().is_some()));
         let special = self.tokenizer.special_tokens();
         template.converse(&Chat { keywords: Some(&keywords), special_tokens: Some(special), ..chat.clone() })
+    }
+
+    /// Parameters that hold NaN or infinities, and how many.
+    ///
+    /// # Errors
+    /// Weights that cannot be read.
+    pub fn strange_parameters(&self) -> Result<Vec<(String, usize)>> {
+        let mut found = Vec::new();
+        for (name, value) in self.model.module().parameters() {
+            if !value.dtype().is_floating() {
+                continue;
+            }
+            let strange = ops::logical_not(&ops::isfinite(&value)?)?;
+            let count = ops::sum(&ops::astype(&strange, Dtype::Int64)?, (), false)?.item::<i64>()?;
+            if count > 0 {
+                found.push((name, count as usize));
+            }
+        }
+        Ok(found)
+    }
+
+    /// Has inputs of packed linear layers rounded as their weights are (nvfp4 and mxfp8).
+    ///
+    /// # Errors
+    /// A layer packed otherwise, or with a bias, by its name; a model that is in use elsewhere.
+    pub fn round_inputs(&mut self) -> Result<()> {
+        let shared = || Error::value("[load] the model is in use: its layers cannot be changed");
+        crate::quant::round_inputs(Arc::get_mut(&mut self.model).ok_or_else(shared)?)
     }
 
     /// An engine of this model.
@@ -266,6 +310,7 @@ impl LanguageModel {
             sampling: options.sampling.clone(),
             eos: if options.ignore_eos { Arc::default() } else { Arc::clone(&self.eos) },
             choice: 0,
+            top: options.top,
             ..Request::default()
         };
         let id = engine.add(request, sequence)?;
@@ -403,13 +448,20 @@ impl<'a> Stream<'a> {
         self.remembered = self.remembered.take().or_else(|| self.engine.cancel(self.id));
     }
 
-    fn response(&mut self, text: String, choice: Choice, from_draft: bool, finish_reason: Option<Finish>) -> Response {
+    fn response(
+        &mut self,
+        text: String,
+        (choice, top): (Choice, Vec<(u32, f32)>),
+        from_draft: bool,
+        finish_reason: Option<Finish>,
+    ) -> Response {
         let now = self.began.elapsed().as_secs_f64();
         let first = *self.first.get_or_insert(now);
         Response {
             text,
             token: choice.token,
             logprob: choice.logprob,
+            top,
             from_draft,
             prompt_tokens: self.prompt_tokens,
             cached_tokens: self.cached_tokens,
@@ -453,7 +505,7 @@ impl Iterator for Stream<'_> {
                     self.end();
                     return Some(Err(error));
                 }
-                Event::Token { choice, finish, drafted, .. } => {
+                Event::Token { choice, top, finish, drafted, .. } => {
                     self.written += 1;
                     let (text, stopped) = match self.text.add(choice.token, finish) {
                         Ok(done) => done,
@@ -463,7 +515,7 @@ impl Iterator for Stream<'_> {
                         }
                     };
                     let finish = if stopped { Some(Finish::Stop) } else { finish };
-                    let response = self.response(text, choice, drafted, finish);
+                    let response = self.response(text, (choice, top), drafted, finish);
                     if finish.is_some() {
                         self.end();
                     }

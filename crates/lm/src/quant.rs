@@ -1,10 +1,12 @@
 //! The `quantization` block of a config: which tensors are packed, and how.
 
+use crate::models::Model;
 use lapis::ops::quantize::{Format, Mode};
 use lapis::shape::show;
 use lapis::{Array, Dtype, Error, Result};
+use lapis_nn::{Side, Weight, for_each_packable};
 use serde_json::{Map, Value};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 
 /// Formats by module path; paths that are not named follow the shapes of their tensors.
@@ -60,6 +62,11 @@ impl Plan {
         Ok(Plan { base, named })
     }
 
+    /// Layers that the block packs in a form of their own.
+    pub(crate) fn own(&self) -> impl Iterator<Item = &str> {
+        self.named.iter().filter(|(_, format)| format.is_some()).map(|(path, _)| path.as_str())
+    }
+
     /// The base format, where the block has one.
     pub fn base(&self) -> Option<Format> {
         self.base
@@ -102,6 +109,12 @@ impl Plan {
     }
 }
 
+/// What an error says, without the operation that said it.
+fn said(e: &Error) -> &str {
+    let text = e.message();
+    text.split_once("] ").filter(|(op, _)| op.starts_with('[')).map_or(text, |(_, rest)| rest)
+}
+
 fn misfit(path: &str, weight: &Array, scales: &Array, columns: usize) -> Error {
     let (w, s) = (show(weight.shape()), show(scales.shape()));
     Error::value(format!("{path}: packed weight {w} with scales {s} is no form of a matrix of {columns} columns"))
@@ -116,10 +129,41 @@ fn format(block: &Map<String, Value>, base: Option<Format>, place: &str) -> Resu
             .map(|n| Some(n as usize))
             .ok_or_else(|| Error::value(format!("[load] {place}: {key} is {v}, not a whole number"))),
     };
+    let wrong = |e: &Error| Error::value(format!("[load] {place}: {}", said(e)));
     let method = block.get("quant_method").filter(|m| *m == "mxfp4");
-    let mode = match block.get("mode").or(method).and_then(Value::as_str) {
-        Some(name) => Mode::from_name(name)?,
+    let mode = match block.get("mode").or(method).filter(|m| !m.is_null()) {
+        Some(Value::String(name)) => Mode::from_name(name).map_err(|e| wrong(&e))?,
+        Some(v) => return Err(Error::value(format!("[load] {place}: mode is {v}, not a name"))),
         None => base.map_or(Mode::Affine, Format::mode),
     };
-    Format::new(mode, number("bits")?, number("group_size")?).map_err(|e| Error::value(format!("[load] {place}: {e}")))
+    Format::new(mode, number("bits")?, number("group_size")?).map_err(|e| wrong(&e))
+}
+
+/// Has inputs of packed linear layers rounded as their weights are.
+///
+/// # Errors
+/// A layer that is packed in another mode than nvfp4 and mxfp8, or has a bias, by its name.
+pub fn round_inputs(model: &mut dyn Model) -> Result<()> {
+    let names: BTreeSet<String> = model.module().parameters().into_keys().collect();
+    let mut failed = None;
+    for_each_packable(model.module_mut(), &mut |path, layer| {
+        let linear = layer.slot().is_some_and(|slot| matches!(slot.side, Side::Linear));
+        let Weight::Packed { weight, scales, format, .. } = layer.matrix() else { return };
+        if !linear || failed.is_some() {
+            return;
+        }
+        let why = match format.mode() {
+            Mode::Nvfp4 | Mode::Mxfp8 if !names.contains(&format!("{path}.bias")) => {
+                let (weight, scales, format) = (weight.clone(), Some(scales.clone()), *format);
+                *layer.matrix_mut() = Weight::Rounding { weight, scales, format, frozen: true };
+                return;
+            }
+            Mode::Nvfp4 | Mode::Mxfp8 => "it has a bias".to_string(),
+            mode => format!("it is packed in mode {}", mode.name()),
+        };
+        failed = Some(Error::value(format!(
+            "[load] inputs of {path} cannot be rounded: {why}; nvfp4 and mxfp8 without a bias can"
+        )));
+    });
+    failed.map_or(Ok(()), Err)
 }

@@ -37,7 +37,10 @@ impl Weights {
     pub fn finish(self, model: &Checkpoint) -> Result<()> {
         let mut problems = self.problems.into_inner();
         problems.extend(
-            self.left.into_inner().iter().map(|(k, a)| format!("{k} {}: not a part of this model", show(a.shape()))),
+            self.left
+                .into_inner()
+                .iter()
+                .map(|(k, a)| format!("{} {}: not a part of this model", k.escape_debug(), show(a.shape()))),
         );
         if problems.is_empty() {
             return Ok(());

@@ -181,8 +181,8 @@ fn contradictions_are_refused() {
     let nested = "[".repeat(200_000);
     assert!(Tokenizer::from_json(nested.as_bytes(), Value::Null).is_err());
     assert!(tokenizer(&byte_level(), json!([])).is_err());
-    // An added token without text is passed over.
-    tokenizer(&change("/added_tokens/3/content", json!("")), Value::Null).unwrap();
+    refused(&change("/added_tokens/3/content", json!("")), "has no text");
+    refused(&change("/added_tokens/3/id", json!(1u64 << 31)), "added_tokens: ");
 }
 
 /// However a file is cut or bent, there is an error or a tokenizer that works.

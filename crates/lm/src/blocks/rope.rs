@@ -37,8 +37,21 @@ fn number(block: &Map<String, Value>, key: &str) -> Option<f64> {
 }
 
 fn needed(block: &Map<String, Value>, key: &str) -> Result<f64> {
-    let fault = || Error::value(format!("[load] rope_scaling: {key} is missing or no number above zero"));
-    number(block, key).filter(|&x| x > 0.0).ok_or_else(fault)
+    let what = match block.get(key) {
+        None => "is missing".into(),
+        Some(v) => format!("is {v}, not a number above zero"),
+    };
+    let fault = || fault(format!("{key} {what}"));
+    number(block, key).filter(|&x| x > 0.0 && x.is_finite()).ok_or_else(fault)
+}
+
+/// As [`needed`], of a number that may be left out.
+fn optional(block: &Map<String, Value>, key: &str, default: f64) -> Result<f64> {
+    if block.contains_key(key) { needed(block, key) } else { Ok(default) }
+}
+
+fn fault(what: impl std::fmt::Display) -> Error {
+    Error::value(format!("[load] config.json: rope_scaling: {what}"))
 }
 
 /// The name of a scaling block's kind.
@@ -69,6 +82,9 @@ impl Rope {
             return Err(Error::value(format!("[load] rope: {dims} features of a head (head_dim) cannot be turned")));
         }
         let Some(block) = scaling else { return Ok(plain) };
+        if let Some(v) = block.get("type").or(block.get("rope_type")).filter(|v| !v.is_string() && !v.is_null()) {
+            return Err(fault(format!("type is {v}, not the name of a kind")));
+        }
         let waves = || (0..dims / 2).map(move |j| base.powf(2.0 * j as f64 / dims as f64));
         let given = |all: Vec<f64>, gain: f64| {
             let n = all.len();
@@ -80,18 +96,19 @@ impl Rope {
             "linear" => Ok(Rope { scale: 1.0 / needed(block, "factor")?, ..plain }),
             "dynamic" => {
                 if dims < 4 {
-                    return Err(Error::value("[load] rope_scaling: dynamic rope needs heads of 4 features"));
+                    return Err(fault("dynamic rope needs heads of 4 features"));
                 }
                 let factor = needed(block, "factor")?;
-                let context =
-                    context.ok_or_else(|| Error::value("[load] dynamic rope needs max_position_embeddings"))?;
+                let context = context.ok_or_else(|| fault("dynamic rope needs max_position_embeddings"))?;
                 Ok(Rope { kind: Kind::Dynamic { base, factor, context }, ..plain })
             }
             "llama3" => {
                 let factor = needed(block, "factor")?;
-                let (low, high) =
-                    (number(block, "low_freq_factor").unwrap_or(1.0), number(block, "high_freq_factor").unwrap_or(4.0));
-                let old = number(block, "original_max_position_embeddings").unwrap_or(8192.0);
+                let (low, high) = (needed(block, "low_freq_factor")?, needed(block, "high_freq_factor")?);
+                let old = needed(block, "original_max_position_embeddings")?;
+                if low >= high {
+                    return Err(fault(format!("low_freq_factor is {low}, not below high_freq_factor, {high}")));
+                }
                 given(
                     waves()
                         .map(|w| {
@@ -111,10 +128,10 @@ impl Rope {
             }
             "yarn" | "deepseek_yarn" | "telechat3-yarn" => {
                 let factor = needed(block, "factor")?;
-                let old = number(block, "original_max_position_embeddings").unwrap_or(4096.0);
+                let old = optional(block, "original_max_position_embeddings", 4096.0)?;
                 let turns = |n: f64| dims as f64 * (old / (n * 2.0 * PI)).ln() / (2.0 * base.ln());
-                let low = turns(number(block, "beta_fast").unwrap_or(32.0)).floor().max(0.0);
-                let mut high = turns(number(block, "beta_slow").unwrap_or(1.0)).ceil().min(dims as f64 - 1.0);
+                let low = turns(optional(block, "beta_fast", 32.0)?).floor().max(0.0);
+                let mut high = turns(optional(block, "beta_slow", 1.0)?).ceil().min(dims as f64 - 1.0);
                 if low == high {
                     high += 0.001;
                 }
@@ -136,27 +153,31 @@ impl Rope {
                 let old = needed(block, "original_max_position_embeddings")?;
                 let factor = context.map_or(1.0, |c| c as f64 / old);
                 let gain = if factor <= 1.0 { 1.0 } else { (1.0 + factor.ln() / old.ln()).sqrt() };
-                let gain = number(block, "long_mscale").unwrap_or(gain);
-                let long: Vec<f64> = match block.get("long_factor") {
-                    Some(Value::Array(all)) => all.iter().filter_map(Value::as_f64).collect(),
-                    Some(v) => vec![v.as_f64().unwrap_or(1.0); dims / 2],
-                    None => vec![1.0; dims / 2],
+                let gain = optional(block, "long_mscale", gain)?;
+                let factors = match block.get("long_factor") {
+                    Some(Value::Array(all)) => all.iter().map(Value::as_f64).collect(),
+                    Some(v) => vec![v.as_f64(); dims / 2],
+                    None => vec![Some(1.0); dims / 2],
                 };
-                if long.len() != dims / 2 {
-                    let n = long.len();
-                    let text =
-                        format!("[load] rope_scaling: long_factor has {n} numbers, the heads have {} pairs", dims / 2);
-                    return Err(Error::value(text));
+                if factors.len() != dims / 2 {
+                    let n = factors.len();
+                    return Err(fault(format!("long_factor has {n} numbers, the heads have {} pairs", dims / 2)));
                 }
+                let above = |f: Option<f64>| f.filter(|f| *f > 0.0 && f.is_finite());
+                let long: Option<Vec<f64>> = factors.into_iter().map(above).collect();
+                let long = long.ok_or_else(|| fault("long_factor has an entry that is no number above zero"))?;
                 given(waves().zip(long).map(|(w, f)| w * f).collect(), gain)
             }
             "proportional" => {
-                let part = number(block, "partial_rotary_factor").unwrap_or(1.0);
-                let (turned, factor) = ((dims as f64 * part) as usize, number(block, "factor").unwrap_or(1.0));
+                let part = optional(block, "partial_rotary_factor", 1.0)?;
+                let (turned, factor) = ((dims as f64 * part) as usize, optional(block, "factor", 1.0)?);
                 let wave = |(j, w): (usize, f64)| if 2 * j < turned { factor * w } else { f64::INFINITY };
                 given(waves().enumerate().map(wave).collect(), 1.0)
             }
-            other => Err(Error::unsupported(format!("[load] rope_scaling: kind {other:?} is not known"))),
+            other => Err(Error::unsupported(format!(
+                "[load] config.json: rope_scaling: kind {other:?} is not known; known are default, linear, dynamic, llama3, \
+                 yarn, longrope, proportional"
+            ))),
         }
     }
 

@@ -137,6 +137,13 @@ impl Template {
     }
 
     fn render_as_is(&self, chat: &Chat<'_>) -> Result<String> {
+        let size = texts(chat.messages);
+        if size > MAX_OUTPUT {
+            return Err(Error::value(format!(
+                "[template] the messages have {size} bytes, a chat template takes {} MiB; shorten them",
+                MAX_OUTPUT >> 20
+            )));
+        }
         let fail = |e: minijinja::Error| failure(&e);
         let mut context: BTreeMap<String, Value> = BTreeMap::new();
         for (name, value) in chat.special_tokens.into_iter().flatten() {
@@ -161,6 +168,20 @@ impl Template {
         template.render_captured_to(Value::from(context), &mut out).map_err(fail)?;
         String::from_utf8(out.0).map_err(|e| Error::value(format!("[template] the text is not UTF-8: {e}")))
     }
+}
+
+/// Bytes of all texts in a value, however deep.
+fn texts(value: &Json) -> usize {
+    let (mut size, mut left) = (0, vec![value]);
+    while let Some(value) = left.pop() {
+        match value {
+            Json::String(text) => size += text.len(),
+            Json::Array(all) => left.extend(all),
+            Json::Object(all) => left.extend(all.values()),
+            _ => {}
+        }
+    }
+    size
 }
 
 /// The environment that transformers renders chat templates in.

@@ -15,6 +15,8 @@ use crate::template::Template;
 const MAX_BYTES: u64 = 512 << 20;
 /// The longest vocabulary that is taken.
 const MAX_TOKENS: usize = 10_000_000;
+/// The largest id that is taken.
+const MAX_ID: u64 = 1 << 24;
 
 /// The bytes of `tokenizer.json`, and the configuration with the other files merged in.
 pub(super) fn read(dir: &Path) -> Result<(Vec<u8>, Map<String, Value>)> {
@@ -91,11 +93,39 @@ pub(super) fn parse(json: &[u8], config: &Map<String, Value>, origin: &str) -> R
     if size == 0 || size > MAX_TOKENS {
         return Err(refuse(format!("its vocabulary has {size} tokens; 1 to {MAX_TOKENS} are taken")));
     }
+    check_added(json).map_err(refuse)?;
     // Prompts are never cut or filled up here, whatever the training script left in the file.
     inner.with_padding(None);
     guarded(|| inner.with_truncation(None).map(|_| ())).map_err(refuse)?;
     add_tokens(&mut inner, config);
     Ok(inner)
+}
+
+/// Added tokens have a text, and an id that a vocabulary can have.
+fn check_added(json: &[u8]) -> std::result::Result<(), String> {
+    #[derive(serde::Deserialize)]
+    struct Token {
+        id: u64,
+        content: String,
+    }
+    // They stand at the top of the file; megabytes of vocabulary after them need not be read again.
+    const KEY: &str = "\"added_tokens\"";
+    let text = std::str::from_utf8(json).map_err(|e| e.to_string())?;
+    let after = |at: usize| text[at + KEY.len()..].trim_start().strip_prefix(':').map(str::trim_start);
+    let list = text.match_indices(KEY).find_map(|(at, _)| after(at).filter(|list| list.starts_with('[')));
+    let list = list.and_then(|list| serde_json::Deserializer::from_str(list).into_iter::<Vec<Token>>().next());
+    for token in list.transpose().map_err(|e| e.to_string())?.unwrap_or_default() {
+        if token.content.is_empty() {
+            return Err(format!("added_tokens: the token with id {} has no text", token.id));
+        }
+        if token.id > MAX_ID {
+            return Err(format!(
+                "added_tokens: {:?} has the id {}; ids up to {MAX_ID} are taken",
+                token.content, token.id
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// Adds the tokens of the configuration's `added_tokens_decoder` that the tokenizer does not know, as long as each gets

@@ -203,6 +203,11 @@ impl Tokenizer {
         self.chat_template(false).ok()
     }
 
+    /// Whether there is a default chat template, though it may not parse.
+    pub fn has_template(&self) -> bool {
+        self.templates.iter().any(|(name, _)| name == "default")
+    }
+
     /// The chat template for a conversation with or without tools: `tool_use` where there are tools and the checkpoint
     /// has a template of that name, else `default`.
     ///
