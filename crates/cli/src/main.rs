@@ -18,6 +18,12 @@ use std::process::ExitCode;
 #[derive(Parser)]
 #[command(name = "lapis", version, about = "Language models on your own machine", disable_help_subcommand = true)]
 struct Arguments {
+    /// Say errors only
+    #[arg(long, global = true)]
+    quiet: bool,
+    /// Bytes of memory to use at most: 8GB, 500MB, 7.5GiB
+    #[arg(long, global = true, value_name = "SIZE")]
+    memory_limit: Option<String>,
     #[command(subcommand)]
     command: Command,
 }
@@ -65,6 +71,10 @@ enum Command {
     Explain(commands::explain::Arguments),
     /// Say what this machine has and what it can do
     Doctor(commands::doctor::Arguments),
+    /// Print what completes commands in a shell
+    Completions(commands::completions::Arguments),
+    /// Print the manual, or write its pages to a folder
+    Man(commands::man::Arguments),
 }
 
 /// In whose manner the program was called: some defaults differ.
@@ -90,6 +100,8 @@ fn arguments() -> (Manner, Vec<String>) {
         manner = Manner::Mlx;
         all[1] = command;
     }
+    // argparse takes it for one flag.
+    all.iter_mut().filter(|a| *a == "-qa").for_each(|a| *a = "--quantize-activations".into());
     if let Some(command) = all.get_mut(1).filter(|c| !c.starts_with('-')) {
         *command = command.replace('_', "-");
     }
@@ -123,6 +135,17 @@ fn main() -> ExitCode {
             }
         },
     };
+    if arguments.quiet {
+        say::quiet();
+    }
+    let limit = match arguments.memory_limit.as_deref().map(model::size).transpose() {
+        Ok(limit) => limit,
+        Err(error) => return failed(&error),
+    };
+    // What `fit` is to fit into bounds nothing here.
+    if let Some(bytes) = limit.filter(|_| !matches!(arguments.command, Command::Fit(_))) {
+        lapis::memory::set_limit(usize::try_from(bytes).unwrap_or(usize::MAX));
+    }
     let done = match arguments.command {
         Command::Generate(a) => commands::generate::run(*a, manner),
         Command::Chat(a) => commands::chat::run(a, manner),
@@ -139,7 +162,7 @@ fn main() -> ExitCode {
         Command::Perplexity(a) => commands::perplexity::run(a),
         Command::Logits(a) => commands::logits::run(a),
         // That it does not fit is an answer and no error.
-        Command::Fit(a) => match commands::fit::run(a) {
+        Command::Fit(a) => match commands::fit::run(a, limit) {
             Ok(true) => Ok(()),
             Ok(false) => return ExitCode::FAILURE,
             Err(e) => Err(e),
@@ -152,6 +175,8 @@ fn main() -> ExitCode {
         Command::Config(a) => commands::config::run(a, &command, &entries),
         Command::Explain(a) => commands::explain::run(a),
         Command::Doctor(a) => commands::doctor::run(a),
+        Command::Completions(a) => commands::completions::run(a, command),
+        Command::Man(a) => commands::man::run(a, command),
     };
     match done {
         Ok(()) if interrupt::seen() => ExitCode::from(130),

@@ -1,11 +1,12 @@
 //! Which model a command works on, and how tokens are chosen: flags that several commands share.
 
-use crate::Manner;
 use crate::hub::HubArguments;
+use crate::{Manner, say};
+use lapis::io::Bytes;
 use lapis::ops::quantize::Format;
 use lapis::{Error, Result};
 use lapis_lm::template::Template;
-use lapis_lm::{Adapter, Drafter, Files, KvOptions, LanguageModel, Options, PromptCache, Sampling};
+use lapis_lm::{Adapter, Checkpoint, Drafter, Files, KvOptions, LanguageModel, Options, PromptCache, Sampling};
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 
@@ -18,11 +19,21 @@ pub(crate) const DEMO: Files = Files {
     tokenizer_config: include_bytes!("../../../examples/demo-model/model/tokenizer_config.json"),
 };
 
-/// The model of a flag; without one, the demo model.
+/// The model of a flag; without one, the demo model. What is odd about it is said.
 pub(crate) fn load(path: Option<&Path>, hub: &HubArguments) -> Result<LanguageModel> {
+    let model = match path {
+        None => LanguageModel::from_files(DEMO)?,
+        Some(path) => lapis_lm::load(hub.find(path)?)?,
+    };
+    model.warnings.iter().for_each(|line| say::warning(line));
+    Ok(model)
+}
+
+/// The files of a flag, without their tokenizer; without one, those of the demo model.
+pub(crate) fn checkpoint(path: Option<&Path>, hub: &HubArguments) -> Result<Checkpoint> {
     match path {
-        None => LanguageModel::from_files(DEMO),
-        Some(path) => lapis_lm::load(hub.find(path)?),
+        None => Checkpoint::from_bytes(DEMO.name, DEMO.config, Bytes::copy(DEMO.weights)?),
+        Some(path) => Checkpoint::open(hub.find(path)?),
     }
 }
 
@@ -32,6 +43,9 @@ pub(crate) struct AdapterArguments {
     /// An adapter on the model: a directory of LoRA, DoRA or full weights, by mlx-lm or PEFT
     #[arg(long)]
     adapter_path: Option<PathBuf>,
+    /// Look for NaN and infinities in the weights first
+    #[arg(long)]
+    check_tensors: bool,
 }
 
 impl AdapterArguments {
@@ -43,10 +57,18 @@ impl AdapterArguments {
     /// The model of a flag, with the adapter on it if there is one.
     pub(crate) fn load(&self, path: Option<&Path>, hub: &HubArguments) -> Result<LanguageModel> {
         // What is wrong with the smaller of the two is told first.
-        match self.adapter_path.as_ref().map(Adapter::open).transpose()? {
-            None => load(path, hub),
-            Some(adapter) => load(path, hub)?.with_adapter(&adapter),
+        let model = match self.adapter_path.as_ref().map(Adapter::open).transpose()? {
+            None => load(path, hub)?,
+            Some(adapter) => load(path, hub)?.with_adapter(&adapter)?,
+        };
+        let strange = if self.check_tensors { model.strange_parameters()? } else { Vec::new() };
+        if strange.is_empty() {
+            return Ok(model);
         }
+        let (n, name) = (strange.len(), name(path));
+        let shown: Vec<String> = strange.iter().take(4).map(|(k, n)| format!("{}: {n}", k.escape_debug())).collect();
+        let more = if n > 4 { format!("\n  and {} more tensors", n - 4) } else { String::new() };
+        Err(Error::eval(format!("{name}: NaN or infinities in {n} tensors:\n  {}{more}", shown.join("\n  "))))
     }
 }
 
@@ -199,9 +221,16 @@ pub(crate) struct SamplingArguments {
 impl SamplingArguments {
     /// The settings for a model; `from_model` takes what flags do not say from its generation_config.json.
     pub(crate) fn settings(&self, model: &LanguageModel, from_model: bool) -> Result<Sampling> {
-        let config = |key: &str| match from_model {
-            true => model.generation.get(key).and_then(Value::as_f64),
-            false => None,
+        let config = |key: &str| {
+            let value = model.generation.get(key).filter(|_| from_model)?;
+            let number = value.as_f64().filter(|&x| match key {
+                "top_p" => (0.0..=1.0).contains(&x),
+                _ => (0.0..1e9).contains(&x),
+            });
+            if number.is_none() {
+                say::warning(&format!("generation_config.json: {key} is {value}, which is none; it is ignored"));
+            }
+            number
         };
         // `do_sample: false` means the likeliest token, whatever stands beside it.
         let greedy = from_model && model.generation.get("do_sample") == Some(&Value::Bool(false));
@@ -271,4 +300,24 @@ pub(crate) fn object(flag: &str, text: Option<&str>) -> Result<Map<String, Value
 /// Tokens to write where no flag says.
 pub(crate) fn default_max_tokens(manner: Manner, mlx: usize) -> Option<usize> {
     (manner == Manner::Mlx).then_some(mlx)
+}
+
+/// A size: bytes, or with `M`/`MB`, `G`/`GB` (powers of ten) or `KiB`, `MiB`, `GiB`.
+pub(crate) fn size(text: &str) -> Result<u64> {
+    let at = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(at);
+    let unit = match unit.trim().to_lowercase().as_str() {
+        "" | "b" => 1.0,
+        "k" | "kb" => 1e3,
+        "m" | "mb" => 1e6,
+        "g" | "gb" => 1e9,
+        "kib" => 1024.0,
+        "mib" => 1048576.0,
+        "gib" => 1073741824.0,
+        _ => f64::NAN,
+    };
+    match number.parse::<f64>().map(|n| n * unit) {
+        Ok(n) if n.is_finite() => Ok(n as u64),
+        _ => Err(Error::value(format!("{text:?} is no size; 8GB, 500MB or 7.5GiB are"))),
+    }
 }

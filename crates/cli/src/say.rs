@@ -3,6 +3,7 @@
 use crate::commands::explain;
 use lapis::Error;
 use std::io::{IsTerminal, Write};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Instant;
 
 /// From now on a reader that has gone is no fault, and another fault of the program is said to be one.
@@ -19,12 +20,32 @@ pub(crate) fn watch() {
     }));
 }
 
+/// Whether only errors are said.
+static QUIET: AtomicBool = AtomicBool::new(false);
+
+/// From now on only errors are said.
+pub(crate) fn quiet() {
+    QUIET.store(true, Relaxed);
+}
+
+/// Says something that is neither data nor an error.
+pub(crate) fn note(text: &str) {
+    if !QUIET.load(Relaxed) {
+        eprintln!("{}", safe(text));
+    }
+}
+
+/// Says what is odd.
+pub(crate) fn warning(text: &str) {
+    note(&format!("warning: {text}"));
+}
+
 /// Writes an error as at most six lines.
 pub(crate) fn error(error: &Error) {
     let text = error.message();
     let text = text.split_once("] ").filter(|(op, _)| op.starts_with('[')).map_or(text, |(_, rest)| rest);
     let shown: Vec<&str> = text.lines().take(6).collect();
-    eprintln!("error[{}]: {}", explain::code(error.kind()), shown.join("\n"));
+    eprintln!("error[{}]: {}", explain::code(error.kind()), safe(&shown.join("\n")));
 }
 
 /// The exit code of an error.
@@ -56,7 +77,7 @@ pub(crate) struct Progress {
 
 impl Progress {
     pub(crate) fn new(what: &'static str, unit: &'static str) -> Progress {
-        let on = std::io::stderr().is_terminal();
+        let on = std::io::stderr().is_terminal() && !QUIET.load(Relaxed);
         Progress { what, unit, began: Instant::now(), shown: None, on }
     }
 

@@ -68,7 +68,7 @@ fn read(command: &Command, file: &Path, text: &str) -> Result<Vec<Entry>> {
             found.push(entry(&[sub], sub.get_name(), key, value, file)?);
         }
     }
-    let every: Vec<&Command> = command.get_subcommands().collect();
+    let every: Vec<&Command> = std::iter::once(command).chain(command.get_subcommands()).collect();
     for (key, value) in table.iter().filter(|(_, v)| !v.is_table()) {
         found.push(entry(&every, "", key, value, file)?);
     }
@@ -97,20 +97,28 @@ fn entry(commands: &[&Command], command: &str, key: &str, value: &Value, file: &
 
 /// The command line with variables and files as sources of its flags.
 pub(crate) fn apply(command: Command, entries: &[Entry]) -> Command {
+    // What is said for all commands counts for the flags that all have, too.
+    let command = sourced(command, entries, "");
     command.mut_subcommands(|sub| {
-        let mut values: BTreeMap<String, String> = BTreeMap::new();
-        for e in entries.iter().filter(|e| e.command.is_empty() || e.command == sub.get_name()) {
-            values.entry(e.key.clone()).or_insert_with(|| e.value.clone());
-        }
-        sub.mut_args(|arg| {
-            let Some(long) = arg.get_long().filter(|_| may_be_set(&arg)).map(str::to_string) else { return arg };
-            let truth = matches!(arg.get_action(), ArgAction::SetTrue);
-            let arg = if truth { arg.value_parser(FalseyValueParser::new()) } else { arg };
-            let arg = match values.get(&long) {
-                Some(value) => arg.required(false).default_value(value.clone()),
-                None => arg,
-            };
-            arg.env(variable(&long)).hide_env(true)
-        })
+        let name = sub.get_name().to_string();
+        sourced(sub, entries, &name)
+    })
+}
+
+/// One command; `name` is empty for the flags that all commands have.
+fn sourced(command: Command, entries: &[Entry], name: &str) -> Command {
+    let mut values: BTreeMap<String, String> = BTreeMap::new();
+    for e in entries.iter().filter(|e| e.command.is_empty() || e.command == name) {
+        values.entry(e.key.clone()).or_insert_with(|| e.value.clone());
+    }
+    command.mut_args(|arg| {
+        let Some(long) = arg.get_long().filter(|_| may_be_set(&arg)).map(str::to_string) else { return arg };
+        let truth = matches!(arg.get_action(), ArgAction::SetTrue);
+        let arg = if truth { arg.value_parser(FalseyValueParser::new()) } else { arg };
+        let arg = match values.get(&long) {
+            Some(value) => arg.required(false).default_value(value.clone()),
+            None => arg,
+        };
+        arg.env(variable(&long)).hide_env(true)
     })
 }

@@ -330,3 +330,142 @@ fn a_text_goes_on_from_a_prompt_cache() {
     let o = lapis(&["generate", "--prompt-cache-file", &file, "--model", DEMO]);
     assert!(!o.status.success() && err(&o).contains("was written for"), "{}", err(&o));
 }
+
+#[test]
+fn a_chat_folds_what_the_model_thinks() {
+    let folder = Folder::new("thinking");
+    for name in ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"] {
+        std::fs::copy(format!("{DEMO}/{name}"), folder.at(name)).unwrap();
+    }
+    // Markers of thinking in the place of two that the template does not use; the reply begins inside it.
+    for name in ["tokenizer.json", "tokenizer_config.json"] {
+        let text = std::fs::read_to_string(folder.at(name)).unwrap();
+        let text = text.replace("<|endoftext|>", "<think>").replace("<|im_start|>", "</think>");
+        std::fs::write(folder.at(name), text).unwrap();
+    }
+    std::fs::write(folder.at("chat_template.jinja"), "{{ messages[-1].content }}<think>").unwrap();
+    let dir = folder.0.display().to_string();
+    let chat = |flags: &[&str], input: &str| fed(&[&["chat", "--model", &dir, "-m", "6"], flags].concat(), input);
+    let folded = chat(&[], "Tell me a story\n/quit\n");
+    assert!(out(&folded).trim().is_empty() && err(&folded).contains("thought in "), "{folded:?}");
+    let asked = chat(&[], "Tell me a story\n/think\n/quit\n");
+    let thoughts = out(&asked).trim().to_string();
+    assert!(!thoughts.is_empty(), "{asked:?}");
+    let shown = chat(&["--think"], "Tell me a story\n/quit\n");
+    assert_eq!(out(&shown).trim(), thoughts);
+    let events = chat(&["--json"], "Tell me a story\n/quit\n");
+    let events: Vec<Value> = out(&events).lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    let all: String = events.iter().filter(|e| e["event"] == "reasoning").filter_map(|e| e["text"].as_str()).collect();
+    assert_eq!(all.trim(), thoughts);
+    let end = events.last().unwrap();
+    assert!(end["event"] == "end" && end["generation_tokens"].as_u64().is_some_and(|n| n > 0 && n <= 6), "{end}");
+}
+
+#[test]
+fn a_chat_is_kept_with_its_settings_and_takes_files() {
+    let folder = Folder::new("chat");
+    let (kept, notes) = (folder.at("kept.json"), folder.at("notes.txt"));
+    std::fs::write(&notes, "the fox is red").unwrap();
+    let o = fed(
+        &["chat"],
+        &format!("/set temp 0.5\n/set max-tokens 4\nhello @{notes}\nhello\n/drop\n/save {kept}\n/quit\n"),
+    );
+    assert!(o.status.success(), "{}", err(&o));
+    let saved: Value = serde_json::from_slice(&std::fs::read(&kept).unwrap()).unwrap();
+    assert_eq!((saved["settings"]["temp"].as_f64(), saved["settings"]["max-tokens"].as_u64()), (Some(0.5), Some(4)));
+    // The oldest message is gone with its reply.
+    assert_eq!((saved["messages"].as_array().unwrap().len(), &saved["messages"][0]["content"]), (2, &"hello".into()));
+    let again = folder.at("again.json");
+    let o = fed(&["chat"], &format!("/load {kept}\n/model\nabout @{notes}\n/save {again}\n/quit\n"));
+    let saved: Value = serde_json::from_slice(&std::fs::read(&again).unwrap()).unwrap();
+    assert_eq!(saved["settings"]["max-tokens"], 4, "{}", err(&o));
+    let message = saved["messages"][2]["content"].as_str().unwrap();
+    assert!(message.starts_with("about @") && message.ends_with(":\nthe fox is red"), "{message}");
+    assert!(out(&o).contains("the demo model"));
+    std::fs::write(&kept, r#"{"messages": [{"role": "user", "content": "x"}], "settings": {"top-p": 7}}"#).unwrap();
+    let o = fed(&["chat"], &format!("/load {kept}\n/load nowhere.json\n/quit\n"));
+    assert!(err(&o).contains("top_p is 7") && err(&o).contains("nowhere.json"), "{}", err(&o));
+    // What does not fit the context is an error with ways out, and the conversation goes on.
+    let o = fed(&["chat"], &format!("{}\nhello\n/quit\n", "word ".repeat(600)));
+    assert!(err(&o).contains("context 512") && err(&o).contains("/drop") && !out(&o).trim().is_empty(), "{}", err(&o));
+}
+
+#[test]
+fn tokens_come_with_their_likelihood() {
+    let say = |flags: &[&str]| lapis(&[&["generate", "-m", "4", "--prompt", "hello"], flags].concat());
+    let line: Value = serde_json::from_str(&out(&say(&["--json", "--logprobs", "3"]))).unwrap();
+    let all = line["logprobs"].as_array().unwrap();
+    assert_eq!(all.len(), 4);
+    assert_eq!(all.iter().filter_map(|t| t["text"].as_str()).collect::<String>(), line["text"].as_str().unwrap());
+    for token in all {
+        // The likeliest is chosen, and stands first.
+        let top = token["top"].as_array().unwrap();
+        assert_eq!((top.len(), &top[0]["token"], &top[0]["logprob"]), (3, &token["token"], &token["logprob"]));
+        let mass: f64 = top.iter().map(|t| t["logprob"].as_f64().unwrap().exp()).sum();
+        assert!(mass > 0.0 && mass <= 1.0 + 1e-6, "{token}");
+    }
+    let text = out(&say(&["--logprobs", "--verbose", "F"]));
+    assert_eq!(text.lines().count(), 5, "{text}");
+    assert_eq!(out(&say(&["--no-stream", "--verbose", "F"])), out(&say(&["--verbose", "F"])));
+}
+
+#[test]
+fn a_benchmark_stands_beside_what_the_machine_allows() {
+    let flags = ["benchmark", "-p", "16,32", "-g", "4", "-b", "1,2", "-n", "2"];
+    let o = lapis(&[&flags[..], &["--json", "--warm"]].concat());
+    let all: Value = serde_json::from_str(&out(&o)).unwrap_or_else(|e| panic!("{e}: {}", err(&o)));
+    let rows = all["rows"].as_array().unwrap();
+    let settings: Vec<_> = rows.iter().map(|r| (r["prompt_tokens"].as_u64(), r["batch_size"].as_u64())).collect();
+    assert_eq!(settings, [(16, 1), (16, 2), (32, 1), (32, 2)].map(|(p, b)| (Some(p), Some(b))));
+    for key in ["memory", "f32", "int8"] {
+        assert!(all["limits"][key].as_f64().is_some_and(|x| x > 1e8), "{all}");
+    }
+    for row in rows {
+        for (rate, limit) in [("generation_tps", "decode_limit_tps"), ("prompt_tps", "prefill_limit_tps_bytes")] {
+            let (rate, limit) = (row[rate].as_f64().unwrap(), row[limit].as_f64().unwrap());
+            assert!(rate > 0.0 && limit > 0.0, "{row}");
+        }
+        assert!(row["trials"].as_array().unwrap().len() == 2 && row["first_token_warm"].as_f64().is_some(), "{row}");
+    }
+    let table = out(&lapis(&[&flags[..], &["--markdown"]].concat()));
+    assert_eq!(table.lines().count(), 6, "{table}");
+    assert!(table.lines().all(|l| l.matches('|').count() == 8), "{table}");
+    let plain = out(&lapis(&["benchmark", "-p", "16", "-g", "4", "-n", "1"]));
+    assert!(plain.starts_with("Trial 1:  prompt_tps=") && plain.contains("Averages: ") && plain.contains("Limits: "));
+}
+
+#[test]
+fn shells_and_manuals_know_all_commands() {
+    for shell in ["bash", "zsh", "fish"] {
+        let script = out(&lapis(&["completions", shell]));
+        assert!(script.contains("cache-prompt") && script.contains("prefill-step-size"), "{shell}");
+    }
+    let folder = Folder::new("man");
+    let dir = folder.at("pages");
+    assert!(lapis(&["man", "--output-dir", &dir]).status.success());
+    let page = std::fs::read_to_string(format!("{dir}/lapis-generate.1")).unwrap();
+    assert!(page.contains(".TH lapis-generate 1") && page.contains("max\\-tokens"), "{page}");
+    assert_eq!(out(&lapis(&["man", "generate"])), page);
+    assert!(std::fs::read_dir(&dir).unwrap().count() > 15);
+}
+
+/// Inputs are rounded as the weights are: other numbers, near those without.
+#[test]
+fn inputs_of_layers_are_rounded_on_demand() {
+    let folder = Folder::new("rounded");
+    let (dense, packed) = (folder.at("dense"), folder.at("packed"));
+    assert!(lapis(&["convert", "--hf-path", DEMO, "--mlx-path", &dense, "-d"]).status.success());
+    let o = lapis(&["convert", "--hf-path", &dense, "--mlx-path", &packed, "-q", "--q-mode", "mxfp8"]);
+    assert!(o.status.success(), "{}", err(&o));
+    let say = |flags: &[&str]| {
+        let common = ["generate", "--model", &packed, "-p", "hello", "--json", "--logprobs", "-m", "6"];
+        let o = lapis(&[&common, flags].concat());
+        let line: Value = serde_json::from_str(&out(&o)).unwrap_or_else(|e| panic!("{e}: {}", err(&o)));
+        line["logprobs"].clone()
+    };
+    let (plain, rounded) = (say(&[]), say(&["-qa"]));
+    assert_eq!(plain[0]["token"], rounded[0]["token"]);
+    let far = (plain[0]["logprob"].as_f64().unwrap() - rounded[0]["logprob"].as_f64().unwrap()).abs();
+    assert!(far > 0.0 && far < 0.3, "{far}");
+    assert!(lapis(&["benchmark", "--model", &packed, "-qa", "-p", "8", "-g", "2", "-n", "1"]).status.success());
+}

@@ -1,28 +1,38 @@
-//! `lapis benchmark`: tokens a second in prefill and decode, on random tokens.
+//! `lapis benchmark`: tokens a second in prefill and decode, on random tokens, beside what this machine allows.
+//!
+//! Memory is measured before the first trial and after the last, the multiply-add instructions, too: what else runs on the
+//! machine slows both down alike. Decode is bounded by reading the parameters and what is remembered, prefill by two
+//! operations a parameter and token.
 
 use crate::hub::HubArguments;
+use crate::interrupt;
+use crate::model;
 use lapis::{Error, Result, memory};
-use lapis_lm::{Checkpoint, Engine, Event, Request, Sequence, models};
+use lapis_cpu::{limits, pool};
+use lapis_lm::fit::{Fit, bandwidth};
+use lapis_lm::quant::round_inputs;
+use lapis_lm::{Engine, Event, Model, Prefixes, Request, Sequence, models};
+use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// A model: a directory, a .gguf file, or owner/name on the hub
+    /// A model: a directory, a .gguf file, or owner/name on the hub [default: the demo model inside the program]
     #[arg(long)]
-    model: PathBuf,
+    model: Option<PathBuf>,
     #[command(flatten)]
     hub: HubArguments,
-    /// Tokens of the prompt
-    #[arg(short = 'p', long, default_value_t = 512)]
-    prompt_tokens: usize,
-    /// Tokens to write
-    #[arg(short = 'g', long, default_value_t = 1024)]
-    generation_tokens: usize,
-    /// Sequences at once
-    #[arg(short = 'b', long, default_value_t = 1)]
-    batch_size: usize,
+    /// Tokens of the prompt; several, as in 128,512,2048, are measured one after the other
+    #[arg(short = 'p', long, value_delimiter = ',', default_value = "512")]
+    prompt_tokens: Vec<usize>,
+    /// Tokens to write [default: 1024, or what the context leaves]
+    #[arg(short = 'g', long)]
+    generation_tokens: Option<usize>,
+    /// Sequences at once; several, as in 1,2,4,8, are measured one after the other
+    #[arg(short = 'b', long, visible_alias = "concurrency", value_delimiter = ',', default_value = "1")]
+    batch_size: Vec<usize>,
     /// Runs
     #[arg(short = 'n', long, default_value_t = 5)]
     num_trials: usize,
@@ -32,95 +42,322 @@ pub(crate) struct Arguments {
     /// Seconds between runs
     #[arg(long, default_value_t = 0)]
     delay: u64,
+    /// Measure the time to the first token of a prompt that was read before, too
+    #[arg(long)]
+    warm: bool,
+    /// Round inputs of layers as their weights are (-qa; models in nvfp4 or mxfp8)
+    #[arg(long)]
+    quantize_activations: bool,
     /// Threads to use
     #[arg(long)]
     threads: Option<usize>,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
+    /// Print a table in Markdown
+    #[arg(long, conflicts_with = "json")]
+    markdown: bool,
     /// Accepted; code in a model repository is never run
     #[arg(long, hide = true)]
     trust_remote_code: bool,
 }
 
+/// What one run gave: tokens a second and seconds.
+#[derive(Clone, Copy)]
 struct Trial {
     prompt: f64,
     generation: f64,
     total: f64,
+    first: f64,
 }
 
-pub(crate) fn run(a: Arguments) -> Result<()> {
-    if a.prompt_tokens == 0 || a.generation_tokens == 0 || a.batch_size == 0 || a.num_trials == 0 {
-        return Err(Error::value("benchmark: tokens, batch size and trials are 1 at least"));
+/// What the machine allows.
+#[derive(Clone, Copy)]
+struct Limits {
+    /// Bytes a second.
+    memory: f64,
+    /// Operations a second.
+    floats: f64,
+    bytes: f64,
+}
+
+impl Limits {
+    fn measure() -> Result<Limits> {
+        let threads = pool::configured_threads()?;
+        Ok(Limits { memory: bandwidth()?, floats: limits::float_peak(threads), bytes: limits::byte_peak(threads) })
     }
-    if let Some(n) = a.threads {
-        lapis_cpu::pool::set_threads(n)?;
+
+    fn best(self, other: Limits) -> Limits {
+        Limits {
+            memory: self.memory.max(other.memory),
+            floats: self.floats.max(other.floats),
+            bytes: self.bytes.max(other.bytes),
+        }
     }
-    let began = Instant::now();
-    let mut checkpoint = Checkpoint::open(a.hub.find(&a.model)?)?;
-    let vocabulary = checkpoint.vocabulary()?;
-    let model = Arc::from(models::load(&mut checkpoint)?);
-    let load = began.elapsed().as_secs_f64();
-    let trial = || -> Result<Trial> {
-        let mut engine = Engine::new(Arc::clone(&model), vocabulary);
-        (engine.prefill_step, engine.max_batch) = (a.prefill_step_size, a.batch_size);
-        for s in 0..a.batch_size {
+}
+
+/// The runs of one prompt length and batch.
+struct Row {
+    prompt_tokens: usize,
+    batch: usize,
+    trials: Vec<Trial>,
+    /// Seconds to the first token of a prompt that was read before.
+    warm: Option<f64>,
+}
+
+impl Row {
+    fn values(&self, f: fn(&Trial) -> f64) -> [f64; 2] {
+        let all: Vec<f64> = self.trials.iter().map(f).collect();
+        let n = all.len().max(1) as f64;
+        let mean = all.iter().sum::<f64>() / n;
+        let spread = all.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / (n - 1.0).max(1.0);
+        [mean, spread.sqrt()]
+    }
+}
+
+/// A model under measurement.
+struct Bench {
+    model: Arc<dyn Model>,
+    vocabulary: usize,
+    step: usize,
+    written: usize,
+}
+
+impl Bench {
+    fn engine(&self, batch: usize) -> Engine {
+        let mut engine = Engine::new(Arc::clone(&self.model), self.vocabulary);
+        (engine.prefill_step, engine.max_batch) = (self.step, batch);
+        engine
+    }
+
+    fn run(&self, engine: &mut Engine, prompt_tokens: usize, batch: usize) -> Result<Trial> {
+        for s in 0..batch {
             // Any tokens do, as long as they are the same in every run.
-            let token = |i: usize| (i * 7919 + s * 104_729 + 17) % vocabulary;
-            let prompt = (0..a.prompt_tokens).map(|i| token(i) as u32).collect();
-            engine.add(Request { prompt, max_tokens: a.generation_tokens, ..Default::default() }, Sequence::new())?;
+            let token = |i: usize| (i * 7919 + s * 104_729 + 17) % self.vocabulary;
+            let prompt = (0..prompt_tokens).map(|i| token(i) as u32).collect();
+            engine.add(Request { prompt, max_tokens: self.written, ..Default::default() }, Sequence::new())?;
         }
         let start = Instant::now();
         let (mut first, mut count) = (None, 0usize);
         engine.run(|event| {
             if let Event::Token { .. } = event {
                 count += 1;
-                if count == a.batch_size {
+                if count == batch {
                     first = Some(start.elapsed().as_secs_f64());
                 }
             }
-            true
+            !interrupt::seen()
         })?;
         let total = start.elapsed().as_secs_f64();
         let first = first.unwrap_or(total);
-        let generated = (count - a.batch_size) as f64;
+        let generated = count.saturating_sub(batch) as f64;
         Ok(Trial {
-            prompt: (a.prompt_tokens * a.batch_size) as f64 / first,
+            prompt: (prompt_tokens * batch) as f64 / first,
             generation: if generated > 0.0 { generated / (total - first) } else { 0.0 },
             total,
+            first,
         })
-    };
-    trial()?;
-    let mut all = Vec::new();
-    for i in 0..a.num_trials {
-        std::thread::sleep(std::time::Duration::from_secs(a.delay));
-        let t = trial()?;
-        if !a.json {
-            println!("Trial {}:  {}", i + 1, shown(&t));
-        }
-        all.push(t);
     }
-    let mean = |f: fn(&Trial) -> f64| all.iter().map(f).sum::<f64>() / all.len() as f64;
-    let means = Trial { prompt: mean(|t| t.prompt), generation: mean(|t| t.generation), total: mean(|t| t.total) };
+}
+
+pub(crate) fn run(a: Arguments) -> Result<()> {
+    let none = |all: &[usize]| all.is_empty() || all.contains(&0);
+    if none(&a.prompt_tokens) || none(&a.batch_size) || a.generation_tokens == Some(0) || a.num_trials == 0 {
+        return Err(Error::value("benchmark: tokens, batch size and trials are 1 at least"));
+    }
+    if let Some(n) = a.threads {
+        pool::set_threads(n)?;
+    }
+    interrupt::watch();
+    let began = Instant::now();
+    let mut checkpoint = model::checkpoint(a.model.as_deref(), &a.hub)?;
+    let (vocabulary, context) = (checkpoint.vocabulary()?, checkpoint.context());
+    let mut loaded = models::load(&mut checkpoint)?;
+    if a.quantize_activations {
+        round_inputs(&mut *loaded)?;
+    }
+    let load = began.elapsed().as_secs_f64();
+    let fit = Fit::of(&mut model::checkpoint(a.model.as_deref(), &a.hub)?)?;
+    let longest = a.prompt_tokens.iter().copied().max().unwrap_or(0);
+    if let Some(context) = context
+        && longest + a.generation_tokens.unwrap_or(1) > context
+    {
+        let n = a.generation_tokens.unwrap_or(1);
+        return Err(Error::value(format!(
+            "benchmark: {longest} tokens of a prompt and {n} to write are more than the model's context, {context}; \
+             give smaller -p and -g"
+        )));
+    }
+    let written = a.generation_tokens.unwrap_or_else(|| context.map_or(1024, |c| (c - longest).min(1024)));
+    let bench = Bench { model: Arc::from(loaded), vocabulary, step: a.prefill_step_size.max(1), written };
+    let plain = !a.json && !a.markdown;
+    let mut limits = Limits::measure()?;
+    // What that took is none of the model's.
+    memory::clear_cache();
+    memory::reset_peak();
+    let mut rows = Vec::new();
+    for &prompt_tokens in &a.prompt_tokens {
+        for &batch in &a.batch_size {
+            if plain && a.prompt_tokens.len() * a.batch_size.len() > 1 {
+                println!("Prompt {prompt_tokens}, batch {batch}");
+            }
+            let row = measure(&bench, &a, prompt_tokens, batch, plain)?;
+            if plain && !row.trials.is_empty() {
+                println!("Averages: {}", averages(&row));
+                if let Some(warm) = row.warm {
+                    println!("First token: {:.4} s, of a prompt read before {warm:.4} s", row.values(|t| t.first)[0]);
+                }
+            }
+            rows.push(row);
+            if interrupt::seen() {
+                break;
+            }
+        }
+    }
+    let peak = peak();
+    if !interrupt::seen() {
+        limits = limits.best(Limits::measure()?);
+    }
+    rows.retain(|r| !r.trials.is_empty());
+    let reports: Vec<Report> = rows.iter().map(|row| Report::new(row, &fit, limits, &bench)).collect();
     if a.json {
-        let line = serde_json::json!({
-            "schema": 1, "model": a.model, "prompt_tokens": a.prompt_tokens, "generation_tokens": a.generation_tokens,
-            "batch_size": a.batch_size, "prompt_tps": means.prompt, "generation_tps": means.generation,
-            "peak_memory": peak(), "total_time": means.total, "load_time": load,
-            "trials": all.iter().map(|t| serde_json::json!({"prompt_tps": t.prompt, "generation_tps": t.generation})).collect::<Vec<_>>(),
-        });
-        println!("{line}");
+        println!("{}", as_json(&a, &reports, limits, [load, peak]));
+    } else if a.markdown {
+        print!("{}", as_markdown(&reports));
     } else {
-        println!("Averages: {}", shown(&means));
+        let [memory, floats, bytes] = [limits.memory, limits.floats, limits.bytes].map(|x| x / 1e9);
+        println!("Limits: memory {memory:.1} GB/s, f32 {floats:.0} GFLOP/s, 8-bit dot products {bytes:.0} GOP/s");
+        for r in &reports {
+            println!("{}", r.shares());
+        }
     }
     Ok(())
+}
+
+/// The trials of one setting, after a run that warms up; an interrupt leaves those that are done.
+fn measure(bench: &Bench, a: &Arguments, prompt_tokens: usize, batch: usize, plain: bool) -> Result<Row> {
+    let mut row = Row { prompt_tokens, batch, trials: Vec::new(), warm: None };
+    bench.run(&mut bench.engine(batch), prompt_tokens, batch)?;
+    for i in 0..a.num_trials {
+        std::thread::sleep(std::time::Duration::from_secs(a.delay));
+        let t = bench.run(&mut bench.engine(batch), prompt_tokens, batch)?;
+        if interrupt::seen() {
+            return Ok(row);
+        }
+        if plain {
+            println!("Trial {}:  {}", i + 1, shown([t.prompt, t.generation, t.total]));
+        }
+        row.trials.push(t);
+    }
+    if a.warm {
+        let mut engine = bench.engine(batch);
+        engine.prefixes = Some(Prefixes::new(usize::MAX));
+        bench.run(&mut engine, prompt_tokens, batch)?;
+        row.warm = Some(bench.run(&mut engine, prompt_tokens, batch)?.first);
+    }
+    Ok(row)
+}
+
+/// A row beside what the machine allows.
+struct Report<'a> {
+    row: &'a Row,
+    written: usize,
+    /// Tokens a second that memory allows in decode.
+    decode: f64,
+    /// Tokens a second that the multiply-add instructions allow in prefill: of bytes, and of floats.
+    prefill: [f64; 2],
+}
+
+impl<'a> Report<'a> {
+    fn new(row: &'a Row, fit: &Fit, limits: Limits, bench: &Bench) -> Report<'a> {
+        // On average half of what is written has been.
+        let seen = row.prompt_tokens + bench.written / 2;
+        let values = (fit.reads as f64 * 8.0 / fit.bits_per_weight()).max(1.0);
+        Report {
+            row,
+            written: bench.written,
+            decode: fit.most(limits.memory, row.batch, seen),
+            prefill: [limits.bytes, limits.floats].map(|peak| peak / (2.0 * values)),
+        }
+    }
+
+    fn percent(part: f64, of: f64) -> f64 {
+        100.0 * part / of
+    }
+
+    fn shares(&self) -> String {
+        let (prompt, generation) = (self.row.values(|t| t.prompt)[0], self.row.values(|t| t.generation)[0]);
+        let [bytes, floats] = self.prefill.map(|limit| Report::percent(prompt, limit));
+        format!(
+            "Of the limits (prompt {}, batch {}): decode {:.0} % of memory, prefill {bytes:.0} % of 8-bit dot products, \
+             {floats:.0} % of f32",
+            self.row.prompt_tokens,
+            self.row.batch,
+            Report::percent(generation, self.decode),
+        )
+    }
+}
+
+fn as_json(a: &Arguments, reports: &[Report], limits: Limits, [load, peak]: [f64; 2]) -> Value {
+    let one = |r: &Report| {
+        let ([prompt, prompt_sd], [generation, generation_sd]) =
+            (r.row.values(|t| t.prompt), r.row.values(|t| t.generation));
+        let trial = |t: &Trial| json!({"prompt_tps": t.prompt, "generation_tps": t.generation, "first_token": t.first});
+        json!({
+            "prompt_tokens": r.row.prompt_tokens, "generation_tokens": r.written, "batch_size": r.row.batch,
+            "prompt_tps": prompt, "prompt_tps_sd": prompt_sd,
+            "generation_tps": generation, "generation_tps_sd": generation_sd,
+            "first_token": r.row.values(|t| t.first)[0], "first_token_warm": r.row.warm,
+            "total_time": r.row.values(|t| t.total)[0],
+            "decode_limit_tps": r.decode, "prefill_limit_tps_bytes": r.prefill[0], "prefill_limit_tps_floats": r.prefill[1],
+            "trials": r.row.trials.iter().map(trial).collect::<Vec<_>>(),
+        })
+    };
+    let rows: Vec<Value> = reports.iter().map(one).collect();
+    // One setting is told of at the top, as several are in `rows`.
+    let mut all = rows.first().cloned().unwrap_or_else(|| json!({}));
+    let named = a.model.as_ref().map(|m| m.display().to_string());
+    for (key, value) in [
+        ("schema", json!(1)),
+        ("model", json!(named.unwrap_or_else(|| "demo model".into()))),
+        ("peak_memory", json!(peak)),
+        ("load_time", json!(load)),
+        ("partial", json!(interrupt::seen())),
+        ("limits", json!({"memory": limits.memory, "f32": limits.floats, "int8": limits.bytes})),
+        ("rows", json!(rows)),
+    ] {
+        all[key] = value;
+    }
+    all
+}
+
+fn as_markdown(reports: &[Report]) -> String {
+    let mut text = String::from(
+        "| prompt | batch | prefill tok/s | of 8-bit peak | decode tok/s | of memory | first token |\n\
+         | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n",
+    );
+    for r in reports {
+        let ([prompt, sd], [generation, gsd]) = (r.row.values(|t| t.prompt), r.row.values(|t| t.generation));
+        let (prefill, decode) = (Report::percent(prompt, r.prefill[0]), Report::percent(generation, r.decode));
+        let first = r.row.values(|t| t.first)[0];
+        text += &format!(
+            "| {} | {} | {prompt:.1} ± {sd:.1} | {prefill:.0} % | {generation:.1} ± {gsd:.1} | {decode:.0} % | {first:.3} s |\n",
+            r.row.prompt_tokens, r.row.batch
+        );
+    }
+    text
+}
+
+fn averages(row: &Row) -> String {
+    let all = [row.values(|t| t.prompt), row.values(|t| t.generation), row.values(|t| t.total)];
+    let [p, g, _] = all.map(|v| v[1]);
+    format!("{} (± {p:.3}, ± {g:.3})", shown(all.map(|v| v[0])))
 }
 
 fn peak() -> f64 {
     (memory::peak() + memory::mapped()) as f64 / 1e9
 }
 
-fn shown(t: &Trial) -> String {
-    let (p, g, all) = (t.prompt, t.generation, t.total);
+fn shown([p, g, all]: [f64; 3]) -> String {
     format!("prompt_tps={p:.3}, generation_tps={g:.3}, peak_memory={:.3}, total_time={all:.3}", peak())
 }

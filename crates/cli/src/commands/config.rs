@@ -25,8 +25,8 @@ pub(crate) fn run(a: Arguments, command: &Command, entries: &[Entry]) -> Result<
     }
     // Name of command, flag, value, origin.
     let mut rows: Vec<[String; 4]> = Vec::new();
-    let mut flags: Vec<String> = command
-        .get_subcommands()
+    let mut flags: Vec<String> = std::iter::once(command)
+        .chain(command.get_subcommands())
         .flat_map(|c| c.get_arguments())
         .filter_map(|a| a.get_long().map(str::to_string))
         .collect();

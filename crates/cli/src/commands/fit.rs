@@ -20,9 +20,6 @@ pub(crate) struct Arguments {
     /// Tokens that must fit [default: 4096, or the model's context where that is shorter]
     #[arg(long)]
     context: Option<usize>,
-    /// Memory to fit into, such as 8GB or 7.5GiB [default: what is free]
-    #[arg(long)]
-    memory_limit: Option<String>,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -31,16 +28,16 @@ pub(crate) struct Arguments {
 /// Bits that `convert -q` packs to.
 const WIDTHS: [u64; 6] = [8, 6, 5, 4, 3, 2];
 
-pub(crate) fn run(a: Arguments) -> Result<bool> {
+/// `limit` is the memory to fit into, in bytes; by default what is free.
+pub(crate) fn run(a: Arguments, limit: Option<u64>) -> Result<bool> {
     let model = a.name.or(a.model).unwrap_or_default();
-    let memory = a.memory_limit.as_deref().map(bytes).transpose()?;
     let place = a.hub.outline(&model)?;
     let mut checkpoint = Checkpoint::open(place.dir())?;
     let kind = checkpoint.config.get("model_type").and_then(Value::as_str).unwrap_or("?").to_string();
     let fit = Fit::of(&mut checkpoint)?;
     drop(checkpoint);
     let speed = bandwidth()?;
-    let memory = memory.unwrap_or_else(available);
+    let memory = limit.unwrap_or_else(available);
     let most = fit.context.unwrap_or(32768);
     let wanted = a.context.unwrap_or(4096.min(most));
     if wanted == 0 || fit.context.is_some_and(|c| wanted > c) {
@@ -112,25 +109,5 @@ fn gigabytes(bytes: u64) -> String {
         n if n >= 10.0 => format!("{n:.1} GB"),
         n if n >= 0.1 => format!("{n:.2} GB"),
         n => format!("{:.1} MB", n * 1e3),
-    }
-}
-
-/// A size: bytes, or with `M`/`MB`, `G`/`GB` (powers of ten) or `KiB`, `MiB`, `GiB`.
-fn bytes(text: &str) -> Result<u64> {
-    let at = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
-    let (number, unit) = text.split_at(at);
-    let unit = match unit.trim().to_lowercase().as_str() {
-        "" | "b" => 1.0,
-        "k" | "kb" => 1e3,
-        "m" | "mb" => 1e6,
-        "g" | "gb" => 1e9,
-        "kib" => 1024.0,
-        "mib" => 1048576.0,
-        "gib" => 1073741824.0,
-        _ => f64::NAN,
-    };
-    match number.parse::<f64>().map(|n| n * unit) {
-        Ok(n) if n.is_finite() => Ok(n as u64),
-        _ => Err(Error::value(format!("{text:?} is no size; 8GB, 500MB or 7.5GiB are"))),
     }
 }

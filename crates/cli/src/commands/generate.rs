@@ -5,7 +5,7 @@ use crate::hub::HubArguments;
 use crate::model::{self, AdapterArguments, DraftArguments, KvArguments, SamplingArguments};
 use crate::{Manner, interrupt, say};
 use lapis::{Error, Result};
-use lapis_lm::template::Chat;
+use lapis_lm::template::{Chat, Template};
 use lapis_lm::{Finish, LanguageModel, Options, PromptCache, Response, Sequence};
 use serde_json::{Value, json};
 use std::io::Write;
@@ -67,6 +67,24 @@ pub(crate) struct Arguments {
     /// What the model remembers of the beginning, as cache-prompt wrote it; the prompt goes on from there
     #[arg(long)]
     prompt_cache_file: Option<PathBuf>,
+    /// Say how likely each token was, and beside it so many of the likeliest (up to 20)
+    #[arg(long, num_args = 0..=1, default_missing_value = "0", value_name = "N", value_parser = clap::value_parser!(u8).range(..=20))]
+    logprobs: Option<u8>,
+    /// Print the text while it is written (the default)
+    #[arg(long, conflicts_with = "no_stream")]
+    stream: bool,
+    /// Print the text once it is complete
+    #[arg(long)]
+    no_stream: bool,
+    /// Use a plain chat template where the model has none
+    #[arg(long, conflicts_with = "ignore_chat_template")]
+    use_default_chat_template: bool,
+    /// Round inputs of layers as their weights are (-qa; models in nvfp4 or mxfp8)
+    #[arg(long)]
+    quantize_activations: bool,
+    /// Pictures, for models that take them
+    #[arg(long, num_args = 1.., hide = true)]
+    image: Vec<PathBuf>,
     /// Threads to use
     #[arg(long)]
     threads: Option<usize>,
@@ -79,6 +97,37 @@ pub(crate) struct Arguments {
     /// Accepted; code in a model repository is never run
     #[arg(long, hide = true)]
     trust_remote_code: bool,
+}
+
+/// Roles and texts between the markers that most models know.
+const DEFAULT_TEMPLATE: &str = "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}\
+    {% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}";
+
+/// A token with its log-probability, and the likeliest in its place.
+struct Likely {
+    own: (u32, String, f32),
+    top: Vec<(u32, String, f32)>,
+}
+
+impl Likely {
+    fn of(model: &LanguageModel, r: &Response) -> Result<Likely> {
+        let named = |(id, p): (u32, f32)| Ok((id, model.tokenizer.decode(&[id], false)?, p));
+        let top = r.top.iter().map(|&t| named(t)).collect::<Result<_>>()?;
+        Ok(Likely { own: named((r.token, r.logprob))?, top })
+    }
+
+    fn json(&self) -> Value {
+        let one = |(id, text, p): &(u32, String, f32)| json!({"token": id, "text": text, "logprob": p});
+        let mut line = one(&self.own);
+        line["top"] = self.top.iter().map(one).collect();
+        line
+    }
+
+    fn line(&self) -> String {
+        let one = |(_, text, p): &(u32, String, f32)| format!("{p:9.4} {text:?}");
+        let all: Vec<String> = std::iter::once(&self.own).chain(&self.top).map(one).collect();
+        all.join("  ")
+    }
 }
 
 /// Tokens to write at most: -1 is no limit, 0 an error.
@@ -96,7 +145,7 @@ pub(crate) fn run(a: Arguments, manner: Manner) -> Result<()> {
         lapis_cpu::pool::set_threads(n)?;
     }
     if a.trust_remote_code {
-        eprintln!("--trust-remote-code has no effect: code in a model repository is never run");
+        say::note("--trust-remote-code has no effect: code in a model repository is never run");
     }
     let max_tokens = limit(a.max_tokens, model::default_max_tokens(manner, 100))?;
     let verbose = !["false", "f", "0", "no"].contains(&a.verbose.to_lowercase().as_str()) && !a.json;
@@ -104,7 +153,17 @@ pub(crate) fn run(a: Arguments, manner: Manner) -> Result<()> {
         Some(file) => model::cached(a.model.as_deref(), file)?,
         None => a.model.clone(),
     };
+    if !a.image.is_empty() {
+        let name = model::name(path.as_deref());
+        return Err(Error::unsupported(format!("--image: {name} reads text only; describe the picture in the prompt")));
+    }
     let mut model = a.adapter.load(path.as_deref(), &a.hub)?;
+    if a.quantize_activations {
+        model.round_inputs()?;
+    }
+    if a.use_default_chat_template && !model.tokenizer.has_template() {
+        model.tokenizer.set_chat_template(Template::new(DEFAULT_TEMPLATE)?);
+    }
     for token in &a.extra_eos_token {
         let id =
             model.tokenizer.token_id(token).or_else(|| token.parse().ok().filter(|n| (*n as usize) < model.vocabulary));
@@ -123,6 +182,7 @@ pub(crate) fn run(a: Arguments, manner: Manner) -> Result<()> {
     let prefill_step = Some(a.prefill_step_size);
     let mut options =
         Options { max_tokens, sampling, stop: a.stop, prefill_step, kv: a.kv.options()?, ..Options::default() };
+    options.top = a.logprobs.map_or(0, usize::from);
     a.draft.apply(&model, &a.hub, &mut options)?;
     interrupt::watch();
     let mut progress = say::Progress::new("prefill", "tok");
@@ -134,12 +194,16 @@ pub(crate) fn run(a: Arguments, manner: Manner) -> Result<()> {
     let mut out = std::io::stdout().lock();
     let shown = |text: &str| if a.raw { text.to_string() } else { say::safe(text) };
     let (mut last, mut text, mut guessed): (Option<Response>, String, usize) = (None, String::new(), 0);
+    let mut likely: Vec<Likely> = Vec::new();
     if verbose {
         writeln!(out, "==========").map_err(closed)?;
     }
     for response in stream {
         let response = response?;
-        if a.json {
+        if a.logprobs.is_some() && response.finish_reason != Some(Finish::Stop) {
+            likely.push(Likely::of(&model, &response)?);
+        }
+        if a.json || a.no_stream {
             text.push_str(&response.text);
         } else {
             write!(out, "{}", shown(&response.text)).and_then(|()| out.flush()).map_err(closed)?;
@@ -152,16 +216,23 @@ pub(crate) fn run(a: Arguments, manner: Manner) -> Result<()> {
     }
     let Some(last) = last else { return Err(Error::value("nothing was written")) };
     if a.json {
-        let line = json!({
+        let mut line = json!({
             "schema": 1, "text": text, "prompt_tokens": last.prompt_tokens, "prompt_tps": last.prompt_tps,
             "cached_tokens": last.cached_tokens,
             "generation_tokens": last.generation_tokens, "generation_tps": last.generation_tps, "drafted_tokens": guessed,
             "time_to_first_token": last.first_token, "peak_memory": last.peak_memory,
+            "peak_resident": resident(),
             "finish_reason": match last.finish_reason { Some(Finish::Length) => "length", _ => "stop" },
         });
+        if a.logprobs.is_some() {
+            line["logprobs"] = likely.iter().map(Likely::json).collect();
+        }
         writeln!(out, "{line}").map_err(closed)?;
     } else {
-        writeln!(out).map_err(closed)?;
+        writeln!(out, "{}", shown(&text)).map_err(closed)?;
+        for line in likely.iter().map(Likely::line) {
+            writeln!(out, "{line}").map_err(closed)?;
+        }
     }
     if verbose {
         writeln!(out, "==========").map_err(closed)?;
@@ -181,9 +252,16 @@ pub(crate) fn run(a: Arguments, manner: Manner) -> Result<()> {
         } else {
             "the model's context"
         };
-        eprintln!("stopped at {} tokens: the limit of {why}", last.generation_tokens);
+        say::note(&format!("stopped at {} tokens: the limit of {why}", last.generation_tokens));
     }
     Ok(())
+}
+
+/// The most bytes of memory that this process held, files that it reads included, where the system says so.
+fn resident() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"))?;
+    Some(line.trim().trim_end_matches("kB").trim().parse::<u64>().ok()? << 10)
 }
 
 /// Whoever read the text is gone: that is no fault.
@@ -200,7 +278,8 @@ fn tokens(a: &Arguments, model: &LanguageModel) -> Result<Vec<u32>> {
         text => text.replace("\\n", "\n").replace("\\t", "\t"),
     };
     let template = model::template(a.chat_template.as_deref())?;
-    let has_template = template.is_some() || model.tokenizer.template().is_some();
+    // One that does not parse is an error, unless it is not asked for.
+    let has_template = template.is_some() || model.tokenizer.has_template();
     let cached = a.prompt_cache_file.is_some();
     if cached && (a.ignore_chat_template || !has_template) {
         return model.tokenizer.encode(&prompt, false);

@@ -6,12 +6,16 @@ use crate::model::{self, AdapterArguments, DraftArguments, KvArguments, Sampling
 use crate::{Manner, interrupt, say};
 use lapis::{Error, Result};
 use lapis_lm::template::Chat;
-use lapis_lm::{Finish, LanguageModel, Options, Response, Sequence};
-use rustyline::DefaultEditor;
-use rustyline::error::ReadlineError;
+use lapis_lm::{Finish, LanguageModel, Options, Part, Reply, ReplyOptions, Response, Sequence};
 use serde_json::{Value, json};
-use std::io::{BufRead, IsTerminal, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+mod lines;
+mod show;
+
+use lines::Lines;
+use show::Show;
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -46,6 +50,15 @@ pub(crate) struct Arguments {
     /// Threads to use
     #[arg(long)]
     threads: Option<usize>,
+    /// Print events as JSON, a line each
+    #[arg(long)]
+    json: bool,
+    /// Show what the model thinks while it does
+    #[arg(long)]
+    think: bool,
+    /// Show control characters of the text as they are
+    #[arg(long)]
+    raw: bool,
     /// Keep no history of what was typed
     #[arg(long)]
     no_history: bool,
@@ -63,18 +76,24 @@ const HELP: &str = "/help             this list
 /set NAME VALUE   temp, top-p, top-k, min-p, max-tokens, seed
 /save FILE        write the conversation as JSON
 /load FILE        read it back
+/drop             forget the oldest message and its reply
+/think [on|off]   what the model thought before its last reply; show it while it thinks, or not
+/model [NAME]     which model this is; go on with another one
 /stats /tokens    what the last reply took; how full the context is
 /quit             leave (Ctrl-D, too)
-Ctrl-C stops a reply. A line that ends in \\ goes on in the next.";
+@FILE in a message adds the text of a file. Ctrl-C stops a reply. A line that ends in \\ goes on in the next.";
 
 struct Talk<'a> {
-    model: &'a LanguageModel,
+    model: Arc<LanguageModel>,
+    name: String,
     messages: Vec<Value>,
     options: Options,
     arguments: &'a Arguments,
     /// The tokens the model remembers, and what it remembers of them.
     memory: Option<(Vec<u32>, Sequence)>,
     last: Option<Response>,
+    show: Show,
+    manner: Manner,
 }
 
 pub(crate) fn run(a: Arguments, manner: Manner) -> Result<()> {
@@ -90,15 +109,22 @@ pub(crate) fn run(a: Arguments, manner: Manner) -> Result<()> {
         ..Options::default()
     };
     a.draft.apply(&model, &a.hub, &mut options)?;
-    let mut talk = Talk { model: &model, messages: Vec::new(), options, arguments: &a, memory: None, last: None };
+    let mut talk = Talk {
+        model: Arc::new(model),
+        name: a.model.as_ref().map_or("the demo model".into(), |m| m.display().to_string()),
+        messages: Vec::new(),
+        options,
+        arguments: &a,
+        memory: None,
+        last: None,
+        show: Show::new(a.json, a.think, a.raw),
+        manner,
+    };
     talk.begin(a.system_prompt.clone());
     interrupt::watch();
     let mut lines = Lines::new(!a.no_history)?;
     if lines.on_terminal() {
-        println!(
-            "A chat with {}. /help lists commands.",
-            a.model.as_ref().map_or("the demo model".into(), |m| m.display().to_string())
-        );
+        talk.show.say(&format!("A chat with {}. /help lists commands.", talk.name));
     }
     while let Some(line) = lines.next()? {
         let line = line.trim();
@@ -123,7 +149,7 @@ pub(crate) fn run(a: Arguments, manner: Manner) -> Result<()> {
             Ok(true) => {}
             Ok(false) => break,
             // A conversation goes on after an error.
-            Err(e) => say::error(&e),
+            Err(e) => talk.show.fail(&e),
         }
         interrupt::forget();
     }
@@ -143,7 +169,7 @@ impl Talk<'_> {
         let (name, rest) = command.split_once(char::is_whitespace).map_or((command, ""), |(n, r)| (n, r.trim()));
         match name {
             "quit" | "exit" => return Ok(false),
-            "help" => println!("{HELP}"),
+            "help" => self.show.say(HELP),
             "reset" => {
                 let system =
                     self.messages.first().filter(|m| m["role"] == "system").and_then(|m| m["content"].as_str());
@@ -162,25 +188,28 @@ impl Talk<'_> {
             }
             "set" => self.set(rest)?,
             "stats" => match &self.last {
-                Some(last) => println!("{}", statistics(last)),
-                None => println!("nothing was written yet"),
+                Some(last) => self.show.say(&statistics(last)),
+                None => self.show.say("nothing was written yet"),
             },
             "tokens" => {
                 let used = self.memory.as_ref().map_or(0, |m| m.0.len());
                 match self.model.context {
-                    Some(context) => println!("{used} of {context} tokens of the context are used"),
-                    None => println!("{used} tokens are used"),
+                    Some(context) => self.show.say(&format!("{used} of {context} tokens of the context are used")),
+                    None => self.show.say(&format!("{used} tokens are used")),
                 }
             }
             "save" => self.save(rest)?,
-            "load" => {
-                let text = std::fs::read_to_string(rest).map_err(|e| Error::io(format!("{rest}: {e}")))?;
-                let all: Value = serde_json::from_str(&text).map_err(|e| Error::io(format!("{rest}: {e}")))?;
-                let messages = all["messages"].as_array().filter(|a| a.iter().all(|m| m["role"].is_string()));
-                let bad = || Error::io(format!("{rest}: no conversation; /save writes one"));
-                self.messages = messages.ok_or_else(bad)?.clone();
-            }
-            _ => println!("/{} is no command; /help lists them", say::safe(name)),
+            "load" => self.load(rest)?,
+            "drop" => self.drop_oldest()?,
+            "think" => match rest {
+                "on" => self.show.think(true),
+                "off" => self.show.think(false),
+                "" => self.show.thoughts(),
+                _ => return Err(Error::value("/think takes on, off or nothing")),
+            },
+            "model" if rest.is_empty() => self.show.say(&self.name),
+            "model" => self.change_model(Path::new(rest))?,
+            _ => self.show.say(&format!("/{} is no command; /help lists them", say::safe(name))),
         }
         Ok(true)
     }
@@ -219,78 +248,139 @@ impl Talk<'_> {
         if path.is_empty() {
             return Err(Error::value("/save needs the name of a file"));
         }
-        let text = serde_json::to_vec_pretty(&json!({"messages": self.messages})).unwrap_or_default();
+        let s = &self.options.sampling;
+        let settings = json!({
+            "temp": s.temperature, "top-p": s.top_p, "min-p": s.min_p, "top-k": s.top_k, "seed": s.seed,
+            "max-tokens": self.options.max_tokens,
+        });
+        let all = json!({"messages": self.messages, "settings": settings});
+        let text = serde_json::to_vec_pretty(&all).unwrap_or_default();
         let mut file = lapis::io::atomic::AtomicFile::create(path, "save", text.len() as u64)?;
         file.write(&text)?;
         file.commit()
     }
 
+    fn load(&mut self, path: &str) -> Result<()> {
+        let text = std::fs::read_to_string(path).map_err(|e| Error::io(format!("{path}: {e}")))?;
+        let all: Value = serde_json::from_str(&text).map_err(|e| Error::io(format!("{path}: {e}")))?;
+        let messages = all["messages"].as_array().filter(|a| a.iter().all(|m| m["role"].is_string()));
+        let bad = || Error::io(format!("{path}: no conversation; /save writes one"));
+        let messages = messages.ok_or_else(bad)?.clone();
+        let before = self.options.clone();
+        for (name, value) in all["settings"].as_object().into_iter().flatten().filter(|(_, v)| v.is_number()) {
+            if let Err(e) = self.set(&format!("{name} {value}")) {
+                self.options = before;
+                return Err(Error::new(e.kind(), format!("{path}: {}", e.message())));
+            }
+        }
+        self.messages = messages;
+        Ok(())
+    }
+
+    /// Forgets the oldest message of the user and what followed it.
+    fn drop_oldest(&mut self) -> Result<()> {
+        let asks: Vec<usize> = (0..self.messages.len()).filter(|&i| self.messages[i]["role"] == "user").collect();
+        let [first, rest @ ..] = &asks[..] else { return Err(Error::value("there is no message to forget")) };
+        let end = rest.first().copied().unwrap_or(self.messages.len());
+        self.messages.drain(first..&end);
+        Ok(())
+    }
+
+    /// Goes on with another model, which reads the conversation anew.
+    fn change_model(&mut self, path: &Path) -> Result<()> {
+        let model = model::load(Some(path), &self.arguments.hub)?;
+        let mut options = self.options.clone();
+        let own = self.arguments.sampling.settings(&model, self.manner == Manner::Own)?;
+        (options.sampling, options.drafter) = (own, None);
+        (self.options, self.memory, self.last) = (options, None, None);
+        self.name = path.display().to_string();
+        self.model = Arc::new(model);
+        Ok(())
+    }
+
     /// One message and its reply. What the model remembers of the conversation so far is used again.
     fn say(&mut self, text: &str) -> Result<()> {
-        self.messages.push(json!({"role": "user", "content": text}));
+        self.messages.push(json!({"role": "user", "content": attached(text)?}));
         let reply = self.reply();
         match &reply {
-            Ok(reply) => self.messages.push(json!({"role": "assistant", "content": reply})),
+            Ok(reply) => self.messages.push(reply.clone()),
             // As if it had not been said.
             Err(_) => drop(self.messages.pop()),
         }
         reply.map(|_| ())
     }
 
-    fn reply(&mut self) -> Result<String> {
+    /// The model's answer, as a message.
+    fn reply(&mut self) -> Result<Value> {
         let messages = Value::Array(self.messages.clone());
         let keywords = model::object("--chat-template-config", self.arguments.chat_template_config.as_deref())?;
         let template = model::template(self.arguments.chat_template.as_deref())?;
         let chat =
             Chat { messages: &messages, add_generation_prompt: true, keywords: Some(&keywords), ..Chat::default() };
-        let has_template = template.is_some() || self.model.tokenizer.template().is_some();
+        let model = Arc::clone(&self.model);
+        let has_template = template.is_some() || model.tokenizer.has_template();
         let prompt = match has_template {
-            true => self.model.chat_prompt(&chat, template.as_ref())?,
+            true => model.chat_prompt(&chat, template.as_ref())?,
             // A model without a template goes on with the text.
-            false => self
-                .model
+            false => model
                 .tokenizer
                 .encode_prompt(self.messages[self.messages.len() - 1]["content"].as_str().unwrap_or_default())?,
         };
+        if let Some(context) = model.context.filter(|&c| prompt.len() >= c) {
+            return Err(Error::value(format!(
+                "the conversation has {} tokens, the model's context {context}.\n  /drop forgets the oldest message and its \
+                 reply, /reset all of them",
+                prompt.len()
+            )));
+        }
         let sequence = self.recall(&prompt);
         let mut progress = say::Progress::new("prefill", "tok");
-        let stream = self.model.stream(&prompt, &self.options, sequence)?;
+        let stream = model.stream(&prompt, &self.options, sequence)?;
         let mut stream = stream.on_prefill(move |done, total| progress.at(done, total));
-        let (mut reply, mut failed) = (String::new(), None);
-        let mut out = std::io::stdout();
+        let options = ReplyOptions { goes_on: !has_template, ..ReplyOptions::default() };
+        let mut reader = Reply::new(&model.tokenizer, &prompt, options);
+        let (mut text, mut reasoning, mut failed) = (String::new(), String::new(), None);
+        self.show.begin();
         for response in stream.by_ref() {
-            match response {
-                Ok(response) => {
-                    print!("{}", say::safe(&response.text));
-                    drop(out.flush());
-                    reply.push_str(&response.text);
+            let taken = response.and_then(|r| Ok((reader.add(r.token, r.finish_reason)?, r)));
+            match taken {
+                Ok((taken, response)) => {
+                    for part in &taken.parts {
+                        match part {
+                            Part::Text(t) => text.push_str(t),
+                            Part::Reasoning(t) => reasoning.push_str(t),
+                            _ => {}
+                        }
+                        self.show.part(part);
+                    }
                     self.last = Some(response);
                 }
                 Err(e) => failed = Some(e),
             }
-            if interrupt::seen() {
+            if failed.is_some() || interrupt::seen() {
                 break;
             }
         }
-        println!();
+        self.show.end(self.last.as_ref());
         self.memory = stream.into_memory();
         if let Some(e) = failed {
             return Err(e);
         }
-        if let Some(last) = &self.last {
-            if std::io::stderr().is_terminal() {
-                eprintln!("\x1b[2m{}\x1b[0m", statistics(last));
-            }
-            if last.finish_reason == Some(Finish::Length) {
-                eprintln!("stopped at {} tokens: the limit of --max-tokens or of the context", last.generation_tokens);
-            }
+        if let Some(last) = self.last.as_ref().filter(|r| r.finish_reason == Some(Finish::Length)) {
+            let n = last.generation_tokens;
+            say::note(&format!("stopped at {n} tokens: the limit of --max-tokens or of the context"));
         }
-        if let (Some(context), Some((tokens, _))) = (self.model.context, &self.memory)
+        if let (Some(context), Some((tokens, _))) = (model.context, &self.memory)
             && tokens.len() * 5 > context * 4
         {
-            eprintln!("{} of {context} tokens of the context are used; /reset begins anew", tokens.len());
+            let n = tokens.len();
+            say::note(&format!("{n} of {context} tokens of the context are used; /drop and /reset make room"));
         }
-        Ok(reply)
+        let mut message = json!({"role": "assistant", "content": text});
+        if !reasoning.is_empty() {
+            message["reasoning_content"] = reasoning.into();
+        }
+        Ok(message)
     }
 
     /// What the model remembers of the longest common beginning of `prompt` and what it saw.
@@ -308,76 +398,21 @@ fn statistics(r: &Response) -> String {
     format!("{n} tokens · {tps:.1} tok/s · prompt {prompt:.1} tok/s · peak {peak:.2} GB")
 }
 
-/// Lines from a terminal with editing and history, or from a pipe.
-enum Lines {
-    Terminal(Box<DefaultEditor>, Option<PathBuf>),
-    Pipe,
-}
-
-impl Lines {
-    fn new(history: bool) -> Result<Lines> {
-        if !std::io::stdin().is_terminal() {
-            return Ok(Lines::Pipe);
+/// A message with the texts of the files that it names as `@FILE`; a name without a file is a name.
+fn attached(text: &str) -> Result<String> {
+    /// Bytes of a file at most.
+    const MOST: u64 = 1 << 20;
+    let mut all = text.to_string();
+    for name in text.split_whitespace().filter_map(|word| word.strip_prefix('@')) {
+        let Ok(meta) = std::fs::metadata(name) else { continue };
+        if !meta.is_file() {
+            continue;
         }
-        let mut editor = DefaultEditor::new().map_err(|e| Error::io(format!("terminal: {e}")))?;
-        let state = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from);
-        let state = state.or_else(|| std::env::var_os("HOME").map(|h| PathBuf::from(h).join(".local/state")));
-        let file = state.filter(|_| history).map(|s| s.join("lapis").join("history"));
-        if let Some(file) = &file {
-            // No history yet is none.
-            drop(editor.load_history(file));
+        if meta.len() > MOST {
+            return Err(Error::value(format!("@{name}: the file has {} bytes, {MOST} can be added", meta.len())));
         }
-        Ok(Lines::Terminal(Box::new(editor), file))
+        let content = std::fs::read_to_string(name).map_err(|e| Error::io(format!("@{name}: {e}")))?;
+        all += &format!("\n\n{name}:\n{content}");
     }
-
-    fn on_terminal(&self) -> bool {
-        matches!(self, Lines::Terminal(..))
-    }
-
-    /// The next message: lines that end in a backslash go on. `None` at the end.
-    fn next(&mut self) -> Result<Option<String>> {
-        let mut message = String::new();
-        loop {
-            let line = match self {
-                Lines::Terminal(editor, _) => match editor.readline(if message.is_empty() { ">> " } else { ".. " }) {
-                    Ok(line) => line,
-                    Err(ReadlineError::Interrupted) if message.is_empty() => return Ok(None),
-                    Err(ReadlineError::Interrupted) => {
-                        message.clear();
-                        continue;
-                    }
-                    Err(ReadlineError::Eof) => return Ok(None),
-                    Err(e) => return Err(Error::io(format!("terminal: {e}"))),
-                },
-                Lines::Pipe => {
-                    let mut line = String::new();
-                    let read = std::io::stdin().lock().read_line(&mut line);
-                    if read.map_err(|e| Error::io(format!("standard input: {e}")))? == 0 {
-                        return Ok((!message.is_empty()).then_some(message));
-                    }
-                    line.trim_end_matches(['\n', '\r']).to_string()
-                }
-            };
-            if let Some(part) = line.strip_suffix('\\') {
-                message.push_str(part);
-                message.push('\n');
-                continue;
-            }
-            message.push_str(&line);
-            if let Lines::Terminal(editor, _) = self {
-                drop(editor.add_history_entry(&message));
-            }
-            return Ok(Some(message));
-        }
-    }
-
-    fn save(&mut self) {
-        if let Lines::Terminal(editor, Some(file)) = self {
-            // A history that cannot be kept is no fault of the conversation.
-            if let Some(dir) = file.parent() {
-                drop(std::fs::create_dir_all(dir));
-            }
-            drop(editor.save_history(file));
-        }
-    }
+    Ok(all)
 }
