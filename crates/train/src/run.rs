@@ -241,6 +241,7 @@ impl Run<'_> {
             tokenizer: model.tokenizer.clone(),
             eos: Arc::clone(&model.eos),
             generation: model.generation.clone(),
+            warnings: Vec::new(),
             ..*model
         }
     }
