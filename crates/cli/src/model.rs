@@ -51,7 +51,7 @@ pub(crate) struct AdapterArguments {
 impl AdapterArguments {
     /// Of a directory.
     pub(crate) fn of(dir: &str) -> AdapterArguments {
-        AdapterArguments { adapter_path: Some(dir.into()) }
+        AdapterArguments { adapter_path: Some(dir.into()), check_tensors: false }
     }
 
     /// The model of a flag, with the adapter on it if there is one.

@@ -2,7 +2,7 @@
 
 use crate::hub::HubArguments;
 use crate::model::{self, AdapterArguments};
-use crate::{Manner, interrupt, say};
+use crate::{Manner, interrupt};
 use lapis::{Error, Result};
 use lapis_train::{Data, Observer, Record, Settings, Trained, run as train};
 use serde_json::{Value, json};
