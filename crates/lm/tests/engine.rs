@@ -196,3 +196,45 @@ fn a_prompt_of_one_token_has_nothing_to_score() {
     assert!(engine.is_idle());
     assert!(engine.add(Request { max_tokens: 0, ..request(&[3], 0.0) }, Sequence::new()).is_err());
 }
+
+#[test]
+fn short_prompts_go_first_and_long_ones_still_go_on() {
+    let Some((_, golden)) = all().into_iter().find(|(name, _)| name == "llama") else { return };
+    let model = model(&golden);
+    let (long, short) = (prompt(6, 120), prompt(7, 10));
+    let alone = |p: &[u32]| texts(&mut Engine::new(Arc::clone(&model), VOCABULARY), vec![request(p, 0.8)]).0.remove(0);
+    let (want_long, want_short) = (alone(&long), alone(&short));
+    let mut engine = Engine::new(Arc::clone(&model), VOCABULARY);
+    (engine.prefill_step, engine.short_prompt, engine.max_prompts) = (10, 16, 1);
+    let first = engine.add(request(&long, 0.8), Sequence::new()).unwrap();
+    engine.step().unwrap();
+    // A short one every other step: each is read in the step that follows, or in the one after that.
+    let (mut read, mut later, mut got) = (10, Vec::new(), BTreeMap::<u64, Vec<u32>>::new());
+    for step in 0.. {
+        if step % 2 == 0 && step < 40 {
+            later.push((engine.add(request(&short, 0.8), Sequence::new()).unwrap(), step));
+        }
+        let before = read;
+        for event in engine.step().unwrap() {
+            match event {
+                Event::Prefill { id, done } if id == first => read = done,
+                Event::Token { id, choice, .. } => {
+                    let text = got.entry(id).or_default();
+                    if let Some((_, came)) = later.iter().find(|l| l.0 == id)
+                        && text.is_empty()
+                    {
+                        assert!(step <= came + 1, "it came at {came} and was read at {step}");
+                    }
+                    text.push(choice.token);
+                }
+                _ => {}
+            }
+        }
+        assert!(step % 2 == 0 || read == 120 || read > before, "the long one waits at {step}");
+        if engine.is_idle() {
+            break;
+        }
+    }
+    assert_eq!(got[&first], want_long);
+    assert!(later.iter().all(|(id, _)| got[id] == want_short));
+}

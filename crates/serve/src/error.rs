@@ -106,3 +106,36 @@ impl From<lapis::Error> for ApiError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_status_has_its_kind_in_each_form_and_faults_tell_their_number_alone() {
+        for (status, openai, anthropic) in [
+            (400, "invalid_request_error", "invalid_request_error"),
+            (401, "authentication_error", "authentication_error"),
+            (403, "permission_error", "permission_error"),
+            (404, "not_found_error", "not_found_error"),
+            (405, "not_found_error", "not_found_error"),
+            (408, "invalid_request_error", "invalid_request_error"),
+            (409, "conflict_error", "invalid_request_error"),
+            (413, "invalid_request_error", "request_too_large"),
+            (415, "not_found_error", "not_found_error"),
+            (429, "rate_limit_error", "rate_limit_error"),
+            (500, "server_error", "api_error"),
+            (503, "overloaded_error", "overloaded_error"),
+        ] {
+            let error = ApiError::new(status, "at crates/x.rs:5").about("top_p").code("c");
+            let shown =
+                if status == 500 { "a fault of the server; its log has more under req_1" } else { "at crates/x.rs:5" };
+            let whole = json!({"error": {"message": shown, "type": openai, "param": "top_p", "code": "c"}});
+            assert_eq!(error.body(Dialect::OpenAi, "req_1"), whole);
+            let inner = json!({"type": anthropic, "message": shown});
+            let whole = json!({"type": "error", "error": inner, "request_id": "req_1"});
+            assert_eq!(error.body(Dialect::Anthropic, "req_1"), whole);
+            assert_eq!(error.body(Dialect::Ollama, "req_1"), json!({"error": shown}));
+        }
+    }
+}

@@ -2,8 +2,9 @@
 
 use crate::job::Job;
 use crate::log;
-use crate::settings::Log;
+use crate::settings::{Log, Settings};
 use serde_json::json;
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 /// Counts and times of a job.
@@ -17,16 +18,21 @@ pub(crate) struct Ledger {
     pub cached: usize,
     /// Tokens written.
     pub tokens: usize,
+    /// Those of each reply, where the log has them.
+    pub said: BTreeMap<usize, Vec<u32>>,
 }
 
 impl Ledger {
     /// Writes a line: how the job ended is `done`, `cancelled` or `failed`.
-    pub(crate) fn close(&self, job: &Job, end: &str, format: Log) {
+    pub(crate) fn close(&self, job: &Job, end: &str, settings: &Settings) {
         let since = |at: Option<Instant>| at.map(|at| (at.duration_since(job.came).as_secs_f64() * 1e5).round() / 1e2);
         let (queue, first, all) = (since(self.began), since(self.first), since(Some(Instant::now())));
         let (model, id, key) = (&job.model.0.id, &job.request, &job.key);
         let prompt = job.prompt.len();
-        match format {
+        if settings.log_content {
+            self.content(job, settings.log);
+        }
+        match settings.log {
             Log::Off => {}
             Log::Json => log::line(
                 &json!({
@@ -45,6 +51,21 @@ impl Ledger {
                     shown(first),
                     shown(all)
                 ));
+            }
+        }
+    }
+
+    /// Writes what was read and written, each on a line of its own.
+    fn content(&self, job: &Job, format: Log) {
+        let tokenizer = &job.model.0.model.tokenizer;
+        let prompt = std::iter::once(("prompt".to_string(), &job.prompt));
+        for (what, tokens) in prompt.chain(self.said.iter().map(|(choice, said)| (format!("reply {choice}"), said))) {
+            let text = tokenizer.decode(tokens, false).unwrap_or_default();
+            match format {
+                Log::Off => {}
+                Log::Json => log::line(&json!({"id": job.request, "what": what, "text": text}).to_string()),
+                // One line, whatever the text holds.
+                Log::Text => log::line(&format!("{} {what}: {text:?}", job.request)),
             }
         }
     }

@@ -21,6 +21,7 @@ mod models;
 mod ollama;
 mod openai;
 mod openapi;
+mod pace;
 mod reply;
 mod routes;
 mod sampling;

@@ -70,6 +70,10 @@ pub struct Metrics {
     pub steps: Times,
     /// Time to compile a grammar.
     pub grammar_time: Times,
+    /// Time to load a model.
+    pub load_time: Times,
+    /// Time to load an adapter.
+    pub adapter_time: Times,
     /// Tokens of prompts.
     pub prompt_tokens: AtomicU64,
     /// Tokens of prompts that were known.
@@ -130,6 +134,8 @@ impl Metrics {
             between_tokens: Times::default(),
             steps: Times::default(),
             grammar_time: Times::default(),
+            load_time: Times::default(),
+            adapter_time: Times::default(),
             prompt_tokens: AtomicU64::new(0),
             cached_tokens: AtomicU64::new(0),
             output_tokens: AtomicU64::new(0),
@@ -249,6 +255,8 @@ impl Metrics {
             (&self.between_tokens, "inter_token_seconds", "Time between two tokens of a reply."),
             (&self.steps, "step_seconds", "Time of a step."),
             (&self.grammar_time, "grammar_compile_seconds", "Time to compile a grammar."),
+            (&self.load_time, "model_load_seconds", "Time to load a model."),
+            (&self.adapter_time, "adapter_load_seconds", "Time to put an adapter on a model."),
         ] {
             times.write(&mut out, name, about);
         }

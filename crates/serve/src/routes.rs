@@ -167,7 +167,7 @@ pub(crate) fn nothing(path: &str) -> ApiError {
     } else if path.ends_with("/messages") {
         "; the base URL of Anthropic's clients is http://HOST:PORT"
     } else {
-        "; /openapi.json lists what there is"
+        "; the base URL is http://HOST:PORT/v1, and /openapi.json lists what there is"
     };
     let shown: String = path.chars().filter(|c| !c.is_control()).take(100).collect();
     ApiError::new(404, format!("there is nothing at {shown}{hint}"))

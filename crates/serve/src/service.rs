@@ -7,6 +7,7 @@ use crate::error::ApiError;
 use crate::job::{InUse, Job, Update};
 use crate::metrics::Metrics;
 use crate::models::{Loaded, Models};
+use crate::openai::responses::Memory;
 use crate::settings::Settings;
 use crate::worker::Command;
 use lapis::Error;
@@ -192,6 +193,8 @@ pub struct Service {
     pub disk: Option<Arc<Disk>>,
     /// Where the engine listens.
     pub commands: sync::Sender<Command>,
+    /// Responses that may be gone on with.
+    pub(crate) responses: Arc<Memory>,
     /// No new work is taken.
     pub draining: AtomicBool,
     /// Whose turn it is to have a slice of an embedding computed.
@@ -203,6 +206,11 @@ pub struct Service {
 
 /// Of which model, and of what.
 type GrammarKey = (u64, String);
+
+/// A conversation by what stands before and after the words of each role.
+const ROLES: &str = "{% for m in messages %}{{ role_mapping[m.role] | default('') }}{{ m.content or '' }}\
+    {{ role_mapping['stop'] | default('') }}{% endfor %}\
+    {% if add_generation_prompt %}{{ role_mapping['assistant'] | default('') | trim }}{% endif %}";
 
 /// Grammars that are kept.
 const GRAMMARS: usize = 64;
@@ -234,6 +242,7 @@ impl Service {
         commands: sync::Sender<Command>,
     ) -> Service {
         Service {
+            responses: Arc::new(Memory::new(settings.response_memory)),
             settings,
             models,
             metrics,
@@ -384,8 +393,9 @@ impl Service {
         let Some(Prompt::Chat { messages, keywords, template, continued }) = &ask.prompt else {
             return Err(ApiError::field("messages", "messages is missing"));
         };
+        let bare = loaded.model.tokenizer.template().is_none() && keywords.contains_key("role_mapping");
         let own = match template {
-            None => None,
+            None => bare.then(|| Template::new(ROLES)).transpose()?,
             Some(_) if !self.settings.request_template => {
                 let why = "chat_template is taken only by a server that was started with --allow-request-template";
                 return Err(ApiError::field("chat_template", why));

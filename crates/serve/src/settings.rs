@@ -76,6 +76,8 @@ pub struct Settings {
     pub request_timeout: Option<Duration>,
     /// How long requests may take to end when the server stops.
     pub drain_timeout: Duration,
+    /// How long a body may stand still.
+    pub body_stall: Duration,
     /// Sequences that write at once.
     pub decode_concurrency: usize,
     /// Prompts that are read at once.
@@ -108,6 +110,10 @@ pub struct Settings {
     pub request_template: bool,
     /// Which fields thinking comes in: `reasoning_content`, `reasoning`, or both.
     pub reasoning_field: ReasoningField,
+    /// Responses of `/v1/responses` that are remembered, for requests that go on with them.
+    pub response_memory: usize,
+    /// Write prompts and replies to the log.
+    pub log_content: bool,
     /// Lines of the log.
     pub log: Log,
     /// The page at `/`.
@@ -181,6 +187,7 @@ impl Settings {
             per_key: 544,
             max_connections: 256,
             request_timeout: None,
+            body_stall: Duration::from_secs(30),
             drain_timeout: Duration::from_secs(30),
             decode_concurrency: 32,
             prompt_concurrency: 8,
@@ -198,6 +205,8 @@ impl Settings {
             template_args: Map::new(),
             request_template: false,
             reasoning_field: ReasoningField::Both,
+            response_memory: 0,
+            log_content: false,
             log: Log::Text,
             ui: true,
             metrics: true,

@@ -9,6 +9,7 @@ use crate::job::{Ending, Job, Scored, Update};
 use crate::ledger::Ledger;
 use crate::metrics::Metrics;
 use crate::models::Loaded;
+use crate::pace::Pace;
 use crate::settings::{Log, Settings};
 use lapis_lm::engine::{LOGITS, Place};
 use lapis_lm::{Engine, Event, Prefixes, Reply, Request, Sequence};
@@ -35,43 +36,10 @@ pub enum Command {
     Stop,
 }
 
-/// A step may take so long while nobody writes.
-const STEP: f64 = 0.12;
-/// Rows of prompts in a step at least.
-const LEAST: usize = 16;
+/// A prompt of so many tokens goes before longer ones.
+const SHORT: usize = 64;
 /// Prompts and replies beyond so many tokens are counted as that many where room is planned.
 const OPEN: usize = 4096;
-
-/// How fast a model is.
-#[derive(Default)]
-struct Pace {
-    /// Seconds of a row of a prompt.
-    row: f64,
-    /// Seconds of a step without such rows.
-    step: f64,
-}
-
-impl Pace {
-    /// Rows of prompts that the next step has room for.
-    fn rows(&self, writing: usize, most: usize) -> usize {
-        if self.row == 0.0 {
-            return (4 * LEAST).min(most);
-        }
-        let seconds = if writing > 0 && self.step > 0.0 { 0.5 * self.step } else { STEP };
-        ((seconds / self.row) as usize).clamp(LEAST.min(most), most)
-    }
-
-    /// A step of so many rows of prompts took so long.
-    fn learn(&mut self, rows: usize, writing: usize, seconds: f64) {
-        let mix = |old: &mut f64, new: f64| *old = if *old == 0.0 { new } else { 0.8 * *old + 0.2 * new };
-        if rows == 0 {
-            mix(&mut self.step, seconds);
-        } else if rows >= LEAST {
-            let base = if writing > 0 { self.step } else { 0.0 };
-            mix(&mut self.row, ((seconds - base).max(0.1 * seconds)) / rows as f64);
-        }
-    }
-}
 
 /// One reply in an engine.
 struct Writing {
@@ -206,7 +174,7 @@ impl Worker {
         self.queue.retain(|_, waiting| !waiting.is_empty());
         let Some(running) = self.running.remove(&id) else { return };
         self.metrics.cancelled.fetch_add(1, Relaxed);
-        running.ledger.close(&running.job, end, self.settings.log);
+        running.ledger.close(&running.job, end, &self.settings);
         if let Some(desk) = self.desks.get_mut(&running.job.model.0.serial) {
             desk.drop_job(id);
         }
@@ -254,25 +222,19 @@ impl Worker {
         let busy = self.desks.values_mut().filter(|d| !d.engine.is_idle());
         let Some(desk) = busy.min_by(|a, b| a.spent.total_cmp(&b.spent)) else { return };
         let serial = desk.model.serial;
-        let (writing, reading) = desk.engine.work();
+        let writing = desk.engine.writing();
         let began = Instant::now();
         desk.engine.prefill_step = desk.pace.rows(writing, self.settings.prefill_step.max(1));
         let stepped = catch_unwind(AssertUnwindSafe(|| desk.engine.step()));
         let seconds = began.elapsed().as_secs_f64();
-        let rows = match &stepped {
-            Ok(Ok(events)) => {
-                let done = |e: &Event| matches!(e, Event::Prefill { .. });
-                if events.iter().any(done) { desk.engine.prefill_step.min(reading.max(1)) } else { 0 }
-            }
-            _ => 0,
-        };
+        let rows = desk.engine.stepped;
         // A step may have waited for files alone.
-        if writing + rows > 0 {
-            desk.pace.learn(rows, writing, seconds);
+        if rows > 0 && stepped.is_ok() {
+            desk.pace.learn(rows, seconds);
         }
         desk.spent += seconds;
         self.metrics.steps.observe(seconds);
-        self.metrics.rows.fetch_add((writing + rows) as u64, Relaxed);
+        self.metrics.rows.fetch_add(rows as u64, Relaxed);
         match stepped {
             Ok(Ok(events)) => {
                 for event in events {
@@ -368,6 +330,9 @@ impl Worker {
                 writing.last = now;
                 running.ledger.first.get_or_insert(now);
                 running.ledger.tokens += 1;
+                if self.settings.log_content {
+                    running.ledger.said.entry(choice).or_default().push(chosen.token);
+                }
                 writing.tokens += 1;
                 self.metrics.output_tokens.fetch_add(1, Relaxed);
                 self.metrics.drafted.fetch_add(u64::from(drafted), Relaxed);
@@ -410,7 +375,7 @@ impl Worker {
                     }
                 }
                 if running.left == 0 {
-                    running.ledger.close(&running.job, "done", self.settings.log);
+                    running.ledger.close(&running.job, "done", &self.settings);
                     self.running.remove(&id);
                 }
             }
@@ -450,6 +415,7 @@ impl Desk {
         let mut engine = model.model.engine();
         engine.max_batch = settings.decode_concurrency.max(1);
         engine.max_prompts = settings.prompt_concurrency.max(1);
+        engine.short_prompt = SHORT;
         engine.kv = settings.kv;
         let free = settings.memory_limit.saturating_sub(model.bytes());
         let bytes = match settings.prompt_cache_bytes {

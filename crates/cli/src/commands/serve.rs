@@ -154,6 +154,12 @@ pub(crate) struct Arguments {
     /// How much is logged: DEBUG, INFO, WARNING, ERROR or CRITICAL
     #[arg(long, default_value = "INFO", ignore_case = true, value_parser = ["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"])]
     log_level: String,
+    /// Write prompts and replies to the log
+    #[arg(long)]
+    log_content: bool,
+    /// Responses that are remembered in memory, for requests with previous_response_id
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    response_memory: usize,
     /// No page at /
     #[arg(long)]
     no_ui: bool,
@@ -336,6 +342,7 @@ fn settings(a: &Arguments, manner: Manner) -> Result<Settings> {
         _ => Log::Text,
     };
     (s.ui, s.metrics) = (!a.no_ui, !a.no_metrics);
+    (s.log_content, s.response_memory) = (a.log_content, a.response_memory);
     if let Some(drafter) = a.draft.drafter(&a.hub)? {
         s.drafter = Some((drafter, a.draft.num_draft_tokens));
     }

@@ -9,6 +9,7 @@ mod draft;
 mod likeliest;
 mod parked;
 mod prefix;
+mod rows;
 mod score;
 
 pub use disk::{Disk, DiskPrefixes};
@@ -17,6 +18,7 @@ pub use prefix::{Prefixes, common};
 pub use score::{LOGITS, Place};
 
 use likeliest::{Best, Likeliest};
+use rows::Rows;
 
 use crate::batch::{Batch, KvOptions, Mark, Sequence};
 use crate::models::Model;
@@ -126,6 +128,8 @@ struct Running {
     sequence: Sequence,
     constraint: Option<Box<dyn Constraint>>,
     guesses: draft::Memory,
+    /// It goes before longer prompts.
+    short: bool,
     /// How often files were read for it.
     tried: u8,
 }
@@ -139,20 +143,6 @@ impl Running {
     fn room(&self) -> usize {
         self.request.max_tokens - self.written
     }
-}
-
-/// Rows of a step that are one request's.
-struct Rows {
-    /// Of all that run.
-    index: usize,
-    /// Tokens, guesses included.
-    count: usize,
-    /// What was guessed to follow.
-    guessed: Vec<u32>,
-    /// The row whose logits are the next token's, and those of the guesses after it.
-    first: Option<usize>,
-    /// Where to come back to when guesses are wrong.
-    mark: Option<Mark>,
 }
 
 /// How a request ended.
@@ -218,6 +208,10 @@ pub struct Engine {
     vocabulary: usize,
     /// Rows of prompts in a step at most.
     pub prefill_step: usize,
+    /// Prompts with at most so many unread tokens go before longer ones.
+    pub short_prompt: usize,
+    /// Rows of the last step, for who plans the next one.
+    pub stepped: usize,
     /// Sequences at once at most; others wait.
     pub max_batch: usize,
     /// Prompts that are read at once at most; others wait.
@@ -241,6 +235,8 @@ pub struct Engine {
     parked: VecDeque<Running>,
     /// Whether sequences forget tokens one by one, once one has seen any.
     free: Option<bool>,
+    /// Long prompts had no rows in the last step.
+    aside: bool,
     fetch: Option<parked::Fetch>,
     next: u64,
 }
@@ -252,6 +248,8 @@ impl Engine {
             model,
             vocabulary,
             prefill_step: 2048,
+            short_prompt: 0,
+            stepped: 0,
             max_batch: 32,
             max_prompts: 32,
             keep_ended: false,
@@ -265,6 +263,7 @@ impl Engine {
             waiting: VecDeque::new(),
             parked: VecDeque::new(),
             free: None,
+            aside: false,
             fetch: None,
             next: 0,
         }
@@ -293,7 +292,7 @@ impl Engine {
         self.next += 1;
         let tokens = request.prompt.clone();
         let (constraint, guesses) = (None, draft::Memory::default());
-        let new = Running { id, request, tokens, written: 0, sequence, constraint, guesses, tried: 0 };
+        let new = Running { id, request, tokens, written: 0, sequence, constraint, guesses, short: false, tried: 0 };
         self.waiting.push_back(new);
         Ok(id)
     }
@@ -315,10 +314,9 @@ impl Engine {
         (self.running.len(), self.waiting.len() + self.parked.len())
     }
 
-    /// Requests that write, and rows of prompts that are still to be read.
-    pub fn work(&self) -> (usize, usize) {
-        let writing = self.running.iter().filter(|r| r.pending() == 1).count();
-        (writing, self.running.iter().map(Running::pending).filter(|&n| n > 1).sum())
+    /// Requests that write.
+    pub fn writing(&self) -> usize {
+        self.running.iter().filter(|r| r.pending() == 1).count()
     }
 
     /// Ends a request, or takes one that has ended, and gives its tokens with what the model remembers of them.
@@ -352,6 +350,7 @@ impl Engine {
     /// The drafter failed: it is let go, and the next step goes on without it.
     pub fn step(&mut self) -> Result<Vec<Event>> {
         let mut events = Vec::new();
+        self.stepped = 0;
         self.admit(&mut events);
         let guesses = self.guess()?;
         let mut rows = self.rows(guesses);
@@ -397,10 +396,9 @@ impl Engine {
     /// Requests that wait take their places, with what is known of their prompts.
     fn admit(&mut self, events: &mut Vec<Event>) {
         self.unpark();
-        let mut reading = self.running.iter().filter(|r| r.pending() > 1).count();
+        let mut reading = self.running.iter().filter(|r| r.pending() > 1 && !r.short).count();
         while self.running.len() < self.max_batch
-            && reading < self.max_prompts.max(1)
-            && let Some(mut new) = self.waiting.pop_front()
+            && let Some(mut new) = self.first(reading >= self.max_prompts.max(1))
         {
             if let Some(prefixes) = &mut self.prefixes
                 && new.sequence.is_empty()
@@ -430,10 +428,17 @@ impl Engine {
                 new.sequence = Sequence::with(self.kv);
             }
             events.push(Event::Started { id: new.id, cached: new.sequence.len() });
-            reading += usize::from(new.pending() > 1);
+            new.short = new.pending() <= self.short_prompt;
+            reading += usize::from(new.pending() > 1 && !new.short);
             self.running.push(new);
         }
         self.running.sort_by_key(|r| r.id);
+    }
+
+    /// The next request that takes its place: where only short prompts have one, the first of them.
+    fn first(&mut self, short: bool) -> Option<Running> {
+        let fits = |r: &Running| !short || r.pending() <= self.short_prompt;
+        self.waiting.remove(self.waiting.iter().position(fits)?)
     }
 
     /// What may follow the tokens of each that runs.
@@ -454,49 +459,6 @@ impl Engine {
         let guesses = drafter.guess(&mut asked.collect::<Vec<_>>(), step)?;
         self.drafter = Some(drafter);
         Ok(guesses)
-    }
-
-    /// Rows of each prompt in this step: equal shares of the room, and what short ones leave is for the others.
-    fn shares(&self) -> Vec<usize> {
-        let mut shares = vec![1; self.running.len()];
-        let mut reading: Vec<usize> = (0..self.running.len()).filter(|&i| self.running[i].pending() > 1).collect();
-        reading.sort_by_key(|&i| self.running[i].pending());
-        let mut room = self.prefill_step.max(1);
-        for (at, &i) in reading.iter().enumerate() {
-            shares[i] = self.running[i].pending().min(room.div_ceil(reading.len() - at));
-            room -= shares[i];
-        }
-        shares
-    }
-
-    /// What writes has a row, and one for each guess; prompts share what room there is.
-    fn rows(&self, guesses: Vec<Vec<u32>>) -> Vec<Rows> {
-        let shares = self.shares();
-        let mut all = Vec::new();
-        for ((index, running), mut guessed) in self.running.iter().enumerate().zip(guesses) {
-            let (pending, seen) = (running.pending(), running.sequence.len());
-            let mut count = shares[index];
-            // One that has seen nothing does not know.
-            let free = if seen > 0 { running.sequence.is_free() } else { self.free.unwrap_or(false) };
-            if self.prefixes.is_some() && !free && count > 1 {
-                // Up to the next place to keep: the last is the end of the prompt but for one token, which a request of
-                // the same prompt reads for its logits.
-                let end = running.request.prompt.len() - 1;
-                let next = (seen / PLACES + 1) * PLACES;
-                count = count.min(if seen < end { next.min(end) } else { next } - seen);
-            }
-            if count == 0 {
-                continue;
-            }
-            let ends = count == pending;
-            if !ends {
-                guessed.clear();
-            }
-            let mark = (!guessed.is_empty()).then(|| running.sequence.mark());
-            let first = (ends && running.request.max_tokens > 0).then_some(count - 1);
-            all.push(Rows { index, count: count + guessed.len(), guessed, first, mark });
-        }
-        all
     }
 
     /// Takes rows through the model. Their `first` becomes a row of the logits.
@@ -522,6 +484,7 @@ impl Engine {
             }
         }
         let n = tokens.len();
+        self.stepped = n;
         if n == 0 {
             return Ok((None, Vec::new()));
         }

@@ -71,7 +71,7 @@ impl Server {
         let forget = commands.clone();
         let gone = move |serial| drop(forget.send(Command::Forget(serial)));
         let disk = disk(&settings);
-        let models = Arc::new(Models::new(Arc::clone(&settings), disk.clone(), gone)?);
+        let models = Arc::new(Models::new(Arc::clone(&settings), Arc::clone(&metrics), disk.clone(), gone)?);
         let service = Arc::new(Service::new(Arc::clone(&settings), models, Arc::clone(&metrics), disk, commands));
         let sockets = Sockets::open(&settings)?;
         let addresses = sockets.addresses()?;
@@ -321,8 +321,9 @@ async fn accept(
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(HEADERS)
-                .max_buf_size(32 << 10)
-                .max_headers(100)
+                // Beyond what is taken, so that most of what is too large gets an answer in the form of its route.
+                .max_buf_size(128 << 10)
+                .max_headers(1000)
                 .serve_connection(TokioIo::new(Timed::new(stream)), handle);
             let mut connection = std::pin::pin!(connection);
             let draining = tokio::select! {

@@ -22,13 +22,12 @@ use tokio::task::JoinSet;
 
 /// Bytes of a body at most.
 const BODY: u64 = 32 << 20;
-/// Bytes of headers at most.
+/// Bytes and lines of headers at most.
 const HEADERS: usize = 32 << 10;
+const LINES: usize = 100;
 /// Bytes of the body of a refused request that are read, and how long.
 const SHORT: u64 = 1 << 20;
 const LINGER: Duration = Duration::from_secs(1);
-/// A body may stand still for so long.
-const STALL: Duration = Duration::from_secs(30);
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const WARNINGS: HeaderName = HeaderName::from_static("x-lapis-warnings");
@@ -126,7 +125,8 @@ async fn attend(
     };
     who.clone_from(&owner.name);
     owner.request.clone_from(&id);
-    let body = read(&parts.headers, body).await.map_err(|error| Refusal { closes: true, ..error.into() })?;
+    let body = read(&parts.headers, body, service.settings.body_stall).await;
+    let body = body.map_err(|error| Refusal { closes: true, ..error.into() })?;
     let call = Call { tail, body, owner, id, came };
     // A task of its own: a fault in it is an answer, and it ends with the connection.
     let mut task = JoinSet::new();
@@ -186,8 +186,10 @@ fn check(
         guard::check_host(&parts.headers, target, settings, way.loopback)?;
     }
     let size: usize = parts.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
-    if size > HEADERS {
-        return Err(ApiError::new(431, format!("the headers have {size} bytes; {HEADERS} are taken")).into());
+    let lines = parts.headers.len();
+    if size > HEADERS || lines > LINES {
+        let why = format!("the headers have {size} bytes in {lines} lines; {HEADERS} bytes in {LINES} lines are taken");
+        return Err(ApiError::new(413, why).into());
     }
     let (route, tail) = match found {
         Found::Route(route, tail) => (route, tail),
@@ -235,7 +237,7 @@ fn stated(headers: &HeaderMap) -> Option<u64> {
 }
 
 /// The whole body.
-async fn read(headers: &HeaderMap, mut body: Incoming) -> Result<Bytes, ApiError> {
+async fn read(headers: &HeaderMap, mut body: Incoming, stall: Duration) -> Result<Bytes, ApiError> {
     let large = || ApiError::new(413, format!("the body is larger than {} MiB", BODY >> 20));
     let stated = stated(headers);
     if stated.is_some_and(|n| n > BODY) {
@@ -243,7 +245,7 @@ async fn read(headers: &HeaderMap, mut body: Incoming) -> Result<Bytes, ApiError
     }
     let mut all = Vec::with_capacity(stated.unwrap_or(0) as usize);
     loop {
-        let frame = match tokio::time::timeout(STALL, body.frame()).await {
+        let frame = match tokio::time::timeout(stall, body.frame()).await {
             Err(_) => return Err(ApiError::new(408, "the body does not come")),
             Ok(None) => return Ok(all.into()),
             Ok(Some(Err(e))) => return Err(ApiError::new(400, format!("the body broke off: {e}"))),

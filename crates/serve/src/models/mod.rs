@@ -10,6 +10,7 @@ mod names;
 use crate::adapters::{Adapters, Generation};
 use crate::error::ApiError;
 use crate::job::InUse;
+use crate::metrics::Metrics;
 use crate::service::blocking;
 use crate::settings::{Settings, Source};
 use lapis::Error;
@@ -77,6 +78,7 @@ enum Slot {
 /// The models of a server.
 pub struct Models {
     settings: Arc<Settings>,
+    metrics: Arc<Metrics>,
     disk: Option<Arc<Disk>>,
     pub(crate) adapters: Adapters,
     /// Models with adapters that others have taken the place of, until their requests are over.
@@ -107,6 +109,7 @@ impl Models {
     /// Adapters that cannot be opened.
     pub fn new(
         settings: Arc<Settings>,
+        metrics: Arc<Metrics>,
         disk: Option<Arc<Disk>>,
         gone: impl Fn(u64) + Send + Sync + 'static,
     ) -> lapis::Result<Models> {
@@ -114,6 +117,7 @@ impl Models {
             adapters: Adapters::new(&settings)?,
             retired: Mutex::default(),
             settings,
+            metrics,
             disk,
             slots: Mutex::default(),
             serial: AtomicU64::new(1),
@@ -255,6 +259,7 @@ impl Models {
     fn begin(self: &Arc<Models>, key: String, id: String, what: What, done: watch::Sender<()>) {
         let models = Arc::clone(self);
         tokio::task::spawn_blocking(move || {
+            let began = Instant::now();
             let result = models.room(&what).and_then(|()| match &what {
                 What::Model(source) => models.load(&id, source),
                 What::Variant(base, adapter) => models.adapt(&key, base, adapter),
@@ -262,6 +267,9 @@ impl Models {
             let slot = match result {
                 Ok(loaded) => {
                     models.loads.fetch_add(1, Relaxed);
+                    let m = &models.metrics;
+                    let times = if loaded.variant.is_some() { &m.adapter_time } else { &m.load_time };
+                    times.observe(began.elapsed().as_secs_f64());
                     Slot::Ready { loaded: Arc::new(loaded), used: Instant::now() }
                 }
                 Err(error) => Slot::Failed { error, when: Instant::now() },

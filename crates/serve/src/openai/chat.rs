@@ -41,7 +41,6 @@ pub(crate) const COMMON: &[Field] = &[
     nothing("prompt_cache_retention"),
     nothing("web_search_options"),
     nothing("moderation"),
-    nothing("role_mapping"),
     nothing("draft_model"),
     nothing("num_draft_tokens"),
     field("adapters", Kind::Text, "An adapter on the model: its name, or its path below --adapters-dir."),
@@ -63,6 +62,11 @@ pub(crate) const CHAT: &[Field] = &[
     field("enable_thinking", Kind::Flag, "Whether the model thinks before it answers."),
     field("chat_template_kwargs", Kind::Object, "Variables of the chat template."),
     field("chat_template", Kind::Text, "A template in place of the model's."),
+    field(
+        "role_mapping",
+        Kind::Object,
+        "What stands before each role's words, and after (stop): where the model has no template.",
+    ),
     field("add_generation_prompt", Kind::Flag, "Whether a reply is begun; true by default."),
     field("continue_final_message", Kind::Flag, "Go on with the last message."),
     Field { effect: Effect::Refused, ..field("audio", Kind::Any, "no model here speaks") },
@@ -121,7 +125,11 @@ pub(crate) fn conversation(body: &mut Body, _service: &Service) -> Result<Prompt
         }
     }
     let continued = body.flag("continue_final_message").unwrap_or(false);
-    Ok(Prompt::Chat { messages, keywords, template: body.text("chat_template").map(str::to_string), continued })
+    let template = body.text("chat_template").map(str::to_string);
+    if let Some(roles) = body.take("role_mapping") {
+        keywords.insert("role_mapping".into(), roles);
+    }
+    Ok(Prompt::Chat { messages, keywords, template, continued })
 }
 
 /// How much to think, in the words that templates know.

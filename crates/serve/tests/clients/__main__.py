@@ -13,12 +13,14 @@ import sys
 import tempfile
 import traceback
 
+import agents
 import chat  # noqa: F401
 import completions  # noqa: F401
 import embeddings
 import end  # noqa: F401
 import formats  # noqa: F401
 import messages  # noqa: F401
+import refusals  # noqa: F401
 import responses
 import routes  # noqa: F401
 import scores
@@ -39,6 +41,9 @@ def main():
         suite.PLAIN = suite.Server(suite.PROGRAM)
         suite.KEYED = suite.Server(suite.PROGRAM, "--api-key-file", str(folder / "keys"), "--alias", "claude-*=default", "--alias", "claude-other=nope", key="first-key-123")
         suite.TOOLS = suite.Server(suite.PROGRAM, "--model", str(folder / "tools"))
+        shutil.copytree(folder / "tools", folder / "marked")
+        agents.marked(folder / "marked")
+        suite.MARKED = suite.Server(suite.PROGRAM, "--model", str(folder / "marked"))
         scores.add()
         suite.EMBEDDER = embeddings.add(folder / "encoders")
         # The last case looks at what the others left.
@@ -56,10 +61,12 @@ def main():
                 shown = " ".join(f"{type(e).__name__}: {e}".split())
                 print(f"FAIL {name}: {shown[:600]} (line {at})", flush=True)
     finally:
-        for server in (suite.PLAIN, suite.KEYED, suite.TOOLS, suite.EMBEDDER):
+        for server in (suite.PLAIN, suite.KEYED, suite.TOOLS, suite.MARKED, suite.EMBEDDER):
             if server:
                 server.stop()
         shutil.rmtree(folder)
+    for line in suite.TOLD:
+        print(line)
     print(f"{ran} cases, {failed} failed")
     return 1 if failed else 0
 

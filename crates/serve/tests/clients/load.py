@@ -75,11 +75,11 @@ async def waits(server, flags):
         small = lambda: body(flags, words=8, **{"max_tokens": 8, **fields})
         await ask(server.port, small())
         idle, busy = [], []
+        # In turns: the machine's speed changes from minute to minute.
         for _ in range(flags.trials):
             begin = time.monotonic()
             await ask(server.port, small())
             idle.append(time.monotonic() - begin)
-        for _ in range(flags.trials):
             long = asyncio.create_task(ask(server.port, body(flags, words=flags.long, max_tokens=64), 16))
             await asyncio.sleep(0.1)
             begin = time.monotonic()

@@ -5,6 +5,7 @@ import os
 import pathlib
 import re
 import socket
+import statistics
 import subprocess
 import tempfile
 import threading
@@ -12,7 +13,6 @@ import time
 
 import httpx
 import openai
-
 
 
 DEMO = pathlib.Path(__file__).resolve().parents[4] / "examples" / "demo-model" / "model"
@@ -168,7 +168,7 @@ def case(*table):
     return add
 
 
-PLAIN = KEYED = TOOLS = EMBEDDER = None
+PLAIN = KEYED = TOOLS = MARKED = EMBEDDER = None
 PROGRAM = ""
 
 
@@ -189,6 +189,12 @@ def joined(stream):
 
 
 JSON = {"content-type": "application/json"}
+TOLD = []  # what was measured, for who reads the end of the list
+
+
+def told(what, seconds):
+    """Keeps the median of some times."""
+    TOLD.append(f"{statistics.median(seconds) * 1e3:8.2f} ms  {what}")
 
 
 def request(body, *headers, path="/v1/chat/completions"):

@@ -1,9 +1,10 @@
-//! `/v1/responses`, stateless: nothing is stored, every request brings its whole conversation.
+//! `/v1/responses`, stateless: every request brings its whole conversation, unless the operator lets some be remembered.
 //!
 //! `items` and `offered` read what comes in, `output` makes the items that go out and the events that tell of them,
 //! `stream` sends those events. What all of them are about is the same job that a chat is.
 
 mod items;
+mod memory;
 mod offered;
 mod output;
 mod shape;
@@ -19,6 +20,7 @@ use crate::job::Update;
 use crate::reply::Replies;
 use crate::sampling::{SAMPLING, wishes};
 use crate::service::{Ask, Prompt, Service};
+pub(crate) use memory::Memory;
 use offered::Offered;
 use output::Output;
 use serde_json::{Map, Value, json};
@@ -45,9 +47,17 @@ pub(crate) const RESPONSE: &[Field] = &[
     field("top_logprobs", Kind::Integer(0, 20), "Likely others at each place, with their log-probabilities."),
     field("truncation", Kind::Text, "auto: leave the oldest turns out of what is too long; disabled: refuse it."),
     field("prompt_cache_key", Kind::Text, "Beginnings of prompts are shared among requests with the same."),
-    field("previous_response_id", Kind::Text, "Nothing is stored: a request that has one is refused."),
+    field(
+        "previous_response_id",
+        Kind::Text,
+        "A response to go on with; known only where the server was started with --response-memory.",
+    ),
     field("background", Kind::Flag, "Nothing is stored: true is refused."),
-    field("store", Kind::Flag, "Taken; nothing is stored."),
+    field(
+        "store",
+        Kind::Flag,
+        "false: the response is not remembered where --response-memory is on; true stores nothing else.",
+    ),
     field("conversation", Kind::Any, "nothing is stored; send the conversation as input").refused(),
     field("prompt", Kind::Any, "nothing is stored; send instructions and input").refused(),
     nothing("metadata"),
@@ -82,16 +92,12 @@ fn format(text: Option<&Value>) -> Result<Option<Value>, ApiError> {
 }
 
 /// What is asked for, and the tools behind it.
-fn ask(body: &mut Body) -> Result<(Ask, Offered), ApiError> {
-    if body.get("previous_response_id").is_some() {
-        let why = "nothing is stored, so there is no previous response: send the whole conversation as input";
-        return Err(ApiError::field("previous_response_id", why).code("previous_response_not_found"));
-    }
+fn ask(body: &mut Body, input: &Value, keeps: bool) -> Result<(Ask, Offered), ApiError> {
     if body.flag("background") == Some(true) {
         return Err(ApiError::field("background", "background: true is not taken, as nothing is stored"));
     }
     let mut warnings = std::mem::take(&mut body.warnings);
-    if body.flag("store") == Some(true) {
+    if body.flag("store") == Some(true) && !keeps {
         warnings.push("store: nothing is stored".into());
     }
     let text = body.get("text");
@@ -107,7 +113,6 @@ fn ask(body: &mut Body) -> Result<(Ask, Offered), ApiError> {
     }
     let tools = body.get("tools").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
     let offered = Offered::read(tools, &mut warnings)?;
-    let input = body.get("input").unwrap_or(&Value::Null);
     let messages = items::messages(input, body.text("instructions"), &offered, &mut warnings)?;
     let mut keywords = Map::new();
     chat::effort(&mut keywords, body.get("reasoning").and_then(|r| r.get("effort")?.as_str()));
@@ -132,6 +137,31 @@ fn ask(body: &mut Body) -> Result<(Ask, Offered), ApiError> {
     Ok((ask, offered))
 }
 
+/// What the model reads: the input, after what led to the response that the request goes on with.
+fn input(body: &Body, memory: &Memory, owner: u64) -> Result<Value, ApiError> {
+    let own = body.get("input").cloned().unwrap_or_default();
+    let Some(id) = body.text("previous_response_id") else { return Ok(own) };
+    let Some(mut items) = memory.find(id, owner) else {
+        let why = if memory.keeps() {
+            "there is no such response any more: send the whole conversation as input"
+        } else {
+            "nothing is stored, so there is no previous response: send the whole conversation as input"
+        };
+        return Err(ApiError::field("previous_response_id", why).code("previous_response_not_found"));
+    };
+    items.extend(listed(own));
+    Ok(items.into())
+}
+
+/// An input as a list of items.
+fn listed(input: Value) -> Vec<Value> {
+    match input {
+        Value::Array(items) => items,
+        Value::String(text) if text.is_empty() => Vec::new(),
+        text => vec![json!({"type": "message", "role": "user", "content": text})],
+    }
+}
+
 /// What `include` names log-probabilities.
 const LOGPROBS: &str = "message.output_text.logprobs";
 
@@ -154,7 +184,9 @@ fn own(mut error: ApiError) -> ApiError {
 /// What is wrong with the request.
 pub(crate) async fn run(service: Arc<Service>, call: Call) -> Outcome {
     let mut body = Body::read(&call.body, &[RESPONSE, SAMPLING])?;
-    let (mut ask, offered) = ask(&mut body)?;
+    let memory = Arc::clone(&service.responses);
+    let input = input(&body, &memory, call.owner.number)?;
+    let (mut ask, offered) = ask(&mut body, &input, memory.keeps())?;
     if body.text("truncation") == Some("auto") {
         let dropped;
         (ask, dropped) = turns::fit(&service, ask).await.map_err(own)?;
@@ -164,7 +196,10 @@ pub(crate) async fn run(service: Arc<Service>, call: Call) -> Outcome {
     }
     let (name, top) = (ask.model.clone(), ask.top);
     let mut ticket = service.submit(ask, &call.owner, call.came).await.map_err(own)?;
-    let shape = Shape::new(&body, if name.is_empty() { &ticket.model.id } else { &name });
+    let mut shape = Shape::new(&body, if name.is_empty() { &ticket.model.id } else { &name });
+    if memory.keeps() && body.flag("store") != Some(false) {
+        shape.keep(memory, call.owner.number, listed(input));
+    }
     let summary =
         body.get("reasoning").is_some_and(|r| ["summary", "generate_summary"].iter().any(|k| !r[*k].is_null()));
     let mut output = Output::new(offered, summary, top.is_some());

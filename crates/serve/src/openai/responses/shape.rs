@@ -1,5 +1,6 @@
 //! The response object: what was asked for, said again, and what came of it.
 
+use super::memory::Memory;
 use super::output::Output;
 use crate::error::ApiError;
 use crate::fields::Body;
@@ -8,11 +9,14 @@ use crate::models::seconds;
 use crate::reply::Replies;
 use crate::service::{Ticket, unique};
 use serde_json::{Value, json};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 /// The response object of a request.
 pub(crate) struct Shape {
     base: Value,
+    /// Where it is remembered, for whom, and what led to it.
+    kept: Option<(Arc<Memory>, u64, Vec<Value>)>,
 }
 
 impl Shape {
@@ -36,7 +40,7 @@ impl Shape {
             "max_output_tokens": given("max_output_tokens", Value::Null),
             "metadata": body.get("metadata").filter(|m| m.is_object()).cloned().unwrap_or(json!({})),
             "model": model, "output": [], "parallel_tool_calls": given("parallel_tool_calls", json!(true)),
-            "previous_response_id": null, "reasoning": {"effort": inner("reasoning", "effort"), "summary": summary},
+            "previous_response_id": given("previous_response_id", Value::Null), "reasoning": {"effort": inner("reasoning", "effort"), "summary": summary},
             "service_tier": "default", "store": false, "temperature": given("temperature", Value::Null), "text": text,
             "tool_choice": given("tool_choice", json!("auto")), "tools": given("tools", json!([])),
             "top_logprobs": given("top_logprobs", json!(0)), "top_p": given("top_p", Value::Null),
@@ -47,7 +51,13 @@ impl Shape {
                 base[name] = value.clone();
             }
         }
-        Shape { base }
+        Shape { base, kept: None }
+    }
+
+    /// Lets it be remembered when it is over, after the items that led to it.
+    pub(crate) fn keep(&mut self, memory: Arc<Memory>, owner: u64, items: Vec<Value>) {
+        self.base["store"] = json!(true);
+        self.kept = Some((memory, owner, items));
     }
 
     /// As it begins.
@@ -73,6 +83,10 @@ impl Shape {
             "output_tokens_details": {"reasoning_tokens": replies.reasoning},
         });
         value["timings"] = replies.timings(ticket);
+        if let Some((memory, owner, items)) = &self.kept {
+            let all: Vec<Value> = items.iter().chain(&output.items).cloned().collect();
+            memory.keep(value["id"].as_str().unwrap_or(""), *owner, &all);
+        }
         value
     }
 
