@@ -16,7 +16,7 @@ pub mod evaluate;
 pub mod fit;
 pub mod fuse;
 pub mod generate;
-mod gguf;
+pub mod gguf;
 pub mod grammar;
 pub mod hub;
 mod imports;

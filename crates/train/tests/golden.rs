@@ -26,9 +26,10 @@ fn drawn(name: &str, shape: &[usize], center: f64, scale: f64) -> Array {
     Array::from_vec(data, shape)
 }
 
-fn model(golden: &Value, bits: u64) -> Box<dyn Model> {
-    let config = golden["config"].as_object().unwrap().clone();
-    let tensors = golden["shapes"].as_object().unwrap().iter().map(|(name, shape)| {
+fn model(golden: &Value, case: &Value) -> Box<dyn Model> {
+    let name = case["model"].as_str().unwrap();
+    let config = golden["configs"][name].as_object().unwrap().clone();
+    let tensors = golden["shapes"][name].as_object().unwrap().iter().map(|(name, shape)| {
         let shape: Vec<usize> = shape.as_array().unwrap().iter().map(|n| n.as_u64().unwrap() as usize).collect();
         let value = match shape.as_slice() {
             [_] => drawn(name, &shape, 1.0, 0.1),
@@ -38,7 +39,7 @@ fn model(golden: &Value, bits: u64) -> Box<dyn Model> {
         (name.clone(), value)
     });
     let mut model = models::load(&mut Checkpoint::from_parts(config, tensors.collect()).unwrap()).unwrap();
-    if bits > 0 {
+    if let Some(bits) = case["bits"].as_u64().filter(|&bits| bits > 0) {
         let format = Format::affine(bits as usize, 32).unwrap();
         quantize_where(model.module_mut(), &mut |_, _| Some(format.into())).unwrap();
     }
@@ -106,10 +107,16 @@ fn twenty_steps_as_in_mlx_lm() {
         }
         // Recomputed values are the same.
         s.grad_checkpoint = s.fine_tune_type == "dora";
-        let mut trainer = Trainer::new(&*model(&golden, case["bits"].as_u64().unwrap()), samples(14), &s).unwrap();
+        let mut trainer = Trainer::new(&*model(&golden, case), samples(14), &s).unwrap();
         let first = trainer.weights().into_iter().filter(|(name, _)| name.ends_with("lora_a"));
-        let first: Params =
-            first.map(|(name, a)| (name.clone(), drawn(&name, a.shape(), 0.0, (a.dim(0) as f64).powf(-0.5)))).collect();
+        let first: Params = first
+            .map(|(name, a)| {
+                (
+                    name.clone(),
+                    drawn(&name, a.shape(), 0.0, (a.dim(if a.ndim() == 3 { 2 } else { 0 }) as f64).powf(-0.5)),
+                )
+            })
+            .collect();
         trainer.set_weights(&first).unwrap();
         for i in 0..20 {
             let what = format!("{case}, step {}", i + 1);

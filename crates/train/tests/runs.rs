@@ -1,5 +1,7 @@
 //! Runs on the demo model: a loss that falls, an adapter that is read, and a run that is killed and goes on.
 
+use lapis_lm::fuse::{Base, fuse};
+use lapis_lm::gguf::{Kind, export};
 use lapis_lm::{Adapter, LanguageModel, Options};
 use lapis_train::{Data, Observer, Record, Settings, run};
 use std::path::{Path, PathBuf};
@@ -220,4 +222,40 @@ fn chats_with_tools_and_texts() {
     let plain = Settings { mask_prompt: false, ..s };
     let rows = read("{\"text\": \"Once\"}\n", &plain);
     assert_eq!((text(&rows[0].tokens).as_str(), rows[0].offset), ("Once<|im_end|>", 0));
+}
+
+/// What a fused model foresees, and the same model as a GGUF file.
+#[test]
+fn fused_and_exported() {
+    let (dir, model) = (folder("fused"), demo());
+    let s = Settings { iters: 4, ..settings(&dir) };
+    run(&model, data(&dir, &model, &s), &s, false, &mut Watch::default()).unwrap();
+    let tuned = model.with_adapter(&Adapter::open(&s.adapter_path).unwrap()).unwrap();
+    let window = vec![tuned.tokenizer.encode("Which colour has door 3? It is blue, says the old fox.", false).unwrap()];
+    let far = |a: &LanguageModel, b: &LanguageModel| {
+        let losses = |m: &LanguageModel| m.losses(&window, 1, |_| {}).unwrap();
+        losses(a).iter().zip(losses(b)).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+    };
+    assert!(far(&tuned, &model) > 0.1);
+    let base = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/demo-model/model");
+    let plain = dir.join("plain");
+    let report = fuse(Base::Path(&base), Path::new(&s.adapter_path), &plain, true).unwrap();
+    assert_eq!((report.layers, report.loss()), (28, None));
+    let fused = lapis_lm::load(&plain).unwrap();
+    assert!(far(&tuned, &fused) < 1e-3, "{}", far(&tuned, &fused));
+    assert!(fuse(Base::Path(&base), Path::new(&s.adapter_path), &plain, true).is_err());
+    // Packed again: rounding takes a part of the change.
+    let report = fuse(Base::Path(&base), Path::new(&s.adapter_path), &dir.join("packed"), false).unwrap();
+    let packed = lapis_lm::load(dir.join("packed")).unwrap();
+    assert!(report.loss().unwrap() > 0.01 && far(&packed, &fused) < far(&model, &fused), "{:?}", report.loss());
+    for (kind, bound) in [(Kind::F32, 1e-3), (Kind::F16, 0.05), (Kind::Q8_0, 0.2)] {
+        let file = dir.join("model.gguf");
+        export(&plain, &file, kind).unwrap();
+        let read = lapis_lm::load(&file).unwrap();
+        assert_eq!(
+            read.tokenizer.encode("Ho <|im_end|> 12", true).unwrap(),
+            fused.tokenizer.encode("Ho <|im_end|> 12", true).unwrap()
+        );
+        assert!(far(&read, &fused) < bound, "{kind:?}: {}", far(&read, &fused));
+    }
 }

@@ -6,6 +6,7 @@ use crate::model::DEMO;
 use lapis::Result;
 use lapis_lm::card::Card;
 use lapis_lm::fuse::{Base, fuse};
+use lapis_lm::gguf::{Kind, export};
 use lapis_lm::hub::Name;
 use std::path::PathBuf;
 
@@ -25,6 +26,15 @@ pub(crate) struct Arguments {
     /// Unpack the weights
     #[arg(long, visible_alias = "de-quantize")]
     dequantize: bool,
+    /// Write a GGUF file beside the weights, too
+    #[arg(long)]
+    export_gguf: bool,
+    /// Its name, in the directory that is written
+    #[arg(long, default_value = "ggml-model-f16.gguf")]
+    gguf_path: PathBuf,
+    /// How its matrices are written
+    #[arg(long, default_value = "f16", value_parser = ["f32", "f16", "bf16", "q8_0", "q4_0"])]
+    gguf_type: String,
     /// The name of the base model, for the card
     #[arg(long, hide = true)]
     hf_path: Option<String>,
@@ -80,6 +90,12 @@ pub(crate) fn run(a: Arguments, manner: Manner) -> Result<()> {
     let (source, base) = (text.as_deref(), named.as_deref());
     Card { source, base, command: &command, bits_per_weight: report.bits_per_weight }.write(&a.save_path)?;
     println!("Saved to {}.", a.save_path.display());
+    if a.export_gguf {
+        let kind = Kind::ALL.iter().find(|k| k.0 == a.gguf_type).map_or(Kind::F16, |k| k.1);
+        let file = a.save_path.join(&a.gguf_path);
+        export(&a.save_path, &file, kind)?;
+        println!("Saved GGUF to {}.", file.display());
+    }
     match upload {
         Some((hub, name)) => super::upload::upload(&hub, &a.save_path, &name),
         None => Ok(()),

@@ -5,6 +5,7 @@
 //! become float16. Knows no graph and no model.
 
 mod blocks;
+mod pack;
 mod types;
 mod write;
 
@@ -14,12 +15,13 @@ use crate::source::{Cursor, Source};
 use indexmap::IndexMap;
 use lapis_core::dtype::Dtype;
 use lapis_core::error::Result;
+pub use pack::pack;
 use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::Arc;
 pub use types::Type;
 use types::ValueType;
-pub use write::write;
+pub use write::{Part, write, write_parts};
 
 const OP: &str = "load_gguf";
 const ALIGNMENT_KEY: &str = "general.alignment";

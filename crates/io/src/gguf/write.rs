@@ -3,7 +3,6 @@
 use super::types::{Type, ValueType};
 use super::{MAX_KEY, MAX_NAME, Value, alignment};
 use crate::atomic::AtomicFile;
-use crate::raw::size_of;
 use crate::safetensors::Spec;
 use indexmap::IndexMap;
 use lapis_core::dtype::Dtype;
@@ -27,17 +26,67 @@ pub fn write<'a>(
     path: impl AsRef<Path>,
     specs: &[Spec],
     metadata: &IndexMap<String, Value>,
+    bytes: impl FnMut(usize) -> Result<Cow<'a, [u8]>>,
+) -> Result<()> {
+    let part = |Spec { name, dtype, shape }: &Spec| {
+        let kind = match dtype {
+            Dtype::Float32 => Type::F32,
+            Dtype::Float16 => Type::F16,
+            Dtype::Bfloat16 => Type::BF16,
+            Dtype::Int8 => Type::I8,
+            Dtype::Int16 => Type::I16,
+            Dtype::Int32 => Type::I32,
+            _ => {
+                let known = "expected float32, float16, bfloat16, int8, int16 or int32";
+                return Err(invalid(format!("tensor {name:?}: {dtype}, {known}")));
+            }
+        };
+        Ok(Part { name: name.clone(), kind, shape: shape.clone() })
+    };
+    let parts = specs.iter().map(part).collect::<Result<Vec<_>>>()?;
+    write_parts(path, &parts, metadata, bytes)
+}
+
+/// A tensor to write, of any type that files have; of blocks, `shape` is that of the values.
+#[derive(Clone, Debug)]
+pub struct Part {
+    /// The name.
+    pub name: String,
+    /// How its values are stored.
+    pub kind: Type,
+    /// The dimensions, last one fastest.
+    pub shape: Vec<usize>,
+}
+
+impl Part {
+    /// Bytes of the data.
+    fn size(&self) -> Option<u64> {
+        let (values, bytes) = self.kind.block();
+        let last = *self.shape.last()? as u64;
+        let blocks = self.shape.iter().try_fold(1u64, |n, &d| n.checked_mul(d as u64))? / values;
+        last.is_multiple_of(values).then(|| blocks.checked_mul(bytes))?
+    }
+}
+
+/// As [`write`], of tensors that may be packed in blocks: `bytes(i)` yields those of `parts[i]`.
+///
+/// # Errors
+/// As there; rows that are no whole blocks.
+pub fn write_parts<'a>(
+    path: impl AsRef<Path>,
+    parts: &[Part],
+    metadata: &IndexMap<String, Value>,
     mut bytes: impl FnMut(usize) -> Result<Cow<'a, [u8]>>,
 ) -> Result<()> {
     let alignment = alignment(metadata).map_err(invalid)?;
-    let (header, data) = header(specs, metadata, alignment)?;
+    let (header, data) = header(parts, metadata, alignment)?;
     let mut file = AtomicFile::create(path, "save_gguf", header.len() as u64 + data)?;
     file.write(&header)?;
-    for (i, spec) in specs.iter().enumerate() {
+    for (i, part) in parts.iter().enumerate() {
         let bytes = bytes(i)?;
-        if size_of(&spec.shape, spec.dtype) != Some(bytes.len()) {
-            let what = format!("tensor {:?}: {} bytes for {:?} of {}", spec.name, bytes.len(), spec.shape, spec.dtype);
-            return Err(invalid(what));
+        if part.size() != Some(bytes.len() as u64) {
+            let Part { name, kind, shape } = part;
+            return Err(invalid(format!("tensor {name:?}: {} bytes for {shape:?} of {kind:?}", bytes.len())));
         }
         file.write(&bytes)?;
         file.write(&vec![0; padding(bytes.len() as u64, alignment)])?;
@@ -50,7 +99,7 @@ fn padding(at: u64, alignment: u64) -> usize {
 }
 
 /// The bytes before the data, and how many bytes of data follow.
-fn header(specs: &[Spec], metadata: &IndexMap<String, Value>, alignment: u64) -> Result<(Vec<u8>, u64)> {
+fn header(specs: &[Part], metadata: &IndexMap<String, Value>, alignment: u64) -> Result<(Vec<u8>, u64)> {
     let mut out = b"GGUF".to_vec();
     out.extend(3u32.to_le_bytes());
     out.extend((specs.len() as u64).to_le_bytes());
@@ -114,17 +163,9 @@ fn put_pair(out: &mut Vec<u8>, key: &str, value: &Value) -> Result<()> {
 }
 
 /// Describes one tensor at `at` and returns where the next one goes.
-fn put_info(out: &mut Vec<u8>, Spec { name, dtype, shape }: &Spec, at: u64, alignment: u64) -> Result<u64> {
+fn put_info(out: &mut Vec<u8>, part: &Part, at: u64, alignment: u64) -> Result<u64> {
+    let Part { name, kind, shape } = part;
     let fail = |what: String| invalid(format!("tensor {name:?}: {what}"));
-    let kind = match dtype {
-        Dtype::Float32 => Type::F32,
-        Dtype::Float16 => Type::F16,
-        Dtype::Bfloat16 => Type::BF16,
-        Dtype::Int8 => Type::I8,
-        Dtype::Int16 => Type::I16,
-        Dtype::Int32 => Type::I32,
-        _ => return Err(fail(format!("{dtype}, expected float32, float16, bfloat16, int8, int16 or int32"))),
-    };
     if name.len() as u64 > MAX_NAME {
         return Err(fail(format!("a name of {} bytes, at most {MAX_NAME} are allowed", name.len())));
     }
@@ -136,6 +177,6 @@ fn put_info(out: &mut Vec<u8>, Spec { name, dtype, shape }: &Spec, at: u64, alig
     shape.iter().rev().for_each(|&d| out.extend((d as u64).to_le_bytes()));
     out.extend(kind.id().to_le_bytes());
     out.extend(at.to_le_bytes());
-    let end = size_of(shape, *dtype).and_then(|n| at.checked_add(n as u64)?.checked_next_multiple_of(alignment));
-    end.ok_or_else(|| fail(format!("shape {shape:?} is too large")))
+    let end = part.size().and_then(|n| at.checked_add(n)?.checked_next_multiple_of(alignment));
+    end.ok_or_else(|| fail(format!("shape {shape:?} is too large, or its rows are no whole blocks of {kind:?}")))
 }

@@ -3,7 +3,7 @@
 //! A key that is not named here says nothing that lapis's models need.
 
 use super::{Meta, unsupported};
-use lapis::Result;
+use lapis::{Error, Result};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::f64::consts::PI;
@@ -285,7 +285,57 @@ pub(super) fn find(meta: &Meta, shapes: &Shapes) -> Result<&'static Family> {
     Err(unsupported(meta, format!("{what}; known are {known}.\n  Use the model's safetensors checkpoint instead")))
 }
 
+/// Types of models whose configs say all that a file does.
+const WRITTEN: [(&str, &str); 12] = [
+    ("gemma", "gemma"),
+    ("gemma2", "gemma2"),
+    ("granite", "granite"),
+    ("llama", "llama"),
+    ("mistral", "llama"),
+    ("mixtral", "mixtral"),
+    ("olmo2", "olmo2"),
+    ("qwen2", "qwen2"),
+    ("qwen3", "qwen3"),
+    ("qwen3_moe", "qwen3_moe"),
+    ("smollm3", "smollm3"),
+    ("starcoder2", "starcoder2"),
+];
+
+/// The family of a config that is to be written.
+///
+/// # Errors
+/// A type that is not written.
+pub(super) fn of_config(config: &Config) -> Result<&'static Family> {
+    let kind = config.get("model_type").and_then(Value::as_str).unwrap_or_default();
+    let own = WRITTEN.iter().find(|w| w.0 == kind).map(|w| w.1);
+    ALL.iter().find(|f| Some(f.model_type) == own).ok_or_else(|| {
+        let known = WRITTEN.map(|w| w.0).join(", ");
+        Error::unsupported(format!("[export_gguf] models of type {kind:?} are not written as GGUF; known are {known}"))
+    })
+}
+
 impl Family {
+    /// `general.architecture`.
+    pub(super) fn arch(&self) -> &'static str {
+        self.arch
+    }
+
+    /// Keys, without the architecture before them, and what they are called in the config.
+    pub(super) fn all_keys(&self) -> impl Iterator<Item = (&'static str, &'static str)> {
+        let replaced = |key: &str| self.keys.iter().any(|k| k.0 == key);
+        KEYS.iter().filter(move |k| !replaced(k.0)).chain(self.keys).copied()
+    }
+
+    /// Whether norms are by mean and variance.
+    pub(super) fn centres(&self) -> bool {
+        matches!(self.arch, "starcoder2" | "stablelm" | "gpt2")
+    }
+
+    /// Whether files say how far layers look.
+    pub(super) fn slides(&self) -> bool {
+        matches!(self.arch, "gemma2" | "starcoder2")
+    }
+
     /// The config of a file.
     ///
     /// # Errors

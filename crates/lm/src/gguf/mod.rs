@@ -4,12 +4,14 @@
 //! architecture to the next is data in [`families`]. Blocks that lapis has a quantization for stay packed (see
 //! [`lapis::io::gguf::File::compact`]). Knows no model.
 
+mod export;
 mod families;
 mod meta;
 mod names;
 mod pieces;
 mod vocab;
 
+pub use export::{Kind, export};
 pub(crate) use meta::Meta;
 pub(crate) use vocab::tokenizer;
 

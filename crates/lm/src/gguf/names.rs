@@ -34,6 +34,23 @@ const USUAL: &[(&str, &str)] = &[
 /// What configs say already.
 const LEFT_OUT: [&str; 4] = ["rope_freqs", "rope_factors_long", "rope_factors_short", "attn_rot_embd"];
 
+/// The name in a file of a tensor of a checkpoint.
+pub(super) fn back(family: &Family, path: &str) -> Option<String> {
+    let inside = path.strip_prefix(family.layers).and_then(|rest| rest.strip_prefix('.')?.split_once('.'));
+    let (layer, part) = match inside {
+        Some((layer, part)) if layer.parse::<usize>().is_ok() => (Some(layer), part),
+        _ => (None, path),
+    };
+    let find = |table: &[(&'static str, &str)], name: &str| table.iter().find(|n| n.1 == name).map(|n| n.0);
+    let stem = || {
+        let (stem, leaf) = part.rsplit_once('.')?;
+        let found = find(family.names, stem).or_else(|| find(USUAL, stem))?;
+        Some(format!("{found}.{leaf}"))
+    };
+    let found = find(family.names, part).map(str::to_string).or_else(stem)?;
+    Some(layer.map_or(found.clone(), |n| format!("blk.{n}.{found}")))
+}
+
 /// The name of a tensor in a checkpoint; none for what is no part of a model.
 ///
 /// # Errors

@@ -1,10 +1,13 @@
 //! The tokenizer of a file, as the `tokenizer.json` and `tokenizer_config.json` of a checkpoint.
 
+use super::export::Notes;
 use super::{Meta, unsupported};
-use lapis::Result;
+use crate::checkpoint::read_object;
+use lapis::{Error, Result};
 use serde_json::{Map, Value, json};
 use std::collections::HashMap;
 use std::fmt::Write;
+use std::path::Path;
 
 /// Kinds of tokens, as files number them.
 const UNKNOWN: u8 = 2;
@@ -358,3 +361,126 @@ const PRE: &[Pre] = &[
         &[r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"],
     ),
 ];
+
+// ------------------------------------------------------------------ back
+
+/// What a directory says of its tokenizer, as files have it; `rows` is how many tokens the model has.
+///
+/// # Errors
+/// A tokenizer that such files have no words for.
+pub(super) fn describe(dir: &Path, config: &Map<String, Value>, rows: usize, notes: &mut Notes) -> Result<()> {
+    let wrong = |what: String| Error::unsupported(format!("[export_gguf] {}: {what}", dir.display()));
+    let tokenizer = Value::Object(read_object(&dir.join("tokenizer.json"))?);
+    let settings = match dir.join("tokenizer_config.json") {
+        path if path.is_file() => read_object(&path)?,
+        _ => Map::new(),
+    };
+    let model = &tokenizer["model"];
+    let (Some("BPE"), Some(vocabulary)) = (model["type"].as_str(), model["vocab"].as_object()) else {
+        return Err(wrong(format!("a tokenizer of type {} is not written as GGUF; known is BPE", model["type"])));
+    };
+    let pieces = model["byte_fallback"] == true;
+    let mut tokens: Vec<(String, u8)> = (0..rows).map(|i| (format!("[PAD{i}]"), UNUSED)).collect();
+    let mut put = |id: Option<u64>, text: &str, kind: u8| {
+        if let Some(slot) = id.and_then(|id| tokens.get_mut(id as usize)) {
+            *slot = (text.to_string(), kind);
+        }
+    };
+    for (text, id) in vocabulary {
+        let byte = pieces && text.len() == 6 && text.starts_with("<0x") && text.ends_with('>');
+        let unknown = pieces && model["unk_token"].as_str() == Some(text);
+        put(
+            id.as_u64(),
+            text,
+            if byte {
+                BYTE
+            } else if unknown {
+                UNKNOWN
+            } else {
+                1
+            },
+        );
+    }
+    for token in tokenizer["added_tokens"].as_array().into_iter().flatten() {
+        let text = token["content"].as_str().unwrap_or_default();
+        let kind = if pieces && model["unk_token"].as_str() == Some(text) {
+            UNKNOWN
+        } else if token["special"] == true {
+            CONTROL
+        } else {
+            USER
+        };
+        put(token["id"].as_u64(), text, kind);
+    }
+    let pair = |merge: &Value| match merge {
+        Value::Array(both) => both.iter().map(|t| t.as_str().unwrap_or_default()).collect::<Vec<_>>().join(" "),
+        text => text.as_str().unwrap_or_default().to_string(),
+    };
+    let merges: Vec<String> = model["merges"].as_array().into_iter().flatten().map(pair).collect();
+    if pieces {
+        notes.text("tokenizer.ggml.model", "llama");
+        notes.text("tokenizer.ggml.pre", "default");
+        // What is merged first has the best score.
+        let mut ranks = HashMap::new();
+        for (rank, merge) in merges.iter().enumerate() {
+            ranks.entry(merge.replacen(' ', "", 1)).or_insert(-(rank as f32) - 1.0);
+        }
+        let lowest = -(merges.len() as f32) - 1.0;
+        let score =
+            |(text, kind): &(String, u8)| if *kind == 1 { ranks.get(text).copied().unwrap_or(lowest) } else { 0.0 };
+        notes.floats("tokenizer.ggml.scores", &tokens.iter().map(score).collect::<Vec<_>>())?;
+        let begins = tokenizer["normalizer"].to_string().contains("Prepend")
+            || tokenizer["pre_tokenizer"]["prepend_scheme"] == "first";
+        notes.flag("tokenizer.ggml.add_space_prefix", begins)?;
+    } else {
+        let own = cuts(&tokenizer["pre_tokenizer"]);
+        let whole = model["ignore_merges"] == true;
+        let composed = tokenizer["normalizer"].to_string().contains("NFC");
+        let same = |p: &&Pre| p.cuts == own;
+        let exact = PRE.iter().filter(same).find(|p| p.whole == whole && p.composed == composed);
+        let Some(pre) = exact.or_else(|| PRE.iter().find(same)) else {
+            return Err(wrong(format!("words are cut in a way that GGUF has no name for: {own:?}")));
+        };
+        notes.text("tokenizer.ggml.model", "gpt2");
+        notes.text("tokenizer.ggml.pre", pre.names[0]);
+        notes.texts("tokenizer.ggml.merges", merges);
+    }
+    let id = |key: &str| {
+        let named = settings.get(&format!("{key}_token")).map(|t| t.get("content").unwrap_or(t));
+        let found = named.and_then(Value::as_str).and_then(|text| tokens.iter().position(|t| t.0 == text));
+        let number = config.get(&format!("{key}_token_id")).map(|v| v.get(0).unwrap_or(v)).and_then(Value::as_u64);
+        found.or(number.map(|n| n as usize)).filter(|&n| n < rows)
+    };
+    for (key, name) in [("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding")] {
+        if let Some(id) = id(key) {
+            notes.word(format!("tokenizer.ggml.{name}_token_id"), id as u32)?;
+        }
+    }
+    let first = id("bos").map(|id| tokens[id].0.clone());
+    let single = &tokenizer["post_processor"].to_string();
+    let begins = first
+        .is_some_and(|text| single.contains("TemplateProcessing") && single.contains(&Value::from(text).to_string()));
+    notes.flag(
+        "tokenizer.ggml.add_bos_token",
+        settings.get("add_bos_token").and_then(Value::as_bool).unwrap_or(begins),
+    )?;
+    let template = std::fs::read_to_string(dir.join("chat_template.jinja")).ok();
+    if let Some(template) = template.as_deref().or(settings.get("chat_template").and_then(Value::as_str)) {
+        notes.text("tokenizer.chat_template", template);
+    }
+    let (texts, kinds): (Vec<String>, Vec<i32>) =
+        tokens.into_iter().map(|(text, kind)| (text, i32::from(kind))).unzip();
+    notes.texts("tokenizer.ggml.tokens", texts);
+    notes.words("tokenizer.ggml.token_type", &kinds)
+}
+
+/// The patterns by which a tokenizer cuts words.
+fn cuts(pre: &Value) -> Vec<String> {
+    match pre["type"].as_str() {
+        Some("Sequence") => pre["pretokenizers"].as_array().into_iter().flatten().flat_map(cuts).collect(),
+        Some("Split") => pre["pattern"]["Regex"].as_str().map(str::to_string).into_iter().collect(),
+        Some("Digits") if pre["individual_digits"] == true => vec![r"\p{N}".into()],
+        Some("ByteLevel") if pre["use_regex"] == true => vec![GPT2.into()],
+        _ => Vec::new(),
+    }
+}

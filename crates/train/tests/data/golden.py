@@ -12,7 +12,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import mlx.optimizers as optim
 from mlx.utils import tree_flatten, tree_unflatten
-from mlx_lm.models import llama
+from mlx_lm.models import llama, qwen3_moe
 from mlx_lm.tuner import trainer
 from mlx_lm.tuner.utils import linear_to_lora_layers
 
@@ -43,10 +43,18 @@ def drawn(name, shape, center, scale):
     return mx.array(x.astype(np.float32).reshape(shape))
 
 
-CONFIG = dict(
-    model_type="llama", vocab_size=96, hidden_size=64, intermediate_size=96, num_hidden_layers=3, num_attention_heads=4,
-    num_key_value_heads=2, max_position_embeddings=512, rms_norm_eps=1e-5, rope_theta=10000.0, tie_word_embeddings=True,
+SIZES = dict(vocab_size=96, hidden_size=64, intermediate_size=96, num_hidden_layers=3, num_attention_heads=4,
+             num_key_value_heads=2, max_position_embeddings=512, rms_norm_eps=1e-5, rope_theta=10000.0, tie_word_embeddings=True)
+CONFIGS = dict(
+    llama=dict(model_type="llama", **SIZES),
+    qwen3_moe=dict(model_type="qwen3_moe", head_dim=16, num_experts=4, num_experts_per_tok=2, decoder_sparse_step=1,
+                   mlp_only_layers=[], moe_intermediate_size=32, norm_topk_prob=True, **SIZES),
 )
+
+
+def build(name):
+    module = {"llama": llama, "qwen3_moe": qwen3_moe}[name]
+    return module.Model(module.ModelArgs.from_dict(CONFIGS[name]))
 
 
 def weight(name, shape):
@@ -86,7 +94,7 @@ def summary(params):
 
 
 def run(case):
-    model = llama.Model(llama.ModelArgs.from_dict(CONFIG))
+    model = build(case["model"])
     model.update(tree_unflatten([(n, weight(n, a.shape)) for n, a in tree_flatten(model.parameters())]))
     if case["bits"]:
         nn.quantize(model, group_size=32, bits=case["bits"])
@@ -98,7 +106,7 @@ def run(case):
         parameters = dict(rank=4, scale=10.0, dropout=0.0)
         linear_to_lora_layers(model, case["num_layers"], parameters, use_dora=case["kind"] == "dora")
         first = [(n, a) for n, a in tree_flatten(model.trainable_parameters()) if n.endswith("lora_a")]
-        model.update(tree_unflatten([(n, drawn(n, a.shape, 0.0, a.shape[0] ** -0.5)) for n, a in first]))
+        model.update(tree_unflatten([(n, drawn(n, a.shape, 0.0, (a.shape[-1] if a.ndim == 3 else a.shape[0]) ** -0.5)) for n, a in first]))
     if case["optimizer"] == "adamw":
         warmup = optim.schedulers.linear_schedule(0.0, 1e-3, 4)
         rate = optim.schedulers.join_schedules([warmup, optim.schedulers.cosine_decay(1e-3, 30)], [5])
@@ -132,20 +140,19 @@ def run(case):
 
 def short(x):
     if isinstance(x, float):
-        return float(f"{x:.7g}")
+        return float(f"{x:.6g}")
     if isinstance(x, dict):
         return {k: short(v) for k, v in x.items()}
     return [short(v) for v in x] if isinstance(x, list) else x
 
 
 CASES = [
-    dict(kind="lora", bits=0, optimizer="adam", num_layers=2, grad_accumulation_steps=1),
-    dict(kind="lora", bits=4, optimizer="adamw", num_layers=3, grad_accumulation_steps=1),
-    dict(kind="dora", bits=0, optimizer="adam", num_layers=1, grad_accumulation_steps=2),
-    dict(kind="full", bits=0, optimizer="sgd", num_layers=1, grad_accumulation_steps=1),
+    dict(model="llama", kind="lora", bits=0, optimizer="adam", num_layers=2, grad_accumulation_steps=1),
+    dict(model="llama", kind="lora", bits=4, optimizer="adamw", num_layers=3, grad_accumulation_steps=1),
+    dict(model="llama", kind="dora", bits=0, optimizer="adam", num_layers=1, grad_accumulation_steps=2),
+    dict(model="llama", kind="full", bits=0, optimizer="sgd", num_layers=1, grad_accumulation_steps=1),
+    dict(model="qwen3_moe", kind="lora", bits=4, optimizer="adam", num_layers=1, grad_accumulation_steps=1),
 ]
 mx.set_default_device(mx.cpu)
-names = {}
-for n, a in tree_flatten(llama.Model(llama.ModelArgs.from_dict(CONFIG)).parameters()):
-    names[n] = list(a.shape)
-print(json.dumps(short(dict(config=CONFIG, shapes=names, cases=[run(c) for c in CASES])), separators=(",", ":")))
+shapes = {m: {n: list(a.shape) for n, a in tree_flatten(build(m).parameters())} for m in CONFIGS}
+print(json.dumps(short(dict(configs=CONFIGS, shapes=shapes, cases=[run(c) for c in CASES])), separators=(",", ":")))
