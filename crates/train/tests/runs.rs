@@ -234,7 +234,7 @@ fn fused_and_exported() {
     let window = vec![tuned.tokenizer.encode("Which colour has door 3? It is blue, says the old fox.", false).unwrap()];
     let far = |a: &LanguageModel, b: &LanguageModel| {
         let losses = |m: &LanguageModel| m.losses(&window, 1, |_| {}).unwrap();
-        losses(a).iter().zip(losses(b)).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+        losses(a).iter().zip(losses(b)).map(|(a, b)| (a - b).abs()).sum::<f32>() / (window[0].len() - 1) as f32
     };
     assert!(far(&tuned, &model) > 0.1);
     let base = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/demo-model/model");
@@ -248,7 +248,7 @@ fn fused_and_exported() {
     let report = fuse(Base::Path(&base), Path::new(&s.adapter_path), &dir.join("packed"), false).unwrap();
     let packed = lapis_lm::load(dir.join("packed")).unwrap();
     assert!(report.loss().unwrap() > 0.01 && far(&packed, &fused) < far(&model, &fused), "{:?}", report.loss());
-    for (kind, bound) in [(Kind::F32, 1e-3), (Kind::F16, 0.05), (Kind::Q8_0, 0.2)] {
+    for (kind, bound) in [(Kind::F32, 1e-3), (Kind::F16, 0.02), (Kind::Q8_0, 0.1)] {
         let file = dir.join("model.gguf");
         export(&plain, &file, kind).unwrap();
         let read = lapis_lm::load(&file).unwrap();
