@@ -233,7 +233,7 @@ impl Dense {
         })
     }
 
-    fn attention(&self, at: &At, heads: &Heads) -> Result<Attention> {
+    pub(crate) fn attention(&self, at: &At, heads: &Heads) -> Result<Attention> {
         let load = if self.fused { Attention::load_fused } else { Attention::load };
         let mut attention = load(at, self.width, heads.clone(), self.bias)?;
         let (count, keys, width) = (heads.count, heads.keys, heads.width);

@@ -1,5 +1,6 @@
 //! The architectures, one file each, and the table that finds them by `model_type`.
 
+mod apertus;
 mod bert;
 mod classic;
 mod cohere;
@@ -7,6 +8,7 @@ mod cohere2;
 mod common;
 mod deepseek_v3;
 mod dense;
+mod ernie4_5_moe;
 mod exaone;
 mod exaone4;
 mod gemma;
@@ -145,6 +147,7 @@ pub(crate) fn all_alike(_: &str) -> Packing {
 
 /// All of them.
 pub const ALL: &[&Architecture] = &[
+    &apertus::ARCHITECTURE,
     &bert::ARCHITECTURE,
     &cohere2::ARCHITECTURE,
     &cohere::ARCHITECTURE,
@@ -152,6 +155,7 @@ pub const ALL: &[&Architecture] = &[
     &deepseek_v3::GLM,
     &deepseek_v3::KIMI,
     &deepseek_v3::V2,
+    &ernie4_5_moe::ARCHITECTURE,
     &exaone4::ARCHITECTURE,
     &exaone::ARCHITECTURE,
     &gemma2::ARCHITECTURE,

@@ -23,6 +23,12 @@ CONFIGS = {
         "model_type": "gemma4_text", "num_kv_shared_layers": 0, "hidden_size_per_layer_input": 0, "num_global_key_value_heads": 1,
         "attention_k_eq_v": True, "enable_moe_block": True, "num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 32,
         "use_double_wide_mlp": False, "layer_types": [SLIDING, SLIDING, FULL, SLIDING]}},
+    "apertus": DENSE | {"model_type": "apertus", "mlp_bias": False, "attention_bias": False, "rope_theta": 10000.0,
+                        "post_norm": False, "qk_norm": True, "tie_word_embeddings": False},
+    # Experts in the last layer alone, with biases, beside a shared one.
+    "ernie4_5_moe": DENSE | {"model_type": "ernie4_5_moe", "rope_theta": 10000.0, "use_bias": True, "tie_word_embeddings": True,
+                             "moe_num_experts": 4, "moe_k": 2, "moe_intermediate_size": 32, "moe_num_shared_experts": 2,
+                             "moe_layer_start_index": 1},
     "gemma3n": {"model_type": "gemma3n", "text_config": DENSE | {
         "model_type": "gemma3n_text", "num_hidden_layers": 4, "head_dim": 16, "num_kv_shared_layers": 2,
         "vocab_size_per_layer_input": 90, "sliding_window": 6, "rope_local_base_freq": 10000.0, "rope_theta": 1000000.0,
@@ -48,6 +54,10 @@ def drawn(name, shape):
     leaf = name.split(".")[-1]
     if leaf == "A_log":
         return 1.0, 0.5
+    if leaf in ("alpha_p", "alpha_n", "beta"):
+        return 0.5, 0.1
+    if leaf == "eps":
+        return -1e-6, 0.0
     if leaf in ("dt_bias", "bias", "e_score_correction_bias", "expert_bias"):
         return 0.0, 0.1
     if len(shape) == 1 or "norm" in name:
