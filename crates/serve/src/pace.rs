@@ -5,8 +5,8 @@
 
 /// A step may take so long while nobody writes.
 const STEP: f64 = 0.12;
-/// A step with rows of prompts may take so many times as long as one of the replies alone.
-const SLOWER: f64 = 1.5;
+/// Each prompt that is read may make a step longer by so much of what the replies alone take.
+const SLOWER: f64 = 0.5;
 /// Rows of prompts in a step at least while nobody writes.
 const LEAST: usize = 16;
 /// Sizes of steps whose times are kept: powers of two from 1 on.
@@ -29,11 +29,15 @@ impl Pace {
         low + (high - low) * (rows as f64 / (1u64 << at) as f64 - 1.0)
     }
 
-    /// Rows of prompts that the next step has room for beside so many that write.
-    pub(crate) fn rows(&self, writing: usize, most: usize) -> usize {
+    /// Rows of prompts that the next step has room for: so many requests write, and so many prompts are read.
+    pub(crate) fn rows(&self, writing: usize, reading: usize, most: usize) -> usize {
         let (least, limit) = match writing {
             0 => (LEAST.min(most), STEP),
-            n => (1, SLOWER * self.of(n)),
+            n => {
+                let (alone, prompts) = (self.of(n), reading.max(1) as f64);
+                // One prompt has its share however long a step is, many not beyond what a step may take.
+                (1, alone * (1.0 + SLOWER * prompts).min((STEP / alone).max(1.0 + SLOWER)))
+            }
         };
         if self.seconds[0] == 0.0 {
             return LEAST.min(most);
@@ -82,23 +86,25 @@ mod tests {
         let mut pace = Pace::default();
         for (speed, writing) in [(1.0, 1), (3.0, 1), (0.5, 8), (1.0, 2)] {
             for _ in 0..200 {
-                let rows = writing + pace.rows(writing, 2048);
+                let rows = writing + pace.rows(writing, 1, 2048);
                 pace.learn(rows, speed * machine(rows));
                 pace.learn(writing, speed * machine(writing));
             }
-            let rows = pace.rows(writing, 2048);
-            let right = (1..).take_while(|&r| machine(writing + r) <= SLOWER * machine(writing)).count();
+            let rows = pace.rows(writing, 1, 2048);
+            let right = (1..).take_while(|&r| machine(writing + r) <= 1.5 * machine(writing)).count();
             assert!(rows.abs_diff(right) <= 1 + right / 3, "{speed} {writing}: {rows} rows, {right} fit");
         }
         // While nobody writes, steps are as long as they may be, but prompts always go on.
         for _ in 0..100 {
-            let rows = pace.rows(0, 2048);
+            let rows = pace.rows(0, 1, 2048);
             pace.learn(rows, machine(rows));
         }
-        let took = machine(pace.rows(0, 2048));
+        let took = machine(pace.rows(0, 1, 2048));
         assert!((0.08..=0.13).contains(&took), "{took}");
+        // Beside many prompts one reply does not hold all of them up.
+        assert!(pace.rows(1, 8, 2048) > 3 * pace.rows(1, 1, 2048));
         (0..99).for_each(|_| pace.learn(1, 1e9));
-        assert_eq!((pace.rows(0, 2048), pace.rows(0, 3)), (LEAST, 3));
-        assert!(pace.rows(4, 2048) >= 1);
+        assert_eq!((pace.rows(0, 1, 2048), pace.rows(0, 1, 3)), (LEAST, 3));
+        assert!(pace.rows(4, 1, 2048) >= 1);
     }
 }

@@ -222,9 +222,9 @@ impl Worker {
         let busy = self.desks.values_mut().filter(|d| !d.engine.is_idle());
         let Some(desk) = busy.min_by(|a, b| a.spent.total_cmp(&b.spent)) else { return };
         let serial = desk.model.serial;
-        let writing = desk.engine.writing();
+        let (writing, reading) = desk.engine.work();
         let began = Instant::now();
-        desk.engine.prefill_step = desk.pace.rows(writing, self.settings.prefill_step.max(1));
+        desk.engine.prefill_step = desk.pace.rows(writing, reading, self.settings.prefill_step.max(1));
         let stepped = catch_unwind(AssertUnwindSafe(|| desk.engine.step()));
         let seconds = began.elapsed().as_secs_f64();
         let rows = desk.engine.stepped;

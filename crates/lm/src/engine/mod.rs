@@ -314,9 +314,10 @@ impl Engine {
         (self.running.len(), self.waiting.len() + self.parked.len())
     }
 
-    /// Requests that write.
-    pub fn writing(&self) -> usize {
-        self.running.iter().filter(|r| r.pending() == 1).count()
+    /// Requests that write, and those whose prompts are still to be read, a place or not.
+    pub fn work(&self) -> (usize, usize) {
+        let writing = self.running.iter().filter(|r| r.pending() == 1).count();
+        (writing, self.running.len() - writing + self.waiting.len())
     }
 
     /// Ends a request, or takes one that has ended, and gives its tokens with what the model remembers of them.
