@@ -63,7 +63,7 @@ async def throughput(server, flags):
 
 
 FIELDS = {
-    "plain": {}, "seed": {"seed": 1, "temperature": 1}, "logprobs": {"logprobs": True, "top_logprobs": 5}, "penalties": {"repetition_penalty": 1.2, "presence_penalty": 0.5},
+    "plain": {}, "seed": {"seed": 1, "temperature": 1}, "logprobs": {"logprobs": 5}, "penalties": {"repetition_penalty": 1.2, "presence_penalty": 0.5},
     "json": {"response_format": {"type": "json_object"}}, "top_p": {"temperature": 1, "top_p": 0.9, "top_k": 40}, "stop": {"stop": ["zzzz"]}, "xtc": {"temperature": 1, "xtc_probability": 0.5, "xtc_threshold": 0.1},
 }
 
