@@ -253,7 +253,7 @@ impl Gemma3n {
         if active >= streams || streams > 64 {
             return Err(wrong("altup_active_idx", format!("{active} of {streams} streams (up to 64)")));
         }
-        let kind = |i: usize| if (i + 1) % 5 == 0 { "full_attention" } else { "sliding_attention" };
+        let kind = |i: usize| if (i + 1).is_multiple_of(5) { "full_attention" } else { "sliding_attention" };
         let usual = || (0..layers).map(|i| kind(i).to_string()).collect();
         let kinds: Vec<String> = s.get("layer_types")?.unwrap_or_else(usual);
         if kinds.len() < layers {

@@ -296,7 +296,8 @@ impl Gemma4 {
         let (width, inner): (usize, usize) = (s.need("hidden_size")?, s.need("intermediate_size")?);
         let (vocabulary, eps): (usize, f64) = (s.need("vocab_size")?, s.need("rms_norm_eps")?);
         let pattern: usize = s.need("sliding_window_pattern")?;
-        let kind = |i: usize| if (i + 1) % pattern.max(1) == 0 { "full_attention" } else { "sliding_attention" };
+        let kind =
+            |i: usize| if (i + 1).is_multiple_of(pattern.max(1)) { "full_attention" } else { "sliding_attention" };
         let usual = || (0..layers).map(|i| kind(i).to_string()).collect();
         let kinds: Vec<String> = s.get("layer_types")?.unwrap_or_else(usual);
         if kinds.len() < layers {

@@ -317,7 +317,7 @@ pub fn load(checkpoint: &mut Checkpoint) -> Result<Box<dyn Model>> {
     let mut model = (architecture.load)(&checkpoint.config, &weights.root())?;
     weights.finish(checkpoint)?;
     model.module_mut().eval();
-    let paths: Vec<String> = model.module().parameters().into_iter().map(|(path, _)| path).collect();
+    let paths: Vec<String> = model.module().parameters().into_keys().collect();
     let inside = |layer: &str| paths.iter().any(|p| p.strip_prefix(layer).is_some_and(|rest| rest.starts_with('.')));
     let mut strange: Vec<&str> = checkpoint.plan.own().filter(|layer| !inside(layer)).collect();
     // Layers for pictures and sound are named by their makers and are no part of the model.
