@@ -17,7 +17,7 @@ from suite import ENDLESS, FOX, Server, answer, case, equal, request, until
 def draining(stream):
     server = Server(suite.PROGRAM)
     try:
-        ask = {"messages": FOX, "max_tokens": 150, "logit_bias": ENDLESS, "stream": stream}
+        ask = {"messages": FOX, "max_tokens": 400, "logit_bias": ENDLESS, "stream": stream}
         with socket.create_connection(("127.0.0.1", server.port), timeout=30) as s:
             s.sendall(request(ask))
             until(lambda: server.metric("running") >= 1, 5, "nothing runs")
@@ -41,7 +41,7 @@ def draining(stream):
             else:
                 status, _, got = answer(file)
                 equal(status, 200)
-                equal(json.loads(got)["usage"]["completion_tokens"], 150)
+                equal(json.loads(got)["usage"]["completion_tokens"], 400)
         equal(server.process.wait(10), 0, "exit code")
     finally:
         server.stop()
