@@ -138,7 +138,7 @@ impl Report {
         for (key, value) in &self.settings {
             let _ = write!(page, "<tr><td>{}<td>{}", escaped(key), escaped(value));
         }
-        let _ = write!(page, "</table><p>lapis {}</p></html>\n", env!("CARGO_PKG_VERSION"));
+        let _ = writeln!(page, "</table><p>lapis {}</p></html>", env!("CARGO_PKG_VERSION"));
         page
     }
 }
@@ -167,7 +167,7 @@ fn chart(curves: &[(&str, &str, Vec<(f64, f64)>)]) -> String {
     let mut svg = format!("<svg viewBox=\"0 0 {W} {H}\" font-size=\"11\" fill=\"currentColor\" role=\"img\">");
     for i in 0..=4 {
         let (vy, vx) = (y0 + ys * f64::from(i) / 4.0, x0 + xs * f64::from(i) / 4.0);
-        let label = if ys < 0.01 || ys > 1e4 { format!("{vy:.1e}") } else { format!("{vy:.3}") };
+        let label = if !(0.01..1e4).contains(&ys) { format!("{vy:.1e}") } else { format!("{vy:.3}") };
         let (py, px) = (y(vy), x(vx));
         let _ = write!(
             svg,
