@@ -231,7 +231,7 @@ impl Trainer {
     /// The mean loss of a token of samples, of which `batches` batches are taken, or all.
     ///
     /// # Errors
-    /// As [`evaluate`].
+    /// Fewer samples than a batch; faults of computing.
     pub fn validate(
         &mut self,
         samples: &[Sample],

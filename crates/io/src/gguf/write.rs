@@ -68,7 +68,7 @@ impl Part {
     }
 }
 
-/// As [`write`], of tensors that may be packed in blocks: `bytes(i)` yields those of `parts[i]`.
+/// As [`write()`], of tensors that may be packed in blocks: `bytes(i)` yields those of `parts[i]`.
 ///
 /// # Errors
 /// As there; rows that are no whole blocks.

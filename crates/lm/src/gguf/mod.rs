@@ -1,7 +1,7 @@
 //! A model in a GGUF file: its metadata become a config and a tokenizer, its tensors get the names of checkpoints.
 //!
-//! [`open`] gives what [`Checkpoint::open`](crate::Checkpoint::open) finds in a directory. What differs from one
-//! architecture to the next is data in [`families`]. Blocks that lapis has a quantization for stay packed (see
+//! `open` gives what [`Checkpoint::open`](crate::Checkpoint::open) finds in a directory. What differs from one
+//! architecture to the next is data in `families`. Blocks that lapis has a quantization for stay packed (see
 //! [`lapis::io::gguf::File::compact`]). Knows no model.
 
 mod export;
