@@ -15,7 +15,6 @@ use crate::gemm::finish::{Finish, Target};
 use crate::gemm::lanes;
 use crate::gemm::micro::{Arith, F32, F64, MAX_COLS};
 use crate::gemm::pack::{self, Pack};
-#[cfg(target_arch = "x86_64")]
 use crate::isa::Isa;
 use depthwise::Sum;
 use lapis_core::dtype::{Dtype, bf16, f16};

@@ -186,7 +186,17 @@ pub(super) fn multiply(isa: Isa, x: Left, targets: &mut [Target], transpose: boo
         .iter_mut()
         .map(|Target { w, out }| {
             let n = if transpose { w.rows } else { w.cols };
-            Product { isa, w, transpose, x: &x, few: None, out_dtype, out: Out(out.as_mut_ptr()), n }
+            Product {
+                isa,
+                w,
+                transpose,
+                x: &x,
+                #[cfg(target_arch = "x86_64")]
+                few: None,
+                out_dtype,
+                out: Out(out.as_mut_ptr()),
+                n,
+            }
         })
         .collect();
     // Few rows are a matter of reading the weights in their order; many, of threads that share the rows in cache.
