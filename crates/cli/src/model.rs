@@ -321,3 +321,17 @@ pub(crate) fn size(text: &str) -> Result<u64> {
         _ => Err(Error::value(format!("{text:?} is no size; 8GB, 500MB or 7.5GiB are"))),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::size;
+
+    #[test]
+    fn sizes() {
+        let good = [("12", 12), ("1.5GB", 1_500_000_000), ("2 MiB", 2 << 20), ("3k", 3000)];
+        good.iter().for_each(|(text, bytes)| assert_eq!(size(text).unwrap(), *bytes, "{text}"));
+        for text in ["2 miles", "x", "", "1e999"] {
+            assert!(size(text).unwrap_err().message().contains("is no size"), "{text}");
+        }
+    }
+}

@@ -2,7 +2,10 @@
 
 use serde_json::Value;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+const ROW: &str = "{\"prompt\": \"What is the name of my cat?\", \"completion\": \"Your cat is called Minka.\"}\n";
 
 struct Folder(PathBuf);
 
@@ -14,10 +17,25 @@ impl Folder {
         String::from_utf8(o.stdout).unwrap()
     }
 
-    fn run(&self, line: &str) -> std::process::Output {
+    fn run(&self, line: &str) -> Output {
+        self.command(line).output().unwrap()
+    }
+
+    fn command(&self, line: &str) -> Command {
         let arguments = line.split(' ').map(|a| a.replace('+', " "));
         let mut command = Command::new(env!("CARGO_BIN_EXE_lapis"));
-        command.args(arguments).current_dir(&self.0).stdin(Stdio::null()).output().unwrap()
+        command.args(arguments).current_dir(&self.0).stdin(Stdio::null());
+        command
+    }
+
+    /// An empty folder with fifty rows to learn.
+    fn new(name: &str) -> Folder {
+        let dir = Folder(std::env::temp_dir().join(format!("lapis-finetune-{name}-{}", std::process::id())));
+        drop(std::fs::remove_dir_all(&dir.0));
+        std::fs::create_dir_all(dir.0.join("texts")).unwrap();
+        std::fs::write(dir.0.join("texts/train.jsonl"), ROW.repeat(50)).unwrap();
+        std::fs::write(dir.0.join("texts/valid.jsonl"), ROW.repeat(8)).unwrap();
+        dir
     }
 }
 
@@ -29,12 +47,7 @@ impl Drop for Folder {
 
 #[test]
 fn learned_fused_packed_and_asked() {
-    let dir = Folder(std::env::temp_dir().join(format!("lapis-finetune-{}", std::process::id())));
-    drop(std::fs::remove_dir_all(&dir.0));
-    std::fs::create_dir_all(dir.0.join("texts")).unwrap();
-    let row = "{\"prompt\": \"What is the name of my cat?\", \"completion\": \"Your cat is called Minka.\"}\n";
-    std::fs::write(dir.0.join("texts/train.jsonl"), row.repeat(50)).unwrap();
-    std::fs::write(dir.0.join("texts/valid.jsonl"), row.repeat(8)).unwrap();
+    let dir = Folder::new("tutorial");
     std::fs::write(dir.0.join("run.yaml"), "mask_prompt: true\nlearning_rate: 1e-3\nval_batches: 1\niters: 99\n")
         .unwrap();
 
@@ -49,7 +62,7 @@ fn learned_fused_packed_and_asked() {
     assert!(dir.lapis(&format!("{ask} --adapter-path adapters")).contains("Your cat is called Minka."));
     assert!(dir.lapis("fuse --dequantize --save-path fused --export-gguf --gguf-type q8_0").contains("Saved GGUF"));
     dir.lapis("convert --hf-path fused --mlx-path packed -q --q-bits 8");
-    for model in ["fused", "packed", "fused/ggml-model-f16.gguf"] {
+    for model in ["fused", "packed", "fused/ggml-model-q8_0.gguf"] {
         assert!(dir.lapis(&format!("{ask} --model {model}")).contains("Your cat is called Minka."), "{model}");
     }
 
@@ -58,4 +71,27 @@ fn learned_fused_packed_and_asked() {
     let o = dir.run("lora --data texts");
     assert!(!o.status.success() && String::from_utf8_lossy(&o.stderr).contains("--train"));
     assert!(dir.lapis("mlx_lm.lora --help").contains("--grad-accumulation-steps"));
+}
+
+/// No chance to tidy up: the process is gone in the middle of some step, or of writing its state.
+#[test]
+fn a_run_that_is_killed_goes_on_with_the_same_bits() {
+    let dir = Folder::new("killed");
+    let train =
+        "lora --train --data texts --iters 24 --save-every 3 --val-batches 1 --learning-rate 1e-3 --mask-prompt";
+    let learned = |name: &str| std::fs::read(dir.0.join(name).join("adapters.safetensors")).unwrap();
+    dir.lapis(&format!("{train} --adapter-path whole"));
+    for (i, kill_after) in [3, 9].into_iter().enumerate() {
+        let name = format!("cut-{i}");
+        let mut child = dir.command(&format!("{train} --adapter-path {name}")).stdout(Stdio::null()).spawn().unwrap();
+        let saved = dir.0.join(&name).join(format!("{kill_after:07}_adapters.safetensors"));
+        while !saved.is_file() && child.try_wait().unwrap().is_none() {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        child.kill().unwrap();
+        assert!(!child.wait().unwrap().success(), "it was done before it could be killed");
+        assert!(learned(&name) != learned("whole"));
+        dir.lapis(&format!("{train} --adapter-path {name} --resume"));
+        assert!(learned(&name) == learned("whole"), "killed after step {kill_after}");
+    }
 }

@@ -1,4 +1,5 @@
-//! Runs on the demo model: a loss that falls, an adapter that is read, and a run that is killed and goes on.
+//! Runs on the demo model: a loss that falls, an adapter that is read, and a run that is interrupted and goes on (killed: see
+//! the command line's `tests/finetune.rs`).
 
 use lapis_lm::fuse::{Base, fuse};
 use lapis_lm::gguf::{Kind, export};

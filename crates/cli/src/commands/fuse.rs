@@ -29,9 +29,9 @@ pub(crate) struct Arguments {
     /// Write a GGUF file beside the weights, too
     #[arg(long)]
     export_gguf: bool,
-    /// Its name, in the directory that is written
-    #[arg(long, default_value = "ggml-model-f16.gguf")]
-    gguf_path: PathBuf,
+    /// Its name, in the directory that is written [default: ggml-model- and the type]
+    #[arg(long)]
+    gguf_path: Option<PathBuf>,
     /// How its matrices are written
     #[arg(long, default_value = "f16", value_parser = ["f32", "f16", "bf16", "q8_0", "q4_0"])]
     gguf_type: String,
@@ -92,7 +92,8 @@ pub(crate) fn run(a: Arguments, manner: Manner) -> Result<()> {
     println!("Saved to {}.", a.save_path.display());
     if a.export_gguf {
         let kind = Kind::ALL.iter().find(|k| k.0 == a.gguf_type).map_or(Kind::F16, |k| k.1);
-        let file = a.save_path.join(&a.gguf_path);
+        let name = a.gguf_path.unwrap_or_else(|| format!("ggml-model-{}.gguf", a.gguf_type).into());
+        let file = a.save_path.join(name);
         export(&a.save_path, &file, kind)?;
         println!("Saved GGUF to {}.", file.display());
     }

@@ -90,7 +90,7 @@ pub(crate) struct Arguments {
     #[arg(long)]
     grad_checkpoint: bool,
     /// Give memory back between steps when more than this is kept for later, such as 2GB
-    #[arg(long, value_parser = size)]
+    #[arg(long, value_parser = model::size)]
     clear_cache_threshold: Option<u64>,
     /// Write event files of TensorBoard, too: tensorboard
     #[arg(long)]
@@ -125,23 +125,6 @@ pub(crate) struct Arguments {
     /// Accepted; code in a model repository is never run
     #[arg(long, hide = true)]
     trust_remote_code: bool,
-}
-
-/// A number of bytes: `M` and `MB` are 10^6, `MiB` is 2^20.
-fn size(text: &str) -> std::result::Result<u64, String> {
-    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
-    let (number, unit) = text.split_at(digits);
-    let unit = match unit.trim().to_lowercase().as_str() {
-        "" | "b" => 1.0,
-        "k" | "kb" => 1e3,
-        "m" | "mb" => 1e6,
-        "g" | "gb" => 1e9,
-        "kib" => 1024.0,
-        "mib" => 1048576.0,
-        "gib" => 1073741824.0,
-        other => return Err(format!("{other:?} is no unit; known are KB, MB, GB, KiB, MiB, GiB")),
-    };
-    number.parse::<f64>().map(|n| (n * unit) as u64).map_err(|_| format!("{number:?} is no number"))
 }
 
 /// The settings of the YAML file, then of the flags.
@@ -356,18 +339,5 @@ impl Observer for Screen {
 
     fn stop(&mut self) -> bool {
         interrupt::seen()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::size;
-
-    #[test]
-    fn sizes() {
-        assert_eq!(size("12"), Ok(12));
-        assert_eq!(size("1.5GB"), Ok(1_500_000_000));
-        assert_eq!(size("2 MiB"), Ok(2 << 20));
-        assert!(size("2 miles").is_err() && size("x").is_err());
     }
 }

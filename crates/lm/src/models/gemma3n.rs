@@ -1,14 +1,13 @@
 //! Gemma 3n: four streams of rows, of which each layer computes one and foretells the others (AltUp), a narrow way around
 //! each layer (Laurel), products of the largest gates alone, keys that later layers share, embeddings for each layer.
 
-use super::gemma4::{PerLayer, capped, owners, scaled};
+use super::gemma_common::{Look, PerLayer, capped, owners, scaled, sharing};
 use super::settings::wrong;
 use super::wrapped::{OTHERS, text};
 use super::{Architecture, Config, Model, Settings};
 use crate::batch::Batch;
 use crate::blocks::{Heads, Rope};
 use crate::weights::At;
-use lapis::ops::fast::rms_norm;
 use lapis::{Array, Dtype, Error, Result, ops};
 use lapis_nn::activations::gelu_approx;
 use lapis_nn::{Embedding, Layer, Linear, Module, Param, RMSNorm};
@@ -21,39 +20,6 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
     },
     ..Architecture::plain(&["gemma3n"], |config, at| Ok(Box::new(Gemma3n::load(&text(config, json!({}))?, at)?)))
 };
-
-/// Attention whose keys and values are its own, or those of an earlier layer. Checkpoints have the projections of both.
-#[derive(Module, Clone)]
-struct Look {
-    q_proj: Linear,
-    k_proj: Option<Linear>,
-    v_proj: Option<Linear>,
-    o_proj: Linear,
-    q_norm: RMSNorm,
-    k_norm: Option<RMSNorm>,
-    #[plain]
-    heads: Heads,
-    /// The layer whose keys these are.
-    #[plain]
-    owner: usize,
-}
-
-impl Look {
-    fn forward(&self, x: &Array, layer: usize, batch: &mut Batch) -> Result<Array> {
-        let each = |x: &Array| ops::reshape(x, &[x.dim(0) as i64, -1, self.heads.width as i64]);
-        let q = self.q_norm.forward(&each(&self.q_proj.forward(x)?)?)?;
-        let y = match (&self.k_proj, &self.v_proj, &self.k_norm) {
-            (Some(k_proj), Some(v_proj), Some(k_norm)) if self.owner == layer => {
-                let k = k_norm.forward(&each(&k_proj.forward(x)?)?)?;
-                // mlx-lm's norm of values has an eps of its own.
-                let v = rms_norm(&each(&v_proj.forward(x)?)?, None, 1e-5)?;
-                self.heads.attend([&q, &k, &v], None, layer, batch)?
-            }
-            _ => self.heads.attend_shared(&q, self.owner, batch)?,
-        };
-        self.o_proj.forward(&y)
-    }
-}
 
 /// A gated product; with `cut`, of gates that are so many deviations above their mean.
 #[derive(Module, Clone)]
@@ -244,23 +210,14 @@ impl Gemma3n {
                 "activation_sparsity_pattern": 0.0,
             }),
         );
-        let (layers, shared): (usize, usize) = (s.need("num_hidden_layers")?, s.need("num_kv_shared_layers")?);
-        if shared >= layers {
-            return Err(wrong("num_kv_shared_layers", format!("{shared} of {layers}; one at least has its own keys")));
-        }
+        let (layers, shared) = sharing(&s)?;
         let streams: usize = s.need("altup_num_inputs")?;
         let active: usize = s.need("altup_active_idx")?;
         if active >= streams || streams > 64 {
             return Err(wrong("altup_active_idx", format!("{active} of {streams} streams (up to 64)")));
         }
-        let kind = |i: usize| if (i + 1).is_multiple_of(5) { "full_attention" } else { "sliding_attention" };
-        let usual = || (0..layers).map(|i| kind(i).to_string()).collect();
-        let kinds: Vec<String> = s.get("layer_types")?.unwrap_or_else(usual);
-        if kinds.len() < layers {
-            return Err(wrong("layer_types", format!("{} kinds for {layers} layers", kinds.len())));
-        }
-        let kinds = &kinds[..layers];
-        let owners = owners(kinds, shared)?;
+        let kinds = s.kinds(layers, Some(5))?;
+        let owners = owners(&kinds, shared)?;
         let (width, vocabulary): (usize, usize) = (s.need("hidden_size")?, s.need("vocab_size")?);
         let (eps, own): (f64, usize) = (s.need("rms_norm_eps")?, s.need("hidden_size_per_layer_input")?);
         let own_tokens: usize = s.need("vocab_size_per_layer_input")?;
@@ -278,7 +235,7 @@ impl Gemma3n {
                 return Err(wrong("activation_sparsity_pattern", format!("{sparsity} is not between 0 and 1")));
             }
             Ok(Block {
-                self_attn: look(&s, &at.at("self_attn"), &kinds[i], owners[i])?,
+                self_attn: look(&s, &at.at("self_attn"), &kinds[i], owners[i], owners[i] != i)?,
                 mlp: Sparse {
                     gate_proj: mlp.linear("gate_proj", width, inner, false)?,
                     up_proj: mlp.linear("up_proj", width, inner, false)?,
@@ -327,8 +284,8 @@ impl Gemma3n {
     }
 }
 
-/// Attention of a layer of a kind.
-fn look(s: &Settings, at: &At, kind: &str, owner: usize) -> Result<Look> {
+/// Attention of a layer of a kind; of one that shares keys, the file may have projections all the same.
+fn look(s: &Settings, at: &At, kind: &str, owner: usize, shares: bool) -> Result<Look> {
     let (width, count): (usize, usize) = (s.need("hidden_size")?, s.need("num_attention_heads")?);
     let (head, keys): (usize, usize) = (s.need("head_dim")?, s.need("num_key_value_heads")?);
     if keys == 0 || !count.is_multiple_of(keys) {
@@ -343,17 +300,19 @@ fn look(s: &Settings, at: &At, kind: &str, owner: usize) -> Result<Look> {
     let rope = Rope::new(head, theta, false, None, None)?;
     let window: Option<usize> = s.get("sliding_window")?.filter(|&w| w > 0 && sliding);
     let eps = s.need("rms_norm_eps")?;
-    let project =
-        |name: &str| at.at(name).has("weight").then(|| at.linear(name, width, keys * head, false)).transpose();
+    let there = |name: &str| !shares || at.at(name).has("weight");
+    let project = |name: &str| there(name).then(|| at.linear(name, width, keys * head, false)).transpose();
     Ok(Look {
         q_proj: at.linear("q_proj", width, count * head, false)?,
         k_proj: project("k_proj")?,
         v_proj: project("v_proj")?,
         o_proj: at.linear("o_proj", count * head, width, false)?,
         q_norm: at.rms_norm("q_norm", head, eps)?,
-        k_norm: at.at("k_norm").has("weight").then(|| at.rms_norm("k_norm", head, eps)).transpose()?,
+        k_norm: there("k_norm").then(|| at.rms_norm("k_norm", head, eps)).transpose()?,
         heads: Heads { scale: 1.0, window, ..Heads::new(count, keys, head, Some(rope)) },
         owner,
+        // mlx-lm's norm of values has an eps of its own.
+        eps: 1e-5,
     })
 }
 

@@ -2,6 +2,7 @@
 //! each layer, experts beside the product.
 
 use super::common::eight_bits;
+use super::gemma_common::{Look, PerLayer, capped, owners, scaled, sharing};
 use super::sanitize::{halves, replace};
 use super::settings::wrong;
 use super::wrapped::{Wrapped, text, unwrap_text};
@@ -57,17 +58,6 @@ fn settings(config: &Config) -> Settings {
     )
 }
 
-/// Layers, and how many of the last look at keys of others.
-fn sharing(s: &Settings) -> Result<(usize, usize)> {
-    let (layers, shared): (usize, usize) = (s.need("num_hidden_layers")?, s.need("num_kv_shared_layers")?);
-    match shared < layers {
-        true => Ok((layers, shared)),
-        false => {
-            Err(wrong("num_kv_shared_layers", format!("{shared} of {layers} layers; one at least has its own keys")))
-        }
-    }
-}
-
 fn sanitize(config: &Config, tensors: &mut Arrays) -> Result<()> {
     let s = settings(config);
     let (layers, shared) = sharing(&s)?;
@@ -83,42 +73,6 @@ fn sanitize(config: &Config, tensors: &mut Arrays) -> Result<()> {
     replace(tensors, "experts.down_proj", ["experts.switch_glu.down_proj.weight"], |w| Ok([w.clone()]))?;
     drop_tied_head(s.is("tie_word_embeddings")?, tensors);
     Ok(())
-}
-
-/// Attention whose keys and values are its own, or those of an earlier layer.
-#[derive(Module, Clone)]
-struct Look {
-    q_proj: Linear,
-    k_proj: Option<Linear>,
-    v_proj: Option<Linear>,
-    o_proj: Linear,
-    q_norm: RMSNorm,
-    k_norm: Option<RMSNorm>,
-    #[plain]
-    heads: Heads,
-    /// The layer whose keys these are.
-    #[plain]
-    owner: usize,
-}
-
-impl Look {
-    fn forward(&self, x: &Array, layer: usize, batch: &mut Batch) -> Result<Array> {
-        let each = |x: &Array| ops::reshape(x, &[x.dim(0) as i64, -1, self.heads.width as i64]);
-        let q = self.q_norm.forward(&each(&self.q_proj.forward(x)?)?)?;
-        let y = match (&self.k_proj, &self.k_norm) {
-            (Some(k_proj), Some(k_norm)) => {
-                let k = each(&k_proj.forward(x)?)?;
-                let v = match &self.v_proj {
-                    Some(v_proj) => each(&v_proj.forward(x)?)?,
-                    None => k.clone(),
-                };
-                let v = rms_norm(&v, None, self.q_norm.eps)?;
-                self.heads.attend([&q, &k_norm.forward(&k)?, &v], None, layer, batch)?
-            }
-            _ => self.heads.attend_shared(&q, self.owner, batch)?,
-        };
-        self.o_proj.forward(&y)
-    }
 }
 
 /// The logits of experts.
@@ -203,63 +157,6 @@ impl Block {
     }
 }
 
-/// Embeddings of each token for each layer.
-#[derive(Module, Clone)]
-pub(super) struct PerLayer {
-    embed_tokens_per_layer: Embedding,
-    per_layer_model_projection: Linear,
-    per_layer_projection_norm: RMSNorm,
-    #[plain]
-    layers: usize,
-}
-
-impl PerLayer {
-    /// `tokens` is how many have embeddings, `width` that of the model, `inner` that of an embedding.
-    pub(super) fn load(
-        at: &At,
-        tokens: usize,
-        width: usize,
-        inner: usize,
-        layers: usize,
-        eps: f64,
-    ) -> Result<PerLayer> {
-        Ok(PerLayer {
-            embed_tokens_per_layer: at.embedding("embed_tokens_per_layer", tokens, layers * inner)?,
-            per_layer_model_projection: at.linear("per_layer_model_projection", width, layers * inner, false)?,
-            per_layer_projection_norm: at.rms_norm("per_layer_projection_norm", inner, eps)?,
-            layers,
-        })
-    }
-
-    /// Rows of the model's embedding and their tokens to one array of rows a layer.
-    pub(super) fn forward(&self, x: &Array, tokens: &Array) -> Result<Vec<Array>> {
-        let each = |x: &Array| ops::reshape(x, &[x.dim(0) as i64, self.layers as i64, -1]);
-        let own = each(&self.embed_tokens_per_layer.forward(tokens)?)?;
-        let own = scaled(&own, (own.dim(2) as f64).sqrt())?;
-        let seen = scaled(&self.per_layer_model_projection.forward(x)?, (x.dim(1) as f64).powf(-0.5))?;
-        let all = ops::add(self.per_layer_projection_norm.forward(&each(&seen)?)?, own)?;
-        let all = scaled(&all, 0.5f64.sqrt())?;
-        let layer = |i: usize| {
-            let range = (Some(i as i64), Some(i as i64 + 1), 1);
-            ops::squeeze(&ops::slice(&all, &[(None, None, 1), range])?, 1)
-        };
-        (0..self.layers).map(layer).collect()
-    }
-}
-
-/// Times a factor that is rounded to the type of `x`.
-pub(super) fn scaled(x: &Array, factor: f64) -> Result<Array> {
-    ops::multiply(x, ops::full(&[], factor, Some(x.dtype()))?)
-}
-
-/// Logits below `cap`, softly.
-pub(super) fn capped(y: Array, cap: Option<f64>) -> Result<Array> {
-    match cap {
-        Some(cap) => ops::multiply(ops::tanh(&ops::divide(&y, cap)?)?, cap),
-        None => Ok(y),
-    }
-}
-
 #[derive(Module, Clone)]
 struct Body {
     embed_tokens: Embedding,
@@ -277,18 +174,6 @@ struct Gemma4 {
     cap: Option<f64>,
 }
 
-/// The kind of each layer, and for each of the last `shared` the latest layer of its kind before them.
-pub(super) fn owners(kinds: &[String], shared: usize) -> Result<Vec<usize>> {
-    let own = kinds.len() - shared;
-    let owner = |i: usize| match i < own {
-        true => Ok(i),
-        false => kinds[..own].iter().rposition(|k| *k == kinds[i]).ok_or_else(|| {
-            wrong("layer_types", format!("layer {i} shares keys, and no layer of kind {:?} has any", kinds[i]))
-        }),
-    };
-    (0..kinds.len()).map(owner).collect()
-}
-
 impl Gemma4 {
     fn load(config: &Config, at: &At) -> Result<Gemma4> {
         let s = settings(config);
@@ -296,15 +181,8 @@ impl Gemma4 {
         let (width, inner): (usize, usize) = (s.need("hidden_size")?, s.need("intermediate_size")?);
         let (vocabulary, eps): (usize, f64) = (s.need("vocab_size")?, s.need("rms_norm_eps")?);
         let pattern: usize = s.need("sliding_window_pattern")?;
-        let kind =
-            |i: usize| if (i + 1).is_multiple_of(pattern.max(1)) { "full_attention" } else { "sliding_attention" };
-        let usual = || (0..layers).map(|i| kind(i).to_string()).collect();
-        let kinds: Vec<String> = s.get("layer_types")?.unwrap_or_else(usual);
-        if kinds.len() < layers {
-            return Err(wrong("layer_types", format!("{} kinds for {layers} layers", kinds.len())));
-        }
-        let kinds = &kinds[..layers];
-        let owners = owners(kinds, shared)?;
+        let kinds = s.kinds(layers, Some(pattern))?;
+        let owners = owners(&kinds, shared)?;
         let own_width: usize = s.get("hidden_size_per_layer_input")?.unwrap_or(0);
         let tied = s.is("tie_word_embeddings")?;
         let body = at.at("model");
@@ -385,6 +263,7 @@ fn look(s: &Settings, at: &At, kind: &str, owner: usize, shares: bool) -> Result
         k_norm: (!shares).then(|| at.rms_norm("k_norm", head, eps)).transpose()?,
         heads,
         owner,
+        eps,
     })
 }
 

@@ -16,6 +16,7 @@ mod gemma2;
 mod gemma3;
 mod gemma3n;
 mod gemma4;
+mod gemma_common;
 mod glm4;
 mod glm4_moe;
 mod gpt2;

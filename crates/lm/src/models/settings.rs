@@ -109,16 +109,23 @@ impl Settings {
         plain.rope(width, kind, key, base)
     }
 
-    /// Which of `layers` layers look at a window alone: as `layer_types` says, else all but every `pattern`th.
-    pub(crate) fn sliding(&self, layers: usize, pattern: Option<usize>) -> Result<Vec<bool>> {
-        if let Some(kinds) = self.get::<Vec<String>>("layer_types")? {
-            let n = kinds.len();
-            if n < layers {
-                return Err(wrong("layer_types", format!("{n} kinds for {layers} layers")));
-            }
-            return Ok(kinds.iter().take(layers).map(|k| k == "sliding_attention").collect());
+    /// The kind of each of `layers` layers: as `layer_types` says, else a window for all but every `pattern`th.
+    pub(crate) fn kinds(&self, layers: usize, pattern: Option<usize>) -> Result<Vec<String>> {
+        let Some(mut kinds) = self.get::<Vec<String>>("layer_types")? else {
+            let window = |i: usize| pattern.is_some_and(|p| p > 0 && i % p != 0);
+            let kind = |i| if window(i) { "sliding_attention" } else { "full_attention" };
+            return Ok((1..=layers).map(|i| kind(i).to_string()).collect());
+        };
+        if kinds.len() < layers {
+            return Err(wrong("layer_types", format!("{} kinds for {layers} layers", kinds.len())));
         }
-        Ok((1..=layers).map(|i| pattern.is_some_and(|p| p > 0 && i % p != 0)).collect())
+        kinds.truncate(layers);
+        Ok(kinds)
+    }
+
+    /// Which of `layers` layers look at a window alone; see [`Settings::kinds`].
+    pub(crate) fn sliding(&self, layers: usize, pattern: Option<usize>) -> Result<Vec<bool>> {
+        Ok(self.kinds(layers, pattern)?.iter().map(|kind| kind == "sliding_attention").collect())
     }
 }
 
