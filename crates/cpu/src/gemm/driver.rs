@@ -120,7 +120,7 @@ impl Plan {
         let lanes = blocks.lanes;
         if let Some(along) = along.filter(|_| m <= blocks.tall && isa >= Isa::Avx2) {
             let mr = stream::kernel_rows(m, blocks.tall);
-            let nr = lanes * if along == Along::K { 1 } else { stream::row_vectors(mr) };
+            let nr = lanes * if along == Along::K { stream::column_vectors(isa, mr) } else { stream::row_vectors(mr) };
             // Contiguous rows are best read in long pieces, contiguous columns one after the other, in small tasks.
             let nt =
                 if along == Along::K { nr * (STREAM / (nr * k.max(1))).clamp(1, 8) } else { 4096 / size_of::<M::P>() };

@@ -73,6 +73,11 @@ pub(crate) struct Blocks {
     pub(crate) tall: usize,
     /// Most rows of a kernel four vectors wide.
     pub(crate) wide: usize,
+    /// Steps of k up to which large products take all at once, and the most of a stretch otherwise.
+    pub(crate) stretch: (usize, usize),
+    /// Panels of the left side that meet a panel of the right side before the next one. With several, the right side's
+    /// stays in L1 and the left side's, which are narrower, come from L2.
+    pub(crate) together: usize,
 }
 
 /// The most columns any kernel has.
@@ -139,32 +144,38 @@ macro_rules! vector_kernel {
                         }
                     }
                 }
-                for k in 0..kc {
-                    if k % PREFETCH_EVERY == 0 {
-                        soon.ask();
-                    }
-                    if k % 8 == 2 && k / 8 < MR {
-                        let row = next.wrapping_add(k / 8 * ld);
+                let (mut left, mut stretch) = (kc, 0);
+                'steps: while left > 0 {
+                    soon.ask();
+                    if stretch % 2 == 0 && stretch / 2 < MR {
+                        let row = next.wrapping_add(stretch / 2 * ld);
                         for j in 0..NV {
                             _mm_prefetch::<_MM_HINT_T0>(row.wrapping_add(j * $lanes).cast());
                         }
                     }
-                    let $bp = b;
-                    let mut y = [$load_b; NV];
-                    for j in 1..NV {
-                        let $bp = b.add(j * $lanes);
-                        y[j] = $load_b;
-                    }
-                    for i in 0..MR {
-                        let $ap = a.add(i);
-                        let $x = $splat;
-                        for j in 0..NV {
-                            let ($c, $y) = (sum[i][j], y[j]);
-                            sum[i][j] = $step;
+                    stretch += 1;
+                    for _ in 0..PREFETCH_EVERY {
+                        let $bp = b;
+                        let mut y = [$load_b; NV];
+                        for j in 1..NV {
+                            let $bp = b.add(j * $lanes);
+                            y[j] = $load_b;
+                        }
+                        for i in 0..MR {
+                            let $ap = a.add(i);
+                            let $x = $splat;
+                            for j in 0..NV {
+                                let ($c, $y) = (sum[i][j], y[j]);
+                                sum[i][j] = $step;
+                            }
+                        }
+                        a = a.add(MR);
+                        b = b.add(NV * $lanes);
+                        left -= 1;
+                        if left == 0 {
+                            break 'steps;
                         }
                     }
-                    a = a.add(MR);
-                    b = b.add(NV * $lanes);
                 }
                 for i in 0..MR {
                     for j in 0..NV {
@@ -327,9 +338,9 @@ impl Arith for F32 {
     const PER: usize = 1;
     fn blocks(isa: Isa) -> Blocks {
         match isa {
-            Isa::Avx512 => Blocks { lanes: 16, tall: 14, wide: 6 },
-            Isa::Avx2 => Blocks { lanes: 8, tall: 6, wide: 2 },
-            _ => Blocks { lanes: 4, tall: 4, wide: 2 },
+            Isa::Avx512 => Blocks { lanes: 16, tall: 14, wide: 6, stretch: (1024, 256), together: 1 },
+            Isa::Avx2 => Blocks { lanes: 8, tall: 6, wide: 2, stretch: (320, 256), together: 8 },
+            _ => Blocks { lanes: 4, tall: 4, wide: 2, stretch: (256, 64), together: 1 },
         }
     }
     fn kernel(isa: Isa, mr: usize, nv: usize) -> MicroFn<f32, f32> {

@@ -279,7 +279,8 @@ impl<M: Arith, E: Pack<M> + Finish<M::A>> Product<M> for Group<'_, E> {
         unsafe {
             let base = self.rows[0].b.cast::<E>();
             let lanes = lanes(count, |l| base.offset((lane + l) as isize * cs));
-            E::stream_columns(isa, mr, &lanes, M::blocks(isa).lanes as isize * cs, self.g.k, a, acc);
+            let width = M::blocks(isa).lanes * stream::column_vectors(isa, mr);
+            E::stream_columns(isa, mr, &lanes, width as isize * cs, self.g.k, a, acc);
         }
     }
 

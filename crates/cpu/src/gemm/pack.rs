@@ -190,7 +190,7 @@ impl Lines {
         Lines([[const { MaybeUninit::uninit() }; 64]; 16])
     }
 
-    /// From element `at` of `Q::LANES` lanes; asks for the line `ahead(l)` with the one of lane `l`.
+    /// From element `at` of sixteen lanes at most; asks for the line `ahead(l)` with the one of lane `l`.
     #[inline(always)]
     pub(crate) unsafe fn fetch<Q: Quad>(
         &mut self,
@@ -198,17 +198,17 @@ impl Lines {
         at: usize,
         ahead: impl Fn(usize) -> *const Q::E,
     ) {
-        for (l, (line, lane)) in self.0[..Q::LANES].iter_mut().zip(lanes).enumerate() {
+        for (l, (line, lane)) in self.0.iter_mut().zip(lanes).enumerate() {
             prefetch(ahead(l));
             // SAFETY: a whole line of each lane is readable.
             unsafe { *line = lane.add(at).cast::<[MaybeUninit<u8>; 64]>().read_unaligned() };
         }
     }
 
-    /// The steps of the 16 bytes `c` of every lane.
+    /// The steps of the 16 bytes `c` of every lane of vector `v`.
     #[inline(always)]
-    pub(crate) unsafe fn chunk<Q: Quad>(&self, c: usize) -> [Q::V; 8] {
-        let base = self.0.as_ptr().cast::<u8>();
+    pub(crate) unsafe fn chunk<Q: Quad>(&self, v: usize, c: usize) -> [Q::V; 8] {
+        let base = self.0[v * Q::LANES..].as_ptr().cast::<u8>();
         // SAFETY: inside the lines.
         unsafe { Q::expand(Q::gather(|l| base.add(64 * l + 16 * c).cast(), Q::CHUNK)) }
     }
@@ -228,7 +228,7 @@ unsafe fn transpose<Q: Quad>(lanes: &Lanes<Q::E>, k: usize, w: usize, dst: *mut 
             for at in (0..k / line * line).step_by(line) {
                 lines.fetch::<Q>(group, at, |l| group[l].wrapping_add(at + AHEAD / size_of::<Q::E>()));
                 for c in 0..4 {
-                    let t = lines.chunk::<Q>(c);
+                    let t = lines.chunk::<Q>(0, c);
                     let out = out.add((at + c * Q::CHUNK) / Q::PER * w);
                     if left >= Q::LANES {
                         for s in 0..Q::STEPS {

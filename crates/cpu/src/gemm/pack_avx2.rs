@@ -106,8 +106,20 @@ macro_rules! words {
                     if lanes >= 8 {
                         return _mm256_storeu_si256(out.cast(), v);
                     }
-                    let index = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-                    _mm256_maskstore_epi32(out.cast(), _mm256_cmpgt_epi32(_mm256_set1_epi32(lanes as i32), index), v);
+                    // A masked store takes AMD's processors some 40 operations.
+                    let (mut out, mut v) = (out, v);
+                    if lanes & 4 != 0 {
+                        _mm_storeu_si128(out.cast(), _mm256_castsi256_si128(v));
+                        (out, v) = (out.add(4), _mm256_permute2x128_si256::<0x81>(v, v));
+                    }
+                    let mut low = _mm256_castsi256_si128(v);
+                    if lanes & 2 != 0 {
+                        _mm_storel_epi64(out.cast(), low);
+                        (out, low) = (out.add(2), _mm_unpackhi_epi64(low, low));
+                    }
+                    if lanes & 1 != 0 {
+                        _mm_storeu_si32(out.cast(), low);
+                    }
                 }
             }
             #[inline(always)]

@@ -10,6 +10,7 @@
 use super::pack::Lanes;
 #[cfg(target_arch = "x86_64")]
 use super::pack::{AHEAD, Lines, Quad, prefetch};
+use crate::isa::Isa;
 
 /// Rows of a stretch of k when the rows of the right side are contiguous.
 pub(crate) const STRETCH: usize = 32;
@@ -30,19 +31,25 @@ pub(crate) const fn row_vectors(mr: usize) -> usize {
     if mr <= 2 { 4 } else { 2 }
 }
 
+/// Vectors of columns of [`columns`] for a kernel of `mr` rows: where a vector is half as long, two hide the latency of
+/// their sums from each other.
+pub(crate) const fn column_vectors(isa: Isa, mr: usize) -> usize {
+    if matches!(isa, Isa::Avx2) && mr <= 2 { 2 } else { 1 }
+}
+
 /// A kernel like [`columns`].
 pub(crate) type ColumnsFn<E, P, A> = unsafe fn(&Lanes<E>, isize, usize, *const P, *mut A);
 /// A kernel like [`rows`].
 pub(crate) type RowsFn<E, P, A> = unsafe fn(*const E, isize, usize, usize, *const P, *mut A, bool);
 
-/// All of k for a vector of columns that are contiguous along k: `acc` (MR rows of a vector) = the panel `a` times the
+/// All of k for NV vectors of columns that are contiguous along k: `acc` (MR rows of NV vectors) = the panel `a` times the
 /// lanes. The lanes that are wanted next lie `jump` elements on.
 ///
-/// One vector, because memory answers fewer rows at a time faster, though its sums wait for each other (32 steps of 4
+/// One vector of AVX-512, because memory answers fewer rows at a time faster, though its sums wait for each other (32 steps of 4
 /// cycles for a KB of bfloat16 and one row, where memory takes 170).
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
-unsafe fn columns<Q: Quad, const MR: usize>(
+unsafe fn columns<Q: Quad, const MR: usize, const NV: usize>(
     lanes: &Lanes<Q::E>,
     jump: isize,
     k: usize,
@@ -51,39 +58,46 @@ unsafe fn columns<Q: Quad, const MR: usize>(
 ) {
     // SAFETY: every lane has `k` elements, `a` MR values a step, `acc` the room.
     unsafe {
-        let mut sum = [Q::sums(std::ptr::null()); MR];
+        let mut sum = [[Q::sums(std::ptr::null()); NV]; MR];
         let mut lines = Lines::new();
         let (line, ahead) = (Lines::elements::<Q>(), AHEAD / size_of::<Q::E>());
+        let all = NV * Q::LANES;
         for at in (0..k / line * line).step_by(line) {
             // Two steps share their pairs of lines: each asks for those of half the rows.
             let odd = at / line % 2;
             let next = at - odd * line + ahead;
             let next = if next < k { next as isize } else { (next - k) as isize + jump };
-            lines.fetch::<Q>(&lanes[..Q::LANES], at, |l| {
-                let lane = lanes[odd * (Q::LANES / 2) + l / 2];
+            lines.fetch::<Q>(&lanes[..all], at, |l| {
+                let lane = lanes[odd * (all / 2) + l / 2];
                 lane.wrapping_offset(next).wrapping_add(l % 2 * line)
             });
             for c in 0..4 {
                 let a = a.add((at + c * Q::CHUNK) / Q::PER * MR);
-                let t = lines.chunk::<Q>(c);
-                for s in 0..Q::STEPS {
-                    for i in 0..MR {
-                        sum[i] = Q::fma(a.add(s * MR + i), t[s], sum[i]);
+                for j in 0..NV {
+                    let t = lines.chunk::<Q>(j, c);
+                    for s in 0..Q::STEPS {
+                        for i in 0..MR {
+                            sum[i][j] = Q::fma(a.add(s * MR + i), t[s], sum[i][j]);
+                        }
                     }
                 }
             }
         }
         for at in (k / line * line..k).step_by(Q::CHUNK) {
             let count = Q::CHUNK.min(k - at);
-            let t = Q::expand(Q::gather(|l| lanes[l].add(at), count));
-            for s in 0..count.div_ceil(Q::PER) {
-                for i in 0..MR {
-                    sum[i] = Q::fma(a.add((at / Q::PER + s) * MR + i), t[s], sum[i]);
+            for j in 0..NV {
+                let t = Q::expand(Q::gather(|l| lanes[j * Q::LANES + l].add(at), count));
+                for s in 0..count.div_ceil(Q::PER) {
+                    for i in 0..MR {
+                        sum[i][j] = Q::fma(a.add((at / Q::PER + s) * MR + i), t[s], sum[i][j]);
+                    }
                 }
             }
         }
         for i in 0..MR {
-            Q::keep(sum[i], acc.add(i * Q::LANES));
+            for j in 0..NV {
+                Q::keep(sum[i][j], acc.add((i * NV + j) * Q::LANES));
+            }
         }
     }
 }
@@ -144,11 +158,11 @@ unsafe fn rows<Q: Quad, const MR: usize, const NV: usize>(
 }
 
 macro_rules! kernels {
-    ($features:literal, $columns:ident, $rows:ident, $($mr:literal)*) => {
+    ($isa:expr, $features:literal, $columns:ident, $rows:ident, $($mr:literal)*) => {
         #[cfg(target_arch = "x86_64")]
         pub(crate) fn $columns<Q: Quad>(mr: usize) -> ColumnsFn<Q::E, Q::P, Q::A> {
             #[target_feature(enable = $features)]
-            unsafe fn kernel<Q: Quad, const MR: usize>(
+            unsafe fn kernel<Q: Quad, const MR: usize, const NV: usize>(
                 lanes: &Lanes<Q::E>,
                 jump: isize,
                 k: usize,
@@ -156,10 +170,10 @@ macro_rules! kernels {
                 acc: *mut Q::A,
             ) {
                 // SAFETY: handed on.
-                unsafe { columns::<Q, MR>(lanes, jump, k, a, acc) }
+                unsafe { columns::<Q, MR, NV>(lanes, jump, k, a, acc) }
             }
             match mr {
-                $($mr => kernel::<Q, $mr>,)*
+                $($mr => kernel::<Q, $mr, { column_vectors($isa, $mr) }>,)*
                 _ => unreachable!("no kernel of {mr} rows"),
             }
         }
@@ -185,6 +199,6 @@ macro_rules! kernels {
         }
     };
 }
-kernels!("avx512f,avx512bw,avx512dq,avx512vl", columns_avx512, rows_avx512, 1 2 4 8 14);
-kernels!("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16", columns_dot, rows_dot, 1 2 4 8 14);
-kernels!("avx2,fma,f16c", columns_avx2, rows_avx2, 1 2 4 6);
+kernels!(Isa::Avx512, "avx512f,avx512bw,avx512dq,avx512vl", columns_avx512, rows_avx512, 1 2 4 8 14);
+kernels!(Isa::Avx512, "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16", columns_dot, rows_dot, 1 2 4 8 14);
+kernels!(Isa::Avx2, "avx2,fma,f16c", columns_avx2, rows_avx2, 1 2 4 6);

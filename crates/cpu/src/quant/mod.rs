@@ -43,6 +43,8 @@ pub mod codes;
 mod decode;
 mod dequantize;
 mod dot;
+#[cfg(target_arch = "x86_64")]
+mod few_avx2;
 mod fma;
 mod format;
 mod gather;

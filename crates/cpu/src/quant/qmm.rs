@@ -15,7 +15,7 @@ use super::panel::{self, COLUMNS, Content, DEPTH, FP4_OFFSET, PANEL, SCALE_TILE,
 use super::weights::Weights;
 use super::{dot, fma, halves};
 #[cfg(target_arch = "x86_64")]
-use super::{lone, thin};
+use super::{few_avx2, lone, thin};
 use crate::isa::Isa;
 use crate::{pool, stretch};
 use lapis_core::dtype::Dtype;
@@ -346,8 +346,18 @@ impl Product<'_> {
     /// The activations, where this many rows go straight to the dot products.
     #[cfg(target_arch = "x86_64")]
     fn thin_left(&self, rows: usize) -> Option<&Activations> {
-        match (self.x, self.isa) {
-            (Left::Bytes(x), Isa::Avx512) if rows <= THIN_ROWS && self.n.is_multiple_of(thin::STRIP) => Some(x),
+        match self.x {
+            Left::Bytes(x) if rows <= THIN_ROWS && self.strip().is_some_and(|s| self.n.is_multiple_of(s)) => Some(x),
+            _ => None,
+        }
+    }
+
+    /// Columns of a strip of the kernels for few rows, where there are some: as many as words in a vector.
+    #[cfg(target_arch = "x86_64")]
+    fn strip(&self) -> Option<usize> {
+        match self.isa {
+            Isa::Avx512 => Some(thin::STRIP),
+            Isa::Avx2 => Some(few_avx2::STRIP),
             _ => None,
         }
     }
@@ -357,7 +367,8 @@ impl Product<'_> {
     fn gather(&self, x: &Activations, pairs: &[Pair], few: &mut Few) {
         let rows: Vec<usize> = pairs.iter().map(|pair| pair.x).collect();
         for (part, few) in tiles(rows.len(), thin::ROWS).zip(few) {
-            few.gather(x, &rows[part], self.w.cols, self.w.format.group(), self.w.format.bits());
+            let (words, format) = (self.strip().unwrap_or(thin::STRIP), self.w.format);
+            few.gather(x, &rows[part], self.w.cols, format.group(), format.bits(), words);
         }
     }
 
@@ -408,12 +419,26 @@ impl Product<'_> {
         codes
     }
 
-    /// Few rows: sixteen columns at a time, straight from the packed words.
+    /// Few rows: some columns at a time, straight from the packed words.
     #[cfg(target_arch = "x86_64")]
     fn thin(&self, task: &Task, index: usize, few: &Few, scratch: &mut Scratch) {
         let (w, content) = (self.w, Content::of(self.w.format));
+        let (group, bits, fp4) = (w.format.group(), content.bits, content.fp4);
+        let width = (self.n - index * COLUMNS).min(COLUMNS);
+        if self.isa == Isa::Avx2 {
+            for column in (0..width).step_by(few_avx2::STRIP) {
+                let block = w.block(task.matrix, index * COLUMNS + column, few_avx2::STRIP);
+                for (part, few) in tiles(task.pairs.len(), thin::ROWS).zip(few) {
+                    let job = thin::Job { x: few, cols: w.cols, group, bits, fp4 };
+                    let start = scratch.sums[part].as_mut_ptr().cast::<f32>();
+                    // SAFETY: the level is present (it was passed), and each row of sums has room for 8 from `column` on.
+                    unsafe { few_avx2::strip(&block, &job, |m| start.add(m * COLUMNS + column)) }
+                }
+            }
+            return;
+        }
         let whole = w.block(task.matrix, index * COLUMNS, COLUMNS);
-        let strips = (self.n - index * COLUMNS).min(COLUMNS) / thin::STRIP;
+        let strips = width / thin::STRIP;
         let apart = strips == STRIPS && whole.stride <= SHORT_ROW;
         for strip in 0..strips {
             let column = strip * thin::STRIP;
@@ -422,8 +447,7 @@ impl Product<'_> {
                 false => w.block(task.matrix, index * COLUMNS + column, thin::STRIP),
             };
             for (part, few) in tiles(task.pairs.len(), thin::ROWS).zip(few) {
-                let job =
-                    thin::Job { x: few, cols: w.cols, group: w.format.group(), bits: content.bits, fp4: content.fp4 };
+                let job = thin::Job { x: few, cols: w.cols, group, bits, fp4 };
                 let start = scratch.sums[part].as_mut_ptr().cast::<f32>();
                 // SAFETY: the level is present (it was passed), and each row of sums has room for 16 from `column` on.
                 unsafe {

@@ -41,8 +41,8 @@ pub(super) struct Few {
     pub(super) rows: usize,
     /// Rows there is room for: 1, 4 or 8. The last row is repeated to fill it.
     width: usize,
-    /// One row: `[vector][unit of a word][16 words][4]`, as words of sixteen lie in a vector, padded with zeros. More:
-    /// `[unit][width][4]`.
+    /// By row, as words lie in a vector: `[row][vector][unit of a word][words][4]`, padded with zeros; or, for several rows
+    /// of AVX-512, `[unit][width][4]`.
     pub(super) codes: Vec<i8>,
     /// `[group][width]`, as are the sums.
     pub(super) scales: Vec<f32>,
@@ -50,17 +50,39 @@ pub(super) struct Few {
 }
 
 impl Few {
-    /// Takes rows of `x` (one to [`ROWS`]), for weights of `cols` columns and `bits` bits in groups of `group`.
-    pub(super) fn gather(&mut self, x: &Activations, rows: &[usize], cols: usize, group: usize, bits: usize) {
+    /// Rows with those that fill them up.
+    pub(super) fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Codes from row to row, where they lie by row.
+    pub(super) fn stride(&self) -> usize {
+        self.codes.len() / self.width
+    }
+
+    /// Takes rows of `x` (one to [`ROWS`]), for weights of `cols` columns and `bits` bits in groups of `group`, and
+    /// vectors of `words` words (8 or 16).
+    pub(super) fn gather(
+        &mut self,
+        x: &Activations,
+        rows: &[usize],
+        cols: usize,
+        group: usize,
+        bits: usize,
+        words: usize,
+    ) {
         self.rows = rows.len();
+        let by_row = words == 8 || rows.len() == 1;
         self.width = match rows.len() {
             1 => 1,
+            2 if by_row => 2,
             2..=4 => 4,
             _ => 8,
         };
         // Two vectors of the narrowest codes are the largest step of a kernel.
+        let stride = cols.next_multiple_of(1024);
         self.codes.clear();
-        self.codes.resize(cols.next_multiple_of(1024) * self.width, 0);
+        self.codes.resize(stride * self.width, 0);
         self.scales.resize(cols / group * self.width, 0.0);
         self.sums.resize(cols / group * self.width, 0);
         let per_word = units(bits);
@@ -68,47 +90,49 @@ impl Few {
             let row = rows[m.min(rows.len() - 1)];
             for slab in 0..cols.div_ceil(DEPTH) {
                 let at = slab * x.rows + row;
+                let group_at = slab * x.groups;
+                for g in 0..(cols / group - group_at).min(x.groups) {
+                    self.scales[(group_at + g) * self.width + m] = x.scales[at * x.groups + g];
+                    self.sums[(group_at + g) * self.width + m] = x.sums[at * x.groups + g];
+                }
                 let units = x.codes[at * DEPTH..][..DEPTH].as_chunks::<4>().0;
                 let to = self.codes.as_chunks_mut::<4>().0;
                 let first = slab * units.len();
-                if self.width > 1 {
+                if !by_row {
                     for (unit, to) in units.iter().zip(to[first * self.width + m..].iter_mut().step_by(self.width)) {
                         *to = *unit;
                     }
-                } else {
-                    match per_word {
-                        1 => to[first..first + units.len()].copy_from_slice(units),
-                        2 => apart::<2>(units, &mut to[first..first + units.len()]),
-                        4 => apart::<4>(units, &mut to[first..first + units.len()]),
-                        // A slab is half a vector.
-                        _ => {
-                            for (i, word) in units.chunks(per_word).enumerate() {
-                                let index = first / per_word + i;
-                                let vector = index / 16 * 16 * per_word + index % 16;
-                                for (h, unit) in word.iter().enumerate() {
-                                    to[vector + 16 * h] = *unit;
-                                }
+                    continue;
+                }
+                let to = &mut to[m * stride / 4..][..stride / 4];
+                match (per_word, words) {
+                    (1, _) => to[first..first + units.len()].copy_from_slice(units),
+                    (2, 8) => apart::<2, 8>(units, &mut to[first..first + units.len()]),
+                    (2, _) => apart::<2, 16>(units, &mut to[first..first + units.len()]),
+                    (4, 8) => apart::<4, 8>(units, &mut to[first..first + units.len()]),
+                    (4, _) => apart::<4, 16>(units, &mut to[first..first + units.len()]),
+                    // A slab may be half a vector.
+                    _ => {
+                        for (i, word) in units.chunks(per_word).enumerate() {
+                            let index = first / per_word + i;
+                            let vector = index / words * words * per_word + index % words;
+                            for (h, unit) in word.iter().enumerate() {
+                                to[vector + words * h] = *unit;
                             }
                         }
                     }
-                }
-                let (at, first) = (at * x.groups, slab * x.groups);
-                let count = (cols / group - first).min(x.groups);
-                for g in 0..count {
-                    self.scales[(first + g) * self.width + m] = x.scales[at + g];
-                    self.sums[(first + g) * self.width + m] = x.sums[at + g];
                 }
             }
         }
     }
 }
 
-/// `[vector][16 words][UNITS]` to `[vector][UNITS][16 words]`.
-fn apart<const UNITS: usize>(from: &[[i8; 4]], to: &mut [[i8; 4]]) {
-    for (from, to) in from.chunks_exact(16 * UNITS).zip(to.chunks_exact_mut(16 * UNITS)) {
+/// `[vector][WORDS][UNITS]` to `[vector][UNITS][WORDS]`.
+fn apart<const UNITS: usize, const WORDS: usize>(from: &[[i8; 4]], to: &mut [[i8; 4]]) {
+    for (from, to) in from.chunks_exact(WORDS * UNITS).zip(to.chunks_exact_mut(WORDS * UNITS)) {
         for (w, word) in from.as_chunks::<UNITS>().0.iter().enumerate() {
             for (h, unit) in word.iter().enumerate() {
-                to[16 * h + w] = *unit;
+                to[WORDS * h + w] = *unit;
             }
         }
     }

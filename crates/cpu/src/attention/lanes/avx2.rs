@@ -1,9 +1,10 @@
 //! Eight lanes.
 
-use super::super::kernels::{chains, place};
+use super::super::kernels::{Ahead, BLOCK, chains, place};
 use super::{Elem, Lanes};
 use half::{bf16, f16};
 use std::arch::x86_64::*;
+use std::sync::atomic::{Ordering::SeqCst, compiler_fence};
 
 /// AVX2 with FMA and F16C.
 #[derive(Clone, Copy)]
@@ -33,6 +34,34 @@ unsafe fn transpose_words(r: [__m256; 8]) -> [__m256; 8] {
             out[4 + c] = _mm256_permute2f128_ps::<0x31>(u[c], u[4 + c]);
         }
         out
+    }
+}
+
+/// Words of f32 are not pairs of elements.
+#[inline(always)]
+pub(super) unsafe fn split_none(_words: __m256i) -> [__m256; 2] {
+    unreachable!("elements of two bytes only")
+}
+
+#[inline(always)]
+pub(super) unsafe fn split_bf16(words: __m256i) -> [__m256; 2] {
+    // SAFETY: the caller runs on AVX2.
+    unsafe {
+        let odd = _mm256_and_si256(words, _mm256_set1_epi32(-0x1_0000));
+        [_mm256_castsi256_ps(_mm256_slli_epi32::<16>(words)), _mm256_castsi256_ps(odd)]
+    }
+}
+
+#[inline(always)]
+pub(super) unsafe fn split_f16(words: __m256i) -> [__m256; 2] {
+    // SAFETY: the caller runs on AVX2 with F16C.
+    unsafe {
+        let apart = _mm256_setr_epi8(
+            0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15, 0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15,
+        );
+        let halves = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_shuffle_epi8(words, apart));
+        let odd = _mm256_extracti128_si256::<1>(halves);
+        [_mm256_cvtph_ps(_mm256_castsi256_si128(halves)), _mm256_cvtph_ps(odd)]
     }
 }
 
@@ -251,5 +280,111 @@ impl Lanes for Avx2 {
     unsafe fn prefetch(p: *const u8) {
         // SAFETY: a hint, whatever the address.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+    }
+
+    fn spread_len(dim: usize) -> usize {
+        dim.div_ceil(32) * 128
+    }
+
+    /// For each 32 elements sixteen vectors: of the elements 0, 1, .. 7 of the first two chains, then of the others; each
+    /// element four times.
+    #[inline(always)]
+    unsafe fn spread(q: *const f32, dim: usize, to: *mut f32) {
+        for d0 in (0..dim).step_by(32) {
+            for (at, element) in (0..128).map(|at| (at, at / 64 * 16 + at / 4 % 2 * 8 + at / 8 % 8)) {
+                // SAFETY: the caller promises `dim` queries and room for the rows.
+                unsafe { *to.add(d0 * 4 + at) = if d0 + element < dim { *q.add(d0 + element) } else { 0.0 } }
+            }
+        }
+    }
+
+    /// Four keys at a time, their words transposed within 128-bit parts only, so that each part of a sum is one chain.
+    #[inline(always)]
+    unsafe fn dot_in_place<T: Elem, const M: usize>(
+        q: *const f32,
+        from: *const T,
+        stride: isize,
+        keys: usize,
+        dim: usize,
+        scores: *mut f32,
+        ahead: &Ahead,
+    ) {
+        // Of its own, to live in registers.
+        let mut ahead = *ahead;
+        // SAFETY: see above.
+        unsafe {
+            for key in (0..keys.next_multiple_of(N)).step_by(4) {
+                let rows = std::array::from_fn(|k| from.offset((key + k).min(keys - 1) as isize * stride));
+                four_keys::<T, M>(q, rows, dim, scores.add(key), &mut ahead);
+            }
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn four_keys<T: Elem, const M: usize>(
+    q: *const f32,
+    rows: [*const T; 4],
+    dim: usize,
+    scores: *mut f32,
+    ahead: &mut Ahead,
+) {
+    // SAFETY: the contract of `Lanes::dot_in_place`.
+    unsafe {
+        let mut acc = [[_mm256_setzero_ps(); 2]; M];
+        let whole = dim / 32 * 32;
+        for d0 in (0..whole).step_by(32) {
+            let rows = [rows[0].add(d0), rows[1].add(d0), rows[2].add(d0), rows[3].add(d0)];
+            multiply::<T, M>(q.add(d0 * 4), Avx2::spread_len(dim), rows, &mut acc);
+            ahead.fetch::<Avx2, 2>();
+        }
+        if whole < dim {
+            // Elements of two bytes, then zeros.
+            let mut tail = [[0u16; 32]; 4];
+            for (row, tail) in rows.iter().zip(&mut tail) {
+                std::ptr::copy_nonoverlapping(row.add(whole).cast::<u16>(), tail.as_mut_ptr(), dim - whole);
+            }
+            let rows: [*const T; 4] = std::array::from_fn(|k| tail[k].as_ptr().cast());
+            multiply::<T, M>(q.add(whole * 4), Avx2::spread_len(dim), rows, &mut acc);
+        }
+        for m in 0..M {
+            // Chains 0 + 1, chains 2 + 3, both.
+            let [a, b] = acc[m];
+            let first = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps::<1>(a));
+            let second = _mm_add_ps(_mm256_castps256_ps128(b), _mm256_extractf128_ps::<1>(b));
+            _mm_storeu_ps(scores.add(m * BLOCK), _mm_add_ps(first, second));
+        }
+    }
+}
+
+/// 32 elements of four keys.
+#[inline(always)]
+unsafe fn multiply<T: Elem, const M: usize>(q: *const f32, spread: usize, rows: [*const T; 4], acc: &mut [[V; 2]; M]) {
+    // SAFETY: the caller promises AVX2, 32 elements in each row and `M` rows of queries.
+    unsafe {
+        for half in 0..2 {
+            let mut r = [_mm256_setzero_si256(); 4];
+            for k in 0..4 {
+                r[k] = _mm256_loadu_si256(rows[k].add(16 * half).cast());
+            }
+            let (a, b) = (_mm256_unpacklo_epi32(r[0], r[1]), _mm256_unpackhi_epi32(r[0], r[1]));
+            let (c, d) = (_mm256_unpacklo_epi32(r[2], r[3]), _mm256_unpackhi_epi32(r[2], r[3]));
+            let words = [
+                _mm256_unpacklo_epi64(a, c),
+                _mm256_unpackhi_epi64(a, c),
+                _mm256_unpacklo_epi64(b, d),
+                _mm256_unpackhi_epi64(b, d),
+            ];
+            for i in 0..4 {
+                let [even, odd] = T::split256(words[i]);
+                for m in 0..M {
+                    let q = q.add(m * spread + half * 64 + 2 * i * N);
+                    acc[m][half] = _mm256_fmadd_ps(_mm256_loadu_ps(q), even, acc[m][half]);
+                    acc[m][half] = _mm256_fmadd_ps(_mm256_loadu_ps(q.add(N)), odd, acc[m][half]);
+                }
+            }
+            // The queries are to be read again: there are no registers to keep them in.
+            compiler_fence(SeqCst);
+        }
     }
 }

@@ -148,6 +148,9 @@ pub(super) trait Elem: Copy + 'static {
     /// The even (low) and odd elements of words of two, on AVX-512.
     #[cfg(target_arch = "x86_64")]
     unsafe fn split512(words: std::arch::x86_64::__m512i) -> [std::arch::x86_64::__m512; 2];
+    /// The same on AVX2.
+    #[cfg(target_arch = "x86_64")]
+    unsafe fn split256(words: std::arch::x86_64::__m256i) -> [std::arch::x86_64::__m256; 2];
     /// Whether [`Elem::load2`] gives even and odd lanes.
     const PAIRED: bool;
     fn get(self) -> f32;
@@ -168,6 +171,12 @@ macro_rules! elem {
             unsafe fn split512(words: std::arch::x86_64::__m512i) -> [std::arch::x86_64::__m512; 2] {
                 // SAFETY: the same contract.
                 unsafe { avx512::$split(words) }
+            }
+            #[cfg(target_arch = "x86_64")]
+            #[inline(always)]
+            unsafe fn split256(words: std::arch::x86_64::__m256i) -> [std::arch::x86_64::__m256; 2] {
+                // SAFETY: the same contract.
+                unsafe { avx2::$split(words) }
             }
             #[inline(always)]
             fn get(self) -> f32 {
