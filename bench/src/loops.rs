@@ -159,7 +159,12 @@ pub(crate) fn reads() -> Vec<fn(&[u8])> {
     #[cfg(target_arch = "x86_64")]
     if is_x86_feature_detected!("avx512f") {
         // SAFETY: AVX-512F was just found.
-        return vec![|b| unsafe { wide::read_one(b) }, |b| unsafe { wide::read_four(b) }];
+        return vec![|b| unsafe { wide512::read_one(b) }, |b| unsafe { wide512::read_four(b) }];
+    }
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx2") {
+        // SAFETY: AVX2 was just found.
+        return vec![|b| unsafe { wide256::read_one(b) }, |b| unsafe { wide256::read_four(b) }];
     }
     vec![read_portable]
 }
@@ -181,14 +186,12 @@ pub(crate) fn stream(srcs: &[&[u8]], dst: &mut [u8], nt: bool) {
     #[cfg(target_arch = "x86_64")]
     if is_x86_feature_detected!("avx512f") {
         // SAFETY: AVX-512F was just found; lengths and alignment are as the function asks.
-        return unsafe {
-            match srcs.len() {
-                0 => wide::stream::<0>(srcs, dst, nt),
-                1 => wide::stream::<1>(srcs, dst, nt),
-                2 => wide::stream::<2>(srcs, dst, nt),
-                _ => wide::stream::<3>(srcs, dst, nt),
-            }
-        };
+        return unsafe { wide512::stream(srcs, dst, nt) };
+    }
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx2") {
+        // SAFETY: likewise.
+        return unsafe { wide256::stream(srcs, dst, nt) };
     }
     let _ = nt;
     match srcs {
@@ -203,69 +206,109 @@ pub(crate) fn stream(srcs: &[&[u8]], dst: &mut [u8], nt: bool) {
     black_box(&mut *dst);
 }
 
+/// Reading and copying with the vectors of one instruction set, of `$width` bytes.
 #[cfg(target_arch = "x86_64")]
-mod wide {
-    use std::arch::x86_64::*;
-    use std::hint::black_box;
+macro_rules! wide {
+    ($name:ident, $features:literal, $width:literal, $zero:ident, $one:ident, $load:ident, $or:ident, $store:ident, $stream:ident) => {
+        mod $name {
+            use std::arch::x86_64::*;
+            use std::hint::black_box;
 
-    /// One stream, eight loads in flight.
-    #[target_feature(enable = "avx512f")]
-    pub(crate) fn read_one(bytes: &[u8]) {
-        let mut sums = [_mm512_setzero_si512(); 8];
-        for chunk in bytes.chunks_exact(512) {
-            for (i, s) in sums.iter_mut().enumerate() {
-                // SAFETY: 64 bytes at 64 i lie in the chunk of 512.
-                *s = _mm512_or_si512(*s, unsafe { _mm512_loadu_si512(chunk.as_ptr().add(64 * i).cast()) });
+            /// One stream, eight loads in flight.
+            #[target_feature(enable = $features)]
+            pub(crate) fn read_one(bytes: &[u8]) {
+                let mut sums = [$zero(); 8];
+                for chunk in bytes.chunks_exact(8 * $width) {
+                    for (i, s) in sums.iter_mut().enumerate() {
+                        // SAFETY: a vector at `$width * i` lies in the chunk of eight.
+                        *s = $or(*s, unsafe { $load(chunk.as_ptr().add($width * i).cast()) });
+                    }
+                }
+                black_box(sums);
             }
-        }
-        black_box(sums);
-    }
 
-    /// Four streams a quarter apart, prefetched half a page ahead.
-    #[target_feature(enable = "avx512f")]
-    pub(crate) fn read_four(bytes: &[u8]) {
-        let quarter = (bytes.len() / 4) & !4095;
-        let mut sums = [_mm512_setzero_si512(); 4];
-        let base = bytes.as_ptr();
-        for i in (0..quarter).step_by(64) {
-            for (q, s) in sums.iter_mut().enumerate() {
-                // SAFETY: q quarters and i bytes are inside `bytes`; a prefetch may point anywhere.
-                unsafe {
-                    let at = base.add(q * quarter + i);
-                    _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(2048).cast());
-                    *s = _mm512_or_si512(*s, _mm512_loadu_si512(at.cast()));
+            /// Four streams a quarter apart, prefetched half a page ahead.
+            #[target_feature(enable = $features)]
+            pub(crate) fn read_four(bytes: &[u8]) {
+                let quarter = (bytes.len() / 4) & !4095;
+                let mut sums = [$zero(); 4];
+                let base = bytes.as_ptr();
+                for i in (0..quarter).step_by(64) {
+                    for (q, s) in sums.iter_mut().enumerate() {
+                        // SAFETY: q quarters and i bytes are inside `bytes`; a prefetch may point anywhere.
+                        unsafe {
+                            let at = base.add(q * quarter + i);
+                            _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(2048).cast());
+                            for part in (0..64).step_by($width) {
+                                *s = $or(*s, $load(at.add(part).cast()));
+                            }
+                        }
+                    }
+                }
+                black_box(sums);
+            }
+
+            /// See [`super::stream`]; at most three sources.
+            #[target_feature(enable = $features)]
+            pub(crate) fn stream(srcs: &[&[u8]], dst: &mut [u8], nt: bool) {
+                match (srcs.len(), nt) {
+                    (0, true) => stream_with::<0, true>(srcs, dst),
+                    (0, false) => stream_with::<0, false>(srcs, dst),
+                    (1, true) => stream_with::<1, true>(srcs, dst),
+                    (1, false) => stream_with::<1, false>(srcs, dst),
+                    (2, true) => stream_with::<2, true>(srcs, dst),
+                    (2, false) => stream_with::<2, false>(srcs, dst),
+                    (_, true) => stream_with::<3, true>(srcs, dst),
+                    (_, false) => stream_with::<3, false>(srcs, dst),
+                }
+            }
+
+            #[target_feature(enable = $features)]
+            fn stream_with<const N: usize, const NT: bool>(srcs: &[&[u8]], dst: &mut [u8]) {
+                let src: [*const u8; N] = std::array::from_fn(|r| srcs[r].as_ptr());
+                for i in (0..dst.len()).step_by(256) {
+                    for j in (i..i + 256).step_by($width) {
+                        let mut v = $one(1);
+                        for (r, p) in src.iter().enumerate() {
+                            // SAFETY: all lengths are the same multiple of 4096.
+                            let w = unsafe { $load(p.add(j).cast()) };
+                            v = if r == 0 { w } else { $or(v, w) };
+                        }
+                        // SAFETY: inside `dst`, which the caller aligned to 64 bytes.
+                        unsafe {
+                            let at = dst.as_mut_ptr().add(j).cast();
+                            if NT { $stream(at, v) } else { $store(at, v) }
+                        }
+                    }
+                }
+                if NT {
+                    _mm_sfence();
                 }
             }
         }
-        black_box(sums);
-    }
-
-    /// See [`super::stream`]; at most three sources.
-    #[target_feature(enable = "avx512f")]
-    pub(crate) fn stream<const N: usize>(srcs: &[&[u8]], dst: &mut [u8], nt: bool) {
-        if nt { stream_with::<N, true>(srcs, dst) } else { stream_with::<N, false>(srcs, dst) }
-    }
-
-    #[target_feature(enable = "avx512f")]
-    fn stream_with<const N: usize, const NT: bool>(srcs: &[&[u8]], dst: &mut [u8]) {
-        let src: [*const u8; N] = std::array::from_fn(|r| srcs[r].as_ptr());
-        for i in (0..dst.len()).step_by(256) {
-            for j in (i..i + 256).step_by(64) {
-                let mut v = _mm512_set1_epi32(1);
-                for (r, p) in src.iter().enumerate() {
-                    // SAFETY: all lengths are the same multiple of 4096.
-                    let w = unsafe { _mm512_loadu_si512(p.add(j).cast()) };
-                    v = if r == 0 { w } else { _mm512_or_si512(v, w) };
-                }
-                // SAFETY: inside `dst`, which the caller aligned to 64 bytes.
-                unsafe {
-                    let at = dst.as_mut_ptr().add(j);
-                    if NT { _mm512_stream_si512(at.cast(), v) } else { _mm512_store_si512(at.cast(), v) }
-                }
-            }
-        }
-        if NT {
-            _mm_sfence();
-        }
-    }
+    };
 }
+#[cfg(target_arch = "x86_64")]
+wide!(
+    wide512,
+    "avx512f",
+    64,
+    _mm512_setzero_si512,
+    _mm512_set1_epi32,
+    _mm512_loadu_si512,
+    _mm512_or_si512,
+    _mm512_store_si512,
+    _mm512_stream_si512
+);
+#[cfg(target_arch = "x86_64")]
+wide!(
+    wide256,
+    "avx2",
+    32,
+    _mm256_setzero_si256,
+    _mm256_set1_epi32,
+    _mm256_loadu_si256,
+    _mm256_or_si256,
+    _mm256_store_si256,
+    _mm256_stream_si256
+);
