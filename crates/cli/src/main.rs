@@ -8,6 +8,7 @@ mod grammar;
 mod hub;
 mod interrupt;
 mod model;
+mod quantizing;
 mod say;
 mod settings;
 
@@ -39,6 +40,14 @@ enum Command {
     Serve(Box<commands::serve::Arguments>),
     /// Convert and quantize a model
     Convert(commands::convert::Arguments),
+    /// Pack a model's weights after scaling them by what their inputs need (AWQ)
+    Awq(Box<commands::awq::Arguments>),
+    /// Train the scales of a packed model to foresee what the model itself does (DWQ)
+    Dwq(Box<commands::dwq::Arguments>),
+    /// Pack a model with more bits for the layers that need them
+    DynamicQuant(Box<commands::dynamic_quant::Arguments>),
+    /// Pack a model's weights column by column, each taking up the error of those before (GPTQ)
+    Gptq(Box<commands::gptq::Arguments>),
     /// Fine-tune a model on texts of your own
     Lora(Box<commands::lora::Arguments>),
     /// Make an adapter a part of its model
@@ -154,6 +163,10 @@ fn main() -> ExitCode {
             Err(e) => Err(e),
         },
         Command::Convert(a) => commands::convert::run(a),
+        Command::Awq(a) => commands::awq::run(*a, manner),
+        Command::Dwq(a) => commands::dwq::run(*a, manner),
+        Command::DynamicQuant(a) => commands::dynamic_quant::run(*a, manner),
+        Command::Gptq(a) => commands::gptq::run(*a, manner),
         Command::Lora(a) => commands::lora::run(*a, manner),
         Command::Fuse(a) => commands::fuse::run(a, manner),
         Command::CachePrompt(a) => commands::cache_prompt::run(a),

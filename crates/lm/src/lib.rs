@@ -22,6 +22,7 @@ pub mod grammar;
 pub mod hub;
 mod imports;
 pub mod models;
+pub mod original;
 pub mod prompt_cache;
 pub mod quant;
 pub mod reply;
@@ -39,6 +40,7 @@ pub use engine::{Disk, DiskPrefixes, Drafter, Engine, Event, Finish, Prefixes, R
 pub use generate::{Files, LanguageModel, Options, Response, Stream, load, load_with_adapter};
 pub use grammar::Grammar;
 pub use models::Model;
+pub use original::{Formats, Original};
 pub use prompt_cache::PromptCache;
 pub use reply::{Part, Reply, ReplyOptions};
 pub use sample::Sampling;

@@ -33,6 +33,7 @@ pub mod losses;
 pub mod module;
 pub mod optim;
 mod quantize;
+pub mod record;
 mod tree;
 
 pub use activations::{

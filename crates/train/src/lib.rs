@@ -10,6 +10,7 @@ mod loss;
 mod optimizer;
 mod order;
 mod prepare;
+pub mod quant;
 mod report;
 mod run;
 mod settings;

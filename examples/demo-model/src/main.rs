@@ -26,11 +26,12 @@ use train::{Recipe, Run};
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
 const USAGE: &str = "\
-usage: cargo xtask demo-model [--score | --text N | --ask QUESTION | --write] [--bits B]
+usage: cargo xtask demo-model [--score | --text N | --rows N | --ask QUESTION | --write] [--bits B]
   (nothing)       trains, or goes on training; writes model/, loss.svg and the score
   --score         scores model/ on the held-out questions and on tales
   --ask QUESTION  asks model/ [--temp T] [--seed N]
-  --text N        prints N conversations of the training text
+  --text N        prints N conversations of the training text [--seed N]
+  --rows N        prints them as rows of a data set
   --write         writes model/ from the last saved state
   --model DIR     another folder than examples/demo-model/model
   --state DIR     another folder than target/demo-model
@@ -61,7 +62,7 @@ fn parse(mut argv: impl Iterator<Item = String>) -> Result<Args> {
         let mut value = || argv.next().ok_or(format!("{flag} needs a value\n{USAGE}"));
         match flag.as_str() {
             "--score" | "--write" => args.task = flag,
-            "--ask" | "--text" => (args.value, args.task) = (value()?, flag),
+            "--ask" | "--text" | "--rows" => (args.value, args.task) = (value()?, flag),
             "--model" => args.model = value()?.into(),
             "--state" => args.state = value()?.into(),
             "--bits" => args.bits = Some(value()?.parse()?),
@@ -86,10 +87,14 @@ fn main() -> ExitCode {
 fn run(args: &Args) -> Result<()> {
     let text = Text::new()?;
     match args.task.as_str() {
-        "--text" => {
+        "--text" | "--rows" => {
             let (mut dice, recipe) = (dice::Dice::new(args.seed, 0), Recipe::full());
             for _ in 0..args.value.parse()? {
-                println!("{}", text.conversation(&mut dice, Stage::at(recipe.steps)));
+                let conversation = text.conversation(&mut dice, Stage::at(recipe.steps));
+                match args.task.as_str() {
+                    "--rows" => println!("{}", serde_json::json!({"messages": text::messages(&conversation)})),
+                    _ => println!("{conversation}"),
+                }
             }
             return Ok(());
         }

@@ -90,6 +90,16 @@ pub(crate) fn turn(role: &str, text: &str) -> String {
     format!("<|im_start|>{role}\n{text}<|im_end|>\n")
 }
 
+/// The messages of a conversation, in the form of data sets.
+pub(crate) fn messages(conversation: &str) -> Vec<serde_json::Value> {
+    let turns = conversation.split("<|im_start|>").filter_map(|turn| turn.split_once('\n'));
+    turns
+        .map(
+            |(role, rest)| serde_json::json!({"role": role, "content": rest.trim_end().trim_end_matches("<|im_end|>")}),
+        )
+        .collect()
+}
+
 /// A conversation that waits for the answer.
 pub(crate) fn prompt(ask: &str) -> String {
     format!("{}<|im_start|>assistant\n", turn("user", ask))

@@ -151,6 +151,19 @@ pub struct Batch<'a> {
     again: bool,
     /// What rows saw in layers whose keys others look at: by layer, then by sequence.
     shared: HashMap<usize, Vec<Vec<View>>>,
+    /// The only layer that is run.
+    only: Option<Only>,
+}
+
+/// One layer of a model, run alone.
+struct Only {
+    layer: usize,
+    /// What it gets in place of what the layers before would give.
+    rows: Option<Array>,
+    /// Layers that were met.
+    met: usize,
+    /// What went in, and what came out.
+    through: Option<[Array; 2]>,
 }
 
 impl<'a> Batch<'a> {
@@ -161,7 +174,7 @@ impl<'a> Batch<'a> {
             let start = spans.last().map_or(0, |s| s.0.end);
             spans.push((start..start + rows, sequence));
         }
-        Batch { spans, again: false, shared: HashMap::new() }
+        Batch { spans, again: false, shared: HashMap::new(), only: None }
     }
 
     /// Keeps what rows see in `layer` from now on, for [`Batch::each_of`].
@@ -244,11 +257,34 @@ impl<'a> Batch<'a> {
         self.again = true;
     }
 
+    /// From now on only the layer of this number is run, on `rows` if they are given; others give back what they get.
+    pub fn only(&mut self, layer: usize, rows: Option<Array>) {
+        self.only = Some(Only { layer, rows, met: 0, through: None });
+    }
+
+    /// What went into the [only](Batch::only) layer and what came out; nothing for models that do not run their layers through
+    /// [`Batch::layer`].
+    pub fn through(&mut self) -> Option<[Array; 2]> {
+        self.only.as_mut()?.through.take()
+    }
+
     /// Rows through a layer, `f`.
     ///
     /// # Errors
     /// Those of `f`.
     pub fn layer(&mut self, x: &Array, f: impl Fn(&Array, &mut Batch) -> Result<Array>) -> Result<Array> {
+        if let Some(mut only) = self.only.take() {
+            let here = only.met == only.layer;
+            only.met += 1;
+            let mut y = x.clone();
+            if here {
+                let rows = only.rows.take().unwrap_or(y);
+                y = f(&rows, self)?;
+                only.through = Some([rows, y.clone()]);
+            }
+            self.only = Some(only);
+            return Ok(y);
+        }
         if !self.again {
             return f(x, self);
         }

@@ -4,7 +4,7 @@ use super::Activation;
 use crate::weights::At;
 use lapis::ops::quantize::gather_qmm;
 use lapis::{Array, Dtype, Error, Result, ops};
-use lapis_nn::{LowRank, Mode, Module, Packing, Param, Quantize, Side, Slot, Weight};
+use lapis_nn::{LowRank, Mode, Module, Packing, Param, Quantize, Side, Slot, Weight, record};
 
 /// One linear layer for each of `n` experts: weight (experts, output, input).
 #[derive(Module, Clone)]
@@ -35,11 +35,13 @@ impl Experts {
             None => None,
         };
         let plain = |y: Array| bias.as_ref().map_or(Ok(y.clone()), |bias| ops::add(&y, bias));
-        match &self.change {
-            None => plain(y),
-            Some(change) if change.m.is_none() => change.gathered(plain(y)?, x, [from, to], &self.weight, None),
-            Some(change) => change.gathered(y, x, [from, to], &self.weight, bias.as_ref()),
-        }
+        let y = match &self.change {
+            None => plain(y)?,
+            Some(change) if change.m.is_none() => change.gathered(plain(y)?, x, [from, to], &self.weight, None)?,
+            Some(change) => change.gathered(y, x, [from, to], &self.weight, bias.as_ref())?,
+        };
+        record::note(&self.weight, &y, || Ok((ops::squeeze(&ops::take(x, from, 0)?, [1])?, Some(to.clone()))))?;
+        Ok(y)
     }
 
     fn set_mode(&mut self, mode: Mode) {

@@ -29,7 +29,7 @@ pub use latent::{Expand, Latent, LatentSizes, Queries};
 pub use mamba::{Mamba2, MambaSizes};
 pub use mixture::{BareGate, BiasedGate, Gate, InnerGate, Mixture, Pool, Shared, Squared, mix};
 pub use mlp::Mlp;
-pub use norm::Norm;
+pub use norm::{Norm, divide_norm};
 pub use rope::Rope;
 pub(crate) use rope::yarn_score_gain;
 pub use router::{Router, Rule};

@@ -2,8 +2,9 @@
 
 use crate::weights::At;
 use lapis::ops::fast;
-use lapis::{Array, Result, ops};
+use lapis::{Array, Dtype, Error, Result, ops};
 use lapis_nn::{Layer, LayerNorm, Module, Param, RMSNorm};
+use std::any::Any;
 
 /// A norm along the last axis.
 #[derive(Module, Clone)]
@@ -65,6 +66,68 @@ impl Norm {
     pub fn per_head(at: &At, name: &str, heads: usize, width: usize, eps: f64) -> Result<Norm> {
         Ok(Norm::PerHead { weight: at.at(name).param("weight", &[heads, width])?, eps })
     }
+}
+
+impl Norm {
+    /// Has the norm give its rows divided by `scales` (width,).
+    ///
+    /// # Errors
+    /// A norm without weights, or with weights for each head; sizes that do not fit.
+    pub fn divide(&mut self, scales: &Array) -> Result<()> {
+        let less_one = |w: &Array| ops::subtract(ops::divide(&ops::add(w, 1.0)?, scales)?, 1.0);
+        let in_type = |new: Array, old: &Array| ops::astype(&new, old.dtype());
+        let wide = |w: &Array| ops::astype(w, Dtype::Float32);
+        let divided = |w: &Array| in_type(ops::divide(wide(w)?, scales)?, w);
+        let none = || Error::unsupported("[norm] there are no weights of this norm to divide");
+        match self {
+            Norm::Rms(norm) => norm.weight.set(divided(&norm.weight)?),
+            Norm::RmsPlusOne(norm) => norm.weight.set(in_type(less_one(&wide(&norm.weight)?)?, &norm.weight)?),
+            Norm::Layer(norm) | Norm::LayerPlusOne(norm) if norm.weight.is_none() => return Err(none()),
+            Norm::PerHead { .. } => return Err(none()),
+            Norm::Layer(norm) => each(norm, &divided, &divided)?,
+            Norm::LayerPlusOne(norm) => each(norm, &|w| in_type(less_one(&wide(w)?)?, w), &divided)?,
+        }
+        Ok(())
+    }
+}
+
+/// Changes weight and bias of a norm.
+fn each(
+    norm: &mut LayerNorm,
+    weight: &dyn Fn(&Array) -> Result<Array>,
+    bias: &dyn Fn(&Array) -> Result<Array>,
+) -> Result<()> {
+    if let Some(w) = &mut norm.weight {
+        w.set(weight(w)?);
+    }
+    if let Some(b) = &mut norm.bias {
+        b.set(bias(b)?);
+    }
+    Ok(())
+}
+
+/// Has the norm at a dotted name give its rows divided by `scales`, as [`Norm::divide`]; whether there is one.
+///
+/// # Errors
+/// As there.
+pub fn divide_norm(module: &mut dyn Module, path: &str, scales: &Array) -> Result<bool> {
+    let mut done = Ok(false);
+    module.fields_mut(&mut |name, field| {
+        let rest = match path.strip_prefix(name) {
+            Some("") => "",
+            _ if name.is_empty() => path,
+            Some(rest) if rest.starts_with('.') => &rest[1..],
+            _ => return,
+        };
+        if !matches!(done, Ok(false)) {
+            return;
+        }
+        done = match (rest, (&mut *field as &mut dyn Any).downcast_mut::<Norm>()) {
+            ("", Some(norm)) => norm.divide(scales).map(|()| true),
+            _ => divide_norm(field, rest, scales),
+        };
+    });
+    done
 }
 
 impl Layer for Norm {

@@ -2,7 +2,7 @@
 
 use super::{Layer, LowRank, Side, Slot, Weight, truth, uniform};
 use crate::quantize::{Packing, Quantize};
-use crate::{Mode, Module, Param};
+use crate::{Mode, Module, Param, record};
 use lapis::ops::quantize::{Format, quantize};
 use lapis::{Array, Result, ops};
 
@@ -102,10 +102,12 @@ impl Linear {
 
 impl Layer for Linear {
     fn forward(&self, x: &Array) -> Result<Array> {
-        match &self.change {
-            None => self.weight.project(x, self.bias.as_deref()),
-            Some(change) => change.project(x, &self.weight, self.bias.as_deref()),
-        }
+        let y = match &self.change {
+            None => self.weight.project(x, self.bias.as_deref())?,
+            Some(change) => change.project(x, &self.weight, self.bias.as_deref())?,
+        };
+        record::note(&self.weight, &y, || Ok((x.clone(), None)))?;
+        Ok(y)
     }
 }
 

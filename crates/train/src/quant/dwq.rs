@@ -1,0 +1,495 @@
+//! DWQ: scales and biases of a packed model learn to foresee what the source does; codes stay.
+//!
+//! The loss of a token is KL(source ‖ student) of `softmax(logits / 2)`; Adam with bias correction works on float32 copies of scales
+//! and biases, which the forward pass has in the type that they are stored in. The best state of all validations is kept.
+
+use super::state::{digest_of, fingerprint};
+use super::{Listener, State};
+use crate::Sample;
+use crate::batches::{Cursor, groups};
+use crate::order::Order;
+use crate::state::write;
+use lapis::io::{self, Metadata};
+use lapis::ops::quantize::Mode;
+use lapis::transforms::value_and_grad;
+use lapis::{Array, Dtype, Error, Result, eval, memory, ops};
+use lapis_lm::{Batch, Model, Original, Sequence};
+use lapis_nn::activations::log_softmax;
+use lapis_nn::optim::{Adam, Optimizer};
+use lapis_nn::{Params, check_finite, for_each_packable};
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+
+/// Logits are divided by it.
+const TEMPERATURE: f64 = 2.0;
+/// Logits of a place that a file of targets holds.
+const KEPT: usize = 1024;
+/// Samples that validate, at most.
+const VALID: usize = 32;
+/// Steps between two validations.
+const VALIDATE: usize = 200;
+/// Steps between two saved states.
+const SAVE: usize = 50;
+
+/// What to do.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Dwq {
+    /// Samples to learn from; those that there are come again until so many were seen.
+    pub samples: usize,
+    /// Tokens of a sample at most.
+    pub max_seq_length: usize,
+    /// Samples of a step.
+    pub batch_size: usize,
+    /// Of Adam.
+    pub learning_rate: f64,
+    /// Of the order of samples.
+    pub seed: u64,
+    /// Compute values inside layers again for gradients.
+    pub recompute: bool,
+}
+
+/// How a run went.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Distilled {
+    /// Steps.
+    pub steps: usize,
+    /// Loss of the validation before the first step.
+    pub first: f64,
+    /// Of the best validation, whose state was kept.
+    pub best: f64,
+    /// Of the last validation.
+    pub last: f64,
+}
+
+/// Samples to learn from and to validate on, in batches of about one length.
+pub struct Lessons {
+    train: Vec<Vec<Vec<u32>>>,
+    valid: Vec<Vec<Vec<u32>>>,
+    steps: usize,
+    cursor: Cursor,
+    order: Order,
+    digest: String,
+}
+
+impl Lessons {
+    /// Draws samples, as the settings say: 32 of them, or an eighth where there are few, validate.
+    ///
+    /// # Errors
+    /// Fewer samples than two batches.
+    pub fn new(samples: &[Sample], how: &Dwq) -> Result<Lessons> {
+        let mut order = Order::new(how.seed);
+        let cut = |i: u32| {
+            let tokens = &samples[i as usize].tokens;
+            Sample { tokens: tokens[..tokens.len().min(how.max_seq_length)].to_vec(), offset: 0 }
+        };
+        let mut all: Vec<Sample> = order.permutation(samples.len()).into_iter().map(cut).collect();
+        all.retain(|s| s.tokens.len() > 1);
+        let size = how.batch_size.max(1);
+        if all.len() < 2 * size {
+            return Err(Error::value(format!(
+                "[dwq] there are {} samples, fewer than two batches of {size}; give more text or a smaller --batch-size",
+                all.len()
+            )));
+        }
+        let valid =
+            all.split_off(all.len() - (all.len() / 8).clamp(1, VALID).next_multiple_of(size).min(all.len() - size));
+        all.truncate(how.samples.max(size));
+        let batches = |samples: &[Sample]| -> Result<Vec<Vec<Vec<u32>>>> {
+            let groups = groups(samples, size, "dwq")?;
+            Ok(groups.into_iter().map(|g| g.into_iter().map(|i| samples[i].tokens.clone()).collect()).collect())
+        };
+        let (train, valid) = (batches(&all)?, batches(&valid)?);
+        let digest = digest_of(&train.iter().chain(&valid).flatten().cloned().collect::<Vec<_>>());
+        Ok(Lessons { steps: (how.samples / size).max(1), train, valid, cursor: Cursor::default(), order, digest })
+    }
+
+    /// Steps of the whole run.
+    pub fn steps(&self) -> usize {
+        self.steps
+    }
+}
+
+/// Who says what is to be foreseen: the source, or files that it has written.
+pub enum Teacher<'a> {
+    /// The source.
+    Model(&'a dyn Model),
+    /// A directory of [`write_targets`].
+    Files(PathBuf),
+}
+
+/// Logits to be foreseen, of all tokens or of those in `ids`.
+struct Targets {
+    logits: Array,
+    ids: Option<Array>,
+}
+
+impl Teacher<'_> {
+    fn targets(&self, split: &str, index: usize, batch: &[Vec<u32>]) -> Result<Targets> {
+        match self {
+            Teacher::Model(model) => {
+                let logits = logits(*model, batch, false)?;
+                eval([&logits])?;
+                Ok(Targets { logits, ids: None })
+            }
+            Teacher::Files(dir) => {
+                let file = target_file(dir, split, index);
+                let (mut all, _) = io::load_safetensors(file.as_path())?;
+                let (Some(logits), Some(ids)) = (all.swap_remove("logits"), all.swap_remove("indices")) else {
+                    let shown = file.display();
+                    return Err(Error::io(format!("[dwq] {shown} holds no logits and indices; remove the directory")));
+                };
+                Ok(Targets { logits, ids: Some(ids) })
+            }
+        }
+    }
+}
+
+fn target_file(dir: &Path, split: &str, index: usize) -> PathBuf {
+    dir.join(split).join(format!("{index:010}.safetensors"))
+}
+
+/// Logits of all rows of a batch that have a next token.
+fn logits(model: &dyn Model, batch: &[Vec<u32>], recompute: bool) -> Result<Array> {
+    let inputs: Vec<i32> = batch.iter().flat_map(|row| &row[..row.len() - 1]).map(|&t| t as i32).collect();
+    let n = inputs.len();
+    let mut texts = vec![Sequence::whole(); batch.len()];
+    let mut rows = Batch::new(batch.iter().map(|row| row.len() - 1).zip(&mut texts));
+    if recompute {
+        rows.recompute();
+    }
+    model.logits(&model.hidden(&Array::from_vec(inputs, &[n]), &mut rows)?)
+}
+
+/// The mean of KL(targets ‖ student) over rows.
+fn loss(student: &dyn Model, batch: &[Vec<u32>], targets: &Targets, recompute: bool) -> Result<Array> {
+    let mut own = logits(student, batch, recompute)?;
+    if let Some(ids) = &targets.ids {
+        own = ops::take_along_axis(&own, ids, -1)?;
+    }
+    let cooled = |a: &Array| log_softmax(&ops::divide(ops::astype(a, Dtype::Float32)?, TEMPERATURE)?, -1);
+    let (p, q) = (cooled(&targets.logits)?, cooled(&own)?);
+    let terms = ops::sum(&ops::multiply(ops::exp(&p)?, ops::subtract(&p, &q)?)?, -1, false)?;
+    ops::mean(&terms, (), false)
+}
+
+// ------------------------------------------------------------------ targets in files
+
+/// What a directory of targets says of itself.
+const ABOUT: &str = "targets.json";
+
+fn about(teacher: &Original, lessons: &Lessons, how: &Dwq) -> Result<Value> {
+    Ok(json!({
+        "schema": 1, "model": fingerprint(teacher.model())?, "samples": lessons.digest, "batch_size": how.batch_size,
+    }))
+}
+
+/// Whether `dir` holds the targets of this teacher for these samples; of a directory that is not there, that it does not.
+///
+/// # Errors
+/// Targets of another model or of other samples; a directory that is something else.
+pub fn has_targets(dir: &Path, teacher: &Original, lessons: &Lessons, how: &Dwq) -> Result<bool> {
+    let begun = |split: &str| dir.join(split).is_dir();
+    let Ok(text) = std::fs::read(dir.join(ABOUT)) else {
+        if begun("train") || begun("valid") {
+            return Err(Error::value(format!(
+                "[dwq] {} holds targets of which nothing says what they were made of; remove it or name another --target-dir",
+                dir.display()
+            )));
+        }
+        return Ok(false);
+    };
+    if serde_json::from_slice::<Value>(&text).is_ok_and(|old| old == about(teacher, lessons, how).unwrap_or_default()) {
+        let whole = |split: &str, n: usize| (0..n).all(|i| target_file(dir, split, i).is_file());
+        return Ok(whole("train", lessons.train.len()) && whole("valid", lessons.valid.len()));
+    }
+    Err(Error::value(format!(
+        "[dwq] {} holds targets of another model, other samples, another seed or batch size; remove it or name another --target-dir",
+        dir.display()
+    )))
+}
+
+/// Writes what the teacher foresees: of each place the 1024 likeliest tokens, as `logits` and `indices` of (rows, 1024), a file
+/// for each batch in `train/` and `valid/`. Files that are there already stay. Whether it was not stopped.
+///
+/// # Errors
+/// Faults of computing and of files.
+pub fn write_targets(
+    dir: &Path,
+    teacher: &Original,
+    lessons: &Lessons,
+    how: &Dwq,
+    listener: &mut dyn Listener,
+) -> Result<bool> {
+    for (split, batches) in [("valid", &lessons.valid), ("train", &lessons.train)] {
+        let folder = dir.join(split);
+        std::fs::create_dir_all(&folder).map_err(|e| Error::io(format!("[dwq] {}: {e}", folder.display())))?;
+        if split == "valid" {
+            let about = about(teacher, lessons, how)?;
+            write(&dir.join(ABOUT), format!("{about:#}\n").as_bytes())?;
+        }
+        for (i, batch) in batches.iter().enumerate() {
+            listener.at("targets", i, batches.len());
+            if listener.stop() {
+                return Ok(false);
+            }
+            let file = target_file(dir, split, i);
+            if file.is_file() {
+                continue;
+            }
+            let logits = logits(teacher.model(), batch, false)?;
+            let kept = KEPT.min(logits.dim(1)) as i64;
+            let order = ops::argpartition(&logits, -kept, Some(-1))?;
+            let ids = ops::slice(&order, &[(None, None, 1), (Some(logits.dim(1) as i64 - kept), None, 1)])?;
+            let logits = ops::take_along_axis(&logits, &ids, -1)?;
+            let all = Params::from([("logits".to_string(), logits), ("indices".to_string(), ids)]);
+            eval(all.values())?;
+            io::save_safetensors(file, &all, &Metadata::default())?;
+        }
+    }
+    Ok(true)
+}
+
+// ------------------------------------------------------------------ learning
+
+/// What tells a run from others; `student` is the packed model that it begins with.
+///
+/// # Errors
+/// Weights that cannot be read.
+pub fn run_of(teacher: &Original, student: &dyn Model, lessons: &Lessons, how: &Dwq, files: bool) -> Result<Value> {
+    Ok(json!({
+        "method": "dwq", "teacher": fingerprint(teacher.model())?, "student": fingerprint(student)?,
+        "samples": lessons.digest, "steps": lessons.steps, "learning_rate": how.learning_rate, "seed": how.seed,
+        "targets": files,
+    }))
+}
+
+/// Trains scales and biases of affine layers of fewer than 8 bits; `student` is left with the best that there was. Nothing, when the
+/// listener had it stop; the state in `state` then goes on to the same bits.
+///
+/// # Errors
+/// A model without such layers; a loss that is no number, with the best state kept in `student`.
+pub fn dwq(
+    student: &mut dyn Model,
+    teacher: &Teacher<'_>,
+    mut lessons: Lessons,
+    how: &Dwq,
+    state: &State,
+    listener: &mut dyn Listener,
+) -> Result<Option<Distilled>> {
+    let stored = trained(student);
+    if stored.is_empty() {
+        return Err(Error::value(
+            "[dwq] no layer is packed in affine codes of fewer than 8 bits: nothing can be trained",
+        ));
+    }
+    let wide = |p: &Params| -> Result<Params> {
+        p.iter().map(|(name, a)| Ok((name.clone(), ops::astype(a, Dtype::Float32)?))).collect()
+    };
+    let mut run = Run {
+        params: wide(&stored)?,
+        adam: Adam::new(how.learning_rate).bias_correction(true),
+        best: Params::new(),
+        progress: Progress::default(),
+        stored,
+        how,
+        teacher,
+    };
+    let cache = memory::cache_limit();
+    let done = run.go(student, &mut lessons, state, listener);
+    memory::set_cache_limit(cache);
+    let done = done?;
+    let best = run.cast(&run.best)?;
+    student.module_mut().update(&best, true)?;
+    Ok(done)
+}
+
+/// Scales and biases to train, by name.
+fn trained(student: &mut dyn Model) -> Params {
+    let mut paths = Vec::new();
+    for_each_packable(student.module_mut(), &mut |path, layer| {
+        if layer.matrix().format().is_some_and(|f| f.mode() == Mode::Affine && f.bits() < 8) {
+            paths.push(path.to_string());
+        }
+    });
+    let names: Vec<String> = paths.iter().flat_map(|p| [format!("{p}.scales"), format!("{p}.biases")]).collect();
+    let mut all = student.module().parameters();
+    all.retain(|name, _| names.contains(name));
+    all
+}
+
+/// Where a run is.
+#[derive(Clone, Copy, Debug, Default, serde::Serialize, serde::Deserialize)]
+struct Progress {
+    steps: usize,
+    /// Batches that were taken of this pass.
+    taken: usize,
+    #[serde(with = "bits")]
+    first: f64,
+    #[serde(with = "bits")]
+    best: f64,
+    #[serde(with = "bits")]
+    last: f64,
+}
+
+/// Numbers in files as their bits: text would round some of them.
+mod bits {
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+    pub(super) fn serialize<S: Serializer>(x: &f64, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_u64(x.to_bits())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
+        u64::deserialize(from).map(f64::from_bits)
+    }
+}
+
+struct Run<'a> {
+    /// What is trained, in float32.
+    params: Params,
+    /// As the student has it: names and types.
+    stored: Params,
+    /// The best so far.
+    best: Params,
+    adam: Adam,
+    progress: Progress,
+    how: &'a Dwq,
+    teacher: &'a Teacher<'a>,
+}
+
+impl Run<'_> {
+    fn go(
+        &mut self,
+        student: &mut dyn Model,
+        lessons: &mut Lessons,
+        state: &State,
+        listener: &mut dyn Listener,
+    ) -> Result<Option<Distilled>> {
+        if !self.resume(lessons, state)? {
+            let first = self.validate(student, lessons)?;
+            (self.progress.first, self.progress.best, self.progress.last) = (first, first, first);
+            self.best = self.params.clone();
+            listener.note(&format!("validation before the first step: loss {first:.5}"));
+        }
+        while self.progress.steps < lessons.steps {
+            listener.at("steps", self.progress.steps, lessons.steps);
+            let index = lessons.cursor.next(lessons.train.len(), &mut lessons.order);
+            self.step(student, &lessons.train[index], index)?;
+            self.progress.steps += 1;
+            let (done, stop) = (self.progress.steps, listener.stop());
+            if done.is_multiple_of(VALIDATE) || done == lessons.steps {
+                let loss = self.validate(student, lessons)?;
+                listener.note(&format!("validation after step {done}: loss {loss:.5}"));
+                self.progress.last = loss;
+                if loss < self.progress.best {
+                    (self.progress.best, self.best) = (loss, self.params.clone());
+                }
+            }
+            if done.is_multiple_of(SAVE) || stop {
+                self.save(lessons, state)?;
+            }
+            if stop && done < lessons.steps {
+                return Ok(None);
+            }
+        }
+        let Progress { steps, first, best, last, .. } = self.progress;
+        if last > first {
+            listener.note(&format!(
+                "the last validation, {last:.5}, is worse than the first, {first:.5}: the best state is kept; try a smaller \
+                 --learning-rate"
+            ));
+        }
+        Ok(Some(Distilled { steps, first, best, last }))
+    }
+
+    /// In the types that the student has.
+    fn cast(&self, params: &Params) -> Result<Params> {
+        params.iter().map(|(name, a)| Ok((name.clone(), ops::astype(a, self.stored[name].dtype())?))).collect()
+    }
+
+    fn step(&mut self, student: &dyn Model, batch: &[Vec<u32>], index: usize) -> Result<()> {
+        let targets = self.teacher.targets("train", index, batch)?;
+        let run = value_and_grad(|params: &Params| {
+            let mut copy = student.copied();
+            copy.module_mut().update(&self.cast(params)?, true)?;
+            loss(&*copy, batch, &targets, self.how.recompute)
+        });
+        let (loss, grads) = run(&self.params)?;
+        drop(run);
+        eval(grads.values().chain([&loss]))?;
+        let value = loss.item::<f32>()?;
+        if !value.is_finite() || check_finite(&grads).is_err() {
+            let step = self.progress.steps + 1;
+            return Err(Error::eval(format!(
+                "[dwq] loss or gradients of step {step} are no numbers ({value}); try a smaller --learning-rate"
+            )));
+        }
+        self.params = self.adam.apply(&grads, &self.params)?;
+        drop(grads);
+        eval(self.params.values().chain(self.adam.state().values()))?;
+        if memory::cache_limit() < memory::peak() {
+            memory::set_cache_limit(memory::peak());
+        }
+        Ok(())
+    }
+
+    /// The mean loss of a token of the samples that validate.
+    fn validate(&self, student: &dyn Model, lessons: &Lessons) -> Result<f64> {
+        let mut copy = student.copied();
+        copy.module_mut().update(&self.cast(&self.params)?, true)?;
+        let (mut sum, mut count) = (0.0, 0);
+        for (i, batch) in lessons.valid.iter().enumerate() {
+            let targets = self.teacher.targets("valid", i, batch)?;
+            let rows: usize = batch.iter().map(|row| row.len() - 1).sum();
+            sum += f64::from(loss(&*copy, batch, &targets, false)?.item::<f32>()?) * rows as f64;
+            count += rows;
+        }
+        Ok(sum / count.max(1) as f64)
+    }
+
+    fn save(&self, lessons: &Lessons, state: &State) -> Result<()> {
+        let mut all = Params::new();
+        for (kind, params) in
+            [("params", self.params.clone()), ("best", self.best.clone()), ("adam", self.adam.state())]
+        {
+            all.extend(params.into_iter().map(|(name, a)| (format!("{kind}/{name}"), a)));
+        }
+        let words = |words: Vec<u32>| {
+            let n = words.len();
+            Array::from_vec(words, &[n])
+        };
+        all.insert("order".into(), words(lessons.order.state()));
+        all.insert("pass".into(), words(lessons.cursor.pass.clone()));
+        let progress = Progress { taken: lessons.cursor.taken, ..self.progress };
+        state.save("dwq", &all, &json!(progress))
+    }
+
+    /// Takes up what was saved; whether there was something.
+    fn resume(&mut self, lessons: &mut Lessons, state: &State) -> Result<bool> {
+        let Some((all, note)) = state.load("dwq")? else { return Ok(false) };
+        let damaged = || Error::io("[dwq] the state of the run is damaged; remove its directory and begin anew");
+        self.progress = serde_json::from_value(note).map_err(|_| damaged())?;
+        let (mut params, mut moments, mut rest) = (Params::new(), Params::new(), Params::new());
+        self.best.clear();
+        for (name, array) in all {
+            match name.split_once('/') {
+                Some(("params", name)) => drop(params.insert(name.to_string(), array)),
+                Some(("best", name)) => drop(self.best.insert(name.to_string(), array)),
+                Some(("adam", name)) => drop(moments.insert(name.to_string(), array)),
+                _ => drop(rest.insert(name, array)),
+            }
+        }
+        let same = |p: &Params| p.len() == self.stored.len() && p.keys().all(|name| self.stored.contains_key(name));
+        if !same(&params) || !same(&self.best) {
+            return Err(damaged());
+        }
+        let words = |name: &str| rest.get(name).ok_or_else(damaged)?.to_vec::<u32>();
+        lessons.order = Order::from_state(&words("order")?).ok_or_else(damaged)?;
+        lessons.cursor = Cursor { pass: words("pass")?, taken: self.progress.taken };
+        self.params = params;
+        self.adam.init(&self.params)?;
+        self.adam.set_state(&moments)?;
+        Ok(true)
+    }
+}

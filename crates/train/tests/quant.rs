@@ -1,0 +1,204 @@
+//! Learned quantization on the demo model: nearer to the source than rounding, and the same bits after a run was stopped.
+
+use lapis::Array;
+use lapis::ops::quantize::Format;
+use lapis_lm::fuse::Base;
+use lapis_lm::{Formats, Model, Original, divergence};
+use lapis_train::quant::dwq::{Dwq, Lessons, Teacher, dwq, has_targets, run_of, write_targets};
+use lapis_train::quant::dynamic::{Dynamic, dynamic, sensitivities};
+use lapis_train::quant::{Awq, Calibration, Gptq, Listener, State, awq, gptq};
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+
+fn demo() -> Original {
+    let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/demo-model/model");
+    Original::open(Base::Path(Path::new(dir))).unwrap()
+}
+
+/// A folder of this test's own, gone at its end.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Folder {
+        let dir = std::env::temp_dir().join(format!("lapis-quant-{}-{name}", std::process::id()));
+        drop(std::fs::remove_dir_all(&dir));
+        std::fs::create_dir_all(&dir).unwrap();
+        Folder(dir)
+    }
+
+    fn state(&self, run: &Value) -> State {
+        State::open(&self.0.join("state"), run).unwrap()
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        drop(std::fs::remove_dir_all(&self.0));
+    }
+}
+
+/// Stops a run after so many questions.
+struct Stop(usize);
+
+impl Listener for Stop {
+    fn stop(&mut self) -> bool {
+        self.0 = self.0.wrapping_sub(1);
+        self.0 == 0
+    }
+}
+
+fn text(original: &Original, length: usize, count: usize) -> [Vec<Vec<u32>>; 2] {
+    let [windows, held] = Calibration::own(&original.language).unwrap().windows(length, Some(count), 5).unwrap();
+    [windows, held[..4].to_vec()]
+}
+
+fn kl(original: &Original, model: &dyn Model, held: &[Vec<u32>]) -> f64 {
+    divergence(original.model(), model, held, 1, |_| {}).unwrap().mean()
+}
+
+fn nearest(original: &Original, formats: &Formats, held: &[Vec<u32>]) -> f64 {
+    kl(original, &*original.nearest(formats).unwrap(), held)
+}
+
+/// Whether two models have the same bits.
+fn same(a: &dyn Model, b: &dyn Model) -> bool {
+    let (a, b) = (a.module().parameters(), b.module().parameters());
+    let bits = |x: &Array| match x.dtype() {
+        lapis::Dtype::Uint32 => x.to_vec::<u32>().unwrap(),
+        _ => x.to_vec::<f32>().unwrap().into_iter().map(f32::to_bits).collect(),
+    };
+    a.len() == b.len() && a.iter().zip(&b).all(|((m, x), (n, y))| m == n && bits(x) == bits(y))
+}
+
+fn four() -> Format {
+    Format::affine(4, 64).unwrap()
+}
+
+#[test]
+fn gptq_is_nearer_and_goes_on() {
+    let original = demo();
+    let [windows, held] = text(&original, 128, 24);
+    let how = Gptq { format: four(), fallback: Format::affine(6, 64).unwrap() };
+    let run = how.run(&original, &windows).unwrap();
+    let folder = Folder::new("gptq");
+    let (model, formats) = gptq(&original, &windows, how, &folder.state(&run), &mut ()).unwrap().unwrap();
+    assert_eq!(formats["model.embed_tokens"], Some(how.fallback));
+    assert_eq!(formats["model.layers.0.mlp.down_proj"], Some(how.format));
+    let (own, near) = (kl(&original, &*model, &held), nearest(&original, &formats, &held));
+    assert!(own < 0.9 * near, "{own} {near}");
+
+    // Stopped among the windows, then among the layers.
+    let folder = Folder::new("gptq-stopped");
+    for after in [7, 30] {
+        assert!(gptq(&original, &windows, how, &folder.state(&run), &mut Stop(after)).unwrap().is_none());
+    }
+    let state = folder.state(&run);
+    assert!(state.resumed);
+    let (again, _) = gptq(&original, &windows, how, &state, &mut ()).unwrap().unwrap();
+    assert!(same(&*model, &*again));
+    // Another run does not take up this one's state, and a folder of something else is left alone.
+    assert!(!folder.state(&json!("another")).resumed);
+    std::fs::write(folder.0.join("state/run.json"), "").unwrap();
+    std::fs::remove_file(folder.0.join("state/run.json")).unwrap();
+    assert!(State::open(&folder.0.join("state"), &run).is_err());
+}
+
+#[test]
+fn awq_is_nearer_and_goes_on() {
+    let original = demo();
+    let [windows, held] = text(&original, 128, 16);
+    let how = Awq { format: four(), embed: Format::affine(4, 32).unwrap(), grid: 10 };
+    let run = how.run(&original, &windows).unwrap();
+    let folder = Folder::new("awq");
+    let (model, formats) = awq(&original, &windows, how, &folder.state(&run), &mut ()).unwrap().unwrap();
+    let (own, near) = (kl(&original, &*model, &held), nearest(&original, &formats, &held));
+    assert!(own < near, "{own} {near}");
+    let folder = Folder::new("awq-stopped");
+    assert!(awq(&original, &windows, how, &folder.state(&run), &mut Stop(3)).unwrap().is_none());
+    let (again, _) = awq(&original, &windows, how, &folder.state(&run), &mut ()).unwrap().unwrap();
+    assert!(same(&*model, &*again));
+}
+
+#[test]
+fn dwq_is_nearer_goes_on_and_keeps_targets() {
+    let original = demo();
+    let [_, held] = text(&original, 128, 1);
+    let how = Dwq { samples: 64, max_seq_length: 96, batch_size: 4, learning_rate: 2e-5, seed: 3, recompute: false };
+    let samples = &Calibration::own(&original.language).unwrap().samples_before(128, 96)[..80];
+    let lessons = || Lessons::new(samples, &how).unwrap();
+    let student = || original.nearest(&original.formats(four()).unwrap()).unwrap();
+    let teacher = Teacher::Model(original.model());
+    let run = run_of(&original, &*student(), &lessons(), &how, false).unwrap();
+
+    let (folder, mut model) = (Folder::new("dwq"), student());
+    let done = dwq(&mut *model, &teacher, lessons(), &how, &folder.state(&run), &mut ()).unwrap().unwrap();
+    assert!(done.best < 0.9 * done.first && done.steps == 16, "{done:?}");
+    let (own, near) = (kl(&original, &*model, &held), kl(&original, &*student(), &held));
+    assert!(own < 0.9 * near, "{own} {near}");
+
+    let (folder, mut again) = (Folder::new("dwq-stopped"), student());
+    assert!(dwq(&mut *again, &teacher, lessons(), &how, &folder.state(&run), &mut Stop(6)).unwrap().is_none());
+    let mut again = student();
+    let state = folder.state(&run);
+    assert_eq!(dwq(&mut *again, &teacher, lessons(), &how, &state, &mut ()).unwrap(), Some(done));
+    assert!(same(&*model, &*again));
+
+    // What the source foresees, in files.
+    let dir = folder.0.join("targets");
+    assert!(!has_targets(&dir, &original, &lessons(), &how).unwrap());
+    assert!(!write_targets(&dir, &original, &lessons(), &how, &mut Stop(3)).unwrap());
+    assert!(!has_targets(&dir, &original, &lessons(), &how).unwrap());
+    assert!(write_targets(&dir, &original, &lessons(), &how, &mut ()).unwrap());
+    assert!(has_targets(&dir, &original, &lessons(), &how).unwrap());
+    let (mut other, state) = (student(), folder.state(&json!("files")));
+    let files = dwq(&mut *other, &Teacher::Files(dir.clone()), lessons(), &how, &state, &mut ()).unwrap().unwrap();
+    assert!(files.best < 0.95 * files.first, "{files:?}");
+    let seed = Dwq { seed: 4, ..how.clone() };
+    let error = has_targets(&dir, &original, &Lessons::new(samples, &seed).unwrap(), &seed).unwrap_err();
+    assert!(error.message().contains("another seed"), "{error}");
+    assert!(Lessons::new(&samples[..7], &how).is_err());
+}
+
+#[test]
+fn bits_go_where_they_help() {
+    let original = demo();
+    let [windows, held] = text(&original, 128, 8);
+    let [low, high] = [3, 6].map(|bits| Format::affine(bits, 64).unwrap());
+    let how = Dynamic { low, high, sums: lapis::Dtype::Float32, recompute: true };
+    let run = how.run(&original, &windows).unwrap();
+    let folder = Folder::new("dynamic");
+    let all = sensitivities(&original, &windows, how, &folder.state(&run), &mut ()).unwrap().unwrap();
+    let stopped = Folder::new("dynamic-stopped");
+    assert!(sensitivities(&original, &windows, how, &stopped.state(&run), &mut Stop(2)).unwrap().is_none());
+    let again = sensitivities(&original, &windows, how, &stopped.state(&run), &mut ()).unwrap().unwrap();
+    assert_eq!(all, again);
+
+    let (mut model, formats, chosen) = dynamic(&original, &all, 5.0, how, &mut ()).unwrap();
+    let bits = lapis_lm::convert::bits_per_weight(model.module_mut());
+    assert!(chosen > 0 && chosen < formats.len() && bits > 4.3 && bits <= 5.0, "{chosen} {bits}");
+    let own = kl(&original, &*model, &held);
+    assert!(own < nearest(&original, &original.formats(low).unwrap(), &held));
+    // The layers that gain least, in their place, are worth less.
+    let turned = all.iter().map(|(path, x)| (path.clone(), -x)).collect();
+    let (other, ..) = dynamic(&original, &turned, 5.0, how, &mut ()).unwrap();
+    assert!(own < kl(&original, &*other, &held));
+
+    let error = |target, all: &[_]| dynamic(&original, &all.to_vec(), target, how, &mut ()).err().unwrap();
+    assert!(error(2.0, &all).message().contains("3.5"), "{}", error(2.0, &all));
+    assert!(error(5.0, &all[1..]).message().contains("another model"));
+}
+
+#[test]
+fn text_that_is_too_short_says_so() {
+    let original = demo();
+    let folder = Folder::new("text");
+    let file = folder.0.join("short.txt");
+    std::fs::write(&file, "Once upon a time there was a fox.").unwrap();
+    let text = Calibration::read(Some(&file), &original.language).unwrap();
+    let error = text.windows(64, None, 0).unwrap_err();
+    assert!(error.message().contains("short.txt") && error.message().contains("--sequence-length"), "{error}");
+    let [windows, held] = text.windows(3, Some(2), 0).unwrap();
+    assert!(windows.len() == 2 && held.len() == 1);
+    assert!(windows.iter().all(|w| !held.contains(w)));
+    assert!(Calibration::read(Some(&folder.0.join("nowhere")), &original.language).is_err());
+}
