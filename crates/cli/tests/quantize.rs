@@ -52,15 +52,15 @@ const DEMO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/demo-mod
 #[test]
 fn each_method_writes_a_model_that_answers() {
     let dir = Folder::new("methods");
-    let few = "--sequence-length 128 --num-samples 16 --report-samples 3";
+    let few = "--sequence-length 128 --num-samples 6 --report-samples 2";
     let printed = dir.lapis(&format!("gptq --model {DEMO} --bits 4 --mlx-path gptq {few}"));
     assert!(
         printed.contains("round to nearest") && printed.contains("conversations that ship with lapis"),
         "{printed}"
     );
-    dir.lapis(&format!("awq --bits 4 --mlx-path awq --n-grid 5 {few}"));
+    dir.lapis(&format!("awq --bits 4 --mlx-path awq --n-grid 4 {few}"));
     dir.lapis(
-        "dwq --bits 4 --mlx-path dwq --quantized-model gptq --num-samples 8 --max-seq-length 128 --report-samples 3 --target-dir \
+        "dwq --bits 4 --mlx-path dwq --quantized-model gptq --num-samples 8 --max-seq-length 128 --report-samples 2 --target-dir \
          targets --learning-rate 1e-5",
     );
     for method in ["gptq", "awq", "dwq"] {
@@ -88,16 +88,16 @@ fn each_method_writes_a_model_that_answers() {
 #[test]
 fn sensitivities_are_written_and_read() {
     let dir = Folder::new("dynamic");
-    let text = "Once upon a time there lived a fox in a forest, and it was afraid of the dark. ".repeat(300);
+    let text = "Once upon a time there lived a fox in a forest, and it was afraid of the dark. ".repeat(130);
     std::fs::write(dir.0.join("text.txt"), text).unwrap();
     let printed =
-        dir.lapis("dynamic-quant --calibration-file text.txt --target-bpw 4.8 --report-ppl --report-samples 1");
+        dir.lapis("dynamic-quant --calibration-file text.txt --target-bpw 5.5 --report-ppl --report-samples 1");
     assert!(printed.contains("Original PPL: ") && printed.contains("text.txt"), "{printed}");
     let bits = dir.json("mlx_model/quantization_report.json")["learned"]["bits_per_weight"].as_f64().unwrap();
-    assert!(bits > 4.5 && bits <= 4.8, "{bits}");
+    assert!(bits > 5.2 && bits <= 5.5, "{bits}");
     let all = dir.json("lapis_demo_sensitivities.json");
     assert!(all[0][0].is_string() && all[0][1].is_f64(), "{all}");
-    let again = "dynamic-quant --calibration-file text.txt --target-bpw 4.8 --report-samples 0 --mlx-path again \
+    let again = "dynamic-quant --calibration-file text.txt --target-bpw 5.5 --report-samples 0 --mlx-path again \
                  --sensitivities lapis_demo_sensitivities.json";
     dir.lapis(again);
     let weights = |name: &str| std::fs::read(dir.0.join(name).join("model.safetensors")).unwrap();

