@@ -222,7 +222,6 @@ impl Text {
     }
 
     /// What goes in and comes out of the block for a part of the text, and what layers computed. Lazy.
-    #[expect(clippy::type_complexity, reason = "used twice")]
     fn part(&self, model: &mut dyn Model, i: usize, block: usize) -> Result<([Array; 2], Vec<(String, Product)>)> {
         let tokens: Vec<i32> = self.windows[i].iter().flatten().map(|&t| t as i32).collect();
         let n = tokens.len();
