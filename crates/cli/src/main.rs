@@ -25,6 +25,15 @@ struct Arguments {
     /// Bytes of memory to use at most: 8GB, 500MB, 7.5GiB
     #[arg(long, global = true, value_name = "SIZE")]
     memory_limit: Option<String>,
+    /// Threads to compute with [default: one for each core]
+    #[arg(long, global = true)]
+    threads: Option<usize>,
+    /// Accepted; code in a model repository is never run
+    #[arg(long, global = true, hide = true)]
+    trust_remote_code: bool,
+    /// Accepted; one process computes all layers
+    #[arg(long, global = true, hide = true)]
+    pipeline: bool,
     #[command(subcommand)]
     command: Command,
 }
@@ -38,7 +47,8 @@ enum Command {
     /// Answer the clients of OpenAI and Anthropic
     #[command(visible_alias = "server")]
     Serve(Box<commands::serve::Arguments>),
-    /// Convert and quantize a model
+    /// Convert and quantize a model; `quantize` is `convert -q`
+    #[command(visible_alias = "quantize")]
     Convert(commands::convert::Arguments),
     /// Pack a model's weights after scaling them by what their inputs need (AWQ)
     Awq(Box<commands::awq::Arguments>),
@@ -60,6 +70,10 @@ enum Command {
     Benchmark(commands::benchmark::Arguments),
     /// Say how well a model foresees a text
     Perplexity(commands::perplexity::Arguments),
+    /// Say how far a model is from another
+    Kld(commands::kld::Arguments),
+    /// Say how well a model answers the questions of a task
+    Evaluate(Box<commands::evaluate::Arguments>),
     /// Write the logits of given tokens to a file
     Logits(commands::logits::Arguments),
     /// Say whether a model fits this machine, for how long a context and how fast
@@ -72,6 +86,8 @@ enum Command {
     Rm(commands::manage::Remove),
     /// List or delete models, in mlx-lm's manner
     Manage(commands::manage::Arguments),
+    /// Send a model to other machines, over ssh
+    Share(commands::share::Arguments),
     /// Upload a model to the hub
     Upload(commands::upload::Arguments),
     /// Say which flags are set by variables and files
@@ -85,6 +101,9 @@ enum Command {
     /// Print the manual, or write its pages to a folder
     Man(commands::man::Arguments),
 }
+
+#[cfg(test)]
+mod tests;
 
 /// In whose manner the program was called: some defaults differ.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -113,6 +132,9 @@ fn arguments() -> (Manner, Vec<String>) {
     all.iter_mut().filter(|a| *a == "-qa").for_each(|a| *a = "--quantize-activations".into());
     if let Some(command) = all.get_mut(1).filter(|c| !c.starts_with('-')) {
         *command = command.replace('_', "-");
+        if command == "quantize" {
+            all.insert(2, "--quantize".into());
+        }
     }
     if let Some(first) = all.first_mut() {
         *first = "lapis".into();
@@ -155,6 +177,15 @@ fn main() -> ExitCode {
     if let Some(bytes) = limit.filter(|_| !matches!(arguments.command, Command::Fit(_))) {
         lapis::memory::set_limit(usize::try_from(bytes).unwrap_or(usize::MAX));
     }
+    if let Err(error) = arguments.threads.map_or(Ok(()), lapis_cpu::pool::set_threads) {
+        return failed(&error);
+    }
+    if arguments.trust_remote_code {
+        say::note("--trust-remote-code has no effect: code in a model repository is never run");
+    }
+    if arguments.pipeline {
+        say::note("--pipeline has no effect: one process computes all layers");
+    }
     let done = match arguments.command {
         Command::Generate(a) => commands::generate::run(*a, manner),
         Command::Chat(a) => commands::chat::run(a, manner),
@@ -173,6 +204,8 @@ fn main() -> ExitCode {
         Command::Cache(a) => commands::cache::run(a),
         Command::Benchmark(a) => commands::benchmark::run(a),
         Command::Perplexity(a) => commands::perplexity::run(a),
+        Command::Kld(a) => commands::kld::run(a),
+        Command::Evaluate(a) => commands::evaluate::run(*a),
         Command::Logits(a) => commands::logits::run(a),
         // That it does not fit is an answer and no error.
         Command::Fit(a) => match commands::fit::run(a, limit) {
@@ -184,6 +217,7 @@ fn main() -> ExitCode {
         Command::Ls(a) => commands::manage::list(a),
         Command::Rm(a) => commands::manage::remove(a),
         Command::Manage(a) => commands::manage::run(a),
+        Command::Share(a) => commands::share::run(a),
         Command::Upload(a) => commands::upload::run(a),
         Command::Config(a) => commands::config::run(a, &command, &entries),
         Command::Explain(a) => commands::explain::run(a),

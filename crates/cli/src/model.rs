@@ -19,6 +19,63 @@ pub(crate) const DEMO: Files = Files {
     tokenizer_config: include_bytes!("../../../examples/demo-model/model/tokenizer_config.json"),
 };
 
+/// Which model a command works on, and where it comes from.
+#[derive(clap::Args)]
+pub(crate) struct Source {
+    /// A model: a directory, a .gguf file, or owner/name on the hub [default: the demo model inside the program]
+    #[arg(long)]
+    pub(crate) model: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) hub: HubArguments,
+}
+
+impl Source {
+    /// The directory of the model, fetched if need be; `None` for the demo model.
+    pub(crate) fn find(&self) -> Result<Option<PathBuf>> {
+        self.model.as_ref().map(|path| self.hub.find(path)).transpose()
+    }
+
+    /// The model. What is odd about it is said.
+    pub(crate) fn load(&self) -> Result<LanguageModel> {
+        load(self.model.as_deref(), &self.hub)
+    }
+
+    /// The files of the model, without their tokenizer.
+    pub(crate) fn checkpoint(&self) -> Result<Checkpoint> {
+        match self.find()? {
+            None => Checkpoint::from_bytes(DEMO.name, DEMO.config, Bytes::copy(DEMO.weights)?),
+            Some(dir) => Checkpoint::open(dir),
+        }
+    }
+
+    /// What the model is called in files.
+    pub(crate) fn name(&self) -> String {
+        name(self.model.as_deref())
+    }
+
+    /// The model that a prompt cache was written for; `--model` may name it again.
+    pub(crate) fn cached(self, file: &Path) -> Result<Source> {
+        let notes = PromptCache::notes(file)?;
+        let shown = file.display();
+        let stored = notes.get("model").ok_or_else(|| Error::io(format!("{shown}: the file names no model")))?;
+        let model = match &self.model {
+            Some(flag) if self.name() != *stored => {
+                return Err(Error::value(format!(
+                    "--model is {}, but {shown} was written for {stored}; leave --model out",
+                    flag.display()
+                )));
+            }
+            _ => (stored != DEMO_NAME).then(|| stored.into()),
+        };
+        Ok(Source { model, ..self })
+    }
+}
+
+/// What the model of a flag is called in files.
+pub(crate) fn name(path: Option<&Path>) -> String {
+    path.map_or(DEMO_NAME.into(), |p| p.display().to_string())
+}
+
 /// The model of a flag; without one, the demo model. What is odd about it is said.
 pub(crate) fn load(path: Option<&Path>, hub: &HubArguments) -> Result<LanguageModel> {
     let model = match path {
@@ -27,14 +84,6 @@ pub(crate) fn load(path: Option<&Path>, hub: &HubArguments) -> Result<LanguageMo
     };
     model.warnings.iter().for_each(|line| say::warning(line));
     Ok(model)
-}
-
-/// The files of a flag, without their tokenizer; without one, those of the demo model.
-pub(crate) fn checkpoint(path: Option<&Path>, hub: &HubArguments) -> Result<Checkpoint> {
-    match path {
-        None => Checkpoint::from_bytes(DEMO.name, DEMO.config, Bytes::copy(DEMO.weights)?),
-        Some(path) => Checkpoint::open(hub.find(path)?),
-    }
 }
 
 /// What fine-tuning made of a model.
@@ -55,17 +104,17 @@ impl AdapterArguments {
     }
 
     /// The model of a flag, with the adapter on it if there is one.
-    pub(crate) fn load(&self, path: Option<&Path>, hub: &HubArguments) -> Result<LanguageModel> {
+    pub(crate) fn load(&self, source: &Source) -> Result<LanguageModel> {
         // What is wrong with the smaller of the two is told first.
         let model = match self.adapter_path.as_ref().map(Adapter::open).transpose()? {
-            None => load(path, hub)?,
-            Some(adapter) => load(path, hub)?.with_adapter(&adapter)?,
+            None => source.load()?,
+            Some(adapter) => source.load()?.with_adapter(&adapter)?,
         };
         let strange = if self.check_tensors { model.strange_parameters()? } else { Vec::new() };
         if strange.is_empty() {
             return Ok(model);
         }
-        let (n, name) = (strange.len(), name(path));
+        let (n, name) = (strange.len(), source.name());
         let shown: Vec<String> = strange.iter().take(4).map(|(k, n)| format!("{}: {n}", k.escape_debug())).collect();
         let more = if n > 4 { format!("\n  and {} more tensors", n - 4) } else { String::new() };
         Err(Error::eval(format!("{name}: NaN or infinities in {n} tensors:\n  {}{more}", shown.join("\n  "))))
@@ -74,26 +123,6 @@ impl AdapterArguments {
 
 /// What the demo model is called in files.
 const DEMO_NAME: &str = "lapis:demo";
-
-/// What the model of a flag is called in files.
-pub(crate) fn name(path: Option<&Path>) -> String {
-    path.map_or(DEMO_NAME.into(), |p| p.display().to_string())
-}
-
-/// The model that a prompt cache was written for, which a flag may name again.
-pub(crate) fn cached(flag: Option<&Path>, file: &Path) -> Result<Option<PathBuf>> {
-    let notes = PromptCache::notes(file)?;
-    let shown = file.display();
-    let stored = notes.get("model").ok_or_else(|| Error::io(format!("{shown}: the file names no model")))?;
-    match flag {
-        Some(flag) if name(Some(flag)) != *stored => Err(Error::value(format!(
-            "--model is {}, but {shown} was written for {stored}; leave --model out",
-            flag.display()
-        ))),
-        _ if stored == DEMO_NAME => Ok(None),
-        _ => Ok(Some(stored.into())),
-    }
-}
 
 /// Who guesses what comes next.
 #[derive(clap::Args)]

@@ -1,56 +1,11 @@
 //! The program as people call it: what goes to which stream, exit codes, files.
 
+mod shared;
+
 use serde_json::Value;
-use std::io::Write;
+use shared::{DEMO, FILES, Folder, err, fed, lapis, out};
 use std::path::PathBuf;
-use std::process::{Command, Output, Stdio};
-
-fn lapis(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_lapis")).args(arguments).stdin(Stdio::null()).output().unwrap()
-}
-
-fn fed(arguments: &[&str], input: &str) -> Output {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_lapis"))
-        .args(arguments)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
-    child.wait_with_output().unwrap()
-}
-
-fn out(o: &Output) -> String {
-    String::from_utf8(o.stdout.clone()).unwrap()
-}
-
-fn err(o: &Output) -> String {
-    String::from_utf8(o.stderr.clone()).unwrap()
-}
-
-/// A folder of this test's own, gone at its end.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new(name: &str) -> Folder {
-        let dir = std::env::temp_dir().join(format!("lapis-cli-{}-{name}", std::process::id()));
-        std::fs::create_dir_all(&dir).unwrap();
-        Folder(dir)
-    }
-
-    fn at(&self, name: &str) -> String {
-        self.0.join(name).display().to_string()
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        drop(std::fs::remove_dir_all(&self.0));
-    }
-}
-
-const DEMO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/demo-model/model");
+use std::process::{Command, Stdio};
 
 #[test]
 fn the_demo_model_answers_without_a_model() {
@@ -334,7 +289,7 @@ fn a_text_goes_on_from_a_prompt_cache() {
 #[test]
 fn a_chat_folds_what_the_model_thinks() {
     let folder = Folder::new("thinking");
-    for name in ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"] {
+    for name in FILES {
         std::fs::copy(format!("{DEMO}/{name}"), folder.at(name)).unwrap();
     }
     // Markers of thinking in the place of two that the template does not use; the reply begins inside it.

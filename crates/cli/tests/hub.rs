@@ -3,26 +3,25 @@
 #[allow(dead_code)] // The library's tests use the rest.
 #[path = "../../lm/tests/hub/server.rs"]
 mod server;
+mod shared;
 
 use serde_json::Value;
 use server::{Fault, Server};
+use shared::{DEMO, Folder, err, good, out};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-
-const DEMO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/demo-model/model");
 
 /// A hub, and a home and cache of this test's own.
 struct World {
     server: Server,
     home: PathBuf,
+    _folder: Folder,
 }
 
 impl World {
     fn new(name: &str) -> World {
-        let home = std::env::temp_dir().join(format!("lapis-cli-hub-{}-{name}", std::process::id()));
-        drop(std::fs::remove_dir_all(&home));
-        std::fs::create_dir_all(&home).unwrap();
+        let folder = Folder::new(&format!("hub-{name}"));
         let server = Server::start();
         for file in std::fs::read_dir(DEMO).unwrap().flatten() {
             let name = file.file_name().into_string().unwrap();
@@ -30,7 +29,7 @@ impl World {
             server.put("owner/mlx-demo", "main", &name, &bytes, name.ends_with(".safetensors"));
         }
         server.put("owner/mlx-demo", "main", "README.md", b"---\nlicense: mit\n---\n# Demo\n", false);
-        World { server, home }
+        World { server, home: folder.0.clone(), _folder: folder }
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
@@ -52,26 +51,6 @@ impl World {
         let commit = self.server.commit("owner/mlx-demo", "main");
         self.home.join(".cache/huggingface/hub/models--owner--mlx-demo/snapshots").join(commit)
     }
-}
-
-impl Drop for World {
-    fn drop(&mut self) {
-        drop(std::fs::remove_dir_all(&self.home));
-    }
-}
-
-fn out(o: &Output) -> String {
-    String::from_utf8(o.stdout.clone()).unwrap()
-}
-
-fn err(o: &Output) -> String {
-    String::from_utf8(o.stderr.clone()).unwrap()
-}
-
-fn good(o: Output) -> String {
-    assert!(o.status.success(), "{}", err(&o));
-    assert!(err(&o).is_empty(), "{}", err(&o));
-    out(&o)
 }
 
 #[test]

@@ -3,43 +3,31 @@
 //! Each case is the demo model with something changed. What the readers of formats refuse byte by byte is in their own
 //! tests (`crates/io/tests`, `crates/lm/tests`); here it is what people see.
 
+mod shared;
+
 use serde_json::{Map, Value, json};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use shared::{DEMO, FILES, Folder, err, fed, lapis};
+use std::path::Path;
+use std::process::Output;
 
-const DEMO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/demo-model/model");
-
-/// A copy of the demo model, gone at its end.
-struct Model(PathBuf);
+/// A copy of the demo model.
+struct Model(Folder);
 
 impl Model {
     fn new(name: &str) -> Model {
-        let dir = std::env::temp_dir().join(format!("lapis-robust-{}-{name}", std::process::id()));
-        drop(std::fs::remove_dir_all(&dir));
-        std::fs::create_dir_all(&dir).unwrap();
-        for file in ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"] {
-            std::fs::copy(Path::new(DEMO).join(file), dir.join(file)).unwrap();
+        let folder = Folder::new(name);
+        for file in FILES {
+            std::fs::copy(Path::new(DEMO).join(file), folder.0.join(file)).unwrap();
         }
-        Model(dir)
+        Model(folder)
     }
 
     fn write(&self, file: &str, content: impl AsRef<[u8]>) {
-        std::fs::write(self.0.join(file), content).unwrap();
+        self.0.write(file, content);
     }
 
     fn run(&self, command: &str, arguments: &[&str], input: &[u8]) -> Output {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_lapis"))
-            .args([command, "--model"])
-            .arg(&self.0)
-            .args(arguments)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        // It may end before it has read all.
-        drop(std::io::Write::write_all(&mut child.stdin.take().unwrap(), input));
-        child.wait_with_output().unwrap()
+        fed(&[&[command, "--model", &self.0.at("")], arguments].concat(), input)
     }
 
     fn generate(&self, arguments: &[&str]) -> Output {
@@ -58,16 +46,6 @@ impl Model {
         assert!(o.status.success() && !o.stdout.is_empty(), "{what}: {text}");
         parts.iter().for_each(|p| assert!(text.contains(p), "{what}: {text} does not say {p:?}"));
     }
-}
-
-impl Drop for Model {
-    fn drop(&mut self) {
-        drop(std::fs::remove_dir_all(&self.0));
-    }
-}
-
-fn err(o: &Output) -> String {
-    String::from_utf8(o.stderr.clone()).unwrap()
 }
 
 fn refused(o: &Output, what: &str, code: i32, parts: &[&str]) {
@@ -175,14 +153,14 @@ fn indexes_of_shards() {
         m.write(index, text);
         m.refused(what, 2, parts);
     }
-    let whole = std::fs::read(m.0.join(name)).unwrap();
+    let whole = std::fs::read(m.0.0.join(name)).unwrap();
     m.write("model-2.safetensors", &whole);
     m.write(index, map(&|i, _| format!("model{}.safetensors", if i % 2 == 0 { "" } else { "-2" })));
     m.refused("in two shards", 2, &["is in \"model.safetensors\" and in \"model-2.safetensors\""]);
-    std::fs::remove_file(m.0.join(index)).unwrap();
+    std::fs::remove_file(m.0.0.join(index)).unwrap();
     m.refused("two files without an index", 2, &["is in another file, too"]);
-    std::fs::remove_file(m.0.join("model-2.safetensors")).unwrap();
-    std::fs::rename(m.0.join(name), m.0.join("model-00001-of-00003.safetensors")).unwrap();
+    std::fs::remove_file(m.0.0.join("model-2.safetensors")).unwrap();
+    std::fs::rename(m.0.0.join(name), m.0.0.join("model-00001-of-00003.safetensors")).unwrap();
     m.write(index, map(&|_, _| "model-00001-of-00003.safetensors".into()));
     m.refused("number of shards", 2, &["speak of 3 files, the index names 1"]);
     // None of the files that it names, but others: those are read.
@@ -190,7 +168,7 @@ fn indexes_of_shards() {
     m.works("another name", &[], &["warning: ", "names files that are not there"]);
     #[cfg(unix)]
     {
-        std::os::unix::fs::symlink("loop.safetensors", m.0.join("loop.safetensors")).unwrap();
+        std::os::unix::fs::symlink("loop.safetensors", m.0.0.join("loop.safetensors")).unwrap();
         m.write(
             index,
             map(&|i, _| if i == 0 { "loop.safetensors".into() } else { "model-00001-of-00003.safetensors".into() }),
@@ -202,15 +180,15 @@ fn indexes_of_shards() {
 #[test]
 fn weights_that_could_run_code_are_never_opened() {
     let m = Model::new("pickle");
-    std::fs::remove_file(m.0.join("model.safetensors")).unwrap();
+    std::fs::remove_file(m.0.0.join("model.safetensors")).unwrap();
     m.refused("no weights", 2, &["holds no model*.safetensors"]);
     for file in ["pytorch_model.bin", "model.pt"] {
         m.write(file, b"\x80\x04.");
         m.refused(file, 2, &[file, "pickle", "safetensors"]);
-        std::fs::remove_file(m.0.join(file)).unwrap();
+        std::fs::remove_file(m.0.0.join(file)).unwrap();
     }
     let m = Model::new("code");
-    let mark = m.0.join("ran");
+    let mark = m.0.0.join("ran");
     m.write("evil.py", format!("open({mark:?}, 'w')\n"));
     let mut config = object("config.json");
     config.insert("model_file".into(), "evil.py".into());
@@ -371,7 +349,7 @@ fn tokenizers() {
         m.write("tokenizer_config.json", text);
         m.refused(text, 2, &["tokenizer_config.json"]);
     }
-    std::fs::remove_file(m.0.join(name)).unwrap();
+    std::fs::remove_file(m.0.0.join(name)).unwrap();
     m.refused("none", 2, &["no tokenizer.json"]);
 }
 
@@ -432,7 +410,7 @@ fn prompts() {
 #[test]
 fn caches_of_prompts() {
     let m = Model::new("cache");
-    let file = m.0.join("begun.safetensors");
+    let file = m.0.0.join("begun.safetensors");
     let flags = ["--prompt-cache-file", file.to_str().unwrap()];
     let o = m.run("cache-prompt", &[&flags[..], &["--prompt", "Tell me"]].concat(), b"");
     assert!(o.status.success(), "{}", err(&o));
@@ -442,7 +420,7 @@ fn caches_of_prompts() {
     for (what, bytes) in [
         ("empty", vec![]),
         ("cut", whole[..whole.len() / 2].to_vec()),
-        ("no cache", std::fs::read(m.0.join("model.safetensors")).unwrap()),
+        ("no cache", std::fs::read(m.0.0.join("model.safetensors")).unwrap()),
     ] {
         std::fs::write(&file, bytes).unwrap();
         refused(&go(), what, 2, &["begun.safetensors"]);
@@ -459,15 +437,10 @@ fn caches_of_prompts() {
 #[test]
 fn gguf_files() {
     let m = Model::new("gguf");
-    let file = m.0.join("model.gguf");
+    let file = m.0.at("model.gguf");
     let run = |bytes: &[u8]| {
         std::fs::write(&file, bytes).unwrap();
-        Command::new(env!("CARGO_BIN_EXE_lapis"))
-            .args(["generate", "--model"])
-            .arg(&file)
-            .stdin(Stdio::null())
-            .output()
-            .unwrap()
+        lapis(&["generate", "--model", &file])
     };
     let head = |version: u32, tensors: u64, keys: u64| {
         [b"GGUF".as_slice(), &version.to_le_bytes(), &tensors.to_le_bytes(), &keys.to_le_bytes()].concat()
@@ -489,9 +462,6 @@ fn gguf_files() {
 /// Contradictory or unknown flags, and where output goes.
 #[test]
 fn flags() {
-    let lapis = |arguments: &[&str]| {
-        Command::new(env!("CARGO_BIN_EXE_lapis")).args(arguments).stdin(Stdio::null()).output().unwrap()
-    };
     for (arguments, part) in [
         (&["generate", "--stream", "--no-stream"][..], "cannot be used with"),
         (&["generate", "--logprobs", "21"], "21"),

@@ -3,12 +3,13 @@
 use crate::checkpoint::Checkpoint;
 use crate::models::{self, Model};
 use lapis::ops::quantize::{Format, Mode};
-use lapis::{Array, Dtype, Error, Result, io, ops};
+use lapis::{Array, Dtype, Error, Result, eval, io, ops};
 use lapis_nn::{Leaf, LeafMut, Module, for_each_packable, quantize_where};
 use serde_json::ser::{Formatter, PrettyFormatter};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 /// Bytes of a file before the next one begins.
 const SHARD: u64 = 5 << 30;
@@ -80,6 +81,13 @@ pub struct Options {
     pub dequantize: bool,
     /// The type of what is not packed; by default the config's.
     pub dtype: Option<Dtype>,
+    /// Bits of the matrix that makes logits, which is the embedding where the two are one.
+    pub head_bits: Option<usize>,
+    /// Layers by path that are packed otherwise: a mapping with `bits`, `group_size`, `mode`; `false` leaves one as it is,
+    /// `true` packs it as the rest.
+    pub per_layer: Map<String, Value>,
+    /// Say what would be written, and write nothing.
+    pub dry_run: bool,
 }
 
 /// What was written.
@@ -89,6 +97,14 @@ pub struct Report {
     pub dtype: Option<Dtype>,
     /// Bits a weight.
     pub bits_per_weight: f64,
+    /// Values that the weights stand for.
+    pub parameters: u64,
+    /// Bytes of all tensors.
+    pub bytes: u64,
+    /// Bytes of the largest file of weights.
+    pub shard: u64,
+    /// Seconds that casting and packing would take, where nothing was written: those of the largest layer, for all.
+    pub seconds: Option<f64>,
 }
 
 /// That a directory may be written: it does not exist.
@@ -129,7 +145,7 @@ pub fn convert(from: &Path, to: &Path, options: &Options, mut say: impl FnMut(&s
     }
     if let Some(format) = options.quantize {
         say("[INFO] Quantizing");
-        pack(&mut *model, &mut config, format, options.recipe)?;
+        pack(&mut *model, &mut config, format, options)?;
     }
     if options.dequantize {
         say("[INFO] Dequantizing");
@@ -150,8 +166,23 @@ pub fn convert(from: &Path, to: &Path, options: &Options, mut say: impl FnMut(&s
     if options.quantize.is_some() {
         say(&format!("[INFO] Quantized model with {bits_per_weight:.3} bits per weight."));
     }
+    let (all, parameters) = parameters(model.module_mut());
+    let bytes: u64 = all.iter().map(|(_, a)| a.nbytes() as u64).sum();
+    let largest = all.iter().map(|(_, a)| a).max_by_key(|a| a.nbytes());
+    let shard = bytes.min(SHARD).max(largest.map_or(0, |a| a.nbytes() as u64));
+    let mut report = Report { dtype, bits_per_weight, parameters, bytes, shard, seconds: None };
+    if options.dry_run {
+        if let Some(largest) = largest {
+            let began = Instant::now();
+            eval([largest])?;
+            let share = bytes as f64 / largest.nbytes().max(1) as f64;
+            report.seconds = Some(began.elapsed().as_secs_f64() * share);
+        }
+        return Ok(report);
+    }
+    drop(all);
     save(model.module_mut(), config, Some(from), &checkpoint.beside()?, to)?;
-    Ok(Report { dtype, bits_per_weight })
+    Ok(report)
 }
 
 /// The floating type that a config names.
@@ -182,7 +213,8 @@ fn cast(module: &mut dyn Module, dtype: Dtype, keeps: fn(&str) -> bool) -> Resul
     failed.map_or(Ok(()), Err)
 }
 
-fn pack(model: &mut dyn Model, config: &mut Map<String, Value>, base: Format, recipe: Option<Recipe>) -> Result<()> {
+fn pack(model: &mut dyn Model, config: &mut Map<String, Value>, base: Format, options: &Options) -> Result<()> {
+    let recipe = options.recipe;
     let block = |f: Format| json!({"group_size": f.group(), "bits": f.bits(), "mode": f.mode().name()});
     let fine = config.contains_key("quantization");
     let mut plan = match config.remove("quantization") {
@@ -198,24 +230,35 @@ fn pack(model: &mut dyn Model, config: &mut Map<String, Value>, base: Format, re
             return Err(Error::value("[convert] mixed recipes need layers called down_proj; this model has none"));
         }
     };
+    let mut own = own(model, config, base, options)?;
     let rule = models::find(config)?.quantize;
     let mut failed = None;
     quantize_where(model.module_mut(), &mut |path, layer| {
         let columns = layer.matrix().columns();
-        if !columns.is_multiple_of(base.group()) {
+        let given = own.remove(path);
+        if given.is_none() && !columns.is_multiple_of(base.group()) {
             return None;
         }
-        let own = match recipe {
-            Some(recipe) => match Format::affine(recipe.bits(path, place, blocks), base.group()) {
+        let packing = match (given, recipe) {
+            (Some(Some(format)), _) if !columns.is_multiple_of(format.group()) => {
+                let group = format.group();
+                failed = failed.take().or(Some(Error::value(format!(
+                    "[convert] {path} has {columns} columns, which are no whole number of groups of {group}"
+                ))));
+                models::Packing::Base
+            }
+            (Some(Some(format)), _) => models::Packing::As(format),
+            (Some(None), _) => models::Packing::Never,
+            (None, Some(recipe)) => match Format::affine(recipe.bits(path, place, blocks), base.group()) {
                 Ok(format) => models::Packing::As(format),
                 Err(e) => {
                     failed = failed.take().or(Some(e));
                     models::Packing::Base
                 }
             },
-            None => rule(path),
+            (None, None) => rule(path),
         };
-        match own {
+        match packing {
             models::Packing::Base => {
                 if fine {
                     plan.insert(path.to_string(), block(base));
@@ -232,9 +275,66 @@ fn pack(model: &mut dyn Model, config: &mut Map<String, Value>, base: Format, re
     if let Some(e) = failed {
         return Err(e);
     }
+    if let Some(path) = own.keys().next() {
+        return Err(absent(path, &names));
+    }
     config.insert("quantization".into(), Value::Object(plan.clone()));
     config.insert("quantization_config".into(), Value::Object(plan));
     Ok(())
+}
+
+/// Layers that are packed otherwise than the rest, by path; `None` is not packed.
+fn own(
+    model: &mut dyn Model,
+    config: &Map<String, Value>,
+    base: Format,
+    options: &Options,
+) -> Result<BTreeMap<String, Option<Format>>> {
+    let mut all = BTreeMap::new();
+    if let Some(bits) = options.head_bits {
+        let mut paths = Vec::new();
+        for_each_packable(model.module_mut(), &mut |path, _| paths.push(path.to_string()));
+        let last = |name: &str| paths.iter().find(|p| p.rsplit('.').next() == Some(name));
+        let tied = config.get("tie_word_embeddings").and_then(Value::as_bool).unwrap_or(false);
+        let head = last("lm_head").or_else(|| tied.then(|| last("embed_tokens")).flatten());
+        let head = head.ok_or_else(|| Error::value("[convert] this model has no lm_head to pack otherwise"))?;
+        let group = if base.mode() == Mode::Affine { base.group() } else { 64 };
+        all.insert(head.clone(), Some(Format::affine(bits, group)?));
+    }
+    for (path, value) in &options.per_layer {
+        let wrong = |why: &str| Error::value(format!("[convert] {path}: {why}"));
+        let format = match value {
+            Value::Bool(true) => Some(base),
+            Value::Bool(false) => None,
+            Value::Object(of) => {
+                let number = |key: &str| match of.get(key) {
+                    None => Ok(None),
+                    Some(n) => n.as_u64().map(|n| Some(n as usize)).ok_or_else(|| wrong(&format!("{key} is {n}"))),
+                };
+                let mode = match of.get("mode").map(|m| m.as_str().ok_or_else(|| wrong("mode is no name"))) {
+                    None => base.mode(),
+                    Some(name) => Mode::from_name(name?)?,
+                };
+                if let Some(key) = of.keys().find(|k| !["bits", "group_size", "mode"].contains(&k.as_str())) {
+                    return Err(wrong(&format!("there is no {key:?}; there are bits, group_size and mode")));
+                }
+                let same = mode == base.mode();
+                let (bits, group) = (number("bits")?, number("group_size")?.or(same.then_some(base.group())));
+                Some(Format::new(mode, bits.or(same.then_some(base.bits())), group)?)
+            }
+            _ => return Err(wrong("a mapping with bits and group_size, true or false is needed")),
+        };
+        all.insert(path.clone(), format);
+    }
+    Ok(all)
+}
+
+/// A path that no layer has, with the nearest that one has.
+fn absent(path: &str, names: &[String]) -> Error {
+    let last = path.rsplit('.').next().unwrap_or(path);
+    let near: Vec<&str> = names.iter().filter(|n| n.ends_with(last)).take(3).map(String::as_str).collect();
+    let near = if near.is_empty() { names.iter().rev().take(3).map(String::as_str).collect() } else { near };
+    Error::value(format!("[convert] there is no layer {path:?} to pack; there are {}, ...", near.join(", ")))
 }
 
 /// Parameters in the order of the model, and how many values they stand for.

@@ -4,17 +4,20 @@ use crate::adapter::Adapter;
 use crate::batch::{Batch, KvOptions, Sequence};
 use crate::checkpoint::Checkpoint;
 use crate::embed::Pooling;
-use crate::engine::{Drafter, Engine, Event, Finish, Request};
+use crate::engine::{Drafter, Engine, Event, Finish, Prefixes, Request};
 use crate::models::{self, Model};
 use crate::sample::{Choice, Constraint, Sampling};
 use crate::template::{Chat, Template};
 use crate::tokenizer::{Detokenizer, Tokenizer};
 use lapis::{Array, Dtype, Error, Result, eval, io, memory, ops};
 use serde_json::{Map, Value};
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
+
+/// Bytes of prompts that are remembered for others that begin alike.
+pub(crate) const REMEMBERED: usize = 1 << 30;
 
 /// A model with its tokenizer.
 pub struct LanguageModel {
@@ -103,6 +106,8 @@ pub struct Options {
     pub kv: KvOptions,
     /// How many of the likeliest tokens are told of at each place.
     pub top: usize,
+    /// Sequences at once at most, of several prompts; by default 32.
+    pub max_batch: Option<usize>,
 }
 
 /// One step of a reply, in mlx-lm's terms.
@@ -275,6 +280,7 @@ impl LanguageModel {
         }
         engine.kv = options.kv;
         engine.draft_tokens = options.draft_tokens.unwrap_or(engine.draft_tokens);
+        engine.max_batch = options.max_batch.unwrap_or(engine.max_batch).max(1);
         Ok(engine)
     }
 
@@ -374,17 +380,37 @@ impl LanguageModel {
     /// # Errors
     /// As [`LanguageModel::stream`], of the first prompt that fails.
     pub fn batch_generate(&self, prompts: &[Vec<u32>], options: &Options) -> Result<Vec<String>> {
+        self.batch_generate_with(prompts, options, |_| true)
+    }
+
+    /// As [`LanguageModel::batch_generate`]; `each` hears how many replies are done, and says whether to go on. Prompts that
+    /// begin alike share that beginning, and one that comes again is another draw.
+    ///
+    /// # Errors
+    /// As there; being told to stop.
+    pub fn batch_generate_with(
+        &self,
+        prompts: &[Vec<u32>],
+        options: &Options,
+        mut each: impl FnMut(usize) -> bool,
+    ) -> Result<Vec<String>> {
         let mut engine = self.engine_with(options)?;
-        let mut texts = Vec::new();
+        let mut prefixes = Prefixes::new(REMEMBERED);
+        prefixes.most = 2 * engine.max_batch;
+        engine.prefixes = Some(prefixes);
+        let (mut texts, mut done) = (Vec::new(), 0);
+        let mut drawn: HashMap<&[u32], u64> = HashMap::new();
         for prompt in prompts {
+            let choice = drawn.entry(prompt).or_default();
             let request = Request {
                 prompt: prompt.clone(),
                 max_tokens: self.room(prompt.len(), options.max_tokens.or(Some(128)))?,
                 sampling: options.sampling.clone(),
                 eos: Arc::clone(&self.eos),
-                choice: 0,
+                choice: *choice,
                 ..Request::default()
             };
+            *choice += 1;
             let id = engine.add(request, Sequence::new())?;
             texts.push((id, StopText::new(self.tokenizer.detokenizer(), options.stop.clone()), String::new()));
         }
@@ -399,7 +425,13 @@ impl LanguageModel {
                         let (piece, stopped) = detokenizer.add(choice.token, finish)?;
                         text.push_str(&piece);
                         if stopped {
-                            engine.cancel(id);
+                            engine.end(id);
+                        }
+                        if stopped || finish.is_some() {
+                            done += 1;
+                            if !each(done) {
+                                return Err(Error::eval("[generate] stopped"));
+                            }
                         }
                     }
                 }

@@ -8,7 +8,10 @@ mod batches;
 pub mod data;
 mod loss;
 mod optimizer;
-mod order;
+mod order {
+    //! The order of batches: NumPy's, so that a run can be compared with mlx-lm's.
+    pub(crate) use lapis_lm::twister::Twister as Order;
+}
 mod prepare;
 pub mod quant;
 mod report;
@@ -17,7 +20,6 @@ mod settings;
 mod state;
 mod tensorboard;
 mod trainer;
-mod yaml;
 
 pub use batches::Batch;
 pub use data::{Data, Sample};

@@ -1,8 +1,8 @@
 //! What a run is asked to do: the keys of mlx-lm's YAML files, which are also the flags of the command line and what
 //! `adapter_config.json` holds.
 
-use crate::yaml;
 use lapis::{Error, Result};
+use lapis_lm::yaml;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::path::Path;

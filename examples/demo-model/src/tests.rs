@@ -62,10 +62,6 @@ fn every_command_is_real() {
         "cargo run --release --example quickest",
         "cargo run --release -p lapis-nn --example quickstart",
         "cargo xtask demo-models",
-        "lapis dance",
-        "lapis chat --modle MODEL",
-        "lapis chat --model",
-        "lapis kld MODEL",
         "LAPIS_SIMDD=avx2 cargo test -p lapis",
     ] {
         assert!(known.check(wrong).is_err(), "{wrong}");

@@ -4,26 +4,21 @@
 //! machine slows both down alike. Decode is bounded by reading the parameters and what is remembered, prefill by two
 //! operations a parameter and token.
 
-use crate::hub::HubArguments;
 use crate::interrupt;
-use crate::model;
+use crate::model::Source;
 use lapis::{Error, Result, memory};
 use lapis_cpu::{limits, pool};
 use lapis_lm::fit::{Fit, bandwidth};
 use lapis_lm::quant::round_inputs;
 use lapis_lm::{Engine, Event, Model, Prefixes, Request, Sequence, models};
 use serde_json::{Value, json};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// A model: a directory, a .gguf file, or owner/name on the hub [default: the demo model inside the program]
-    #[arg(long)]
-    model: Option<PathBuf>,
     #[command(flatten)]
-    hub: HubArguments,
+    source: Source,
     /// Tokens of the prompt; several, as in 128,512,2048, are measured one after the other
     #[arg(short = 'p', long, value_delimiter = ',', default_value = "512")]
     prompt_tokens: Vec<usize>,
@@ -48,18 +43,12 @@ pub(crate) struct Arguments {
     /// Round inputs of layers as their weights are (-qa; models in nvfp4 or mxfp8)
     #[arg(long)]
     quantize_activations: bool,
-    /// Threads to use
-    #[arg(long)]
-    threads: Option<usize>,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
     /// Print a table in Markdown
     #[arg(long, conflicts_with = "json")]
     markdown: bool,
-    /// Accepted; code in a model repository is never run
-    #[arg(long, hide = true)]
-    trust_remote_code: bool,
 }
 
 /// What one run gave: tokens a second and seconds.
@@ -165,19 +154,16 @@ pub(crate) fn run(a: Arguments) -> Result<()> {
     if none(&a.prompt_tokens) || none(&a.batch_size) || a.generation_tokens == Some(0) || a.num_trials == 0 {
         return Err(Error::value("benchmark: tokens, batch size and trials are 1 at least"));
     }
-    if let Some(n) = a.threads {
-        pool::set_threads(n)?;
-    }
     interrupt::watch();
     let began = Instant::now();
-    let mut checkpoint = model::checkpoint(a.model.as_deref(), &a.hub)?;
+    let mut checkpoint = a.source.checkpoint()?;
     let (vocabulary, context) = (checkpoint.vocabulary()?, checkpoint.context());
     let mut loaded = models::load(&mut checkpoint)?;
     if a.quantize_activations {
         round_inputs(&mut *loaded)?;
     }
     let load = began.elapsed().as_secs_f64();
-    let fit = Fit::of(&mut model::checkpoint(a.model.as_deref(), &a.hub)?)?;
+    let fit = Fit::of(&mut a.source.checkpoint()?)?;
     let longest = a.prompt_tokens.iter().copied().max().unwrap_or(0);
     if let Some(context) = context
         && longest + a.generation_tokens.unwrap_or(1) > context
@@ -316,7 +302,7 @@ fn as_json(a: &Arguments, reports: &[Report], limits: Limits, [load, peak]: [f64
     let rows: Vec<Value> = reports.iter().map(one).collect();
     // One setting is told of at the top, as several are in `rows`.
     let mut all = rows.first().cloned().unwrap_or_else(|| json!({}));
-    let named = a.model.as_ref().map(|m| m.display().to_string());
+    let named = a.source.model.as_ref().map(|m| m.display().to_string());
     for (key, value) in [
         ("schema", json!(1)),
         ("model", json!(named.unwrap_or_else(|| "demo model".into()))),

@@ -1,7 +1,6 @@
 //! `lapis cache-prompt`: what a model remembers of a prompt, as a file.
 
-use crate::hub::HubArguments;
-use crate::model::{self, AdapterArguments, KvArguments};
+use crate::model::{self, AdapterArguments, KvArguments, Source};
 use crate::{interrupt, say};
 use lapis::{Result, memory};
 use lapis_lm::prompt_cache::Layout;
@@ -13,11 +12,8 @@ use std::time::Instant;
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// A model: a directory, a .gguf file, or owner/name on the hub [default: the demo model inside the program]
-    #[arg(long)]
-    model: Option<PathBuf>,
     #[command(flatten)]
-    hub: HubArguments,
+    source: Source,
     #[command(flatten)]
     adapter: AdapterArguments,
     /// The file to write
@@ -37,20 +33,11 @@ pub(crate) struct Arguments {
     /// Tokens of the prompt in a step
     #[arg(long, default_value_t = 2048)]
     prefill_step_size: usize,
-    /// Threads to use
-    #[arg(long)]
-    threads: Option<usize>,
-    /// Accepted; code in a model repository is never run
-    #[arg(long, hide = true)]
-    trust_remote_code: bool,
 }
 
 pub(crate) fn run(a: Arguments) -> Result<()> {
-    if let Some(n) = a.threads {
-        lapis_cpu::pool::set_threads(n)?;
-    }
     let prompt = model::text(&a.prompt)?;
-    let model = a.adapter.load(a.model.as_deref(), &a.hub)?;
+    let model = a.adapter.load(&a.source)?;
     let tokens = match model.tokenizer.template() {
         None => model.tokenizer.encode_prompt(&prompt)?,
         Some(_) => {
@@ -76,7 +63,7 @@ pub(crate) fn run(a: Arguments) -> Result<()> {
     config.insert("trust_remote_code".into(), false.into());
     config.extend(a.eos_token.map(|token| ("eos_token".into(), token.into())));
     let notes = [
-        ("model".to_string(), model::name(a.model.as_deref())),
+        ("model".to_string(), a.source.name()),
         ("tokenizer_config".to_string(), serde_json::Value::Object(config).to_string()),
     ];
     let layout = if a.cache_format == "a" { Layout::A } else { Layout::B };

@@ -1,12 +1,14 @@
 //! `lapis convert`: a model to another form.
 
 use crate::hub::HubArguments;
+use lapis::io::atomic::human;
 use lapis::ops::quantize::{Format, Mode};
 use lapis::{Dtype, Error, Result};
 use lapis_lm::card::Card;
 use lapis_lm::convert::{Options, Recipe, convert, vacant};
 use lapis_lm::hub::Name;
-use std::path::PathBuf;
+use serde_json::{Map, Value};
+use std::path::{Path, PathBuf};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -39,12 +41,18 @@ pub(crate) struct Arguments {
     /// Unpack the weights
     #[arg(short, long, conflicts_with = "quantize")]
     dequantize: bool,
+    /// Bits of the matrix that makes logits (the embedding, where the two are one)
+    #[arg(long, requires = "quantize")]
+    lm_head_bits: Option<usize>,
+    /// Layers that are packed otherwise, a JSON file: {"model.layers.0.mlp.down_proj": {"bits": 8}, "lm_head": false}
+    #[arg(long, requires = "quantize", value_name = "FILE")]
+    per_layer: Option<PathBuf>,
+    /// Say how large the result would be and how long it would take, and write nothing
+    #[arg(long)]
+    dry_run: bool,
     /// Upload the result to this repository: owner/name
     #[arg(long)]
     upload_repo: Option<String>,
-    /// Accepted; code in a model repository is never run
-    #[arg(long, hide = true)]
-    trust_remote_code: bool,
 }
 
 pub(crate) fn run(a: Arguments) -> Result<()> {
@@ -63,6 +71,9 @@ pub(crate) fn run(a: Arguments) -> Result<()> {
         recipe: a.quant_predicate.as_deref().map(Recipe::from_name).transpose()?,
         dequantize: a.dequantize,
         dtype,
+        head_bits: a.lm_head_bits,
+        per_layer: a.per_layer.as_deref().map_or(Ok(Map::new()), per_layer)?,
+        dry_run: a.dry_run,
     };
     // Before anything is fetched.
     vacant(&a.mlx_path)?;
@@ -72,6 +83,21 @@ pub(crate) fn run(a: Arguments) -> Result<()> {
     };
     let source = a.hub.find(&a.hf_path)?;
     let report = convert(&source, &a.mlx_path, &options, |line| println!("{line}"))?;
+    if a.dry_run {
+        println!("Nothing is written. {} would hold:", a.mlx_path.display());
+        println!(
+            "  weights    {} ({:.3} bits each, {} of them)",
+            human(report.bytes),
+            report.bits_per_weight,
+            report.parameters
+        );
+        println!("  files      {}, of {} at most", report.bytes.div_ceil(report.shard.max(1)), human(report.shard));
+        println!("  memory     about {} beside the mapped source", human(report.shard));
+        if let Some(seconds) = report.seconds {
+            println!("  time       about {seconds:.0} s to compute, and what the disk takes");
+        }
+        return Ok(());
+    }
     // A card is no reason to fail: the model is there.
     let (base, text) = match a.hub.named(&a.hf_path)? {
         Some((hub, name)) => (Some(name.repo.clone()), hub.text(&name, "README.md").ok().flatten()),
@@ -84,5 +110,16 @@ pub(crate) fn run(a: Arguments) -> Result<()> {
     match upload {
         Some((hub, name)) => super::upload::upload(&hub, &a.mlx_path, &name),
         None => Ok(()),
+    }
+}
+
+/// The JSON object of a file.
+fn per_layer(file: &Path) -> Result<Map<String, Value>> {
+    let shown = file.display();
+    let text = std::fs::read_to_string(file).map_err(|e| Error::io(format!("--per-layer {shown}: {e}")))?;
+    match serde_json::from_str(&text) {
+        Ok(Value::Object(all)) => Ok(all),
+        Ok(_) => Err(Error::value(format!("--per-layer {shown}: an object of layers is needed"))),
+        Err(e) => Err(Error::value(format!("--per-layer {shown}: {e}"))),
     }
 }

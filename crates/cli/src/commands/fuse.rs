@@ -1,8 +1,7 @@
 //! `lapis fuse`: an adapter as a part of its model.
 
 use crate::Manner;
-use crate::hub::HubArguments;
-use crate::model::DEMO;
+use crate::model::{DEMO, Source};
 use lapis::Result;
 use lapis_lm::card::Card;
 use lapis_lm::fuse::{Base, fuse};
@@ -12,11 +11,8 @@ use std::path::PathBuf;
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// A model: a directory, a .gguf file, or owner/name on the hub [default: the demo model inside the program]
-    #[arg(long)]
-    model: Option<PathBuf>,
     #[command(flatten)]
-    hub: HubArguments,
+    source: Source,
     /// The directory to write, which must not exist
     #[arg(long, default_value = "fused_model")]
     save_path: PathBuf,
@@ -41,27 +37,18 @@ pub(crate) struct Arguments {
     /// Upload the result to this repository: owner/name
     #[arg(long)]
     upload_repo: Option<String>,
-    /// Threads to use
-    #[arg(long)]
-    threads: Option<usize>,
-    /// Accepted; code in a model repository is never run
-    #[arg(long, hide = true)]
-    trust_remote_code: bool,
 }
 
 /// Packing that takes away more of a change than this is worth a word.
 const LOSS: f64 = 0.5;
 
-pub(crate) fn run(a: Arguments, manner: Manner) -> Result<()> {
-    if let Some(n) = a.threads {
-        lapis_cpu::pool::set_threads(n)?;
-    }
+pub(crate) fn run(mut a: Arguments, manner: Manner) -> Result<()> {
     let upload = match &a.upload_repo {
-        Some(name) => Some((a.hub.hub()?, Name::parse(name)?)),
+        Some(name) => Some((a.source.hub.hub()?, Name::parse(name)?)),
         None => None,
     };
-    let model = a.model.or_else(|| (manner == Manner::Mlx).then(|| "mlx_model".into()));
-    let source = model.as_ref().map(|m| a.hub.find(m)).transpose()?;
+    a.source.model = a.source.model.or_else(|| (manner == Manner::Mlx).then(|| "mlx_model".into()));
+    let source = a.source.find()?;
     println!("Loading pretrained model");
     let base = source.as_deref().map_or(Base::Files(DEMO), Base::Path);
     let report = fuse(base, &a.adapter_path, &a.save_path, a.dequantize)?;
@@ -77,8 +64,8 @@ pub(crate) fn run(a: Arguments, manner: Manner) -> Result<()> {
         }
     }
     // A card is no reason to fail: the model is there.
-    let (named, text) = match (&model, &source) {
-        (Some(model), Some(dir)) => match a.hub.named(model)? {
+    let (named, text) = match (&a.source.model, &source) {
+        (Some(model), Some(dir)) => match a.source.hub.named(model)? {
             Some((hub, name)) => (Some(name.repo.clone()), hub.text(&name, "README.md").ok().flatten()),
             None => (None, std::fs::read_to_string(dir.join("README.md")).ok()),
         },

@@ -1,8 +1,7 @@
 //! `lapis generate`: text after a prompt.
 
 use crate::grammar::GrammarArguments;
-use crate::hub::HubArguments;
-use crate::model::{self, AdapterArguments, DraftArguments, KvArguments, SamplingArguments};
+use crate::model::{self, AdapterArguments, DraftArguments, KvArguments, SamplingArguments, Source};
 use crate::{Manner, interrupt, say};
 use lapis::{Error, Result};
 use lapis_lm::template::{Chat, Template};
@@ -13,11 +12,8 @@ use std::path::PathBuf;
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// A model: a directory, a .gguf file, or owner/name on the hub [default: the demo model inside the program]
-    #[arg(long)]
-    model: Option<PathBuf>,
     #[command(flatten)]
-    hub: HubArguments,
+    source: Source,
     #[command(flatten)]
     adapter: AdapterArguments,
     /// The prompt; `-` reads standard input
@@ -85,18 +81,12 @@ pub(crate) struct Arguments {
     /// Pictures, for models that take them
     #[arg(long, num_args = 1.., hide = true)]
     image: Vec<PathBuf>,
-    /// Threads to use
-    #[arg(long)]
-    threads: Option<usize>,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
     /// Show control characters of the text as they are
     #[arg(long)]
     raw: bool,
-    /// Accepted; code in a model repository is never run
-    #[arg(long, hide = true)]
-    trust_remote_code: bool,
 }
 
 /// Roles and texts between the markers that most models know.
@@ -140,24 +130,17 @@ pub(crate) fn limit(asked: Option<i64>, default: Option<usize>) -> Result<Option
     }
 }
 
-pub(crate) fn run(a: Arguments, manner: Manner) -> Result<()> {
-    if let Some(n) = a.threads {
-        lapis_cpu::pool::set_threads(n)?;
-    }
-    if a.trust_remote_code {
-        say::note("--trust-remote-code has no effect: code in a model repository is never run");
-    }
+pub(crate) fn run(mut a: Arguments, manner: Manner) -> Result<()> {
     let max_tokens = limit(a.max_tokens, model::default_max_tokens(manner, 100))?;
     let verbose = !["false", "f", "0", "no"].contains(&a.verbose.to_lowercase().as_str()) && !a.json;
-    let path = match &a.prompt_cache_file {
-        Some(file) => model::cached(a.model.as_deref(), file)?,
-        None => a.model.clone(),
-    };
+    if let Some(file) = &a.prompt_cache_file {
+        a.source = a.source.cached(file)?;
+    }
     if !a.image.is_empty() {
-        let name = model::name(path.as_deref());
+        let name = a.source.name();
         return Err(Error::unsupported(format!("--image: {name} reads text only; describe the picture in the prompt")));
     }
-    let mut model = a.adapter.load(path.as_deref(), &a.hub)?;
+    let mut model = a.adapter.load(&a.source)?;
     if a.quantize_activations {
         model.round_inputs()?;
     }
@@ -183,7 +166,7 @@ pub(crate) fn run(a: Arguments, manner: Manner) -> Result<()> {
     let mut options =
         Options { max_tokens, sampling, stop: a.stop, prefill_step, kv: a.kv.options()?, ..Options::default() };
     options.top = a.logprobs.map_or(0, usize::from);
-    a.draft.apply(&model, &a.hub, &mut options)?;
+    a.draft.apply(&model, &a.source.hub, &mut options)?;
     interrupt::watch();
     let mut progress = say::Progress::new("prefill", "tok");
     let stream = model.stream(&prompt, &options, sequence)?;

@@ -1,17 +1,14 @@
 //! `lapis logits`: the numbers themselves, for comparing implementations.
 
-use crate::hub::HubArguments;
+use crate::model::Source;
 use lapis::{Array, Dtype, Error, Result, eval, io, ops};
-use lapis_lm::{Batch, Checkpoint, Sequence, models};
+use lapis_lm::{Batch, Sequence, models};
 use std::path::PathBuf;
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// A model: a directory, a .gguf file, or owner/name on the hub; it needs no tokenizer
-    #[arg(long)]
-    model: PathBuf,
     #[command(flatten)]
-    hub: HubArguments,
+    source: Source,
     /// Token ids of one or several sequences of one length: "1,2,3;4,5,6"
     #[arg(long)]
     tokens: String,
@@ -29,7 +26,7 @@ pub(crate) fn run(a: Arguments) -> Result<()> {
     if length == 0 || sequences.iter().any(|s| s.len() != length) {
         return Err(Error::value("--tokens: sequences of one length are needed, one token at least"));
     }
-    let model = models::load(&mut Checkpoint::open(a.hub.find(&a.model)?)?)?;
+    let model = models::load(&mut a.source.checkpoint()?)?;
     let mut rows = Vec::new();
     for tokens in &sequences {
         let mut sequence = Sequence::new();

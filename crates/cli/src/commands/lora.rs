@@ -1,7 +1,6 @@
 //! `lapis lora`: fine-tuning.
 
-use crate::hub::HubArguments;
-use crate::model::{self, AdapterArguments};
+use crate::model::{AdapterArguments, Source};
 use crate::{Manner, interrupt};
 use lapis::{Error, Result};
 use lapis_train::{Data, Observer, Record, Settings, Trained, run as train};
@@ -12,11 +11,8 @@ use std::time::Instant;
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// A model: a directory, a .gguf file, or owner/name on the hub [default: the demo model inside the program]
-    #[arg(long)]
-    model: Option<PathBuf>,
     #[command(flatten)]
-    hub: HubArguments,
+    source: Source,
     /// Train
     #[arg(long)]
     train: bool,
@@ -116,15 +112,9 @@ pub(crate) struct Arguments {
     /// Read model and data, say what would be trained, and stop
     #[arg(long)]
     dry_run: bool,
-    /// Threads to use
-    #[arg(long)]
-    threads: Option<usize>,
     /// Print JSON: the lines of metrics.jsonl
     #[arg(long)]
     json: bool,
-    /// Accepted; code in a model repository is never run
-    #[arg(long, hide = true)]
-    trust_remote_code: bool,
 }
 
 /// The settings of the YAML file, then of the flags.
@@ -137,8 +127,8 @@ fn settings(a: &Arguments, manner: Manner) -> Result<Settings> {
         s.read(file, &mut |text| eprintln!("{text}"))?;
     }
     let truth = |on: bool| on.then_some(Value::Bool(true));
-    let model = a.model.as_ref().map(|m| json!(m.display().to_string()));
-    let flags: [(&str, Option<Value>); 32] = [
+    let model = a.source.model.as_ref().map(|m| json!(m.display().to_string()));
+    let flags: [(&str, Option<Value>); 31] = [
         ("model", model),
         ("train", truth(a.train)),
         ("test", truth(a.test)),
@@ -170,7 +160,6 @@ fn settings(a: &Arguments, manner: Manner) -> Result<Settings> {
         ("on_nan", a.on_nan.clone().map(Value::from)),
         ("eval_prompts", a.eval_prompts.clone().map(Value::from)),
         ("exact_reference_loss", truth(a.exact_reference_loss)),
-        ("trust_remote_code", truth(a.trust_remote_code)),
     ];
     for (key, value) in flags {
         value.map_or(Ok(()), |value| s.set(key, value))?;
@@ -178,10 +167,7 @@ fn settings(a: &Arguments, manner: Manner) -> Result<Settings> {
     Ok(s)
 }
 
-pub(crate) fn run(a: Arguments, manner: Manner) -> Result<()> {
-    if let Some(n) = a.threads {
-        lapis_cpu::pool::set_threads(n)?;
-    }
+pub(crate) fn run(mut a: Arguments, manner: Manner) -> Result<()> {
     let s = settings(&a, manner)?;
     if s.trust_remote_code {
         eprintln!("--trust-remote-code has no effect: code in a model repository is never run");
@@ -192,10 +178,10 @@ pub(crate) fn run(a: Arguments, manner: Manner) -> Result<()> {
             "--data is missing: name a directory with train.jsonl and valid.jsonl, lines such as {\"text\": \"...\"}",
         ));
     };
-    let path = s.model.as_ref().map(PathBuf::from);
+    a.source.model = s.model.as_ref().map(PathBuf::from);
     let model = match s.train || s.adapter_path.is_empty() {
-        true => model::load(path.as_deref(), &a.hub)?,
-        false => AdapterArguments::of(&s.adapter_path).load(path.as_deref(), &a.hub)?,
+        true => a.source.load()?,
+        false => AdapterArguments::of(&s.adapter_path).load(&a.source)?,
     };
     let data = Data::read(Path::new(data), &model, &s, &mut |text| eprintln!("note: {text}"))?;
     if a.dry_run {

@@ -1,75 +1,107 @@
 //! `lapis perplexity`: how well a model foresees a text.
 
-use crate::hub::HubArguments;
-use crate::model::AdapterArguments;
+use super::kld;
+use crate::model::{self, AdapterArguments, Source};
 use crate::say;
 use lapis::{Error, Result};
+use lapis_lm::LanguageModel;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// A model: a directory, a .gguf file, or owner/name on the hub
-    #[arg(long)]
-    model: PathBuf,
     #[command(flatten)]
-    hub: HubArguments,
+    source: Source,
     #[command(flatten)]
     adapter: AdapterArguments,
-    /// A text, or .jsonl with a "text" in each line
-    #[arg(long)]
-    data_path: PathBuf,
-    /// Windows at once
-    #[arg(long, default_value_t = 8)]
-    batch_size: usize,
-    /// Tokens of a window
-    #[arg(long, default_value_t = 512)]
-    sequence_length: usize,
-    /// Windows to take; -1 takes all
-    #[arg(long, default_value_t = 256, allow_negative_numbers = true)]
-    num_samples: i64,
-    /// Threads to use
-    #[arg(long)]
-    threads: Option<usize>,
+    #[command(flatten)]
+    text: Text,
+    /// Say how far the model is from this one, too
+    #[arg(long, value_name = "MODEL")]
+    kld: Option<PathBuf>,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
     /// Accepted; windows are taken in the order of the text
     #[arg(long, hide = true)]
     seed: Option<u64>,
-    /// Accepted; code in a model repository is never run
-    #[arg(long, hide = true)]
-    trust_remote_code: bool,
+}
+
+/// The text to measure on.
+#[derive(clap::Args)]
+pub(crate) struct Text {
+    /// A text, or .jsonl with a "text" in each line [default: what mlx-lm has fetched, else a text inside lapis]
+    #[arg(long)]
+    data_path: Option<PathBuf>,
+    /// Windows at once
+    #[arg(long, default_value_t = 8)]
+    pub(crate) batch_size: usize,
+    /// Tokens of a window
+    #[arg(long, default_value_t = 512)]
+    sequence_length: usize,
+    /// Windows to take; -1 takes all
+    #[arg(long, default_value_t = 256, allow_negative_numbers = true)]
+    num_samples: i64,
+}
+
+/// What is measured on where no text is named: how lapis is built.
+const OWN: &str = include_str!("../../../../ARCHITECTURE.md");
+
+impl Text {
+    /// Its tokens, cut into windows.
+    pub(crate) fn windows(&self, model: &LanguageModel) -> Result<Vec<Vec<u32>>> {
+        if self.sequence_length < 2 {
+            return Err(Error::value(format!("--sequence-length is {}; 2 is the least", self.sequence_length)));
+        }
+        let fetched = std::env::var_os("HOME").map(|h| PathBuf::from(h).join(".cache/mlx-lm/calibration_v5.txt"));
+        let path = self.data_path.clone().or(fetched.filter(|f| f.is_file()));
+        let (texts, origin) = match &path {
+            Some(path) => (texts(path)?, path.display().to_string()),
+            None => (vec![OWN.to_string()], "the text inside lapis".to_string()),
+        };
+        if self.data_path.is_none() {
+            say::note(&format!("measured on {origin}; --data-path names another text"));
+        }
+        let mut tokens = Vec::new();
+        for text in texts {
+            tokens.extend(model.tokenizer.encode(&text, true)?);
+        }
+        let windows = tokens.chunks_exact(self.sequence_length).map(<[u32]>::to_vec);
+        let windows: Vec<Vec<u32>> = windows.take(usize::try_from(self.num_samples).unwrap_or(usize::MAX)).collect();
+        if windows.is_empty() {
+            let (n, length) = (tokens.len(), self.sequence_length);
+            return Err(Error::value(format!(
+                "{origin} has {n} tokens, no window of {length}; give a smaller --sequence-length"
+            )));
+        }
+        Ok(windows)
+    }
 }
 
 pub(crate) fn run(a: Arguments) -> Result<()> {
-    if let Some(n) = a.threads {
-        lapis_cpu::pool::set_threads(n)?;
-    }
-    if a.sequence_length < 2 {
-        return Err(Error::value(format!("--sequence-length is {}; 2 is the least", a.sequence_length)));
-    }
-    let model = a.adapter.load(Some(&a.model), &a.hub)?;
-    let mut tokens = Vec::new();
-    for text in texts(&a.data_path)? {
-        tokens.extend(model.tokenizer.encode(&text, true)?);
-    }
-    let windows = tokens.chunks_exact(a.sequence_length).map(<[u32]>::to_vec);
-    let windows: Vec<Vec<u32>> = windows.take(usize::try_from(a.num_samples).unwrap_or(usize::MAX)).collect();
-    if windows.is_empty() {
-        let (path, n, length) = (a.data_path.display(), tokens.len(), a.sequence_length);
-        return Err(Error::value(format!(
-            "{path} has {n} tokens, no window of {length}; give a smaller --sequence-length"
-        )));
-    }
+    let model = a.adapter.load(&a.source)?;
+    let windows = a.text.windows(&model)?;
     let mut progress = say::Progress::new("perplexity", "windows");
-    let found = model.perplexity(&windows, a.batch_size, |done| progress.at(done, windows.len()))?;
+    let found = model.perplexity(&windows, a.text.batch_size, |done| progress.at(done, windows.len()))?;
     drop(progress);
+    let far = match &a.kld {
+        None => None,
+        Some(path) => {
+            let other = model::load(Some(path), &a.source.hub)?;
+            Some(kld::compare(&other, &model, &windows, a.text.batch_size)?)
+        }
+    };
     if a.json {
-        let line = json!({"schema": 1, "perplexity": found.value, "error": found.error, "tokens": found.tokens});
+        let mut line = json!({"schema": 1, "perplexity": found.value, "error": found.error, "tokens": found.tokens});
+        if let Some(far) = &far {
+            line["kld"] = kld::report(far);
+        }
         println!("{line}");
-    } else {
-        println!("Perplexity: {:.3} ± {:.3} ({} tokens)", found.value, found.error, found.tokens);
+        return Ok(());
+    }
+    println!("Perplexity: {:.3} ± {:.3} ({} tokens)", found.value, found.error, found.tokens);
+    if let Some(far) = &far {
+        print!("{}", kld::table(far));
     }
     Ok(())
 }

@@ -1,7 +1,6 @@
 //! `lapis serve`: answers the clients of OpenAI and Anthropic.
 
 use crate::Manner;
-use crate::hub::HubArguments;
 use crate::model::{self, DraftArguments, KvArguments};
 use lapis::{Error, Result};
 use lapis_lm::embed::Pool;
@@ -13,11 +12,8 @@ use std::time::Duration;
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// A directory or GGUF file, or a model on the hub: owner/name [default: the demo model]
-    #[arg(long)]
-    model: Option<PathBuf>,
     #[command(flatten)]
-    hub: HubArguments,
+    source: model::Source,
     /// The host to listen on
     #[arg(long, default_value = "127.0.0.1")]
     host: String,
@@ -169,12 +165,6 @@ pub(crate) struct Arguments {
     /// No /metrics
     #[arg(long)]
     no_metrics: bool,
-    /// Threads that compute
-    #[arg(long)]
-    threads: Option<usize>,
-    /// Taken, without effect: nothing from a repository is run
-    #[arg(long, hide = true)]
-    trust_remote_code: bool,
     /// Taken, without effect
     #[arg(long, hide = true)]
     use_default_chat_template: bool,
@@ -256,11 +246,8 @@ fn disk_cache(a: &Arguments) -> Option<(PathBuf, u64)> {
 }
 
 fn settings(a: &Arguments, manner: Manner) -> Result<Settings> {
-    let source = match &a.model {
-        None => Source::Files(model::DEMO),
-        Some(path) => Source::Path(a.hub.find(path)?),
-    };
-    let mut s = Settings::new(name(a.model.as_deref()), source);
+    let source = a.source.find()?.map_or(Source::Files(model::DEMO), Source::Path);
+    let mut s = Settings::new(name(a.source.model.as_deref()), source);
     s.host.clone_from(&a.host);
     (s.port, s.unix_socket) = (a.port, a.unix_socket.clone());
     s.keys = keys(a)?;
@@ -299,7 +286,7 @@ fn settings(a: &Arguments, manner: Manner) -> Result<Settings> {
         s.default_adapter = Some(name);
     }
     // Without a home there is no cache to look into.
-    s.hub = a.hub.hub().ok().map(Arc::new);
+    s.hub = a.source.hub.hub().ok().map(Arc::new);
     for alias in &a.alias {
         let pair = alias.split_once('=').filter(|(n, m)| !n.is_empty() && !m.is_empty());
         let (name, model) = pair.ok_or_else(|| Error::value(format!("--alias {alias}: NAME=MODEL is needed")))?;
@@ -343,7 +330,7 @@ fn settings(a: &Arguments, manner: Manner) -> Result<Settings> {
     };
     (s.ui, s.metrics) = (!a.no_ui, !a.no_metrics);
     (s.log_content, s.response_memory) = (a.log_content, a.response_memory);
-    if let Some(drafter) = a.draft.drafter(&a.hub)? {
+    if let Some(drafter) = a.draft.drafter(&a.source.hub)? {
         s.drafter = Some((drafter, a.draft.num_draft_tokens));
     }
     Ok(s)
@@ -352,9 +339,6 @@ fn settings(a: &Arguments, manner: Manner) -> Result<Settings> {
 pub(crate) fn run(a: Arguments, manner: Manner) -> Result<u8> {
     if a.supervise && lapis_serve::is_supervisor() {
         return lapis_serve::supervise();
-    }
-    if let Some(n) = a.threads {
-        lapis_cpu::pool::set_threads(n)?;
     }
     let settings = settings(&a, manner)?;
     let (keys, limit, model) = (settings.keys.len(), settings.memory_limit, settings.model.0.clone());

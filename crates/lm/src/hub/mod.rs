@@ -10,6 +10,7 @@ mod fetch;
 mod http;
 mod lock;
 mod outline;
+pub mod share;
 mod upload;
 
 pub use cache::{Cache, Repository};

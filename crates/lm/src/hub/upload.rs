@@ -19,11 +19,11 @@ use ureq::SendBody;
 const CHUNK: usize = 256;
 
 /// A file on its way.
-struct Local {
-    path: PathBuf,
+pub(super) struct Local {
+    pub(super) path: PathBuf,
     /// Its name in the repository.
-    name: String,
-    size: u64,
+    pub(super) name: String,
+    pub(super) size: u64,
     /// Its SHA-256, for large files.
     oid: Option<String>,
 }
@@ -259,7 +259,7 @@ fn strange(name: &Name, what: &str) -> Error {
 }
 
 /// The files of a directory with their names in a repository, in order.
-fn gather(dir: &Path, prefix: &str, files: &mut Vec<Local>) -> Result<()> {
+pub(super) fn gather(dir: &Path, prefix: &str, files: &mut Vec<Local>) -> Result<()> {
     let mut entries: Vec<_> = fs::read_dir(dir).map_err(|e| cannot("read", dir, e))?.flatten().collect();
     entries.sort_by_key(|e| e.file_name());
     for entry in entries {

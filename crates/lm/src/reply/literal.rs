@@ -6,7 +6,7 @@ use super::json;
 const DEPTH: usize = 64;
 
 /// A whole literal as JSON: `None`, `True`, numbers, strings, lists, tuples, dictionaries.
-pub(super) fn literal(text: &str) -> Option<String> {
+pub(crate) fn literal(text: &str) -> Option<String> {
     let mut cursor = Cursor { rest: text, words: false };
     let value = cursor.value(DEPTH)?;
     cursor.blanks();

@@ -22,7 +22,7 @@ mod grammar;
 mod harmony;
 mod input;
 mod json;
-mod literal;
+pub(crate) mod literal;
 mod markup;
 mod objects;
 mod out;

@@ -1,5 +1,6 @@
 //! Jinja2's filters, tests and functions where the engine's own differ from them.
 
+use fancy_regex::Regex;
 use minijinja::value::{Kwargs, Rest, Value, ValueKind, from_args};
 use minijinja::{Environment, FormatStyle, State, filters, functions};
 
@@ -75,6 +76,32 @@ pub(super) fn register(env: &mut Environment) {
 }
 
 /// Filters that give text.
+/// Adds the evaluation harness's own.
+pub(super) fn register_patterns(env: &mut Environment) {
+    env.add_filter(
+        "regex_replace",
+        |state: &State, value: &Value, pattern: String, by: String, count: Option<usize>| {
+            let pattern = Regex::new(&pattern).map_err(|e| fault(format!("{pattern:?} is no pattern: {e}")))?;
+            // Groups are `\\1` in Python and `${1}` here.
+            let mut marks = String::new();
+            let mut rest = by.chars().peekable();
+            while let Some(c) = rest.next() {
+                match (c, rest.peek()) {
+                    ('\\', Some(n)) if n.is_ascii_digit() => {
+                        marks.push_str(&format!("${{{}}}", rest.next().unwrap_or('0')))
+                    }
+                    ('$', _) => marks.push_str("$$"),
+                    (c, _) => marks.push(c),
+                }
+            }
+            let whole = text(value);
+            let all = pattern.try_replacen(&whole, count.unwrap_or(0), &marks).map_err(|e| fault(e.to_string()))?;
+            charge(state, all.len())?;
+            Ok(Value::from(all.into_owned()))
+        },
+    );
+}
+
 fn texts(env: &mut Environment) {
     let made = |state: &State, text: String| {
         charge(state, text.len())?;

@@ -18,7 +18,7 @@ use std::io::Write;
 use std::time::SystemTime;
 
 use lapis::{Error, Result};
-use minijinja::{AutoEscape, Environment, ErrorKind, Value};
+use minijinja::{AutoEscape, Environment, ErrorKind, UndefinedBehavior, Value};
 use serde_json::{Map, Value as Json};
 
 /// A template may have so many bytes.
@@ -108,6 +108,45 @@ impl Template {
         Ok(Template { env, source: source.to_owned() })
     }
 
+    /// A template of any text, rendered as the public evaluation harness does: lines of blocks stay, so does the last
+    /// newline, a name that is not there is an error, and there is a filter `regex_replace(pattern, by)`.
+    ///
+    /// # Errors
+    /// As [`Template::new`].
+    pub fn of_text(source: &str) -> Result<Template> {
+        let mut template = Template::new("")?;
+        let env = &mut template.env;
+        env.set_trim_blocks(false);
+        env.set_lstrip_blocks(false);
+        env.set_keep_trailing_newline(true);
+        env.set_undefined_behavior(UndefinedBehavior::Strict);
+        filters::register_patterns(env);
+        let rewritten = source::rewrite(source).map_err(|e| syntax(&e, ""))?;
+        let parsed = env.add_template_owned("chat", rewritten.clone());
+        parsed.map_err(|e| syntax(&e, &place(&e, source, &rewritten)))?;
+        source.clone_into(&mut template.source);
+        Ok(template)
+    }
+
+    /// The text with these variables.
+    ///
+    /// # Errors
+    /// As [`Template::render`]; the message is the reason alone.
+    pub fn fill(&self, variables: &Map<String, Json>) -> Result<String> {
+        let fail = |e: minijinja::Error| Error::value(reason(&e));
+        let convert = |(name, value): (&String, &Json)| Ok((name.clone(), value::from_json(value)?));
+        let context: BTreeMap<String, Value> =
+            variables.iter().map(convert).collect::<std::result::Result<_, _>>().map_err(fail)?;
+        self.text(Value::from(context), fail)
+    }
+
+    fn text(&self, context: Value, fail: impl Fn(minijinja::Error) -> Error) -> Result<String> {
+        let mut out = Output(Vec::new());
+        let template = self.env.get_template("chat").map_err(&fail)?;
+        template.render_captured_to(context, &mut out).map_err(&fail)?;
+        String::from_utf8(out.0).map_err(|e| Error::value(format!("[template] the text is not UTF-8: {e}")))
+    }
+
     /// The source as it was given.
     pub fn source(&self) -> &str {
         &self.source
@@ -163,10 +202,7 @@ impl Template {
         for (name, value) in [("tools", chat.tools), ("documents", chat.documents)] {
             context.insert(name.into(), value::from_json(value.unwrap_or(&Json::Null)).map_err(fail)?);
         }
-        let mut out = Output(Vec::new());
-        let template = self.env.get_template("chat").map_err(fail)?;
-        template.render_captured_to(Value::from(context), &mut out).map_err(fail)?;
-        String::from_utf8(out.0).map_err(|e| Error::value(format!("[template] the text is not UTF-8: {e}")))
+        self.text(Value::from(context), fail)
     }
 }
 
@@ -257,10 +293,15 @@ fn place(error: &minijinja::Error, source: &str, rewritten: &str) -> String {
 
 /// An error of rendering.
 fn failure(error: &minijinja::Error) -> Error {
+    Error::value(format!("[template] the chat template says: {}", reason(error)))
+}
+
+/// Why a rendering failed, and where.
+fn reason(error: &minijinja::Error) -> String {
     let what = match error.kind() {
         ErrorKind::OutOfFuel => format!("it takes more than {MAX_STEPS} steps"),
         kind => error.detail().map_or_else(|| kind.to_string(), str::to_owned),
     };
     let line = error.line().map_or(String::new(), |line| format!(" (line {line})"));
-    Error::value(format!("[template] the chat template says: {what}{line}"))
+    format!("{what}{line}")
 }

@@ -1,14 +1,13 @@
 //! `lapis chat`: a conversation in the terminal.
 
 use crate::commands::generate::limit;
-use crate::hub::HubArguments;
-use crate::model::{self, AdapterArguments, DraftArguments, KvArguments, SamplingArguments};
+use crate::model::{self, AdapterArguments, DraftArguments, KvArguments, SamplingArguments, Source};
 use crate::{Manner, interrupt, say};
 use lapis::{Error, Result};
 use lapis_lm::template::Chat;
 use lapis_lm::{Finish, LanguageModel, Options, Part, Reply, ReplyOptions, Response, Sequence};
 use serde_json::{Value, json};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 mod lines;
@@ -19,11 +18,8 @@ use show::Show;
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
-    /// A model: a directory, a .gguf file, or owner/name on the hub [default: the demo model inside the program]
-    #[arg(long)]
-    model: Option<PathBuf>,
     #[command(flatten)]
-    hub: HubArguments,
+    source: Source,
     #[command(flatten)]
     adapter: AdapterArguments,
     /// A message of the system, placed first
@@ -47,9 +43,6 @@ pub(crate) struct Arguments {
     /// Tokens of the prompt in a step
     #[arg(long, default_value_t = 2048)]
     prefill_step_size: usize,
-    /// Threads to use
-    #[arg(long)]
-    threads: Option<usize>,
     /// Print events as JSON, a line each
     #[arg(long)]
     json: bool,
@@ -62,9 +55,6 @@ pub(crate) struct Arguments {
     /// Keep no history of what was typed
     #[arg(long)]
     no_history: bool,
-    /// Accepted; code in a model repository is never run
-    #[arg(long, hide = true)]
-    trust_remote_code: bool,
 }
 
 const HELP: &str = "/help             this list
@@ -97,10 +87,7 @@ struct Talk<'a> {
 }
 
 pub(crate) fn run(a: Arguments, manner: Manner) -> Result<()> {
-    if let Some(n) = a.threads {
-        lapis_cpu::pool::set_threads(n)?;
-    }
-    let model = a.adapter.load(a.model.as_deref(), &a.hub)?;
+    let model = a.adapter.load(&a.source)?;
     let mut options = Options {
         max_tokens: limit(a.max_tokens, model::default_max_tokens(manner, 256))?,
         sampling: a.sampling.settings(&model, manner == Manner::Own)?,
@@ -108,10 +95,10 @@ pub(crate) fn run(a: Arguments, manner: Manner) -> Result<()> {
         kv: a.kv.options()?,
         ..Options::default()
     };
-    a.draft.apply(&model, &a.hub, &mut options)?;
+    a.draft.apply(&model, &a.source.hub, &mut options)?;
     let mut talk = Talk {
         model: Arc::new(model),
-        name: a.model.as_ref().map_or("the demo model".into(), |m| m.display().to_string()),
+        name: a.source.model.as_ref().map_or("the demo model".into(), |m| m.display().to_string()),
         messages: Vec::new(),
         options,
         arguments: &a,
@@ -288,7 +275,7 @@ impl Talk<'_> {
 
     /// Goes on with another model, which reads the conversation anew.
     fn change_model(&mut self, path: &Path) -> Result<()> {
-        let model = model::load(Some(path), &self.arguments.hub)?;
+        let model = model::load(Some(path), &self.arguments.source.hub)?;
         let mut options = self.options.clone();
         let own = self.arguments.sampling.settings(&model, self.manner == Manner::Own)?;
         (options.sampling, options.drafter) = (own, None);

@@ -1,4 +1,4 @@
-//! YAML files as JSON values. Floats may be written `1e-5`.
+//! YAML files as JSON values. Floats may be written `1e-5`; `!tag value` becomes `{"!tag": value}`.
 
 use lapis::{Error, Result};
 use saphyr::{LoadableYamlNode, Scalar, Yaml};
@@ -9,13 +9,17 @@ use std::path::Path;
 ///
 /// # Errors
 /// A file that cannot be read, is no YAML, or holds something else.
-pub(crate) fn read(file: &Path) -> Result<Map<String, Value>> {
+pub fn read(file: &Path) -> Result<Map<String, Value>> {
     let shown = file.display();
-    let text = std::fs::read_to_string(file).map_err(|e| Error::io(format!("[lora] {shown}: {e}")))?;
-    parse(&text).map_err(|why| Error::value(format!("[lora] {shown}: {why}")))
+    let text = std::fs::read_to_string(file).map_err(|e| Error::io(format!("[yaml] {shown}: {e}")))?;
+    parse(&text).map_err(|why| Error::value(format!("[yaml] {shown}: {why}")))
 }
 
-fn parse(text: &str) -> std::result::Result<Map<String, Value>, String> {
+/// The mapping of a text; the error says why there is none.
+///
+/// # Errors
+/// A text that is no YAML, or holds something else.
+pub fn parse(text: &str) -> std::result::Result<Map<String, Value>, String> {
     let documents = Yaml::load_from_str(text).map_err(|e| e.to_string())?;
     match documents.as_slice() {
         [] => Ok(Map::new()),
@@ -47,7 +51,9 @@ fn value(node: &Yaml) -> std::result::Result<Value, String> {
             }
             Value::Object(map)
         }
-        _ => return Err("tags, aliases and broken values are not read".into()),
+        Yaml::Tagged(tag, inner) => Value::Object([(format!("!{}", tag.suffix), value(inner)?)].into_iter().collect()),
+        Yaml::Representation(text, ..) => Value::String(text.to_string()),
+        _ => return Err("aliases and broken values are not read".into()),
     })
 }
 
@@ -67,6 +73,7 @@ mod tests {
         assert_eq!(all["lr_schedule"]["arguments"], json!([1e-5, 1000, 1e-7]));
         assert_eq!(all["train"], json!(true));
         assert_eq!(all["resume"], json!(null));
+        assert_eq!(parse("a: !function utils.f").unwrap()["a"], json!({"!function": "utils.f"}));
         assert!(parse("- a\n- b").is_err());
         assert!(parse("a: [1").is_err());
     }
