@@ -41,9 +41,9 @@ pub use lapis_io::{export_function, import_function};
 use lapis_cpu as _;
 use lapis_linalg as _;
 
-/// The kernels in use: results of others, on this machine or another, may differ in their last bits.
+/// The kernels in use and how exact they are: results of others, on this machine or another, may differ in their last bits.
 pub fn kernels() -> String {
-    format!("{:?}", lapis_cpu::isa::features())
+    format!("{:?} {:?}", lapis_cpu::isa::features(), lapis_cpu::quant::arithmetic())
 }
 
 /// What most programs need: `use lapis::prelude::*`.

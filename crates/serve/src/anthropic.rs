@@ -8,6 +8,7 @@ use crate::job::{Ending, Update};
 use crate::openai::{chat, tools};
 use crate::reply::{Replies, Spoken};
 use crate::service::{Ask, Prompt, Service, Ticket, ToolChoice, Wishes, blocking, unique};
+use crate::settings::{Log, Settings};
 use lapis_lm::reply::Part;
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
@@ -63,11 +64,16 @@ fn text_of(value: &Value, at: &str) -> Result<String, ApiError> {
     }
 }
 
-fn system(value: &Value) -> Result<String, ApiError> {
+fn system(value: &Value, settings: &Settings) -> Result<String, ApiError> {
     match value {
-        Value::Array(blocks) => {
+        Value::Array(blocks) if !settings.keep_billing => {
             let kept = |b: &&Value| !b.get("text").and_then(Value::as_str).is_some_and(|t| t.starts_with(BILLING));
-            text_of(&Value::Array(blocks.iter().filter(kept).cloned().collect()), "system")
+            let all: Vec<Value> = blocks.iter().filter(kept).cloned().collect();
+            if all.len() < blocks.len() && settings.log != Log::Off {
+                let why = "it differs from request to request, and nothing after it could be reused";
+                crate::log::once(&format!("system blocks that begin with {BILLING} are left out: {why}"));
+            }
+            text_of(&Value::Array(all), "system")
         }
         other => text_of(other, "system"),
     }
@@ -175,12 +181,12 @@ fn choice(body: &Body, ask: &mut Ask) -> Result<(), ApiError> {
     tools::possible(ask, "tool_choice")
 }
 
-fn ask(body: &mut Body) -> Result<Ask, ApiError> {
+fn ask(body: &mut Body, settings: &Settings) -> Result<Ask, ApiError> {
     let mut warnings = std::mem::take(&mut body.warnings);
     let list = body.take("messages").unwrap_or_default();
     let list = list.as_array().filter(|l| !l.is_empty()).ok_or_else(|| wrong("messages", "is empty"))?;
     let mut messages = Vec::new();
-    let told = system(body.get("system").unwrap_or(&Value::Null))?;
+    let told = system(body.get("system").unwrap_or(&Value::Null), settings)?;
     if !told.is_empty() {
         messages.push(json!({"role": "system", "content": told}));
     }
@@ -260,7 +266,7 @@ fn usage(replies: &Replies, prompt: usize) -> Value {
 /// What is wrong with the request.
 pub(crate) async fn messages(service: Arc<Service>, call: Call) -> Outcome {
     let mut body = Body::read(&call.body, &[MESSAGE])?;
-    let ask = ask(&mut body)?;
+    let ask = ask(&mut body, &service.settings)?;
     let (asked, name) = (ask.max_tokens, ask.model.clone());
     let mut ticket = service.submit(ask, &call.owner, call.came).await?;
     let name = if name.is_empty() { ticket.model.id.clone() } else { name };
@@ -303,7 +309,7 @@ pub(crate) async fn messages(service: Arc<Service>, call: Call) -> Outcome {
 /// What is wrong with the request.
 pub(crate) async fn count(service: Arc<Service>, call: Call) -> Outcome {
     let mut body = Body::read(&call.body, &[MESSAGE])?;
-    let ask = ask(&mut body)?;
+    let ask = ask(&mut body, &service.settings)?;
     let loaded = service.models.get_with(&ask.model, ask.adapter.as_deref()).await?;
     let tokens = blocking(move || service.prompt(&loaded, &ask)).await?;
     let mut answer = answer::json(200, &json!({"input_tokens": tokens.len()}));

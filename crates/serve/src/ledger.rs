@@ -29,6 +29,11 @@ impl Ledger {
         let (queue, first, all) = (since(self.began), since(self.first), since(Some(Instant::now())));
         let (model, id, key) = (&job.model.0.id, &job.request, &job.key);
         let prompt = job.prompt.len();
+        let status = match end {
+            "cancelled" => 499,
+            "failed" => 500,
+            _ => 200,
+        };
         if settings.log_content {
             self.content(job, settings.log);
         }
@@ -36,7 +41,7 @@ impl Ledger {
             Log::Off => {}
             Log::Json => log::line(
                 &json!({
-                    "id": id, "key": key, "model": model, "end": end, "prompt_tokens": prompt, "cached_tokens": self.cached,
+                    "id": id, "key": key, "model": model, "end": end, "status": status, "prompt_tokens": prompt, "cached_tokens": self.cached,
                     "completion_tokens": self.tokens, "queue_ms": queue, "ttft_ms": first, "ms": all,
                 })
                 .to_string(),
@@ -44,7 +49,7 @@ impl Ledger {
             Log::Text => {
                 let shown = |ms: Option<f64>| ms.map_or("-".to_string(), |ms| format!("{ms:.0} ms"));
                 log::line(&format!(
-                    "{model} {end} · {prompt} tokens read, {} known · {} written · queue {}, first {}, all {} · {key} · {id}",
+                    "{model} {end} {status} · {prompt} tokens read, {} known · {} written · queue {}, first {}, all {} · {key} · {id}",
                     self.cached,
                     self.tokens,
                     shown(queue),

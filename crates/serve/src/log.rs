@@ -1,9 +1,10 @@
 //! Lines of the log, on standard error, written by a thread of their own: a log that nobody reads holds nobody up.
 
+use std::collections::BTreeSet;
 use std::io::Write;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Lines that may wait to be written; what comes beyond them is lost, and said to be.
@@ -38,6 +39,18 @@ pub(crate) fn line(text: &str) {
     if writer().is_none_or(|lines| lines.try_send(text.to_string()).is_err()) {
         LEFT.fetch_sub(1, Relaxed);
         LOST.fetch_add(1, Relaxed);
+    }
+}
+
+/// Texts that [`once`] keeps at most.
+const KEPT: usize = 256;
+
+/// Writes a line, unless it has been written before.
+pub(crate) fn once(text: &str) {
+    static SAID: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+    let mut said = SAID.lock().unwrap_or_else(PoisonError::into_inner);
+    if said.len() < KEPT && said.insert(text.to_string()) {
+        line(text);
     }
 }
 

@@ -80,6 +80,8 @@ pub struct Metrics {
     pub cached_tokens: AtomicU64,
     /// Tokens written.
     pub output_tokens: AtomicU64,
+    /// Tokens that were guessed.
+    pub guessed: AtomicU64,
     /// Tokens written that had been guessed.
     pub drafted: AtomicU64,
     /// Rows of all steps.
@@ -113,6 +115,8 @@ pub struct Metrics {
     pub faults: AtomicU64,
     /// Requests refused because the queue was full.
     pub refused: AtomicU64,
+    /// Requests refused because their key had too many.
+    pub refused_key: AtomicU64,
     /// Connections that are open.
     pub connections: AtomicUsize,
 }
@@ -139,6 +143,7 @@ impl Metrics {
             prompt_tokens: AtomicU64::new(0),
             cached_tokens: AtomicU64::new(0),
             output_tokens: AtomicU64::new(0),
+            guessed: AtomicU64::new(0),
             drafted: AtomicU64::new(0),
             rows: AtomicU64::new(0),
             prefilled: AtomicU64::new(0),
@@ -156,6 +161,7 @@ impl Metrics {
             cancelled: AtomicU64::new(0),
             faults: AtomicU64::new(0),
             refused: AtomicU64::new(0),
+            refused_key: AtomicU64::new(0),
             connections: AtomicUsize::new(0),
         }
     }
@@ -223,6 +229,7 @@ impl Metrics {
             ("prompt_tokens_total", "Tokens of prompts.", u(&self.prompt_tokens)),
             ("cached_tokens_total", "Tokens of prompts that were known.", u(&self.cached_tokens)),
             ("output_tokens_total", "Tokens written.", u(&self.output_tokens)),
+            ("draft_proposed_tokens_total", "Tokens that were guessed.", u(&self.guessed)),
             ("draft_accepted_tokens_total", "Tokens written that had been guessed.", u(&self.drafted)),
             ("rows_total", "Rows of all steps: tokens read and written.", u(&self.rows)),
             ("prefix_cache_hits_total", "Prompts of which a beginning was known.", u(&self.cache_hits)),
@@ -230,6 +237,7 @@ impl Metrics {
             ("prefix_cache_evictions_total", "Remembered prompts let go for room.", u(&self.cache_evictions)),
             ("cancelled_total", "Jobs whose clients had gone.", u(&self.cancelled)),
             ("refused_total", "Requests refused because the queue was full.", u(&self.refused)),
+            ("refused_key_total", "Requests refused because their key had too many.", u(&self.refused_key)),
             ("faults_total", "Faults that were caught.", u(&self.faults)),
         ];
         let own = [

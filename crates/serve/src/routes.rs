@@ -4,7 +4,7 @@ use crate::error::{ApiError, Dialect};
 use crate::fields::Field;
 use crate::http::answer::Outcome;
 use crate::http::request::Call;
-use crate::openai::{chat, completions, embeddings, models, responses};
+use crate::openai::{chat, completions, embeddings, models, rerank, responses};
 use crate::sampling::SAMPLING;
 use crate::service::Service;
 use crate::{admin, anthropic, dashboard, ollama, openapi, state, tokens, web};
@@ -67,6 +67,8 @@ pub(crate) static ROUTES: &[Route] = routes! {
     POST "/responses" Key RESPONSE_BODY, responses::run, "As /v1/responses.";
     POST "/v1/embeddings" Key &[embeddings::EMBEDDING], embeddings::run, "Vectors of texts.";
     POST "/embeddings" Key &[embeddings::EMBEDDING], embeddings::run, "As /v1/embeddings.";
+    POST "/v1/rerank" Key &[rerank::RERANK], rerank::run, "Which documents are nearest to a question.";
+    POST "/rerank" Key &[rerank::RERANK], rerank::run, "As /v1/rerank.";
     GET "/v1/models" Key &[], models::list, "The models that there are.";
     GET "/models" Key &[], models::list, "As /v1/models.";
     GET "/v1/models/{id}" Key &[], models::one, "One model.";

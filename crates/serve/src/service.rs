@@ -18,7 +18,7 @@ use serde_json::{Map, Value, json};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, mpsc as sync};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, mpsc};
 
 /// What is to be continued.
@@ -103,6 +103,8 @@ pub struct Ask {
     pub single_call: bool,
     /// Tokens of thinking at most.
     pub thinking: Option<usize>,
+    /// How long the model is to stay loaded without work, in place of what the server was told.
+    pub ttl: Option<Duration>,
     /// Narrows what is shared with other requests of the same key.
     pub salt: String,
 }
@@ -286,6 +288,9 @@ impl Service {
             let why = format!("{} gives embeddings and writes no text: it answers /v1/embeddings", model.0.id);
             return Err(ApiError::field("model", why));
         }
+        if ask.ttl.is_some() {
+            *model.0.ttl.lock().unwrap_or_else(PoisonError::into_inner) = ask.ttl;
+        }
         let guard = self.enter(owner)?;
         let (service, salt) = (Arc::clone(self), self.salt(owner.number, &ask.salt));
         let (number, key, request) = (owner.number, owner.name.clone(), owner.request.clone());
@@ -350,8 +355,8 @@ impl Service {
     pub(crate) fn enter(self: &Arc<Service>, owner: &Owner) -> Result<Guard, ApiError> {
         let mut owners = self.owners.lock().unwrap_or_else(PoisonError::into_inner);
         let count = owners.entry(owner.number).or_default();
-        if *count >= self.settings.per_key {
-            self.metrics.refused.fetch_add(1, Relaxed);
+        if owner.number > 0 && *count >= self.settings.per_key {
+            self.metrics.refused_key.fetch_add(1, Relaxed);
             let most = self.settings.per_key;
             return Err(ApiError::later(429, 2, format!("{most} requests of this key run or wait already")));
         }

@@ -1,7 +1,7 @@
 //! What a server may be told.
 
 use lapis_lm::embed::Pool;
-use lapis_lm::hub::Hub;
+use lapis_lm::hub::{Hub, Name};
 use lapis_lm::{Drafter, Files, KvOptions};
 use serde_json::{Map, Value};
 use std::path::PathBuf;
@@ -14,6 +14,8 @@ pub enum Source {
     Files(Files),
     /// A directory or a GGUF file.
     Path(PathBuf),
+    /// On the hub: it is fetched into the cache first.
+    Hub(Name),
 }
 
 /// A key that clients show.
@@ -50,10 +52,14 @@ pub struct Settings {
     pub default_adapter: Option<String>,
     /// The cache of downloads whose models may be named.
     pub hub: Option<SharedHub>,
+    /// A request may name a model on the hub that is not in the cache; it is fetched.
+    pub allow_pull: bool,
     /// Loaded models at most.
     pub max_models: usize,
     /// How long a model may be idle.
     pub model_ttl: Duration,
+    /// How long a request waits for its model to be loaded.
+    pub load_wait: Duration,
     /// Prompt and reply together at most.
     pub max_context: Option<usize>,
     /// Bytes for weights and what is remembered.
@@ -68,7 +74,7 @@ pub struct Settings {
     pub allowed_origins: Vec<String>,
     /// Requests that may wait.
     pub queue_size: usize,
-    /// Requests of one key that may run or wait.
+    /// Requests of one key that may run or wait; without keys there is no such limit.
     pub per_key: usize,
     /// Connections at once.
     pub max_connections: usize,
@@ -86,6 +92,8 @@ pub struct Settings {
     pub prefill_step: usize,
     /// Prompts that are remembered at most.
     pub prompt_cache_size: usize,
+    /// Tokens between places of a prompt that are kept where layers cannot forget tokens one by one.
+    pub checkpoint_every: usize,
     /// Bytes for remembered prompts.
     pub prompt_cache_bytes: u64,
     /// A folder where prompts are remembered beyond the process, and bytes for it.
@@ -108,6 +116,10 @@ pub struct Settings {
     pub template_args: Map<String, Value>,
     /// Requests may bring a template.
     pub request_template: bool,
+    /// Keep the system block that Claude Code changes with every request.
+    pub keep_billing: bool,
+    /// Fingerprints of answers stand for all that could change a bit of them.
+    pub deterministic: bool,
     /// Which fields thinking comes in: `reasoning_content`, `reasoning`, or both.
     pub reasoning_field: ReasoningField,
     /// Responses of `/v1/responses` that are remembered, for requests that go on with them.
@@ -126,7 +138,7 @@ pub struct Settings {
 pub type SharedHub = std::sync::Arc<Hub>;
 
 /// Sampling where a request says nothing.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Defaults {
     /// Randomness.
     pub temperature: Option<f64>,
@@ -175,8 +187,10 @@ impl Settings {
             adapters_dir: None,
             default_adapter: None,
             hub: None,
+            allow_pull: false,
             max_models: 8,
             model_ttl: Duration::from_secs(3600),
+            load_wait: Duration::from_secs(60),
             max_context: None,
             memory_limit: lapis_lm::fit::available() / 10 * 9,
             keys: Vec::new(),
@@ -184,7 +198,7 @@ impl Settings {
             allowed_hosts: Vec::new(),
             allowed_origins: Vec::new(),
             queue_size: 512,
-            per_key: 544,
+            per_key: 32,
             max_connections: 256,
             request_timeout: None,
             body_stall: Duration::from_secs(30),
@@ -193,6 +207,7 @@ impl Settings {
             prompt_concurrency: 8,
             prefill_step: 2048,
             prompt_cache_size: 64,
+            checkpoint_every: 1024,
             prompt_cache_bytes: 0,
             disk_cache: None,
             kv: KvOptions::default(),
@@ -204,6 +219,8 @@ impl Settings {
             chat_template: None,
             template_args: Map::new(),
             request_template: false,
+            keep_billing: false,
+            deterministic: false,
             reasoning_field: ReasoningField::Both,
             response_memory: 0,
             log_content: false,

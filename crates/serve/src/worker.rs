@@ -9,7 +9,7 @@ use crate::job::{Ending, Job, Scored, Update};
 use crate::ledger::Ledger;
 use crate::metrics::Metrics;
 use crate::models::Loaded;
-use crate::pace::Pace;
+use crate::pace::{EARLY, Pace};
 use crate::settings::{Log, Settings};
 use lapis_lm::engine::{LOGITS, Place};
 use lapis_lm::{Engine, Event, Prefixes, Reply, Request, Sequence};
@@ -59,6 +59,8 @@ struct Desk {
     /// Seconds of computing so far, for turns among models.
     spent: f64,
     evicted: u64,
+    /// Guesses that the metrics know of.
+    guessed: u64,
 }
 
 struct Running {
@@ -224,13 +226,15 @@ impl Worker {
         let serial = desk.model.serial;
         let (writing, reading) = desk.engine.work();
         let began = Instant::now();
-        desk.engine.prefill_step = desk.pace.rows(writing, reading, self.settings.prefill_step.max(1));
+        let early = desk.engine.is_early(EARLY);
+        desk.engine.prefill_step = desk.pace.rows(writing, reading, early, self.settings.prefill_step.max(1));
         let stepped = catch_unwind(AssertUnwindSafe(|| desk.engine.step()));
         let seconds = began.elapsed().as_secs_f64();
         let rows = desk.engine.stepped;
         // A step may have waited for files alone.
         if rows > 0 && stepped.is_ok() {
-            desk.pace.learn(rows, seconds);
+            let replies = reading == 0 || desk.engine.prefill_step == 0;
+            desk.pace.learn(rows, replies, seconds);
         }
         desk.spent += seconds;
         self.metrics.steps.observe(seconds);
@@ -392,6 +396,8 @@ impl Worker {
         metrics.waiting.store(self.desks.values().map(|d| d.engine.counts().1).sum(), Relaxed);
         metrics.reserved.store(self.running.values().map(|r| r.bytes).sum(), Relaxed);
         for desk in self.desks.values_mut() {
+            metrics.guessed.fetch_add(desk.engine.guessed - desk.guessed, Relaxed);
+            desk.guessed = desk.engine.guessed;
             if let Some(prefixes) = &desk.engine.prefixes {
                 metrics.cache_evictions.fetch_add(prefixes.evicted - desk.evicted, Relaxed);
                 desk.evicted = prefixes.evicted;
@@ -417,6 +423,7 @@ impl Desk {
         engine.max_prompts = settings.prompt_concurrency.max(1);
         engine.short_prompt = SHORT;
         engine.kv = settings.kv;
+        engine.checkpoint_every = settings.checkpoint_every.max(1);
         let free = settings.memory_limit.saturating_sub(model.bytes());
         let bytes = match settings.prompt_cache_bytes {
             0 => free / 4,
@@ -432,7 +439,7 @@ impl Desk {
             engine.drafter = Some(drafter.clone());
             engine.draft_tokens = *tokens;
         }
-        Desk { model, engine, writing: HashMap::new(), pace: Pace::default(), spent: 0.0, evicted: 0 }
+        Desk { model, engine, writing: HashMap::new(), pace: Pace::default(), spent: 0.0, evicted: 0, guessed: 0 }
     }
 
     /// Adds one reply of a job to the engine.

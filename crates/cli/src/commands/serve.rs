@@ -53,6 +53,9 @@ pub(crate) struct Arguments {
     /// A folder of further adapters
     #[arg(long)]
     adapters_dir: Option<PathBuf>,
+    /// A request may name a model on the hub that is not here: it is fetched into the cache
+    #[arg(long)]
+    allow_pull: bool,
     /// Another name for a model: NAME=MODEL; a name may end in a star ('claude-*=default')
     #[arg(long)]
     alias: Vec<String>,
@@ -65,6 +68,9 @@ pub(crate) struct Arguments {
     /// Minutes after which an idle model is let go
     #[arg(long, default_value_t = 60)]
     model_ttl: u64,
+    /// Seconds that a request waits for its model to be loaded
+    #[arg(long, default_value_t = 60)]
+    load_wait: u64,
     /// Prompt and reply together at most
     #[arg(long)]
     max_context: Option<usize>,
@@ -74,6 +80,9 @@ pub(crate) struct Arguments {
     /// Requests that may wait
     #[arg(long, default_value_t = 512)]
     queue_size: usize,
+    /// Requests of one key that may run or wait
+    #[arg(long, default_value_t = 32, value_name = "N")]
+    max_per_key: usize,
     /// Connections at once
     #[arg(long, default_value_t = 256)]
     max_connections: usize,
@@ -98,6 +107,9 @@ pub(crate) struct Arguments {
     /// Bytes for them, such as 2GB [default: a quarter of what weights leave]
     #[arg(long, value_parser = bytes)]
     prompt_cache_bytes: Option<u64>,
+    /// Tokens between places of a prompt that are remembered, for models whose layers cannot forget tokens one by one
+    #[arg(long, default_value_t = 1024, value_name = "TOKENS")]
+    checkpoint_every: usize,
     /// A folder where prompts are remembered beyond a restart [default: lapis/prefixes in the user's cache]
     #[arg(long, value_name = "DIR")]
     disk_cache: Option<PathBuf>,
@@ -141,6 +153,12 @@ pub(crate) struct Arguments {
     /// Take chat templates from requests
     #[arg(long)]
     allow_request_template: bool,
+    /// Keep the system block of Claude Code that is another one with every request; nothing of its prompts is then reused
+    #[arg(long)]
+    keep_billing_header: bool,
+    /// Print a fingerprint of all that could change a bit of an answer (version, kernels, weights, settings), and answer with it
+    #[arg(long)]
+    deterministic: bool,
     /// Fields that thinking comes in: reasoning_content, reasoning, or both
     #[arg(long, default_value = "both", value_parser = ["both", "reasoning_content", "reasoning"])]
     reasoning_field: String,
@@ -286,7 +304,7 @@ fn settings(a: &Arguments, manner: Manner) -> Result<Settings> {
         s.default_adapter = Some(name);
     }
     // Without a home there is no cache to look into.
-    s.hub = a.source.hub.hub().ok().map(Arc::new);
+    (s.hub, s.allow_pull) = (a.source.hub.hub().ok().map(Arc::new), a.allow_pull);
     for alias in &a.alias {
         let pair = alias.split_once('=').filter(|(n, m)| !n.is_empty() && !m.is_empty());
         let (name, model) = pair.ok_or_else(|| Error::value(format!("--alias {alias}: NAME=MODEL is needed")))?;
@@ -294,9 +312,12 @@ fn settings(a: &Arguments, manner: Manner) -> Result<Settings> {
     }
     s.pins.clone_from(&a.pin);
     (s.max_models, s.model_ttl) = (a.max_models.max(1), Duration::from_secs(60 * a.model_ttl));
+    s.load_wait = Duration::from_secs(a.load_wait);
     s.max_context = a.max_context;
     s.memory_limit = a.memory_limit.unwrap_or(s.memory_limit);
     (s.queue_size, s.max_connections) = (a.queue_size, a.max_connections.max(1));
+    (s.per_key, s.checkpoint_every) = (a.max_per_key.max(1), a.checkpoint_every.max(1));
+    (s.keep_billing, s.deterministic) = (a.keep_billing_header, a.deterministic);
     s.request_timeout = a.request_timeout.map(Duration::from_secs);
     s.drain_timeout = Duration::from_secs(a.drain_timeout);
     (s.decode_concurrency, s.prompt_concurrency) = (a.decode_concurrency.max(1), a.prompt_concurrency.max(1));

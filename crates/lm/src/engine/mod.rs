@@ -152,9 +152,6 @@ enum Ended {
     Badly,
 }
 
-/// Tokens between places of a prompt that are kept.
-const PLACES: usize = 1024;
-
 impl Running {
     /// Chooses the next token, and those after it as long as the guesses were right. Says so if the text is over.
     fn take(
@@ -206,10 +203,12 @@ impl Running {
 pub struct Engine {
     model: Arc<dyn Model>,
     vocabulary: usize,
-    /// Rows of prompts in a step at most.
+    /// Rows of prompts in a step at most; with 0 they wait while anybody writes.
     pub prefill_step: usize,
     /// Prompts with at most so many unread tokens go before longer ones.
     pub short_prompt: usize,
+    /// Tokens that were guessed so far.
+    pub guessed: u64,
     /// Rows of the last step, for who plans the next one.
     pub stepped: usize,
     /// Sequences at once at most; others wait.
@@ -222,6 +221,8 @@ pub struct Engine {
     pub drafter: Option<Drafter>,
     /// Tokens guessed in a step at most.
     pub draft_tokens: usize,
+    /// Tokens between places of a prompt that are kept, where layers cannot come back to any other.
+    pub checkpoint_every: usize,
     /// What was read before, if that is kept.
     pub prefixes: Option<Prefixes>,
     /// What is kept of that on disk, if anything.
@@ -249,12 +250,14 @@ impl Engine {
             vocabulary,
             prefill_step: 2048,
             short_prompt: 0,
+            guessed: 0,
             stepped: 0,
             max_batch: 32,
             max_prompts: 32,
             keep_ended: false,
             drafter: None,
             draft_tokens: 2,
+            checkpoint_every: 1024,
             prefixes: None,
             disk: None,
             kv: KvOptions::default(),
@@ -318,6 +321,11 @@ impl Engine {
     pub fn work(&self) -> (usize, usize) {
         let writing = self.running.iter().filter(|r| r.pending() == 1).count();
         (writing, self.running.len() - writing + self.waiting.len())
+    }
+
+    /// Whether a request writes that has written fewer than so many tokens.
+    pub fn is_early(&self, tokens: usize) -> bool {
+        self.running.iter().any(|r| r.pending() == 1 && r.written < tokens)
     }
 
     /// Ends a request, or takes one that has ended, and gives its tokens with what the model remembers of them.
@@ -519,13 +527,15 @@ impl Engine {
         Ok((likeliest.map(|l| l.read().map(|best| (l, best))).transpose()?, places))
     }
 
-    /// Keeps places along prompts whose layers cannot come back to them: every [`PLACES`] tokens, and all but the last.
+    /// Keeps places along prompts whose layers cannot come back to them: every [`Engine::checkpoint_every`] tokens, and all but
+    /// the last.
     fn remember(&mut self, rows: &[Rows]) {
         let Some(prefixes) = &mut self.prefixes else { return };
+        let every = self.checkpoint_every.max(1);
         for r in rows {
             let running = &self.running[r.index];
             let (seen, prompt) = (running.sequence.len(), running.request.prompt.len());
-            let place = seen + 1 == prompt || seen < prompt && seen.is_multiple_of(PLACES);
+            let place = seen + 1 == prompt || seen < prompt && seen.is_multiple_of(every);
             let free = running.sequence.is_free();
             self.free = Some(free);
             if place && !free {

@@ -3,7 +3,7 @@
 //! Prompts share the room equally, but short ones go first and without the others, so that a short request does not wait
 //! for a long one; the others have their turn in every second step at least.
 
-use super::{Engine, PLACES, Running};
+use super::{Engine, Running};
 use crate::batch::Mark;
 
 /// Rows of a step that are one request's.
@@ -27,6 +27,11 @@ impl Engine {
         let mut shares = vec![1; pending.len()];
         let mut reading: Vec<usize> = (0..pending.len()).filter(|&i| pending[i] > 1).collect();
         reading.sort_by_key(|&i| pending[i]);
+        let writes = pending.contains(&1);
+        if self.prefill_step == 0 && writes {
+            reading.iter().for_each(|&i| shares[i] = 0);
+            return shares;
+        }
         let mut room = self.prefill_step.max(1);
         let short: Vec<usize> = reading.iter().copied().filter(|&i| self.running[i].short).collect();
         let turn = std::mem::take(&mut self.aside) && short.len() < reading.len();
@@ -60,7 +65,8 @@ impl Engine {
                 // Up to the next place to keep: the last is the end of the prompt but for one token, which a request of
                 // the same prompt reads for its logits.
                 let end = running.request.prompt.len() - 1;
-                let next = (seen / PLACES + 1) * PLACES;
+                let every = self.checkpoint_every.max(1);
+                let next = (seen / every + 1) * every;
                 count = count.min(if seen < end { next.min(end) } else { next } - seen);
             }
             if count == 0 {
@@ -70,6 +76,7 @@ impl Engine {
             if !ends {
                 guessed.clear();
             }
+            self.guessed += guessed.len() as u64;
             let mark = (!guessed.is_empty()).then(|| running.sequence.mark());
             let first = (ends && running.request.max_tokens > 0).then_some(count - 1);
             all.push(Rows { index, count: count + guessed.len(), guessed, first, mark });

@@ -1,5 +1,6 @@
 //! Sockets: where the server listens, how many connections there are, how it ends.
 
+use super::broken::Worded;
 use super::request::{Way, answer};
 use super::timed::Timed;
 use crate::metrics::Metrics;
@@ -324,7 +325,7 @@ async fn accept(
                 // Beyond what is taken, so that most of what is too large gets an answer in the form of its route.
                 .max_buf_size(128 << 10)
                 .max_headers(1000)
-                .serve_connection(TokioIo::new(Timed::new(stream)), handle);
+                .serve_connection(TokioIo::new(Worded::new(Timed::new(stream), Arc::clone(&service))), handle);
             let mut connection = std::pin::pin!(connection);
             let draining = tokio::select! {
                 _ = connection.as_mut() => false,

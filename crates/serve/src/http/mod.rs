@@ -1,6 +1,7 @@
 //! HTTP: connections, who may ask, bodies, and answers. Knows routes as a table and no model.
 
 pub(crate) mod answer;
+mod broken;
 pub(crate) mod guard;
 mod listen;
 pub(crate) mod request;

@@ -100,6 +100,11 @@ pub(crate) async fn answer(service: Arc<Service>, request: Request<Incoming>, wa
     if let Ok(value) = HeaderValue::from_str(&id) {
         headers.insert(REQUEST_ID, value);
     }
+    if service.settings.log == Log::Text
+        && let Some(warnings) = headers.get(WARNINGS).and_then(|v| v.to_str().ok())
+    {
+        warnings.split("; ").for_each(|w| crate::log::once(&format!("warning: {path}: {w}")));
+    }
     let (status, seconds) = (answer.status().as_u16(), came.elapsed().as_secs_f64());
     service.metrics.answered(name, status, seconds);
     log(&service, &id, &who, &method, &path, status, seconds, failed.as_ref().map(|e| &e.error));

@@ -12,8 +12,9 @@ use crate::error::ApiError;
 use crate::job::InUse;
 use crate::metrics::Metrics;
 use crate::service::blocking;
-use crate::settings::{Settings, Source};
+use crate::settings::{Log, Settings, Source};
 use lapis::Error;
+use lapis_lm::engine::disk;
 use lapis_lm::fit::Fit;
 use lapis_lm::template::Template;
 use lapis_lm::{Checkpoint, Disk, DiskPrefixes, LanguageModel};
@@ -47,6 +48,8 @@ pub struct Loaded {
     pub config: serde_json::Map<String, Value>,
     /// Version and weights, as a short text.
     pub fingerprint: String,
+    /// How long it stays without work, where a request said so.
+    pub ttl: Mutex<Option<Duration>>,
     /// Requests that use it now.
     pub jobs: AtomicUsize,
     /// The model without the adapter, and the adapter, where there is one.
@@ -62,9 +65,33 @@ enum What {
     Variant(Arc<Loaded>, Arc<Generation>),
 }
 
+/// How far a model is that is being loaded.
+pub(crate) struct Progress {
+    began: Instant,
+    /// Bytes that were fetched from the hub, of so many.
+    fetched: AtomicU64,
+    bytes: AtomicU64,
+}
+
+impl Progress {
+    fn new() -> Progress {
+        Progress { began: Instant::now(), fetched: AtomicU64::new(0), bytes: AtomicU64::new(0) }
+    }
+
+    /// Bytes that were fetched, of so many, where it had to be.
+    pub(crate) fn fetched(&self) -> Option<(u64, u64)> {
+        Some((self.fetched.load(Relaxed), self.bytes.load(Relaxed))).filter(|b| b.1 > 0)
+    }
+
+    /// Seconds since it began.
+    pub(crate) fn seconds(&self) -> f64 {
+        self.began.elapsed().as_secs_f64()
+    }
+}
+
 enum Slot {
     /// Somebody loads it; the channel closes when that has ended.
-    Loading(watch::Receiver<()>),
+    Loading(watch::Receiver<()>, Arc<Progress>),
     Ready {
         loaded: Arc<Loaded>,
         used: Instant,
@@ -99,8 +126,6 @@ const CONTEXT: usize = 32768;
 const REST: Duration = Duration::from_secs(10);
 /// How long a model that is loaded waits for what is on disk of it.
 const OPENING: Duration = Duration::from_millis(500);
-/// How long a request waits for its model.
-const WAIT: Duration = Duration::from_secs(60);
 
 impl Models {
     /// Those of some settings; `gone` hears of each that is let go.
@@ -176,7 +201,10 @@ impl Models {
     /// # Errors
     /// Also an adapter that there is not or that does not fit.
     pub async fn get_with(self: &Arc<Models>, name: &str, adapter: Option<&str>) -> Result<Arc<Loaded>, ApiError> {
-        let (base, named) = self.split(name)?;
+        let (base, named) = self.split(name).or_else(|e| match self.pullable(name) {
+            Some(_) => Ok((name.to_string(), None)),
+            None => Err(e),
+        })?;
         let known = match (named, adapter) {
             (Some(_), Some(_)) => {
                 return Err(ApiError::field(
@@ -185,7 +213,7 @@ impl Models {
                 ));
             }
             (None, None) => {
-                let (id, source) = self.find(&base)?;
+                let (id, source) = self.find_or_pull(&base)?;
                 return self.slot(id.clone(), id, What::Model(source)).await;
             }
             (None, Some(name)) => {
@@ -230,9 +258,9 @@ impl Models {
 
     /// What is kept under a key, loaded first if it is not.
     async fn slot(self: &Arc<Models>, key: String, id: String, what: What) -> Result<Arc<Loaded>, ApiError> {
-        let until = tokio::time::Instant::now() + WAIT;
+        let until = tokio::time::Instant::now() + self.settings.load_wait;
         loop {
-            let mut waiting = {
+            let (mut waiting, progress) = {
                 let mut slots = self.slots();
                 match slots.get_mut(&key) {
                     Some(Slot::Ready { loaded, used }) => {
@@ -240,29 +268,44 @@ impl Models {
                         return Ok(Arc::clone(loaded));
                     }
                     Some(Slot::Failed { error, when }) if when.elapsed() < REST => return Err(error.clone()),
-                    Some(Slot::Loading(waiting)) => waiting.clone(),
+                    Some(Slot::Loading(waiting, progress)) => (waiting.clone(), Arc::clone(progress)),
                     _ => {
                         let (sender, receiver) = watch::channel(());
-                        slots.insert(key.clone(), Slot::Loading(receiver.clone()));
+                        let progress = Arc::new(Progress::new());
+                        slots.insert(key.clone(), Slot::Loading(receiver.clone(), Arc::clone(&progress)));
                         drop(slots);
-                        self.begin(key.clone(), id.clone(), what.clone(), sender);
-                        receiver
+                        self.begin(key.clone(), id.clone(), what.clone(), sender, Arc::clone(&progress));
+                        (receiver, progress)
                     }
                 }
             };
             if tokio::time::timeout_at(until, waiting.changed()).await.is_err() {
-                return Err(ApiError::later(503, 10, format!("{id} is still being loaded")));
+                let human = lapis::io::atomic::human;
+                let fetched = progress.fetched().map(|(n, of)| format!(", {} of {} fetched", human(n), human(of)));
+                let (seconds, fetched) = (progress.seconds(), fetched.unwrap_or_default());
+                let why = format!("{id} is still being loaded: {seconds:.0} s so far{fetched}; try again later");
+                return Err(ApiError::later(503, 10, why));
             }
         }
     }
 
-    fn begin(self: &Arc<Models>, key: String, id: String, what: What, done: watch::Sender<()>) {
-        let models = Arc::clone(self);
-        tokio::task::spawn_blocking(move || {
+    fn begin(
+        self: &Arc<Models>,
+        key: String,
+        id: String,
+        what: What,
+        done: watch::Sender<()>,
+        progress: Arc<Progress>,
+    ) {
+        let (models, own) = (Arc::clone(self), key.clone());
+        let work = move || {
             let began = Instant::now();
-            let result = models.room(&what).and_then(|()| match &what {
-                What::Model(source) => models.load(&id, source),
-                What::Variant(base, adapter) => models.adapt(&key, base, adapter),
+            let result = models.fetched(what, &progress).and_then(|what| {
+                models.room(&what)?;
+                match &what {
+                    What::Model(source) => models.load(&id, source),
+                    What::Variant(base, adapter) => models.adapt(&key, base, adapter),
+                }
             });
             let slot = match result {
                 Ok(loaded) => {
@@ -276,7 +319,34 @@ impl Models {
             };
             models.slots().insert(key, slot);
             drop(done);
+        };
+        // A thread of its own: a download may take an hour, and requests are prepared by a few threads.
+        if let Err(e) = std::thread::Builder::new().name("load".into()).stack_size(16 << 20).spawn(work) {
+            let error = ApiError::later(503, 5, format!("there is no thread to load a model: {e}"));
+            self.slots().insert(own, Slot::Failed { error, when: Instant::now() });
+        }
+    }
+
+    /// The same in files that are here; what is on the hub is fetched.
+    fn fetched(&self, what: What, progress: &Progress) -> Result<What, ApiError> {
+        let What::Model(Source::Hub(name)) = &what else { return Ok(what) };
+        let missing = || ApiError::new(404, format!("{name} cannot be fetched: there is no cache of downloads"));
+        let hub = self.settings.hub.as_ref().ok_or_else(missing)?;
+        let path = hub.model(name, false, &|done, total| {
+            progress.fetched.store(done, Relaxed);
+            progress.bytes.store(total, Relaxed);
+            true
         });
+        let fail = |e: Error| ApiError::later(503, 30, format!("{name} cannot be fetched: {}", e.message()));
+        Ok(What::Model(Source::Path(path.map_err(fail)?)))
+    }
+
+    /// How far a model is that is being loaded.
+    pub(crate) fn progress(&self, id: &str) -> Option<Arc<Progress>> {
+        match self.slots().get(id) {
+            Some(Slot::Loading(_, progress)) => Some(Arc::clone(progress)),
+            _ => None,
+        }
     }
 
     fn load(&self, id: &str, source: &Source) -> Result<Loaded, ApiError> {
@@ -289,6 +359,7 @@ impl Models {
                 let fit = Fit::of(&mut checkpoint).map_err(fail)?;
                 (LanguageModel::from_files(*files).map_err(fail)?, fit, config)
             }
+            Source::Hub(name) => return Err(fail(Error::io(format!("{name} was not fetched")))),
             Source::Path(path) => {
                 let mut checkpoint = Checkpoint::open(path).map_err(fail)?;
                 let config = checkpoint.config.clone();
@@ -296,16 +367,15 @@ impl Models {
                 (lapis_lm::load(path).map_err(fail)?, fit, config)
             }
         };
+        if self.settings.log != Log::Off {
+            model.warnings.iter().for_each(|w| crate::log::line(&format!("warning: {id}: {w}")));
+        }
         if let Some(source) = self.settings.chat_template.as_deref() {
             model.tokenizer.set_chat_template(Template::new(source).map_err(fail)?);
         }
         let most = model.context.unwrap_or(CONTEXT);
-        let digest = ring::digest::digest(
-            &ring::digest::SHA256,
-            format!("{id} {} {}", fit.weights, Value::Object(config.clone())).as_bytes(),
-        );
-        let digest: String = digest.as_ref()[..4].iter().map(|b| format!("{b:02x}")).collect();
         let text = Value::Object(config.clone()).to_string();
+        let fingerprint = self.fingerprint(id, &model, &fit, &text).map_err(fail)?;
         let prefixes = self.prefixes(&model, &text);
         // Of a small model that takes no time, and the first request may find something; others need not wait.
         let _ = prefixes.as_ref().map(|p| p.ready(OPENING));
@@ -317,12 +387,30 @@ impl Models {
             created: seconds(SystemTime::now()),
             fit,
             config,
-            fingerprint: format!("lapis-{}-{digest}", env!("CARGO_PKG_VERSION")),
+            fingerprint,
+            ttl: Mutex::default(),
             jobs: AtomicUsize::new(0),
             variant: None,
             key: id.to_string(),
             model,
         })
+    }
+
+    /// Version and model as a short text, or whatever could change a bit of an answer.
+    fn fingerprint(&self, id: &str, model: &LanguageModel, fit: &Fit, config: &str) -> lapis::Result<String> {
+        let s = &self.settings;
+        let version = env!("CARGO_PKG_VERSION");
+        if !s.deterministic {
+            let about = format!("{id} {} {config}", fit.weights);
+            let digest = ring::digest::digest(&ring::digest::SHA256, about.as_bytes());
+            let digest: String = digest.as_ref()[..4].iter().map(|b| format!("{b:02x}")).collect();
+            return Ok(format!("lapis-{version}-{digest}"));
+        }
+        let own = (&s.sampling, s.from_model, s.max_tokens, s.max_context, &s.chat_template, &s.template_args);
+        let about = format!("{config} {own:?} {:?}", model.generation);
+        let digest = disk::fingerprint(&*model.model, about.as_bytes(), s.kv)?;
+        crate::log::line(&format!("fingerprint of {id}: lapis-{version}-{digest}"));
+        Ok(format!("lapis-{version}-{digest}"))
     }
 
     /// Beginnings of prompts of a model that are on disk; `text` is whatever it computes by beside its tensors.
@@ -354,6 +442,7 @@ impl Models {
             fit,
             config: base.config.clone(),
             fingerprint: format!("{}-{}", base.fingerprint, digest.unwrap_or_else(|| adapter.number.to_string())),
+            ttl: Mutex::default(),
             jobs: AtomicUsize::new(0),
             variant: Some((Arc::clone(base), Arc::clone(adapter))),
             key: key.to_string(),
@@ -366,6 +455,7 @@ impl Models {
         let (needed, counts) = match what {
             What::Model(Source::Path(path)) => (weights(path), true),
             What::Model(Source::Files(files)) => (files.weights.len() as u64, true),
+            What::Model(Source::Hub(_)) => (0, true),
             What::Variant(_, adapter) => (adapter.adapter.bytes, false),
         };
         loop {
@@ -375,7 +465,7 @@ impl Models {
             if (!counts || models < self.settings.max_models) && taken + needed <= self.settings.memory_limit {
                 return Ok(());
             }
-            let Some(id) = self.idlest(Duration::ZERO, |_| true) else {
+            let Some(id) = self.idlest(|_, _| true) else {
                 let human = lapis::io::atomic::human;
                 return Err(ApiError::later(
                     503,
@@ -393,17 +483,16 @@ impl Models {
         }
     }
 
-    /// The model that has been idle for longest, and for as long as `least`, among those that may go.
-    fn idlest(&self, least: Duration, may_go: impl Fn(&str) -> bool) -> Option<String> {
+    /// The model that has been idle for longest, among those that may go; `may_go` hears how long that is.
+    fn idlest(&self, may_go: impl Fn(&Loaded, Duration) -> bool) -> Option<String> {
         let bases = self.bases();
         let slots = self.slots();
         let idle = slots.iter().filter_map(|(id, slot)| match slot {
             Slot::Ready { loaded, used }
                 if loaded.jobs.load(Relaxed) == 0
-                    && used.elapsed() >= least
                     && !self.settings.pins.contains(&loaded.id)
                     && !bases.contains(&loaded.serial)
-                    && may_go(id) =>
+                    && may_go(loaded, used.elapsed()) =>
             {
                 Some((*used, id.clone()))
             }
@@ -472,7 +561,11 @@ impl Models {
     /// Lets models go that have been idle for too long; the start-up model stays.
     pub fn tidy(&self) {
         self.retire();
-        while let Some(id) = self.idlest(self.settings.model_ttl, |id| id != self.start()) {
+        let over = |loaded: &Loaded, idle: Duration| {
+            let own = *loaded.ttl.lock().unwrap_or_else(PoisonError::into_inner);
+            loaded.key != self.start() && idle >= own.unwrap_or(self.settings.model_ttl)
+        };
+        while let Some(id) = self.idlest(over) {
             self.drop_slot(&id);
         }
     }

@@ -1,6 +1,6 @@
 //! The names of models: which there are, what they stand for, what is known of each without loading it.
 
-use super::{Loaded, Models, seconds};
+use super::{Loaded, Models, Progress, seconds};
 use crate::error::ApiError;
 use crate::settings::Source;
 use lapis_lm::hub::Name;
@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 /// What is known of a model without loading it.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Listing {
     /// Its name.
     pub id: String,
@@ -18,6 +18,8 @@ pub struct Listing {
     pub created: u64,
     /// Whether it is loaded.
     pub loaded: bool,
+    /// How far it is, while it is being loaded.
+    pub(crate) progress: Option<Arc<Progress>>,
     /// Positions, where they are known.
     pub context: Option<usize>,
     /// Such as `4bit`.
@@ -51,6 +53,21 @@ impl Models {
             Some(path) => Ok((name.to_string(), Source::Path(path))),
             None => Err(self.unknown(name)),
         }
+    }
+
+    /// As [`Models::find`]; what is not here may be on the hub, where the server was told that it may be fetched.
+    pub(super) fn find_or_pull(&self, name: &str) -> Result<(String, Source), ApiError> {
+        let found = self.find(name);
+        match self.pullable(name).filter(|_| found.is_err()) {
+            Some(pulled) => Ok((name.to_string(), Source::Hub(pulled))),
+            None => found,
+        }
+    }
+
+    /// A name as the hub knows it, where models may be fetched from there.
+    pub(super) fn pullable(&self, name: &str) -> Option<Name> {
+        let hub = self.settings.hub.as_ref().filter(|hub| self.settings.allow_pull && !hub.offline)?;
+        Name::parse(name).ok().filter(|n| n.repo.contains('/') && hub.may_be_name(name))
     }
 
     /// The directory of a model that is here.
@@ -132,6 +149,7 @@ impl Models {
         let (config, bytes, created) = match (&loaded, &source) {
             (Some(l), _) => (l.config.clone(), l.bytes(), l.created),
             (None, Source::Path(path)) => read(path),
+            (None, Source::Hub(_)) => Default::default(),
             (None, Source::Files(files)) => {
                 let config = serde_json::from_slice(files.config).unwrap_or_default();
                 (config, files.weights.len() as u64, seconds(SystemTime::now()))
@@ -140,12 +158,13 @@ impl Models {
         let (writes, embeds) = match (&loaded, &source) {
             (Some(l), _) => (l.model.writes, l.model.pooling.is_some()),
             (None, Source::Path(path)) => (!lapis_lm::models::is_encoder(&config), path.join("modules.json").is_file()),
-            (None, Source::Files(_)) => (true, false),
+            (None, Source::Files(_) | Source::Hub(_)) => (true, false),
         };
         let mut capabilities = if writes { vec!["completion", "chat"] } else { Vec::new() };
         if embeds || !writes || self.settings.pooling.is_some() {
             capabilities.push("embeddings");
         }
+        let progress = self.progress(&id);
         Ok(Listing {
             capabilities,
             id: if name.is_empty() || name.starts_with("default") { id } else { name.to_string() },
@@ -155,6 +174,7 @@ impl Models {
             family: config.get("model_type").and_then(Value::as_str).unwrap_or("unknown").to_string(),
             bytes,
             parameters: loaded.as_ref().map(|l| l.fit.parameters),
+            progress,
             loaded: loaded.is_some(),
         })
     }

@@ -14,7 +14,7 @@ use crate::settings::ReasoningField;
 use lapis_lm::reply::Part;
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 /// Fields of all interfaces of OpenAI that write.
 pub(crate) const COMMON: &[Field] = &[
@@ -41,6 +41,8 @@ pub(crate) const COMMON: &[Field] = &[
     nothing("prompt_cache_retention"),
     nothing("web_search_options"),
     nothing("moderation"),
+    field("ttl", Kind::Integer(-1, i64::MAX as i128), "Seconds that the model stays loaded without work; -1 for ever."),
+    field("keep_alive", Kind::Any, "As ttl: seconds, or a text such as 5m."),
     nothing("draft_model"),
     nothing("num_draft_tokens"),
     field("adapters", Kind::Text, "An adapter on the model: its name, or its path below --adapters-dir."),
@@ -167,9 +169,35 @@ pub(crate) fn common(body: &Body) -> Result<Ask, ApiError> {
         stop: body.texts("stop", 16, 256)?,
         n: body.count("n").unwrap_or(1),
         format,
+        ttl: ttl(body)?,
         salt: if salt == ["", ""] { String::new() } else { salt.join("\n") },
         ..Ask::default()
     })
+}
+
+/// How long the model is to stay loaded without work; any time that is beyond counting is for ever.
+fn ttl(body: &Body) -> Result<Option<Duration>, ApiError> {
+    let seconds = |n: f64| if n < 0.0 { Some(Duration::MAX) } else { Duration::try_from_secs_f64(n).ok() };
+    if let Some(n) = body.integer("ttl") {
+        return Ok(seconds(n as f64).or(Some(Duration::MAX)));
+    }
+    let Some(given) = body.get("keep_alive") else { return Ok(None) };
+    let unit = |text: &str| {
+        let at = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
+        let times = match &text[at..] {
+            "" | "s" => 1.0,
+            "ms" => 1e-3,
+            "m" => 60.0,
+            "h" => 3600.0,
+            _ => return None,
+        };
+        Some(text[..at].parse::<f64>().ok().filter(|n| n.is_finite())? * times)
+    };
+    let n = given.as_f64().or_else(|| unit(given.as_str()?));
+    match n {
+        Some(n) => Ok(seconds(n).or(Some(Duration::MAX))),
+        None => Err(ApiError::field("keep_alive", "keep_alive must be a number of seconds or a text such as 5m")),
+    }
 }
 
 /// What every answer about one request begins with.

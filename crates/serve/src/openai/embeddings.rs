@@ -81,6 +81,19 @@ fn dimensions(asked: Option<usize>, loaded: &Loaded) -> Result<Option<usize>, Ap
     }
 }
 
+/// How texts become vectors.
+///
+/// # Errors
+/// A model that does not say, on a server that was not told.
+pub(crate) fn pooling(service: &Service, loaded: &Loaded) -> Result<Pooling, ApiError> {
+    let flag = service.settings.pooling.map(|pool| Pooling { pool, normalize: true });
+    loaded.model.pooling.or(flag).ok_or_else(|| {
+        let why = "the model has no files that say how a text's vector is made: start the server with --pooling \
+                   mean, last or cls, or take a model for embeddings";
+        ApiError::field("model", format!("{}: {why}", loaded.id))
+    })
+}
+
 /// Answers.
 ///
 /// # Errors
@@ -96,12 +109,7 @@ pub(crate) async fn run(service: Arc<Service>, call: Call) -> Outcome {
     service.draining()?;
     let asked = body.text("model").unwrap_or("").to_string();
     let loaded = service.models.get(&asked).await?;
-    let flag = service.settings.pooling.map(|pool| Pooling { pool, normalize: true });
-    let pooling = loaded.model.pooling.or(flag).ok_or_else(|| {
-        let why = "the model has no files that say how a text's vector is made: start the server with --pooling \
-                   mean, last or cls, or take a model for embeddings";
-        ApiError::field("model", format!("{}: {why}", loaded.id))
-    })?;
+    let pooling = pooling(&service, &loaded)?;
     let cut = dimensions(body.count("dimensions"), &loaded)?;
     let own = Arc::clone(&loaded);
     let texts = blocking(move || {

@@ -13,6 +13,13 @@ fn entry(model: &Listing) -> Value {
         "id": model.id, "object": "model", "created": model.created, "owned_by": "lapis", "loaded": model.loaded,
         "capabilities": model.capabilities,
     });
+    if let Some(progress) = &model.progress {
+        entry["loading"] = json!({"seconds": progress.seconds()});
+        if let Some((fetched, bytes)) = progress.fetched() {
+            entry["loading"]["fetched"] = json!(fetched);
+            entry["loading"]["bytes"] = json!(bytes);
+        }
+    }
     if let Some(context) = model.context {
         entry["context_length"] = json!(context);
         entry["max_model_len"] = json!(context);

@@ -18,6 +18,7 @@ import chat  # noqa: F401
 import completions  # noqa: F401
 import embeddings
 import end  # noqa: F401
+import flags  # noqa: F401
 import formats  # noqa: F401
 import messages  # noqa: F401
 import refusals  # noqa: F401

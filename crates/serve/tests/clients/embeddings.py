@@ -136,6 +136,22 @@ def add(root):
         equal(response.status_code, 200)
         assert "zzz" in response.headers["x-lapis-warnings"], response.headers
 
+    @case({}, {"top_n": 2}, {"return_documents": False}, {"documents": [{"text": t} for t in texts[1:]]})
+    def rerank_by_cosine(more):
+        vectors = [unit(v) for v in data["models"]["bert"]["vectors"]["mean"]]
+        scores = [sum(a * b for a, b in zip(vectors[0], v)) for v in vectors[1:]]
+        want = sorted(range(len(scores)), key=lambda i: -scores[i])[: more.get("top_n")]
+        got = server.post("/v1/rerank", {"model": "bert", "query": texts[0], "documents": texts[1:], **more}).json()
+        equal([r["index"] for r in got["results"]], want)
+        close([r["relevance_score"] for r in got["results"]], [scores[i] for i in want])
+        shown = [{"text": texts[1:][i]} for i in want] if more.get("return_documents") is not False else [None] * len(want)
+        equal([r.get("document") for r in got["results"]], shown)
+
+    @case(({"query": None}, "query"), ({"query": 5}, "query"), ({"documents": []}, "documents"), ({"documents": [5]}, "documents"), ({"documents": "a"}, "documents"),
+          ({"documents": ["a"] * 2049}, "documents"), ({"top_n": 0}, "top_n"), ({"documents": ["fox " * 99]}, "documents"), ({"model": "default"}, "model"))
+    def rerank_wrong(more, param):
+        error(server.post("/v1/rerank", {"model": "bert", "query": "fox", "documents": ["a"], **more}), 400, param, "invalid_request_error")
+
     @case()
     def embeddings_leave_nothing():
         suite.until(lambda: server.metric("embedding_bytes") == 0, 2, "memory is reserved still")

@@ -118,20 +118,59 @@ def refused_400_template(path):
             soon("template of a request", 400, path, post(path, {**RIGHT[path], "chat_template": "a\nb {% if %}"}), server, holds="line 2")
 
 
-@case("-1", "x", "5\r\nContent-Length: 6", "5\r\nTransfer-Encoding: chunked", "+5", "")
-def refused_400_length(value):
-    """Wrong HTTP is refused before a route is known, and the connection ends."""
+def broken(data, status, path, what):
+    """Wrong HTTP is refused before a route is known, in words, and the connection ends."""
     times = []
     for _ in range(TRIES):
         with socket.create_connection(("127.0.0.1", suite.PLAIN.port), timeout=20) as s:
             begin = time.monotonic()
-            s.sendall(f"POST {OPENAI} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {value}\r\n\r\n{{}}   0\r\n\r\n".encode())
+            s.sendall(data)
             file = s.makefile("rb")
-            equal(answer(file)[0], 400)
+            got, headers, body = answer(file)
             times.append(time.monotonic() - begin)
-            equal(file.read(), b"")
-    suite.told(f"400 Content-Length: {value!r}", times)
+            equal((got, headers.get("connection"), file.read()), (status, "close", b""), body)
+        assert len(form(path, got, headers, body)) > 8
+    suite.told(f"{status} {what} {path}", times)
     assert statistics.median(times) < SOON, times
+
+
+@case(*[(path, value) for path in (OPENAI, ANTHROPIC, OLLAMA) for value in ("-1", "x", "5\r\nContent-Length: 6", "5\r\nTransfer-Encoding: chunked", "+5", "")])
+def refused_400_length(path, value):
+    data = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {value}\r\n\r\n{{}}   0\r\n\r\n".encode()
+    broken(data, 400, path, f"Content-Length: {value!r}")
+
+
+@case(*[(path, what) for path in (OPENAI, ANTHROPIC, OLLAMA) for what in ("version", "header", "space", "header line without a colon")])
+def refused_400_http(path, what):
+    data = {"version": f"GET {path} HTTP/9.9\r\n\r\n", "header": f"GET {path} HTTP/1.1\r\nHost: localhost\r\nx\0y: 1\r\n\r\n", "space": f"GET {path} x HTTP/1.1\r\n\r\n",
+            "header line without a colon": f"GET {path} HTTP/1.1\r\nHost: localhost\r\nhello\r\n\r\n"}[what]
+    broken(data.encode(), 400, path, what)
+
+
+@case(b"hello\r\n\r\n", b"GET\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n", b"\0\0\0\0\r\n\r\n")
+def refused_400_no_http(data):
+    broken(data, 400, OPENAI, f"{data!r}")
+
+
+@case(*[(path, what) for path in (OPENAI, ANTHROPIC) for what in ("lines", "bytes", "address")])
+def refused_413_far_beyond(path, what):
+    """So much that it is not even read to the end."""
+    lines = {"lines": "".join(f"x-{i}: y\r\n" for i in range(1500)), "bytes": "x: " + "y" * 200_000 + "\r\n", "address": ""}[what]
+    tail = "?" + "y" * 70_000 if what == "address" else ""
+    with socket.create_connection(("127.0.0.1", suite.PLAIN.port), timeout=20) as s:
+        s.sendall(f"GET {path}{tail} HTTP/1.1\r\nHost: localhost\r\n{lines}\r\n".encode())
+        got, headers, body = answer(s.makefile("rb"))
+    equal(got, 413, body)
+    form(path, got, headers, body)
+
+
+@case()
+def refused_400_behind_a_good_one():
+    """The answer before it, on the same connection, is whole."""
+    good, bad = suite.PLAIN.raw(request(RIGHT[OPENAI]) + b"GET / HTTP/9.9\r\n\r\n", 2)
+    equal((good[0], json.loads(good[2])["object"]), (200, "chat.completion"))
+    equal(bad[0], 400)
+    form(OPENAI, *bad)
 
 
 @case(*[p for p in FORMS])
@@ -249,6 +288,23 @@ def refused_503_broken_model():
         server.post(OPENAI, {**RIGHT[OPENAI], "model": "broken"})
         for path in (OPENAI, ANTHROPIC):
             soon("model that cannot be loaded", 503, path, post(path, {**RIGHT[path], "model": "broken"}), server, holds="cannot be loaded")
+
+
+@case()
+def refused_429_beyond_32_of_a_key():
+    """Requests that run and those that wait count; another key has its own."""
+    body = {"messages": FOX, "max_tokens": 1000, "logit_bias": ENDLESS, "stream": True}
+    with contextlib.ExitStack() as stack:
+        for i in range(32):
+            s = stack.enter_context(socket.create_connection(("127.0.0.1", suite.KEYED.port), timeout=30))
+            s.sendall(request(body, f"Authorization: Bearer {suite.KEYED.key}"))
+        own = f"Authorization: Bearer {suite.KEYED.key}"
+        until(lambda: suite.KEYED.post(OPENAI, RIGHT[OPENAI]).status_code == 429, 10, "the 33rd is taken")
+        for path in (OPENAI, ANTHROPIC):
+            soon("33rd request of a key", 429, path, post(path, RIGHT[path], own), suite.KEYED, holds="32 requests")
+        other = suite.KEYED.post(OPENAI, RIGHT[OPENAI], headers={"authorization": "Bearer second-key"})
+        equal(other.status_code, 200, other.text)
+    until(lambda: suite.KEYED.post(OPENAI, RIGHT[OPENAI]).status_code == 200, 5, "there is no room again")
 
 
 @case(OPENAI, ANTHROPIC)

@@ -38,9 +38,9 @@ A call is <tool_call>
 class Server:
     """A server of its own."""
 
-    def __init__(self, program, *flags, key=None):
+    def __init__(self, program, *flags, key=None, environment=None):
         self.key = key
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("LAPIS_")}
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("LAPIS_")} | (environment or {})
         # What other servers remembered on disk must not be found.
         self.cache = tempfile.TemporaryDirectory()
         environment["XDG_CACHE_HOME"] = self.cache.name

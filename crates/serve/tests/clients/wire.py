@@ -180,16 +180,6 @@ def headers_too_large(lines):
     assert status in (400, 413, 431), status
 
 
-@case(b"hello\r\n\r\n", b"GET\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n")
-def no_http(data):
-    try:
-        (status, _, _), = suite.PLAIN.raw(data, timeout=5)
-        assert 400 <= status < 600, status
-    except (AssertionError, ConnectionError) as e:
-        assert "closed" in str(e) or isinstance(e, ConnectionError), e
-    equal(suite.PLAIN.http.get("/health").status_code, 200)
-
-
 # Clients that leave
 
 

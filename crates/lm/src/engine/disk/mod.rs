@@ -313,6 +313,16 @@ fn program() -> Vec<u8> {
     digest.finish().as_ref().to_vec()
 }
 
+/// A digest of whatever could change a bit of what a model computes: its weights, the program, the kernels in use, how
+/// sequences remember, and `config`, which is what it computes by beside its weights. Reads all weights.
+///
+/// # Errors
+/// Parameters that cannot be computed.
+pub fn fingerprint(model: &dyn Model, config: &[u8], kv: KvOptions) -> Result<String> {
+    let settings = format!("{kv:?} {}", lapis::kernels());
+    file::identity(model, &[&program(), settings.as_bytes(), config])
+}
+
 /// The remembered beginnings of one model in a folder.
 #[derive(Clone, Debug)]
 pub struct DiskPrefixes {
@@ -332,8 +342,7 @@ impl DiskPrefixes {
         let (own, weak, model) = (Arc::downgrade(disk), Arc::downgrade(&shelf), Arc::clone(model));
         let config = config.to_vec();
         let open = move || {
-            let settings = format!("{kv:?} {}", lapis::kernels());
-            let Ok(name) = file::identity(&*model, &[&program(), settings.as_bytes(), &config]) else { return };
+            let Ok(name) = fingerprint(&*model, &config, kv) else { return };
             drop(model);
             let (Some(disk), Some(shelf)) = (own.upgrade(), weak.upgrade()) else { return };
             let place = (disk.store.dir.join(&name), name);

@@ -1,0 +1,131 @@
+"""Flags that change what a server does, each on a server of its own."""
+
+import pathlib
+import shutil
+import tempfile
+
+import suite
+from messages import BETA, code
+from suite import FOX, HI, Server, case, equal, until
+
+
+def usage(server, turn):
+    r = server.post("/v1/messages?beta=true", {**code(turn, FOX), "stream": False}, headers=BETA)
+    equal(r.status_code, 200, r.text)
+    return r.json()["usage"]
+
+
+@case(False, True)
+def billing_header(kept):
+    """The block that is another one with every request is in the prompt only where it is asked for; leaving it out is logged once."""
+    server = Server(suite.PROGRAM, *(["--keep-billing-header"] if kept else []))
+    try:
+        first, second = usage(server, 1), usage(server, 20077)
+        equal(second["cache_read_input_tokens"] > 0.9 * sum(first[k] for k in ("input_tokens", "cache_read_input_tokens")), not kept, second)
+        said = [line for line in server.lines if "x-anthropic-billing-header" in line]
+        until(lambda: len([line for line in server.lines if "/v1/messages" in line]) >= 2, 5, "no line of the log")
+        equal(len(said), int(not kept), said)
+    finally:
+        server.stop()
+
+
+@case()
+def deterministic():
+    """One fingerprint for the same program, model and settings; another one for others."""
+    found = []
+    for more in ([], [], ["--kv-bits", "8", "--kv-group-size", "32"]):
+        server = Server(suite.PROGRAM, "--deterministic", *more)
+        try:
+            reply = server.client.chat.completions.create(model="default", messages=HI, max_tokens=1)
+            until(lambda: any(reply.system_fingerprint in line for line in server.lines), 5, f"{reply.system_fingerprint} is not printed: {server.lines}")
+            found.append(reply.system_fingerprint)
+        finally:
+            server.stop()
+    assert found[0] == found[1] != found[2], found
+
+
+@case()
+def warnings_of_a_model():
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copytree(suite.DEMO, pathlib.Path(folder) / "model")
+        (pathlib.Path(folder) / "model" / "generation_config.json").write_text("{broken")
+        server = Server(suite.PROGRAM, "--model", folder + "/model")
+        try:
+            until(lambda: any("generation_config.json" in line and "ignored" in line for line in server.lines), 5, f"no warning: {server.lines}")
+        finally:
+            server.stop()
+
+
+@case()
+def key_limit():
+    server = Server(suite.PROGRAM, "--api-key", "one-key-123", "--max-per-key", "1", key="one-key-123")
+    try:
+        stream = server.client.chat.completions.create(model="default", messages=FOX, max_tokens=1000, logit_bias=suite.ENDLESS, stream=True)
+        next(iter(stream))
+        r = server.post("/v1/chat/completions", {"messages": HI, "max_tokens": 1})
+        equal(r.status_code, 429, r.text)
+        stream.close()
+    finally:
+        server.stop()
+
+
+@case()
+def exact_prompts_are_not_the_fast_path_s():
+    """What was read by exact arithmetic is not found on disk by the other."""
+    words = "the fox and the hare went home " * 60
+    with tempfile.TemporaryDirectory() as cache:
+        cached = []
+        for exact in ("1", "", "1"):
+            server = Server(suite.PROGRAM, "--disk-cache", cache, environment={"LAPIS_EXACT": exact})
+            try:
+                r = server.post("/v1/completions", {"prompt": words, "max_tokens": 1})
+                cached.append(r.json()["usage"]["prompt_tokens_details"]["cached_tokens"])
+                until(lambda: any(pathlib.Path(cache).rglob("*")), 5, "nothing is written")
+                server.process.terminate()
+                server.process.wait(20)
+            finally:
+                server.stop()
+        assert cached[0] == cached[1] == 0 < cached[2], cached
+
+
+@case()
+def keep_alive():
+    """A model goes when its request says so, and stays while nobody does."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("short", "long"):
+            shutil.copytree(suite.DEMO, pathlib.Path(folder) / name)
+        server = Server(suite.PROGRAM, "--models-dir", folder)
+        try:
+            for name, more in (("long", {"keep_alive": "5m"}), ("short", {"ttl": 0})):
+                r = server.post("/v1/chat/completions", {"model": name, "messages": HI, "max_tokens": 1, **more})
+                equal(r.status_code, 200, r.text)
+            loaded = lambda: {m["id"] for m in server.http.get("/v1/models").json()["data"] if m["loaded"]}
+            until(lambda: loaded() == {"lapis-demo", "long"}, 12, f"{loaded()} are loaded")
+        finally:
+            server.stop()
+
+
+@case(({"ttl": -2}, "ttl"), ({"ttl": "5"}, "ttl"), ({"keep_alive": "5x"}, "keep_alive"), ({"keep_alive": []}, "keep_alive"), ({"keep_alive": "m"}, "keep_alive"))
+def keep_alive_wrong(more, param):
+    suite.error(suite.PLAIN.post("/v1/chat/completions", {"messages": HI, "max_tokens": 1, **more}), 400, param, "invalid_request_error")
+
+
+@case(*[({name: value},) for name in ("ttl", "keep_alive") for value in (-1, 0, 1, 2**31, 2**63 - 1)], ({"keep_alive": 1e308},), ({"keep_alive": "-1"},), ({"keep_alive": "10ms"},))
+def keep_alive_taken(more):
+    equal(suite.PLAIN.post("/v1/chat/completions", {"messages": HI, "max_tokens": 1, **more}).status_code, 200)
+    suite.PLAIN.post("/v1/chat/completions", {"messages": HI, "max_tokens": 1, "ttl": -1})
+
+
+@case()
+def loading_takes_too_long():
+    """Who asks for a model that is being loaded hears how far it is."""
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copytree(suite.DEMO, pathlib.Path(folder) / "other")
+        server = Server(suite.PROGRAM, "--models-dir", folder, "--load-wait", "0")
+        try:
+            r = server.post("/v1/chat/completions", {"model": "other", "messages": HI, "max_tokens": 1})
+            suite.error(r, 503, kind="overloaded_error", holds="being loaded")
+            assert int(r.headers["retry-after"]) >= 1
+            until(lambda: server.post("/v1/chat/completions", {"model": "other", "messages": HI, "max_tokens": 1}).status_code == 200, 10, "it is never loaded")
+        finally:
+            server.stop()
