@@ -86,7 +86,7 @@ pub(crate) struct Arguments {
     #[arg(long)]
     grad_checkpoint: bool,
     /// Give memory back between steps when more than this is kept for later, such as 2GB
-    #[arg(long, value_parser = model::size)]
+    #[arg(long, value_parser = crate::model::size)]
     clear_cache_threshold: Option<u64>,
     /// Write event files of TensorBoard, too: tensorboard
     #[arg(long)]

@@ -279,7 +279,7 @@ impl Task {
     pub(super) fn of(settings: &Map<String, Value>, file: &str, place: &Place) -> Result<Task> {
         let name = settings.get("task").and_then(Value::as_str).map_or_else(|| stem(file), str::to_string);
         let fields = Fields::new(settings, &name);
-        for key in settings.keys().filter(|k| !KEYS.contains(&k.as_str())) {
+        if let Some(key) = settings.keys().find(|k| !KEYS.contains(&k.as_str())) {
             return Err(Error::unsupported(format!("[evaluate] {file}: the setting {key:?} is not known")));
         }
         for key in ["process_docs", "process_results", "custom_dataset"] {
@@ -328,7 +328,7 @@ impl Task {
         let writing = writing(&fields, &put)?;
         let filters = match fields.objects("filter_list")? {
             None => vec![("none".to_string(), vec![Filter::First])],
-            Some(all) => all.into_iter().map(|entry| pipeline(entry)).collect::<Result<_>>()?,
+            Some(all) => all.into_iter().map(pipeline).collect::<Result<_>>()?,
         };
         let metrics = match fields.objects("metric_list")? {
             None => Metric::usual(kind),

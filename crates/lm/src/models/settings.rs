@@ -112,7 +112,7 @@ impl Settings {
     /// The kind of each of `layers` layers: as `layer_types` says, else a window for all but every `pattern`th.
     pub(crate) fn kinds(&self, layers: usize, pattern: Option<usize>) -> Result<Vec<String>> {
         let Some(mut kinds) = self.get::<Vec<String>>("layer_types")? else {
-            let window = |i: usize| pattern.is_some_and(|p| p > 0 && i % p != 0);
+            let window = |i: usize| pattern.is_some_and(|p| p > 0 && !i.is_multiple_of(p));
             let kind = |i| if window(i) { "sliding_attention" } else { "full_attention" };
             return Ok((1..=layers).map(|i| kind(i).to_string()).collect());
         };
