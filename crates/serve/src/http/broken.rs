@@ -85,7 +85,8 @@ fn silent(bytes: &[u8]) -> Option<(usize, u16)> {
 /// The interface that a request asks for, if these are its first bytes.
 fn dialect(bytes: &[u8]) -> Option<Dialect> {
     let line = &bytes[..bytes.len().min(64)];
-    let space = line.iter().position(|&b| b == b' ').filter(|&at| line[..at].iter().all(u8::is_ascii_uppercase))?;
+    let space =
+        line.iter().position(|&b| b == b' ').filter(|&at| at > 0 && line[..at].iter().all(u8::is_ascii_uppercase))?;
     let path = &line[space + 1..];
     match path {
         p if p.starts_with(b"/v1/messages") => Some(Dialect::Anthropic),

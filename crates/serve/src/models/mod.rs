@@ -20,6 +20,7 @@ use lapis_lm::template::Template;
 use lapis_lm::{Checkpoint, Disk, DiskPrefixes, LanguageModel};
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -300,12 +301,17 @@ impl Models {
         let (models, own) = (Arc::clone(self), key.clone());
         let work = move || {
             let began = Instant::now();
-            let result = models.fetched(what, &progress).and_then(|what| {
+            let make = || {
+                let what = models.fetched(what, &progress)?;
                 models.room(&what)?;
                 match &what {
                     What::Model(source) => models.load(&id, source),
                     What::Variant(base, adapter) => models.adapt(&key, base, adapter),
                 }
+            };
+            let result = catch_unwind(AssertUnwindSafe(make)).unwrap_or_else(|_| {
+                models.metrics.faults.fetch_add(1, Relaxed);
+                Err(ApiError::new(500, format!("loading {id} broke down")))
             });
             let slot = match result {
                 Ok(loaded) => {

@@ -1,8 +1,13 @@
 """Flags that change what a server does, each on a server of its own."""
 
+import contextlib
+import hashlib
+import http.server
+import json
 import pathlib
 import shutil
 import tempfile
+import threading
 
 import suite
 from messages import BETA, code
@@ -127,5 +132,55 @@ def loading_takes_too_long():
             suite.error(r, 503, kind="overloaded_error", holds="being loaded")
             assert int(r.headers["retry-after"]) >= 1
             until(lambda: server.post("/v1/chat/completions", {"model": "other", "messages": HI, "max_tokens": 1}).status_code == 200, 10, "it is never loaded")
+        finally:
+            server.stop()
+
+
+@contextlib.contextmanager
+def hub():
+    """A hub that has the demo model as some/model; gives its address and what was asked for."""
+    files = {f.name: f.read_bytes() for f in suite.DEMO.iterdir() if f.is_file()}
+    asked = []
+
+    class Answers(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            if self.path.startswith("/api/models/some/model/revision/"):
+                listed = [{"rfilename": n, "size": len(b), "lfs": {"sha256": hashlib.sha256(b).hexdigest(), "size": len(b)}} for n, b in files.items()]
+                body = json.dumps({"sha": "a" * 40, "siblings": listed}).encode()
+            elif self.path.startswith("/some/model/resolve/"):
+                body = files[self.path.rpartition("/")[2]]
+            else:
+                return self.send_error(404)
+            self.send_response(200)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answers) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}", asked
+        server.shutdown()
+
+
+@case(True, False)
+def pulled_only_where_allowed(allowed):
+    with tempfile.TemporaryDirectory() as cache, hub() as (address, asked):
+        environment = {"HF_ENDPOINT": address, "HF_HUB_CACHE": cache, "HF_HUB_OFFLINE": "0"}
+        server = Server(suite.PROGRAM, *(["--allow-pull"] if allowed else []), environment=environment)
+        try:
+            ask = lambda name: server.post("/v1/chat/completions", {"model": name, "messages": HI, "max_tokens": 1})
+            r = ask("some/model")
+            equal(r.status_code, 200 if allowed else 404, r.text)
+            equal(bool(asked), allowed)
+            if allowed:
+                assert "some/model" in [m["id"] for m in server.http.get("/v1/models").json()["data"]]
+                suite.error(ask("no/model"), 503, holds="no/model")
+            else:
+                suite.error(r, 404, "model")
+            suite.error(ask("nothing"), 404, "model")
         finally:
             server.stop()
