@@ -80,7 +80,7 @@ fn models_are_compared_and_converted_layer_by_layer() {
         dir.run(&format!("kld {DEMO} packed --data-path packed/tokenizer_config.json --sequence-length 64 --json")),
     ));
     let number = |key: &str| far[key].as_f64().unwrap();
-    assert!(number("mean_kld") > 1e-4 && number("top1_agreement") > 0.5 && number("top1_agreement") < 1.0, "{far}");
+    assert!(number("mean_kld") > 1e-4 && number("top1_agreement") > 0.2 && number("top1_agreement") < 1.0, "{far}");
     assert!(number("median_kld") <= number("kld_99") && number("kld_99") <= number("max_kld"), "{far}");
     // A model is no way from itself, and perplexity says the same of both.
     let own = "--data-path dense/tokenizer_config.json --sequence-length 64";
