@@ -323,7 +323,7 @@ def C13_arguments_of_history(form):
 
 @case("auto", "none", {"name": "take"})
 def C14_legacy_functions(choice):
-    body = {"messages": FOX, "functions": [TAKE["function"]], "function_call": choice, "max_tokens": 80}
+    body = {"messages": FOX, "functions": [TAKE["function"]], "function_call": choice, "max_tokens": 160, "temperature": 0}
     r = suite.TOOLS.post("/v1/chat/completions", body)
     equal((r.status_code, r.json()["object"]), (200, "chat.completion"), r.text)
     message = r.json()["choices"][0]["message"]
