@@ -63,7 +63,7 @@ pub struct Comparison {
 /// many of how many are done.
 ///
 /// # Errors
-/// As [`divergence`].
+/// As [`divergence()`].
 pub fn compare(
     [method, against]: [&'static str; 2],
     original: &Original,
