@@ -1,7 +1,7 @@
 //! The loops around the micro-kernels for one product of many rows.
 //!
-//! A tile holds a stretch of k of its right side packed in L2 and goes down its rows: a panel of the left side (with
-//! AVX2, some of them) is packed into L1 just before it is used and meets all columns, and the kernels that use it ask for what comes next (the
+//! A tile holds a stretch of k of its right side packed in L2 (AVX2: L3) and goes down its rows: a panel of the left side
+//! is packed into L1 just before it is used and meets all columns, and the kernels that use it ask for what comes next (the
 //! following panel, then the right side's next stretch). So each side comes from memory while something is multiplied,
 //! and nothing of the left side is written back but what L1 holds: packing costs its instructions alone, a quarter of a
 //! cycle an element at most against `nt / (2 * lanes)` cycles of multiplying. Sums go straight into an output of their
@@ -29,15 +29,16 @@ struct Cut {
     nt: usize,
     /// Elements of k in a stretch.
     kc: usize,
-    /// Panels of the left side that are packed together, and those of them that meet a panel of the right side in turn.
+    /// Panels of the left side that are packed together.
     group: usize,
-    together: usize,
 }
 
 /// Values of the right side that a task packs into the shared buffer.
 const PACK: usize = 1 << 16;
 /// Values of the right side that are packed in one region.
 const SHARED: usize = 4 << 20;
+/// Bytes of a right side that tasks rather pack each for itself than together.
+const OWN: usize = 1 << 20;
 /// Panels of a transposed left side that are packed together: its rows are read in pieces of some cache lines.
 const GROUP: usize = 8;
 /// Tiles to aim at for each thread, so that all end at about the same time, and those it must have.
@@ -46,21 +47,18 @@ const TILES: (usize, usize) = (8, 2);
 impl Cut {
     fn new<M: Arith>(isa: Isa, job: &impl Product<M>) -> Cut {
         let (m, n, k) = job.size();
+        let group = if job.lhs_is_transposed() { GROUP } else { 1 };
         let blocks = M::blocks(isa);
-        let together = blocks.together;
-        let group = if job.lhs_is_transposed() { GROUP.max(together) } else { together };
         let (lanes, nr) = (blocks.lanes, 2 * blocks.lanes);
         let mr = m.div_ceil(m.div_ceil(blocks.tall));
         let even = |all: usize, most: usize, unit: usize| all.div_ceil(all.div_ceil(most)).next_multiple_of(unit);
         // One stretch saves reading sums again; several leave room for a wider tile.
         let (longest, most) = blocks.stretch;
         let kc = if k <= longest { k } else { even(k, most, 16) };
-        // The right side in half of an L2 of 2 MiB (AVX-512) or 512 KiB; in a quarter of the former when its next stretch
-        // and sums that are read again lie there, too.
-        let room = if kc < k || together > 1 { lanes << 13 } else { lanes << 14 };
+        let room = if kc == k { blocks.tile.0 } else { blocks.tile.1 } / size_of::<M::P>();
         let nt = even(n, room / kc.div_ceil(M::PER), nr);
         let mt = if kc < k { even(m, room / nt, mr) } else { m };
-        let mut cut = Cut { lanes, mr, mt, nr, nt, kc, group, together };
+        let mut cut = Cut { lanes, mr, mt, nr, nt, kc, group };
         cut.spread(m, n, pool::threads());
         cut
     }
@@ -127,7 +125,7 @@ pub(super) unsafe fn run<M: Arith>(isa: Isa, job: &impl Product<M>) {
         });
     };
     // Few tiles share a column: each packs for itself, while it is in L2.
-    if m <= 4 * cut.mt {
+    if m <= cut.mt || m <= 4 * cut.mt && cut.nt * cut.kc.div_ceil(M::PER) * size_of::<M::P>() <= OWN {
         return all(0..n, None);
     }
     let span = (SHARED / steps / cut.nt).max(1) * cut.nt;
@@ -205,15 +203,12 @@ unsafe fn tile<M: Arith>(
                 None => job.rhs_ahead(cols.clone(), next.clone()),
             };
             let (group, mut left_soon) = (cut.group * cut.mr, Ahead::NOTHING);
-            for first in rows.clone().step_by(cut.together * cut.mr) {
-                let some = first..rows.end.min(first + cut.together * cut.mr);
-                if (first - rows.start).is_multiple_of(group) {
-                    let end = rows.end.min(first + group);
-                    let at_once = if job.lhs_is_transposed() { group } else { cut.mr };
-                    for r in (first..end).step_by(at_once) {
-                        let count = at_once.min(end - r);
-                        job.pack_lhs(isa, r, count, count.min(cut.mr), ks.clone(), left.add((r - first) * steps));
-                    }
+            for r in rows.clone().step_by(cut.mr) {
+                let mr = cut.mr.min(rows.end - r);
+                let panel = (r - rows.start) / cut.mr % cut.group;
+                if panel == 0 {
+                    let end = rows.end.min(r + group);
+                    job.pack_lhs(isa, r, end - r, mr, ks.clone(), left);
                     left_soon = match end {
                         _ if end < rows.end => job.lhs_ahead(end..rows.end.min(end + group), ks.clone()),
                         _ if !next.is_empty() => {
@@ -222,11 +217,8 @@ unsafe fn tile<M: Arith>(
                         _ => job.lhs_ahead(end..m.min(end + group), stretch(0)),
                     };
                 }
-                for (c, r) in
-                    cols.clone().step_by(cut.nr).flat_map(|c| some.clone().step_by(cut.mr).map(move |r| (c, r)))
-                {
-                    let mr = cut.mr.min(rows.end - r);
-                    let a = left.add((r - rows.start) % group * steps);
+                let a = left.add(panel * cut.mr * steps);
+                for c in cols.clone().step_by(cut.nr) {
                     let w = cut.width(c, n);
                     let block = (r..r + mr, c..c + w.min(cols.end - c));
                     let in_place = if block.1.len() == w { job.sums(&block.0, &block.1) } else { None };
@@ -234,14 +226,11 @@ unsafe fn tile<M: Arith>(
                         true => (sums.add((c - cols.start) * height + (r - rows.start) * w), w),
                         false => (sums, w),
                     });
-                    // The block below, the first to the right, or the first of the rows below.
+                    // The block to the right, or the first of the rows below.
                     let column = if in_place.is_some() { 1 } else { height };
-                    let then = if r + mr < some.end {
-                        acc.wrapping_add(mr * ld)
-                    } else if c + w < cols.end {
-                        acc.wrapping_add(w * column).wrapping_sub((r - some.start) * ld)
-                    } else {
-                        acc.wrapping_add(mr * ld).wrapping_sub((c - cols.start) * column)
+                    let then = match c + w < cols.end {
+                        true => acc.wrapping_add(w * column),
+                        false => acc.wrapping_add(mr * ld).wrapping_sub((c - cols.start) * column),
                     };
                     if next.is_empty() && in_place.is_none() {
                         job.want(block.0.clone(), block.1.clone());
