@@ -5,20 +5,26 @@
 //! codes overflows them; the top bit of 8-bit codes is multiplied apart. The arithmetic is that of `dot`, so are the
 //! results, bit for bit.
 //!
-//! Operations for 64 codes of 4 bits, 36 bytes with bf16 scale and bias: 7 to unpack and multiply, 3 to sum, 2 to scale.
-//! Three a cycle make 9 bytes a cycle and core, twice what memory delivers to one of two cores. Each further row of
-//! activations adds 6.
+//! Operations for 64 codes of 4 bits, 36 bytes with bf16 scale and bias: 6 to unpack and multiply, 3 to sum, 2 to scale. In
+//! cache that makes 15 GB/s a core of Zen 3 where memory gives one of two cores 13. Each further row of activations adds 6.
 
 use super::panel::FP4_BYTES;
-use super::thin::{AHEAD, Job, opaque, units};
+use super::thin::{Job, units};
 use super::weights::{Block, ScaleKind};
 use std::arch::x86_64::*;
+use std::mem::MaybeUninit;
 
 /// Lanes: packed rows of a strip, columns of the result.
 pub(super) const STRIP: usize = 8;
 
 /// Groups whose scales are decoded at a time.
 const TILE: usize = 8;
+
+/// Vectors of sums that wait for the other rows: 8 KiB.
+const STRETCH: usize = 256;
+
+/// How far ahead of the reads memory is asked for, in bytes.
+const AHEAD: usize = 2048;
 
 /// The result of eight columns, row by row of the activations, to `out(row)`.
 ///
@@ -49,111 +55,176 @@ unsafe fn formats<const M: usize>(block: &Block, job: &Job, row: usize, out: &im
     // SAFETY: as the caller promises.
     unsafe {
         match (job.bits, job.fp4, words) {
-            (4, true, 2) => kernel::<4, true, 2, M>(block, job, row, out),
-            (4, true, _) => kernel::<4, true, 4, M>(block, job, row, out),
-            (4, false, 4) => kernel::<4, false, 4, M>(block, job, row, out),
-            (4, false, _) => kernel::<4, false, 8, M>(block, job, row, out),
-            (8, ..) => kernel::<8, false, 8, M>(block, job, row, out),
-            (2, _, 2) => kernel::<2, false, 2, M>(block, job, row, out),
-            (2, _, 4) => kernel::<2, false, 4, M>(block, job, row, out),
-            (2, ..) => kernel::<2, false, 8, M>(block, job, row, out),
-            (1, _, 1) => kernel::<1, false, 1, M>(block, job, row, out),
-            (1, _, 2) => kernel::<1, false, 2, M>(block, job, row, out),
-            (1, ..) => kernel::<1, false, 4, M>(block, job, row, out),
+            (4, true, 2) => kernel::<4, true, 2, M, true>(block, job, row, out),
+            (4, true, _) => kernel::<4, true, 4, M, true>(block, job, row, out),
+            (4, false, 4) => kernel::<4, false, 4, M, true>(block, job, row, out),
+            (4, false, 8) => kernel::<4, false, 8, M, true>(block, job, row, out),
+            (4, false, _) => kernel::<4, false, 8, M, false>(block, job, row, out),
+            (8, ..) => kernel::<8, false, 8, M, false>(block, job, row, out),
+            (2, _, 2) => kernel::<2, false, 2, M, true>(block, job, row, out),
+            (2, _, 4) => kernel::<2, false, 4, M, true>(block, job, row, out),
+            (2, ..) => kernel::<2, false, 8, M, true>(block, job, row, out),
+            (1, _, 1) => kernel::<1, false, 1, M, true>(block, job, row, out),
+            (1, _, 2) => kernel::<1, false, 2, M, true>(block, job, row, out),
+            (1, ..) => kernel::<1, false, 4, M, true>(block, job, row, out),
             // Other widths are spread to bytes first: 4 codes a word, whole vectors a group.
-            _ => kernel::<0, false, 8, M>(block, job, row, out),
+            _ => kernel::<0, false, 8, M, false>(block, job, row, out),
         }
     }
 }
 
 /// `M` rows of activations from `row` on. `WORDS`: words of a group that lie in one vector (8 where a group has more);
-/// `BITS` is 0 for codes that are spread.
+/// `BITS` is 0 for codes that are spread; `ONE`: whether a vector holds whole groups.
+///
+/// Packed rows are read one after the other, a stretch of each (for one row of activations as a rule the whole of it), so
+/// that memory is read from front to back; the sums of their groups wait in L1 until all eight rows have theirs.
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn kernel<const BITS: usize, const FP4: bool, const WORDS: usize, const M: usize>(
+unsafe fn kernel<const BITS: usize, const FP4: bool, const WORDS: usize, const M: usize, const ONE: bool>(
     block: &Block,
     job: &Job,
     row: usize,
     out: &impl Fn(usize) -> *mut f32,
 ) {
     let x = job.x;
-    let codes = 32 * units(BITS);
-    let bytes = codes * job.bits / 8;
-    // Vectors of a row that go into one sum.
-    let vectors = (job.group / codes).max(1);
-    let cutter = Cutter::new(job.bits);
-    let (packed, stride, end) = (block.packed.as_ptr(), block.stride, job.cols * job.bits / 8);
+    // Groups of a vector; vectors of a group.
+    let (per, vectors) = (8 / WORDS, (job.group / (32 * units(BITS))).max(1));
     let groups = job.cols / job.group;
-    let mut scales = Scales([[_mm256_setzero_ps(); 2]; TILE]);
-    let next = block.scales_ahead;
-    let (mut at, mut group) = (0, 0usize);
+    let (sums, whole) = (groups.div_ceil(per), groups / per);
+    let most = STRETCH / (M * 8 * per) * 8;
     let first = x.codes.as_ptr().wrapping_add(row * x.stride());
-    let mut place = 0;
+    let reader = Reader::<BITS, FP4, ONE> { cutter: Cutter::new(job.bits), vectors, end: job.cols * job.bits / 8 };
+    let mut wait = [const { MaybeUninit::<[__m256i; 8]>::uninit() }; STRETCH / 8];
+    let wait = wait.as_mut_ptr().cast::<__m256i>();
+    let mut scales = Scales([[_mm256_setzero_ps(); 2]; TILE]);
     let mut acc = [_mm256_setzero_ps(); M];
-    while at < end {
-        if group.is_multiple_of(TILE) {
-            // SAFETY: the group exists; a prefetch may name any address.
-            unsafe {
-                scales.load(block, group, (groups - group).min(TILE), FP4);
-                for i in 0..STRIP {
-                    let line = next + i * block.scale_stride + group * block.kind.size();
-                    _mm_prefetch::<_MM_HINT_T0>(block.scales.as_ptr().wrapping_add(line).cast());
-                    if !FP4 {
-                        _mm_prefetch::<_MM_HINT_T0>(block.biases.as_ptr().wrapping_add(line).cast());
-                    }
-                }
-            }
-        }
-        let mut sums = [[_mm256_setzero_si256(); STRIP]; M];
-        for _ in 0..vectors {
-            // Past the end of these rows, the next strip's.
-            let ahead = if at + AHEAD < end { AHEAD } else { AHEAD + block.ahead };
-            let left = end - at;
-            let mut here = opaque(at);
-            for i in 0..STRIP {
-                // SAFETY: as the caller promises: loads stay within the row, `x` is padded to whole vectors.
+    for start in (0..sums).step_by(most) {
+        let count = most.min(sums - start);
+        // Eight sums of packed row `i`, as `columns` leaves them.
+        let place = |m: usize, i: usize, at: usize| wait.wrapping_add(((m * STRIP + i) * most + at) / 8 * per);
+        for i in 0..STRIP {
+            let codes = block.packed.as_ptr().wrapping_add(i * block.stride);
+            for at in (0..count).step_by(8) {
+                // SAFETY: as the caller promises: reads stay within the row, `x` is padded to whole vectors; `wait` has
+                // room for `most` sums of eight rows and `M`.
                 unsafe {
-                    let p = packed.wrapping_add(here);
-                    _mm_prefetch::<_MM_HINT_T0>(p.wrapping_add(ahead).cast());
-                    let words = if BITS == 0 || left < 32 { cutter.some(p, left.min(bytes)) } else { whole(p) };
-                    let words = if BITS == 0 { cutter.spread(words) } else { words };
-                    let units = cutter.units::<BITS, FP4>(words);
+                    let eight = if start + at + 8 <= whole {
+                        reader.eight::<M, false>(codes, start + at, first, x.stride())
+                    } else {
+                        reader.eight::<M, true>(codes, start + at, first, x.stride())
+                    };
                     for m in 0..M {
-                        let x = first.wrapping_add(m * x.stride() + place);
-                        sums[m][i] = _mm256_add_epi32(sums[m][i], dot::<BITS>(&units, x));
+                        let sums = columns::<WORDS>(eight[m], short(BITS, FP4, ONE));
+                        for g in 0..per {
+                            place(m, i, at).add(g).write(sums[g]);
+                        }
                     }
                 }
-                here = opaque(here + stride);
             }
-            at += bytes;
-            place += codes;
         }
-        // Scales of groups that end a row early are not there: sums of zeros are not used.
-        for m in 0..M {
-            let sums = columns::<WORDS>(sums[m]);
-            for g in 0..8 / WORDS {
-                if group + g == groups {
-                    break;
+        for at in (0..count).step_by(8) {
+            // Where a packed row's sums were, now a sum of each row.
+            for m in 0..M {
+                for g in 0..per {
+                    let mut sums = [_mm256_setzero_si256(); STRIP];
+                    // SAFETY: written above.
+                    unsafe {
+                        for i in 0..STRIP {
+                            sums[i] = place(m, i, at).add(g).read();
+                        }
+                        let sums = transpose(sums);
+                        for i in 0..STRIP {
+                            place(m, i, at).add(g).write(sums[i]);
+                        }
+                    }
                 }
-                let [scale, bias] = scales.0[(group + g) % TILE];
-                // SAFETY: each row's scales and sums have one entry a group.
-                let (x_scale, x_sum) = unsafe {
-                    let at = (group + g) * x.width() + row + m;
-                    (*x.scales.as_ptr().add(at), *x.sums.as_ptr().add(at))
-                };
-                let product = if FP4 {
-                    _mm256_mul_ps(scale, _mm256_cvtepi32_ps(_mm256_add_epi32(sums[g], _mm256_set1_epi32(x_sum))))
-                } else {
-                    let x_sum = _mm256_set1_ps(f32::from_bits(x_sum as u32));
-                    _mm256_fmadd_ps(scale, _mm256_cvtepi32_ps(sums[g]), _mm256_mul_ps(bias, x_sum))
-                };
-                acc[m] = _mm256_fmadd_ps(_mm256_set1_ps(x_scale), product, acc[m]);
+            }
+            let end = groups.min((start + at + 8) * per);
+            for group in ((start + at) * per..end).step_by(TILE) {
+                let count = TILE.min(end - group);
+                // SAFETY: the groups exist.
+                unsafe { scales.load(block, group, count, FP4) }
+                for m in 0..M {
+                    for g in 0..count {
+                        let [scale, bias] = scales.0[g];
+                        // SAFETY: written above; each row's scales and sums have one entry a group.
+                        let (sum, x_scale, x_sum) = unsafe {
+                            let nth = group + g - (start + at) * per;
+                            let at_x = (group + g) * x.width() + row + m;
+                            let sum = place(m, nth / per, at).add(nth % per).read();
+                            (sum, *x.scales.as_ptr().add(at_x), *x.sums.as_ptr().add(at_x))
+                        };
+                        let product = if FP4 {
+                            _mm256_mul_ps(scale, _mm256_cvtepi32_ps(_mm256_add_epi32(sum, _mm256_set1_epi32(x_sum))))
+                        } else {
+                            let x_sum = _mm256_set1_ps(f32::from_bits(x_sum as u32));
+                            _mm256_fmadd_ps(scale, _mm256_cvtepi32_ps(sum), _mm256_mul_ps(bias, x_sum))
+                        };
+                        acc[m] = _mm256_fmadd_ps(_mm256_set1_ps(x_scale), product, acc[m]);
+                    }
+                }
             }
         }
-        group += 8 / WORDS;
     }
     for m in 0..M.min(x.rows - row) {
         // SAFETY: as the caller promises.
         unsafe { _mm256_storeu_ps(out(row + m), acc[m]) }
+    }
+}
+
+/// Whether 16 bits hold the sums of a vector until they are those of groups.
+const fn short(bits: usize, fp4: bool, one: bool) -> bool {
+    one && !fp4 && matches!(bits, 1 | 2 | 4)
+}
+
+/// How a packed row is read. `ONE`: the groups of a sum lie in one vector.
+struct Reader<const BITS: usize, const FP4: bool, const ONE: bool> {
+    cutter: Cutter,
+    /// Vectors that go into one sum.
+    vectors: usize,
+    /// Bytes of a row.
+    end: usize,
+}
+
+impl<const BITS: usize, const FP4: bool, const ONE: bool> Reader<BITS, FP4, ONE> {
+    /// Eight sums of a row from the one numbered `first` on, for `M` rows of activations; with `PART`, zeros past the end.
+    ///
+    /// # Safety
+    /// `codes` is a row of that many bytes, and `x` has `M` rows of whole vectors, `stride` apart.
+    #[target_feature(enable = "avx2")]
+    #[inline]
+    unsafe fn eight<const M: usize, const PART: bool>(
+        &self,
+        codes: *const u8,
+        first: usize,
+        x: *const i8,
+        stride: usize,
+    ) -> [[__m256i; 8]; M] {
+        let units = 32 * units(BITS);
+        let bytes = units * if BITS == 0 { self.cutter.bits as usize } else { BITS } / 8;
+        let vectors = if ONE { 1 } else { self.vectors };
+        let (codes, x) = (codes.wrapping_add(first * vectors * bytes), x.wrapping_add(first * vectors * units));
+        let mut sums = [[_mm256_setzero_si256(); 8]; M];
+        for j in 0..8 {
+            for v in j * vectors..(j + 1) * vectors {
+                let p = codes.wrapping_add(v * bytes);
+                let left = if PART { self.end.saturating_sub((first * vectors + v) * bytes).min(bytes) } else { bytes };
+                // SAFETY: as the caller promises; a prefetch may name any address.
+                unsafe {
+                    if v % 2 == 0 {
+                        _mm_prefetch::<_MM_HINT_T0>(p.wrapping_add(AHEAD).cast());
+                    }
+                    let words = if BITS == 0 || PART { self.cutter.some(p, left) } else { whole(p) };
+                    let words = if BITS == 0 { self.cutter.spread(words) } else { words };
+                    let cut = self.cutter.units::<BITS, FP4>(words);
+                    for m in 0..M {
+                        let x = x.wrapping_add(m * stride + if PART && left == 0 { 0 } else { v * units });
+                        let product = dot::<BITS>(&cut, x, short(BITS, FP4, ONE));
+                        sums[m][j] = if ONE { product } else { _mm256_add_epi32(sums[m][j], product) };
+                    }
+                }
+            }
+        }
+        sums
     }
 }
 
@@ -164,10 +235,11 @@ unsafe fn whole(p: *const u8) -> __m256i {
     unsafe { _mm256_loadu_si256(p.cast()) }
 }
 
-/// The products of a vector of words, cut into units, with the activations at its place: a sum a word.
+/// The products of a vector of words, cut into units, with the activations at its place: a sum a word, or, if
+/// `short`, two of 16 bits.
 #[target_feature(enable = "avx2")]
 #[inline]
-unsafe fn dot<const BITS: usize>(cut: &[__m256i; 8], x: *const i8) -> __m256i {
+unsafe fn dot<const BITS: usize>(cut: &[__m256i; 8], x: *const i8, short: bool) -> __m256i {
     let ones = _mm256_set1_epi16(1);
     // SAFETY: the caller vouches for a vector of activations a unit.
     unsafe {
@@ -178,11 +250,11 @@ unsafe fn dot<const BITS: usize>(cut: &[__m256i; 8], x: *const i8) -> __m256i {
             let high = _mm256_maddubs_epi16(_mm256_and_si256(top, cut[0]), first);
             return _mm256_add_epi32(_mm256_madd_epi16(low, ones), _mm256_madd_epi16(high, ones));
         }
-        let mut short = _mm256_maddubs_epi16(cut[0], first);
+        let mut sums = _mm256_maddubs_epi16(cut[0], first);
         for h in 1..units(BITS) {
-            short = _mm256_add_epi16(short, _mm256_maddubs_epi16(cut[h], whole(x.add(32 * h).cast())));
+            sums = _mm256_add_epi16(sums, _mm256_maddubs_epi16(cut[h], whole(x.add(32 * h).cast())));
         }
-        _mm256_madd_epi16(short, ones)
+        if short { sums } else { _mm256_madd_epi16(sums, ones) }
     }
 }
 
@@ -270,15 +342,24 @@ impl Cutter {
 /// A transposition in three steps, in which the first steps add the halves they would otherwise keep apart.
 #[target_feature(enable = "avx2")]
 #[inline]
-fn columns<const WORDS: usize>(d: [__m256i; 8]) -> [__m256i; 8] {
+fn columns<const WORDS: usize>(mut d: [__m256i; 8], short: bool) -> [__m256i; 8] {
+    let ones = _mm256_set1_epi16(1);
+    if short && WORDS < 4 {
+        for d in &mut d {
+            *d = _mm256_madd_epi16(*d, ones);
+        }
+    }
     if WORDS == 1 {
         return transpose(d);
     }
+    // With codes of 4 bits, 16 bits hold 4 * 15 * 127 = 7620 at most: four words still fit.
+    let halves = short && WORDS >= 4;
     let mut out = d;
     // 128-bit lanes of `h[i]`: rows 2i and 2i + 1, two sums of two words each.
     let mut h = [_mm256_setzero_si256(); 4];
     for i in 0..4 {
-        h[i] = _mm256_add_epi32(even(d[2 * i], d[2 * i + 1]), odd(d[2 * i], d[2 * i + 1]));
+        let (e, o) = (even(d[2 * i], d[2 * i + 1]), odd(d[2 * i], d[2 * i + 1]));
+        h[i] = if halves { _mm256_add_epi16(e, o) } else { _mm256_add_epi32(e, o) };
     }
     if WORDS == 2 {
         let (e, f) = (even(h[0], h[1]), even(h[2], h[3]));
@@ -290,7 +371,8 @@ fn columns<const WORDS: usize>(d: [__m256i; 8]) -> [__m256i; 8] {
     // 128-bit lanes of `k[i]`: rows 4i to 4i + 3, one sum of four words each.
     let mut k = [_mm256_setzero_si256(); 2];
     for i in 0..2 {
-        k[i] = _mm256_add_epi32(even(h[2 * i], h[2 * i + 1]), odd(h[2 * i], h[2 * i + 1]));
+        let (e, o) = (even(h[2 * i], h[2 * i + 1]), odd(h[2 * i], h[2 * i + 1]));
+        k[i] = if halves { _mm256_madd_epi16(_mm256_add_epi16(e, o), ones) } else { _mm256_add_epi32(e, o) };
     }
     (out[0], out[1]) = (low(k[0], k[1]), high(k[0], k[1]));
     if WORDS == 8 {
@@ -362,6 +444,25 @@ impl Scales {
     #[inline]
     unsafe fn load(&mut self, block: &Block, first: usize, count: usize, fp4: bool) {
         let factor = if fp4 { 0.5 * block.factor } else { block.factor };
+        if block.kind == ScaleKind::Bf16 && !fp4 && count == TILE {
+            // Scale and bias of a group in a word.
+            let mut rows = [_mm256_setzero_si256(); STRIP];
+            for i in 0..STRIP {
+                let at = i * block.scale_stride + 2 * first;
+                // SAFETY: as the caller promises.
+                unsafe {
+                    let scales = _mm_loadu_si128(block.scales.as_ptr().add(at).cast());
+                    let biases = _mm_loadu_si128(block.biases.as_ptr().add(at).cast());
+                    rows[i] = _mm256_set_m128i(_mm_unpackhi_epi16(biases, scales), _mm_unpacklo_epi16(biases, scales));
+                }
+            }
+            let words = transpose(rows);
+            for (both, words) in self.0.iter_mut().zip(words) {
+                let scale = _mm256_and_si256(words, _mm256_set1_epi32(-0x1_0000));
+                *both = [_mm256_castsi256_ps(scale), _mm256_castsi256_ps(_mm256_slli_epi32::<16>(words))];
+            }
+            return;
+        }
         // SAFETY: as the caller promises.
         unsafe {
             let scales = decoded(block, block.scales, first, count, factor);
