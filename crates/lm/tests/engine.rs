@@ -76,7 +76,8 @@ fn guesses_change_no_text() {
 #[test]
 fn prompts_that_begin_alike_are_read_once_and_get_the_same() {
     for (name, golden) in all() {
-        let most = golden["config"]["n_positions"].as_u64().unwrap_or(1400) as usize - 40;
+        // Where a model takes so many, the prompts go over the ends of two blocks of keys.
+        let most = golden["config"]["n_positions"].as_u64().unwrap_or(1100) as usize - 40;
         let model = model(&golden);
         let long = prompt(1, most);
         // A prompt twice, a longer one, one that leaves it, and another.

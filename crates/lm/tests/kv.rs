@@ -89,7 +89,8 @@ fn packed_memories_are_near_full_ones_and_the_same_however_rows_come() {
     for (name, golden) in all() {
         let Some(model) = wide(&golden) else { continue };
         checked += 1;
-        let tokens = text(1400, 3);
+        // Two whole blocks, and rows that see both.
+        let tokens = text(1100, 3);
         let mut full = Sequence::new();
         let plain = run(&*model, vec![(&tokens, &mut full)]);
         for start in [0, 700] {
@@ -176,14 +177,15 @@ fn bounded_memories_see_the_first_and_the_latest() {
             continue;
         }
         let model = models::load(&mut Checkpoint::from_parts(config, tensors(&golden["params"])).unwrap()).unwrap();
-        let (tokens, kv) = (text(1700, 9), KvOptions { max: Some(64), ..KvOptions::default() });
+        // The second block leaves at 512 + 512 + 64.
+        let (tokens, kv) = (text(1250, 9), KvOptions { max: Some(64), ..KvOptions::default() });
         let mut full = Sequence::new();
         let plain = run(&*model, vec![(&tokens, &mut full)]);
         let got = check(&name, &*model, &tokens, kv);
         assert!(same(&got[..64 * 96], &plain[..64 * 96]), "{name}: within the bound");
         assert!(full.bytes() == 0 || !full.is_free() || !same(&got, &plain), "{name}: the bound is looked at");
         // Files of it go on with the same bits.
-        let (before, after) = tokens.split_at(1500);
+        let (before, after) = tokens.split_at(1150);
         let mut sequence = Sequence::with(kv);
         run(&*model, vec![(before, &mut sequence)]);
         let file = std::env::temp_dir().join(format!("lapis-ring-{}-{name}.safetensors", std::process::id()));
@@ -192,6 +194,6 @@ fn bounded_memories_see_the_first_and_the_latest() {
         cache.save(&file, &*model, Default::default()).unwrap();
         let mut back = PromptCache::load(&file, &*model).unwrap();
         std::fs::remove_file(&file).unwrap();
-        assert!(same(&run(&*model, vec![(after, &mut back.sequence)]), &got[1500 * 96..]), "{name}: after a file");
+        assert!(same(&run(&*model, vec![(after, &mut back.sequence)]), &got[1150 * 96..]), "{name}: after a file");
     }
 }
