@@ -6,11 +6,11 @@
 use crate::array::Array;
 use crate::dtype::{Dtype, bf16, f16};
 use crate::error::{Error, Result};
-use crate::node::{Aval, Avals};
+use crate::node::{self, Aval, Avals};
 use crate::ops::elementwise::unary;
 use crate::ops::{self, Ew, Operand, Rule, astype, expect};
 use crate::shape::{self, Shape, show};
-use crate::transforms::{Grads, Lane, Site, Transform};
+use crate::transforms::{Grads, Lane, Site, Transform, trace};
 use serde::{Deserialize, Serialize};
 use smallvec::smallvec;
 use std::cell::RefCell;
@@ -46,6 +46,28 @@ pub fn state() -> Array {
 /// Replaces this thread's state by a key.
 pub fn set_state(key: Array) {
     STATE.with_borrow_mut(|s| *s = Some(key));
+}
+
+/// While it lives a function is traced. When placeholders made since have got into this thread's state, which then has no
+/// value outside of the function, it is afterwards as it was before.
+pub(crate) struct Traced {
+    first: u64,
+    before: Option<Array>,
+}
+
+impl Traced {
+    pub(crate) fn start() -> Traced {
+        Traced { first: node::next_id(), before: STATE.with_borrow(Clone::clone) }
+    }
+}
+
+impl Drop for Traced {
+    fn drop(&mut self) {
+        let inside = |key: &Array| trace::has_placeholder(key, self.first);
+        if STATE.with_borrow(|state| state.as_ref().is_some_and(inside)) {
+            STATE.replace(self.before.take());
+        }
+    }
 }
 
 fn check_key(op: &str, key: &Array) -> Result<()> {

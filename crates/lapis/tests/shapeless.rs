@@ -3,7 +3,7 @@
 use lapis::io::save_function;
 use lapis::ops::fast::{AttentionMask, AttentionOptions, scaled_dot_product_attention};
 use lapis::prelude::*;
-use lapis::transforms::{Function, compile_shapeless, grad};
+use lapis::transforms::{Function, checkpoint, compile_shapeless, grad};
 use lapis::{import_function, random};
 
 fn normal(shape: &[usize]) -> Array {
@@ -47,6 +47,10 @@ fn shapes_of_calls_are_followed() {
     follows("loops", &|x| ops::concatenate(&[x.clone(), ops::exp(x)?], 0), &rows);
     let slope = |x: &Array| grad(|x: &Array| ops::mean(&ops::square(&ops::tanh(x)?)?, (), false))(x);
     follows("gradients", &slope, &rows);
+    let layer = checkpoint(|x: &Array| ops::tanh(&ops::multiply(x, x)?));
+    let twice = checkpoint(|x: &Array| layer(&layer(x)?));
+    follows("checkpoints", &twice, &rows);
+    follows("their gradients", &|x| grad(|x: &Array| ops::sum(&twice(x)?, (), false))(x), &rows);
 }
 
 #[test]

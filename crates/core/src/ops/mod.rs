@@ -108,6 +108,9 @@ macro_rules! registry {
         }
 
         impl Op {
+            /// The variants, as files name them.
+            pub const ALL: &[&str] = &[$(stringify!($name)),*];
+
             /// The name users know.
             pub fn name(&self) -> &'static str {
                 match self { $(Op::$name(op) => op.name(),)* }
@@ -222,6 +225,11 @@ impl Op {
     /// Whether the output starts as a copy of the first input (which it takes over when nobody else needs it).
     pub fn updates_input(&self) -> bool {
         self.class() == Class::Update
+    }
+
+    /// Whether it marks what is computed again for gradients, and nothing more.
+    pub(crate) fn is_checkpoint(&self) -> bool {
+        matches!(self, Op::Custom(custom) if !custom.has_rules())
     }
 
     /// Whether kernels read an input byte by byte, so that its elements may lie anywhere: packed words, and what rows are

@@ -7,6 +7,7 @@ use super::{Outcome, Tree};
 use crate::array::Array;
 use crate::dtype::Dtype;
 use crate::error::Result;
+use crate::random;
 use crate::stream::Stream;
 use std::hash::{DefaultHasher, Hasher};
 use std::marker::PhantomData;
@@ -35,8 +36,8 @@ pub struct Compiled<P, F: Outcome, G> {
 /// (`mx.compile`).
 ///
 /// Inside `f` arrays have no values: eval, item and to_vec are errors there. Captured arrays, and random numbers drawn
-/// without a key, are constants of the trace; state that changes is an argument and a result. Results are the same
-/// bits as without `compile`.
+/// without a key, are constants of the trace; state that changes is an argument and a result ([`compile_with_state`]).
+/// Results are the same bits as without `compile`.
 pub fn compile<P: Tree, F: Outcome, G: Fn(&P) -> F>(f: G) -> Compiled<P, F, G> {
     Compiled { f, shapeless: false, cache: Mutex::new(Vec::new()), argument: PhantomData }
 }
@@ -50,6 +51,51 @@ pub fn compile<P: Tree, F: Outcome, G: Fn(&P) -> F>(f: G) -> Compiled<P, F, G> {
 /// refused, never answered with the numbers of another shape. What no trace takes is traced again.
 pub fn compile_shapeless<P: Tree, F: Outcome, G: Fn(&P) -> F>(f: G) -> Compiled<P, F, G> {
     Compiled { shapeless: true, ..compile(f) }
+}
+
+/// [`compile`] of a step that changes a state: `f` puts new arrays into its first argument, and each call leaves them
+/// there (`inputs` and `outputs` of `mx.compile`). A call that fails leaves the state as it was.
+///
+/// The state is all that changes from call to call: parameters, what an optimiser remembers, the key of random numbers.
+///
+/// ```
+/// use lapis_core::{Array, Dtype, array, ops, random, transforms::compile_with_state};
+/// # fn main() -> lapis_core::Result<()> {
+/// let step = compile_with_state(|(total, key): &mut (Array, Array), x: &Array| {
+///     random::set_state(key.clone());
+///     *total = ops::add(&*total, x)?;
+///     let noise = random::normal(&[], Dtype::Float32, None, None, None)?;
+///     *key = random::state();
+///     ops::add(&*total, noise)
+/// });
+/// let mut state = (array(0.0f32), random::key(7));
+/// let first = step(&mut state, &array(1.0f32))?;
+/// let second = step(&mut state, &array(1.0f32))?;
+/// assert_eq!(second.shape(), first.shape());
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Errors
+/// The function returned gives errors: as [`Compiled::call`].
+pub fn compile_with_state<S: Tree, P: Tree, F: Outcome>(
+    f: impl Fn(&mut S, &P) -> F,
+) -> impl Fn(&mut S, &P) -> Result<F::Tree> {
+    let step = compile(move |(state, primals): &(S, P)| -> Result<(S, F::Tree)> {
+        let mut state = handles(state);
+        let value = f(&mut state, primals).outcome()?;
+        Ok((state, value))
+    });
+    move |state, primals| {
+        let (next, value) = step.call(&(handles(state), handles(primals)))?;
+        *state = next;
+        Ok(value)
+    }
+}
+
+/// The same tree once more; arrays are shared.
+fn handles<T: Tree>(tree: &T) -> T {
+    tree.map(&mut Array::clone)
 }
 
 impl<P: Tree, F: Outcome, G: Fn(&P) -> F> Compiled<P, F, G> {
@@ -111,9 +157,11 @@ impl<P: Tree, F: Outcome, G: Fn(&P) -> F> Compiled<P, F, G> {
 
     fn exact(&self, primals: &P, inputs: &[Input]) -> Result<Traced<F::Tree>> {
         let leaves = primals.leaves();
+        let traced = random::Traced::start();
         let inner = leaves.iter().map(|a| Placeholder::array("compile", a.shape(), a.dtype()));
         let inner: Vec<Array> = inner.collect::<Result<_>>()?;
         let outputs = (self.f)(&primals.with_leaves(inner.clone())).outcome()?;
+        drop(traced);
         let (program, captured) = Program::new(&outputs.leaves(), &inner);
         Ok(Traced { trace: Trace { inputs: inputs.to_vec(), sizes: Vec::new(), program }, captured, outputs })
     }

@@ -6,14 +6,15 @@
 
 use super::program::Program;
 use super::trace::{Keeping, tracers};
-use super::tree::expect_like;
-use super::vjp::backward;
+use super::tree::{expect_like, expect_shapes};
+use super::vjp::pull_back;
 use super::vmap::{map_lanes, replay};
-use super::{Grads, Lane, Outcome, Site, Transform, Tree};
+use super::{Grads, Lane, Outcome, Site, Transform, Tree, behind};
 use crate::array::Array;
 use crate::error::{Error, Result};
 use crate::node::{Aval, Avals};
 use crate::ops::{self, Rule};
+use crate::shape::Shape;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
@@ -82,25 +83,27 @@ impl Transform for Custom {
         let mut grads = at.none();
         let keeping = Keeping::start();
         let cotangents: Vec<Array> = (0..at.outputs.len()).map(|i| at.cotangent(i)).collect::<Result<_>>()?;
-        if let Some(vjp) = &rules.vjp {
-            let primals = &inputs[..*arguments];
+        let primals = &inputs[..*arguments];
+        if let (Some(vjp), false) = (&rules.vjp, at.forward) {
             let given = vjp(primals, &cotangents, at.outputs)?;
             expect_like("custom_function", "gradient", &given, primals)?;
             given.into_iter().enumerate().for_each(|(i, g)| grads[i] = Some(g));
-        } else if let Some(jvp) = &rules.jvp {
-            let primals = &inputs[..*arguments];
+        } else if let (Some(jvp), true) = (&rules.jvp, at.forward) {
             let zeros = primals.iter().map(|x| ops::zeros_like(x, None)).collect::<Result<Vec<_>>>()?;
             let along = tracers(&zeros)?;
             let moved = jvp(primals, &along)?;
             expect_like("custom_function", "tangent", &moved, at.outputs)?;
-            let back = backward(&moved, cotangents.into_iter().map(Some).collect(), &along)?;
+            let back = pull_back(&moved, cotangents.into_iter().map(Some).collect(), &along, true)?;
             back.into_iter().enumerate().for_each(|(i, g)| grads[i] = g);
         } else {
             // Computed again, and only once the cotangents are there: until then nothing of it takes memory.
             let inputs = ops::depends(inputs, &cotangents)?;
             let again = tracers(&inputs)?;
             let outputs = program.run(&again);
-            let back = backward(&outputs, cotangents.into_iter().map(Some).collect(), &again)?;
+            // Where the other mode has a rule of the user, what was captured is constant in this one too.
+            let ruled = rules.vjp.is_some() || rules.jvp.is_some();
+            let free = if ruled { &again[..*arguments] } else { &again };
+            let back = pull_back(&outputs, cotangents.into_iter().map(Some).collect(), free, at.forward)?;
             back.into_iter().enumerate().for_each(|(i, g)| grads[i] = g);
         }
         drop(keeping);
@@ -109,9 +112,13 @@ impl Transform for Custom {
 
     fn vmap(&self, lanes: &[Lane], size: usize) -> Result<Vec<Array>> {
         let Function { program, arguments, rules } = &*self.0;
-        let lanes = &lanes[..lanes.len() - program.outputs.len()];
+        let (lanes, outputs) = lanes.split_at(lanes.len() - program.outputs.len());
         if let Some(vmap) = &rules.vmap {
-            return vmap(&lanes[..*arguments], size)?.iter().map(|l| l.spread(size)).collect();
+            let given = vmap(&lanes[..*arguments], size)?;
+            let whole: Vec<Array> = given.iter().map(|l| l.spread(size)).collect::<Result<_>>()?;
+            let shapes: Vec<Shape> = outputs.iter().map(|l| behind(size, l.shape())).collect();
+            expect_shapes("custom_function", "output of the vmap rule", &whole, &shapes)?;
+            return Ok(whole);
         }
         let (inner, flags) = (self.0.clone(), lanes.iter().map(|l| l.mapped).collect::<Vec<_>>());
         let arrays: Vec<Array> = lanes.iter().map(|l| l.array.clone()).collect();
@@ -182,7 +189,8 @@ pub struct CustomFunction<F> {
 }
 
 /// `f` with rules of its own (`mx.custom_function`): add them with [`CustomFunction::vjp`], [`CustomFunction::jvp`] and
-/// [`CustomFunction::vmap`]; what is not given follows from `f`. Under a rule of the user, captured arrays are constant.
+/// [`CustomFunction::vmap`]. Reverse mode takes the first, forward mode the second; what is not given follows from `f`, not
+/// from the other rule. With a rule for either, captured arrays are constant in both.
 pub fn custom_function<F: Fn(&[Array]) -> Result<Vec<Array>>>(f: F) -> CustomFunction<F> {
     CustomFunction { f, rules: Rules::default() }
 }

@@ -125,7 +125,7 @@ fn portable(program: &Program, arguments: usize, constants: &[usize]) -> Result<
         let inputs: SmallVec<[From; 3]> = step.inputs.iter().map(|&f| now(&became, f)).collect();
         let count = step.outs.len();
         became.push(match &step.op {
-            Op::Custom(custom) if custom.has_rules() => {
+            Op::Custom(_) if !step.op.is_checkpoint() => {
                 let text = "a custom_function has rules that are code; a file cannot hold them";
                 return Err(Error::unsupported(format!("[{NAME}] {text}")));
             }

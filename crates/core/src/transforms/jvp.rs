@@ -5,7 +5,7 @@
 
 use super::trace::{Keeping, tracers};
 use super::tree::expect_like;
-use super::vjp::{backward, filled};
+use super::vjp::{backward, filled, pull_back};
 use super::{Outcome, Tree};
 use crate::array::Array;
 use crate::error::Result;
@@ -37,7 +37,7 @@ pub fn jvp<P: Tree, F: Outcome>(f: impl Fn(&P) -> F, primals: &P, tangents: &P) 
 pub(crate) fn push(outputs: &[Array], points: &[Array], tangents: &[Array]) -> Result<Vec<Option<Array>>> {
     let zeros: Vec<Array> = outputs.iter().map(|y| ops::zeros_like(y, None)).collect::<Result<_>>()?;
     let cotangents = tracers(&zeros)?;
-    let pulled = backward(outputs, cotangents.iter().cloned().map(Some).collect(), points)?;
+    let pulled = pull_back(outputs, cotangents.iter().cloned().map(Some).collect(), points, true)?;
     let (grads, along): (Vec<Array>, Vec<Option<Array>>) =
         pulled.into_iter().zip(tangents).filter_map(|(g, t)| Some((g?, Some(t.clone())))).unzip();
     backward(&grads, along, &cotangents)

@@ -19,7 +19,7 @@ mod tree;
 pub(crate) mod vjp;
 mod vmap;
 
-pub use compile::{Compiled, compile, compile_shapeless, disable_compile, enable_compile};
+pub use compile::{Compiled, compile, compile_shapeless, compile_with_state, disable_compile, enable_compile};
 pub use custom::{Custom, CustomFunction, checkpoint, custom_function};
 pub use decompose::Decompose;
 pub use function::{Function, Listing};

@@ -123,6 +123,21 @@ impl Program {
         (out, kept)
     }
 
+    /// Nothing reads the outputs of checkpoints any more, but what they mark: computing that again is a matter of memory.
+    /// Their steps stay, so that the others keep their numbers.
+    pub(crate) fn pass_checkpoints(&mut self) {
+        let mut marked: FxHashMap<From, From> = FxHashMap::default();
+        for (s, step) in self.steps.iter_mut().enumerate() {
+            step.inputs.iter_mut().for_each(|f| *f = marked.get(f).copied().unwrap_or(*f));
+            if step.op.is_checkpoint() {
+                let first = step.inputs.len() - step.outs.len();
+                let outs = (0..step.outs.len()).map(|i| (From::Step(s as u32, i as u32), step.inputs[first + i]));
+                marked.extend(outs);
+            }
+        }
+        self.outputs.iter_mut().for_each(|f| *f = marked.get(f).copied().unwrap_or(*f));
+    }
+
     /// Without the marks of finished transforms and without steps that repeat an earlier one.
     pub(crate) fn simplified(&self) -> Program {
         let mut out = Program::default();

@@ -38,6 +38,9 @@ pub struct Site<'a> {
     pub cotangents: &'a [Option<Array>],
     /// Which inputs' gradients are asked for; others may be computed, and are thrown away.
     pub wanted: &'a [bool],
+    /// Whether this is for [`jvp`](super::jvp), which transposes what comes out: functions of the user have a rule of
+    /// their own for that.
+    pub forward: bool,
 }
 
 impl Site<'_> {

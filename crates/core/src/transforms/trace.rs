@@ -63,6 +63,22 @@ impl Placeholder {
     }
 }
 
+/// Whether an array grew from a placeholder that was made at `first` or later.
+pub(crate) fn has_placeholder(a: &Array, first: u64) -> bool {
+    let mut seen = FxHashSet::default();
+    let mut stack = vec![a.node.clone()];
+    while let Some(node) = stack.pop() {
+        if node.id < first || !seen.insert(node.id) {
+            continue;
+        }
+        if matches!(node.op, Op::Placeholder(_)) {
+            return true;
+        }
+        stack.extend(node.inputs().unwrap_or_default().iter().map(|a| a.node.clone()));
+    }
+    false
+}
+
 /// Tracers of `arrays`: their values can be read, so a function may decide by them.
 pub(crate) fn tracers(arrays: &[Array]) -> Result<Vec<Array>> {
     arrays.iter().map(|a| Array::apply1(Tracer, smallvec![a.clone()])).collect()

@@ -2,6 +2,7 @@
 
 use crate::array::Array;
 use crate::error::{Error, Result};
+use crate::shape::{Shape, show};
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::hash::{Hash, Hasher};
@@ -21,6 +22,11 @@ pub trait Tree: Sized {
     /// only array of a tree that is nothing else stands at 0.
     fn paths(&self, at: &str, f: &mut dyn FnMut(String)) {
         (0..self.leaves().len()).for_each(|i| f(under(at, i)));
+    }
+
+    /// How many arrays are in each part: of a tuple, an array, a vector, a map; anything else is one part.
+    fn parts(&self) -> Vec<usize> {
+        vec![self.leaves().len()]
     }
 
     /// The arrays, in order.
@@ -72,6 +78,9 @@ impl<T: Tree> Tree for Vec<T> {
     fn paths(&self, at: &str, f: &mut dyn FnMut(String)) {
         self.iter().enumerate().for_each(|(i, t)| t.paths(&under(at, i), f));
     }
+    fn parts(&self) -> Vec<usize> {
+        self.iter().map(|t| t.leaves().len()).collect()
+    }
 }
 
 impl<T: Tree, const N: usize> Tree for [T; N] {
@@ -86,6 +95,9 @@ impl<T: Tree, const N: usize> Tree for [T; N] {
     }
     fn paths(&self, at: &str, f: &mut dyn FnMut(String)) {
         self.iter().enumerate().for_each(|(i, t)| t.paths(&under(at, i), f));
+    }
+    fn parts(&self) -> Vec<usize> {
+        self.iter().map(|t| t.leaves().len()).collect()
     }
 }
 
@@ -118,6 +130,9 @@ impl<T: Tree> Tree for Box<T> {
     fn paths(&self, at: &str, f: &mut dyn FnMut(String)) {
         (**self).paths(at, f);
     }
+    fn parts(&self) -> Vec<usize> {
+        (**self).parts()
+    }
 }
 
 impl<K: Ord + Clone + Hash + Display, T: Tree> Tree for BTreeMap<K, T> {
@@ -136,6 +151,9 @@ impl<K: Ord + Clone + Hash + Display, T: Tree> Tree for BTreeMap<K, T> {
     }
     fn paths(&self, at: &str, f: &mut dyn FnMut(String)) {
         self.iter().for_each(|(k, t)| t.paths(&under(at, k), f));
+    }
+    fn parts(&self) -> Vec<usize> {
+        self.values().map(|t| t.leaves().len()).collect()
     }
 }
 
@@ -159,6 +177,9 @@ macro_rules! tuples {
             }
             fn paths(&self, at: &str, f: &mut dyn FnMut(String)) {
                 $(self.$i.paths(&under(at, $i), f);)*
+            }
+            fn parts(&self) -> Vec<usize> {
+                vec![$(self.$i.leaves().len()),*]
             }
         }
     )*};
@@ -199,13 +220,19 @@ impl<T: Tree> Outcome for Result<T> {
 
 /// An error unless both lists have the same shapes, position by position.
 pub(crate) fn expect_like(op: &str, what: &str, given: &[Array], like: &[Array]) -> Result<()> {
-    if given.len() != like.len() {
-        let (n, m) = (given.len(), like.len());
+    let shapes: Vec<Shape> = like.iter().map(|a| a.shape().into()).collect();
+    expect_shapes(op, what, given, &shapes)
+}
+
+/// As [`expect_like`], of shapes.
+pub(crate) fn expect_shapes(op: &str, what: &str, given: &[Array], shapes: &[Shape]) -> Result<()> {
+    if given.len() != shapes.len() {
+        let (n, m) = (given.len(), shapes.len());
         return Err(Error::value(format!("[{op}] {n} {what} were given for {m} arrays")));
     }
-    for (i, (g, l)) in given.iter().zip(like).enumerate() {
-        if g.shape() != l.shape() {
-            let (a, b) = (crate::shape::show(g.shape()), crate::shape::show(l.shape()));
+    for (i, (g, shape)) in given.iter().zip(shapes).enumerate() {
+        if g.shape() != shape.as_slice() {
+            let (a, b) = (show(g.shape()), show(shape));
             return Err(Error::shape(format!("[{op}] {what} {i} has shape {a}, its array has shape {b}")));
         }
     }

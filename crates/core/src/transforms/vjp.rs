@@ -16,6 +16,16 @@ pub(crate) fn backward(
     cotangents: Vec<Option<Array>>,
     tracers: &[Array],
 ) -> Result<Vec<Option<Array>>> {
+    pull_back(outputs, cotangents, tracers, false)
+}
+
+/// [`backward`]; with `forward` to be transposed to the forward mode.
+pub(crate) fn pull_back(
+    outputs: &[Array],
+    cotangents: Vec<Option<Array>>,
+    tracers: &[Array],
+    forward: bool,
+) -> Result<Vec<Option<Array>>> {
     let tape = Tape::new(outputs, tracers);
     let mut sums: FxHashMap<(u64, u32), Array> = FxHashMap::default();
     for (output, g) in outputs.iter().zip(cotangents) {
@@ -34,7 +44,7 @@ pub(crate) fn backward(
         }
         let wanted: SmallVec<[bool; 4]> = step.inputs.iter().map(|a| tape.holds(a)).collect();
         let outputs: SmallVec<[Array; 1]> = (0..count).map(|index| Array { node: node.clone(), index }).collect();
-        let site = Site { inputs: &step.inputs, outputs: &outputs, cotangents: &given, wanted: &wanted };
+        let site = Site { inputs: &step.inputs, outputs: &outputs, cotangents: &given, wanted: &wanted, forward };
         let grads = node.stream.scope(|| node.op.vjp(&site))?;
         debug_assert_eq!(grads.len(), step.inputs.len(), "one gradient an input: {}", node.op.name());
         for ((input, g), wanted) in step.inputs.iter().zip(grads).zip(wanted) {

@@ -5,15 +5,16 @@ use super::trace::Placeholder;
 use super::{Lane, Outcome, Tree};
 use crate::array::Array;
 use crate::error::{Error, Result};
-use crate::ops;
 use crate::shape::{self, show};
+use crate::{ops, random};
 
-/// Which axis of each array is mapped: one for all, or one (or none) for every array in the order of the tree.
+/// Which axis of each array is mapped: one for all, or one (or none) for every array in the order of the tree, or for every
+/// argument (part of a tuple, a vector, a map), whose arrays then all have it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MapAxes {
     /// This axis of every array.
     All(i32),
-    /// An axis each; `None` is shared by all lanes.
+    /// An axis for each array or for each argument; `None` is shared by all lanes.
     Each(Vec<Option<i32>>),
 }
 
@@ -34,13 +35,25 @@ impl From<Vec<Option<i32>>> for MapAxes {
 }
 
 impl MapAxes {
-    fn of(&self, what: &str, count: usize) -> Result<Vec<Option<i32>>> {
-        match self {
-            MapAxes::All(axis) => Ok(vec![Some(*axis); count]),
-            MapAxes::Each(axes) if axes.len() == count => Ok(axes.clone()),
-            MapAxes::Each(axes) => {
-                let n = axes.len();
-                Err(Error::value(format!("[vmap] {n} {what} axes were given for {count} arrays")))
+    /// The axis of every array of `tree`.
+    fn of(&self, what: &str, tree: &impl Tree) -> Result<Vec<Option<i32>>> {
+        let count = tree.leaves().len();
+        let axes = match self {
+            MapAxes::All(axis) => return Ok(vec![Some(*axis); count]),
+            MapAxes::Each(axes) => axes,
+        };
+        let parts = tree.parts();
+        match axes.len() {
+            n if n == count => Ok(axes.clone()),
+            n if n == parts.len() => {
+                Ok(axes.iter().zip(parts).flat_map(|(&axis, n)| std::iter::repeat_n(axis, n)).collect())
+            }
+            n => {
+                let arguments = parts.len();
+                Err(Error::value(format!(
+                    "[vmap] {n} {what} axes were given for {count} arrays in {arguments} arguments; give one for each of \
+                     these or of those"
+                )))
             }
         }
     }
@@ -70,7 +83,7 @@ pub fn vmap_axes<P: Tree, F: Outcome>(
         let leaves = primals.leaves();
         let mut size = None;
         let mut lanes = Vec::with_capacity(leaves.len());
-        for (i, (a, axis)) in leaves.iter().zip(inputs.of("input", leaves.len())?).enumerate() {
+        for (i, (a, axis)) in leaves.iter().zip(inputs.of("input", primals)?).enumerate() {
             let Some(axis) = axis else {
                 lanes.push(Lane { array: a.clone(), mapped: false });
                 continue;
@@ -96,14 +109,27 @@ pub fn vmap_axes<P: Tree, F: Outcome>(
             tree = Some(value);
             Ok(leaves)
         })?;
-        let axes = outputs.of("output", mapped.len())?;
-        let placed = mapped.into_iter().zip(axes).map(|(lane, axis)| match axis {
-            Some(axis) => ops::moveaxis(&lane.spread(size)?, 0, axis),
-            None if lane.mapped => Err(Error::value("[vmap] an output without an axis differs between lanes")),
+        let tree = tree.ok_or_else(|| Error::value("[vmap] the function was not called"))?;
+        let axes = outputs.of("output", &tree)?;
+        let placed = mapped.into_iter().zip(axes).enumerate().map(|(i, (lane, axis))| match axis {
+            Some(axis) => {
+                let lanes = lane.spread(size)?;
+                let named = |e: Error| {
+                    let shape = show(lane.shape());
+                    Error::axis(format!(
+                        "{}; that is output {i}, of shape {shape} before its lanes are stacked",
+                        e.message()
+                    ))
+                };
+                shape::axis("vmap", axis, lanes.ndim()).map_err(named)?;
+                ops::moveaxis(&lanes, 0, axis)
+            }
+            None if lane.mapped => {
+                Err(Error::value(format!("[vmap] output {i} is given no axis, but it differs between lanes")))
+            }
             None => Ok(lane.array),
         });
-        let placed = placed.collect::<Result<Vec<_>>>()?;
-        Ok(tree.ok_or_else(|| Error::value("[vmap] the function was not called"))?.with_leaves(placed))
+        Ok(tree.with_leaves(placed.collect::<Result<Vec<_>>>()?))
     }
 }
 
@@ -117,8 +143,10 @@ pub(crate) fn map_lanes(
         true => Placeholder::array("vmap", lane.shape(), lane.array.dtype()),
         false => Ok(lane.array.clone()),
     };
+    let traced = random::Traced::start();
     let inner: Vec<Array> = lanes.iter().map(inner).collect::<Result<_>>()?;
     let outputs = f(inner.clone())?;
+    drop(traced);
     let mapped = || lanes.iter().zip(&inner).filter(|(lane, _)| lane.mapped);
     let placeholders: Vec<Array> = mapped().map(|(_, a)| a.clone()).collect();
     let (program, captured) = Program::new(&outputs, &placeholders);

@@ -1,7 +1,10 @@
 //! What the transforms promise, on small functions whose derivatives are known.
 
 use lapis::prelude::*;
-use lapis::transforms::{checkpoint, compile, custom_function, grad, jvp, value_and_grad, vjp, vmap, vmap_axes};
+use lapis::random;
+use lapis::transforms::{
+    Lane, checkpoint, compile, compile_with_state, custom_function, grad, jvp, value_and_grad, vjp, vmap, vmap_axes,
+};
 use std::cell::Cell;
 use std::collections::BTreeMap;
 
@@ -158,7 +161,8 @@ fn custom_rules_are_used_in_every_mode() -> Result<()> {
     let one = |x: &Array| -> Result<Array> { Ok(f.call(std::slice::from_ref(x))?.remove(0)) };
     assert_eq!(one(&scalar(3.0))?.item::<f32>()?, 9.0);
     assert_eq!(grad(one)(&scalar(3.0))?.item::<f32>()?, 30.0);
-    assert_eq!(jvp(one, &scalar(3.0), &scalar(1.0))?.1.item::<f32>()?, 30.0);
+    // What is not given follows from the function (the numbers of MLX).
+    assert_eq!(jvp(one, &scalar(3.0), &scalar(1.0))?.1.item::<f32>()?, 6.0);
     let x = array([1.0f32, 2.0]);
     assert_eq!(vmap(|x: &Array| grad(one)(x))(&x)?.to_vec::<f32>()?, [10.0, 20.0]);
     let mapped = grad(|x: &Array| Ok(vmap(one)(x)?.sum((), false)))(&x)?;
@@ -168,8 +172,104 @@ fn custom_rules_are_used_in_every_mode() -> Result<()> {
 
     let g = custom_function(|x| Ok(vec![x[0].square()])).jvp(|x, t| Ok(vec![ops::multiply(&t[0], &x[0])?]));
     let one = |x: &Array| -> Result<Array> { Ok(g.call(std::slice::from_ref(x))?.remove(0)) };
-    assert_eq!(grad(one)(&scalar(3.0))?.item::<f32>()?, 3.0);
+    assert_eq!(grad(one)(&scalar(3.0))?.item::<f32>()?, 6.0);
     assert_eq!(jvp(one, &scalar(3.0), &scalar(2.0))?.1.item::<f32>()?, 6.0);
+    let mapped = jvp(vmap(one), &x, &array([1.0f32, 10.0]))?.1;
+    assert_eq!(mapped.to_vec::<f32>()?, [1.0, 20.0]);
+
+    // Each mode has its own, also where one cannot be the other's.
+    let h = custom_function(|x| Ok(vec![x[0].square()]))
+        .vjp(|_, g, _| Ok(vec![ops::minimum(&g[0], 0.5)?]))
+        .jvp(|x, t| Ok(vec![ops::multiply(&t[0], &x[0])?]))
+        .vmap(|lanes, _| Ok(vec![Lane { array: &lanes[0].array * 100.0, mapped: true }]));
+    let one = |x: &Array| -> Result<Array> { Ok(h.call(std::slice::from_ref(x))?.remove(0)) };
+    assert_eq!(grad(one)(&scalar(3.0))?.item::<f32>()?, 0.5);
+    assert_eq!(jvp(one, &scalar(3.0), &scalar(2.0))?.1.item::<f32>()?, 6.0);
+    assert_eq!(vmap(one)(&x)?.to_vec::<f32>()?, [100.0, 200.0]);
+    // The rule of the reverse mode, moved forward, is not the rule of the forward mode.
+    assert_eq!(jvp(|x: &Array| grad(one)(x), &scalar(3.0), &scalar(2.0))?.1.item::<f32>()?, 0.0);
+    Ok(())
+}
+
+#[test]
+fn rules_of_the_user_that_give_something_else_are_errors() {
+    let called = |rule: fn(&[Lane]) -> Vec<Lane>| {
+        let f = custom_function(|x| Ok(vec![x[0].square()])).vmap(move |lanes, _| Ok(rule(lanes)));
+        let mapped =
+            vmap(|x: &Array| Ok::<_, Error>(f.call(std::slice::from_ref(x))?.remove(0)))(&array([1.0f32, 2.0]));
+        mapped.unwrap_err().to_string()
+    };
+    let e = called(|_| Vec::new());
+    assert!(e.contains("[custom_function] 0 output of the vmap rule were given for 1 arrays"), "{e}");
+    let e = called(|_| vec![Lane { array: array([1.0f32, 2.0, 3.0]), mapped: true }]);
+    assert!(e.contains("output of the vmap rule 0 has shape (3,)") && e.contains("(2,)"), "{e}");
+}
+
+#[test]
+fn a_compiled_step_reads_and_writes_its_state() -> Result<()> {
+    let traced = Cell::new(0);
+    type State = (BTreeMap<&'static str, Array>, Array);
+    let body = |(weights, key): &mut State, x: &Array| -> Result<Array> {
+        traced.set(traced.get() + 1);
+        random::set_state(key.clone());
+        let noise = random::normal(&[2], Dtype::Float32, None, None, None)?;
+        let near = |w: &Array| Ok::<_, Error>((ops::multiply(w, x)? + &noise).square().sum((), false));
+        let (loss, g) = value_and_grad(near)(&weights["w"])?;
+        weights.insert("w", &weights["w"] - g * 0.1);
+        *key = random::state();
+        Ok(loss)
+    };
+    let start = || -> State { (BTreeMap::from([("w", array([1.0f32, -2.0]))]), random::key(5)) };
+    let (mut state, mut plain) = (start(), start());
+    random::seed(77);
+    let before = random::state().to_vec::<u32>()?;
+    let step = compile_with_state(body);
+    for i in 0..4 {
+        let x = array([0.5f32, i as f32]);
+        let loss = step(&mut state, &x)?;
+        // The keys that a trace works with stay in it.
+        assert_eq!(random::state().to_vec::<u32>()?, before);
+        let wanted = body(&mut plain, &x)?;
+        random::seed(77);
+        assert_eq!(loss.to_bytes()?, wanted.to_bytes()?);
+        assert_eq!(state.0["w"].to_bytes()?, plain.0["w"].to_bytes()?);
+        assert_eq!(state.1.to_vec::<u32>()?, plain.1.to_vec::<u32>()?);
+    }
+    assert_eq!(traced.get(), 1 + 4, "traced once");
+    // A call that fails changes nothing.
+    let kept = state.0["w"].clone();
+    assert!(step(&mut state, &array([1.0f32, 2.0, 3.0])).is_err());
+    assert!(state.0["w"].is_same(&kept));
+    assert_eq!(random::state().to_vec::<u32>()?, before);
+    let noisy = |key: &Array| {
+        random::set_state(key.clone());
+        random::normal(&[1], Dtype::Float32, None, None, None)
+    };
+    vmap(noisy)(&random::split(&random::key(1), 2)?)?;
+    assert_eq!(random::state().to_vec::<u32>()?, before);
+    Ok(())
+}
+
+#[test]
+fn axes_are_given_for_arrays_or_for_arguments() -> Result<()> {
+    let model = BTreeMap::from([("b", array([1.0f32, 2.0])), ("w", ops::ones::<f32>(&[3, 2])?)]);
+    let x = ops::ones::<f32>(&[5, 3])?;
+    let f = |(m, x): &(BTreeMap<&str, Array>, Array)| Ok::<_, Error>(ops::matmul(x, &m["w"])? + &m["b"]);
+    for axes in [vec![None, Some(0)], vec![None, None, Some(0)]] {
+        let y = vmap_axes(f, axes, 0)(&(model.clone(), x.clone()))?;
+        assert_eq!((y.shape(), y.to_vec::<f32>()?), (&[5, 2][..], [4.0f32, 5.0].repeat(5)));
+    }
+    let e = vmap_axes(f, vec![Some(0)], 0)(&(model.clone(), x.clone())).unwrap_err().to_string();
+    assert!(e.contains("[vmap] 1 input axes were given for 3 arrays in 2 arguments"), "{e}");
+    let both = |x: &Array| (x.clone(), vec![x * 2.0, x * 3.0]);
+    let (a, rest) = vmap_axes(both, 0, [Some(-1), Some(0)])(&x)?;
+    assert_eq!((a.shape(), rest[1].shape()), (&[3, 5][..], &[5, 3][..]));
+    for bad in [2, -3] {
+        let e = vmap_axes(|x: &Array| x * 2.0, 0, bad)(&x).unwrap_err().to_string();
+        assert!(e.contains(&format!("[vmap] axis {bad}")) && e.contains("output 0, of shape (3,)"), "{e}");
+    }
+    let e = vmap_axes(|x: &Array| x * 2.0, 0, [None])(&x).unwrap_err().to_string();
+    assert!(e.contains("[vmap] output 0 is given no axis"), "{e}");
     Ok(())
 }
 

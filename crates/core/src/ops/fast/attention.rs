@@ -200,7 +200,13 @@ impl Attention {
             let own = inputs.iter().enumerate().map(|(i, a)| if along(i) { cut(a) } else { Ok(a.clone()) });
             let own: Vec<Array> = own.collect::<Result<_>>()?;
             let wanted = vec![true; own.len()];
-            let site = Site { inputs: &own, outputs: &[], cotangents: &[Some(cut(&cotangent)?)], wanted: &wanted };
+            let site = Site {
+                inputs: &own,
+                outputs: &[],
+                cotangents: &[Some(cut(&cotangent)?)],
+                wanted: &wanted,
+                forward: false,
+            };
             let grads = pull(&site, |inputs| Ok(vec![op.formula(inputs, rows.clone(), queries)?]))?;
             for (i, grad) in grads.into_iter().enumerate().filter(|(i, _)| inputs[*i].dtype().is_floating()) {
                 let grad = grad.map_or_else(|| ops::zeros_like(&own[i], None), Ok)?;

@@ -68,8 +68,13 @@ impl Decompose for AttentionGrads {
             blocks: 1,
             dtype: inputs[0].dtype(),
         };
-        let site =
-            Site { inputs: &inputs[..3], outputs: &[], cotangents: &[Some(inputs[3].clone())], wanted: &[true; 3] };
+        let site = Site {
+            inputs: &inputs[..3],
+            outputs: &[],
+            cotangents: &[Some(inputs[3].clone())],
+            wanted: &[true; 3],
+            forward: false,
+        };
         let grads = pull(&site, |inputs| forward.decompose(inputs))?;
         grads.into_iter().zip(inputs).map(|(g, a)| g.map_or_else(|| ops::zeros_like(a, None), Ok)).collect()
     }
