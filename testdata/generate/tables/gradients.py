@@ -68,9 +68,15 @@ def apply(op, inputs, attrs):
     return case.call(op, inputs, dict(attrs))
 
 
+def has(line, dtype):
+    return any(v and v.get("dtype") == dtype for v in line["inputs"])
+
+
 def derivatives(line):
     """Gradients and derivatives of one case, None for those that MLX does not have."""
     inputs = [operand(v) for v in line["inputs"]]
+    if not has(line, "float32"):
+        inputs[0] = inputs[0].astype(mx.float32)
     attrs = {k: attribute(v) if isinstance(v, str) else v for k, v in line.get("attrs", {}).items()}
     real = [i for i, x in enumerate(inputs) if isinstance(x, mx.array) and x.dtype == mx.float32]
     if not real or any(inputs[i].size > LARGE for i in real):
@@ -107,7 +113,17 @@ def plain(v):
 
 
 def candidates():
-    """Family, line number and case of everything that might have derivatives."""
+    """Family, line number and case of everything that might have derivatives. Of operations whose cases have no float32
+    the first operand is taken as such where it is int32."""
+    rows = list(cases())
+    real = {line["op"] for _, _, line in rows if has(line, "float32")}
+    for family, number_, line in rows:
+        first = line["inputs"][0] if line["inputs"] else None
+        if has(line, "float32") or line["op"] not in real and first and first.get("dtype") == "int32":
+            yield family, number_, line
+
+
+def cases():
     for path in sorted(CASES.glob("*.json")):
         if path.stem not in TABLES:
             for number_, text in enumerate(path.read_text().splitlines()[1:-1], 2):

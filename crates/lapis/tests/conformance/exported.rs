@@ -3,11 +3,11 @@
 use crate::call::{self, Call, In, Outcome};
 use crate::{RUNNERS, families, load};
 use lapis::transforms::{Function, Listing};
-use lapis::{Array, Error, Result, memory};
+use lapis::{Array, Error, Result, memory, ops};
 use lapis_testdata::Case;
 use serde_json::{Value, json};
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// The arrays among the operands.
@@ -105,6 +105,29 @@ fn compare(shapeless: bool, least: usize) {
     failed.truncate(20);
     assert!(failed.is_empty(), "{}", failed.join("\n"));
     assert!(same > least, "only {same} cases were compared");
+}
+
+/// Ops that no public function makes, or that a file does not hold.
+const NOT_IN_CASES: &[&str] = &["Constant", "Depends", "Tracer", "Placeholder", "Custom", "AttentionGrads"];
+
+/// So an op without a case is found: the other tests here and beside this file go through all cases.
+#[test]
+fn every_op_of_the_registry_is_in_a_case() {
+    let found = RefCell::new(BTreeSet::new());
+    for case in families().unwrap().iter().flat_map(|family| load(family).unwrap()) {
+        let _ = call::check(&case, |c| {
+            let listing = serde_json::to_value(traced(c, false)?.ok()?.listing()).unwrap();
+            for step in listing["traces"][0]["steps"].as_array().unwrap() {
+                let op = &step["op"];
+                let name = op.as_str().or_else(|| op.as_object()?.keys().next().map(String::as_str));
+                found.borrow_mut().insert(name.unwrap().to_string());
+            }
+            None
+        });
+    }
+    let found = found.into_inner();
+    let missing: Vec<&str> = ops::Op::ALL.iter().copied().filter(|op| !found.contains(*op)).collect();
+    assert_eq!(missing, NOT_IN_CASES);
 }
 
 // ------------------------------------------------------------------ hostile listings

@@ -55,7 +55,11 @@ fn compare(what: &str, got: &[Array], want: &[Vec<f64>]) -> Result<()> {
 
 fn check(c: &Call, want: &Derivatives) -> Outcome {
     let direct = run(c).unwrap_or_else(|| Err(Error::eval("no family file names it")))?;
-    let leaves = arrays(c);
+    let mut leaves = arrays(c);
+    // Of operations whose cases have no floats the first operand is one here.
+    if !leaves.iter().any(is_real) {
+        leaves[0] = leaves[0].astype(Dtype::Float32);
+    }
     let reals: Vec<usize> = (0..leaves.len()).filter(|&i| is_real(&leaves[i])).collect();
     let f = |x: &Vec<Array>| -> Result<Vec<Array>> {
         let mut all = leaves.clone();

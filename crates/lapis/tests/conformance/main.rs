@@ -8,6 +8,7 @@ mod binary;
 mod call;
 mod conv;
 mod creation;
+mod differentiated;
 mod exported;
 mod fast;
 mod fft;

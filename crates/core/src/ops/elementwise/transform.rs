@@ -45,6 +45,13 @@ fn unary(op: Ew, g: &Array, x: &Array, y: &Array) -> Result<Option<Array>> {
     let one_minus = |a: Array| subtract(1, &a);
     Ok(Some(match op {
         Ew::Abs => multiply(g, &ops::sign(x)?)?,
+        // Of complex numbers a direction, which turns: what of the change is across it, by the length.
+        Ew::Sign if x.dtype().is_complex() => {
+            let across = subtract(g, &multiply(y, &ops::real(&multiply(&conj(y)?, g)?)?)?)?;
+            let zero = ops::equal(x, 0)?;
+            let length = ops::select(&zero, 1, &ops::abs(x)?)?;
+            ops::select(&zero, 0, &divide(&across, &length)?)?
+        }
         Ew::Negative => negative(g)?,
         Ew::Square => times(multiply(x, 2)?)?,
         Ew::Conjugate => conj(g)?,
