@@ -271,7 +271,7 @@ pub trait Module: Any + Send + Sync {
     /// With `strict`, one value error that lists every extra and missing name and every differing shape. Nothing is
     /// changed then.
     fn load_params(&mut self, params: &Params, strict: bool) -> Result<()> {
-        weights::load(self, params, strict)
+        weights::load(self, params, strict, None)
     }
 
     /// Replaces parameters by those of a .safetensors or .npz file.
@@ -280,7 +280,7 @@ pub trait Module: Any + Send + Sync {
     /// As [`Module::load_params`], and faults of the file.
     fn load_weights(&mut self, path: &Path, strict: bool) -> Result<()> {
         let params = weights::read(path)?;
-        weights::load(self, &params, strict)
+        weights::load(self, &params, strict, Some(path))
     }
 
     /// Writes all parameters and buffers to a .safetensors or .npz file.

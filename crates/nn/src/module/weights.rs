@@ -27,7 +27,13 @@ pub(super) fn update<M: Module + ?Sized>(module: &mut M, params: &Params, strict
     Ok(())
 }
 
-pub(super) fn load<M: Module + ?Sized>(module: &mut M, params: &Params, strict: bool) -> Result<()> {
+/// `from` says in errors where the parameters are from, if not from the caller.
+pub(super) fn load<M: Module + ?Sized>(
+    module: &mut M,
+    params: &Params,
+    strict: bool,
+    from: Option<&Path>,
+) -> Result<()> {
     if strict {
         let own = module.parameters();
         let mut wrong = String::new();
@@ -47,7 +53,8 @@ pub(super) fn load<M: Module + ?Sized>(module: &mut M, params: &Params, strict: 
         });
         list("of another shape", differing.collect());
         if !wrong.is_empty() {
-            return Err(Error::value(format!("[load_weights] the weights do not fit the module{wrong}")));
+            let of = from.map_or_else(String::new, |path| format!(" of {}", path.display()));
+            return Err(Error::value(format!("[load_weights] the weights{of} do not fit the module{wrong}")));
         }
     }
     update(module, params, false)

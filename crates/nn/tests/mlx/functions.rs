@@ -3,6 +3,7 @@
 use crate::case::{arrays, cases, expect_like, shape, text};
 use lapis::shape::show;
 use lapis::{Array, Dtype, Result, ops, random};
+use lapis_nn::Layer;
 use lapis_nn::activations::*;
 use lapis_nn::init::{self, Fan};
 use lapis_nn::losses::*;
@@ -56,6 +57,53 @@ fn activations_are_mlxs() {
         let got = activation(name, &arrays(&case["inputs"])[0]).unwrap();
         expect_like(name, &got, &arrays(&case["outputs"])[0], false);
     }
+}
+
+/// The layer of a function, with its defaults.
+fn activation_layer(name: &str) -> Option<Box<dyn Layer>> {
+    Some(match name {
+        "sigmoid(x)" => Box::new(Sigmoid),
+        "relu(x)" => Box::new(ReLU),
+        "relu2(x)" => Box::new(ReLU2),
+        "relu6(x)" => Box::new(ReLU6),
+        "leaky_relu(x)" => Box::new(LeakyReLU::default()),
+        "elu(x)" => Box::new(ELU::default()),
+        "celu(x)" => Box::new(CELU::default()),
+        "selu(x)" => Box::new(SELU),
+        "silu(x)" => Box::new(SiLU),
+        "mish(x)" => Box::new(Mish),
+        "softplus(x)" => Box::new(Softplus),
+        "softsign(x)" => Box::new(Softsign),
+        "softshrink(x)" => Box::new(Softshrink::default()),
+        "hard_shrink(x)" => Box::new(HardShrink::default()),
+        "hardswish(x)" => Box::new(Hardswish),
+        "hard_tanh(x)" => Box::new(HardTanh),
+        "tanh(x)" => Box::new(Tanh),
+        "step(x)" => Box::new(Step::default()),
+        "log_sigmoid(x)" => Box::new(LogSigmoid),
+        "softmax(x)" => Box::new(Softmax),
+        "softmin(x)" => Box::new(Softmin),
+        "log_softmax(x)" => Box::new(LogSoftmax),
+        "glu(x)" => Box::new(GLU::default()),
+        "gelu(x)" => Box::new(GELU::default()),
+        "gelu_approx(x)" => Box::new(GELU { approx: GeluApprox::from_name("tanh").unwrap() }),
+        "gelu_fast_approx(x)" => Box::new(GELU { approx: GeluApprox::from_name("fast").unwrap() }),
+        _ => return None,
+    })
+}
+
+#[test]
+fn layers_of_activations_have_mlxs_defaults() {
+    let mut count = 0;
+    for case in cases(include_str!("../data/activations.json")).1 {
+        let name = text(&case, "name");
+        if let Some(layer) = activation_layer(name) {
+            let got = layer.forward(&arrays(&case["inputs"])[0]).unwrap();
+            expect_like(name, &got, &arrays(&case["outputs"])[0], false);
+            count += 1;
+        }
+    }
+    assert_eq!(count, 26);
 }
 
 /// The loss of a case, and MLX's default reduction.
