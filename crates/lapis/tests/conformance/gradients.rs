@@ -14,7 +14,8 @@ const OTHERWISE: &[(&str, &[usize], &str)] = &[
     ("creation", &[110], "the sum over what was repeated"),
     ("linalg", &[84], "at a singular matrix the logarithm has no derivative"),
     ("products", &[161], "alpha and beta count forward too"),
-    ("quantize", &[58, 59, 60, 61], "of equal extremes each has its share, forward too"),
+    ("products", &[237, 238, 240], "of a matrix that is not symmetric the transpose, MLX has the matrix"),
+    ("quantize", &[58, 59, 60, 61, 70, 73], "of equal extremes each has its share, forward too"),
     ("quantize", &[62, 63], "all weights are zero: 0, MLX has 0 / 0"),
     ("reduce", &[261, 263, 329, 353], "of equal extremes each has its share, forward too"),
     ("reduce", &[539, 540], "among numbers that are not there is no extreme"),
@@ -32,6 +33,15 @@ fn counted(shape: &[usize], first: usize) -> Array {
 
 fn is_real(a: &Array) -> bool {
     a.dtype() == Dtype::Float32
+}
+
+/// Complex numbers as their real and imaginary parts; of other dtypes none.
+fn parts(a: &Array) -> Vec<Array> {
+    match a.dtype() {
+        Dtype::Float32 => vec![a.clone()],
+        Dtype::Complex64 => vec![a.real(), a.imag()],
+        _ => Vec::new(),
+    }
 }
 
 /// Up to f32 roundings of the size of the largest number; what is not finite is the same.
@@ -64,7 +74,7 @@ fn check(c: &Call, want: &Derivatives) -> Outcome {
     let f = |x: &Vec<Array>| -> Result<Vec<Array>> {
         let mut all = leaves.clone();
         reals.iter().zip(x).for_each(|(&i, a)| all[i] = a.clone());
-        Ok(with(c, &all)?.into_iter().filter(is_real).collect())
+        Ok(with(c, &all)?.into_iter().flat_map(|a| parts(&a)).collect())
     };
     let x: Vec<Array> = reals.iter().map(|&i| leaves[i].clone()).collect();
     let weights = |like: &[Array]| like.iter().enumerate().map(|(i, a)| counted(a.shape(), i)).collect::<Vec<_>>();
@@ -107,5 +117,5 @@ fn derivatives_in_float32_are_those_of_mlx() {
     failed.truncate(40);
     assert!(failed.is_empty(), "{count} cases:\n{}", failed.join("\n"));
     assert_eq!(others, OTHERWISE.iter().map(|(_, lines, _)| lines.len()).sum::<usize>(), "some differ no more");
-    assert!(ops.len() > 130, "only {} operations were compared", ops.len());
+    assert!(ops.len() > 160, "only {} operations were compared", ops.len());
 }
