@@ -330,8 +330,12 @@ macro_rules! float {
             }
             #[inline(always)]
             fn scale(self, n: Self) -> Self {
-                // In two steps, of which only the second can leave the normal range.
                 let s = Avx2(());
+                // The common case: results of all lanes are normal, and their exponents sums.
+                if n.abs().le(Self::splat(s, $bias as $elem - 3.0)).all() {
+                    return Self::from_bits(self.bits() + n.to_int().shl($digits));
+                }
+                // In two steps, of which only the second can leave the normal range.
                 let bias = $int::splat(s, $bias);
                 let half = (n * Self::splat(s, 0.5)).floor();
                 let (low, high) = ((half.to_int() + bias).shl($digits), ((n - half).to_int() + bias).shl($digits));
