@@ -19,10 +19,12 @@ use crate::isa::Isa;
 pub(crate) type MicroFn<P, A> = unsafe fn(usize, *const P, *const P, *mut A, usize, bool, *const A, &mut Ahead);
 
 /// See [`MicroFn`].
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 pub(crate) const PREFETCH_EVERY: usize = 4;
 
 /// Memory that will be read soon: pieces of some cache lines each. A kernel asks for lines and moves on.
 #[derive(Clone, Copy, Debug)]
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 pub(crate) struct Ahead {
     at: *const u8,
     /// Pieces not finished; below zero when a kernel has gone past the last.
