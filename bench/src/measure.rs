@@ -105,6 +105,32 @@ impl Bench {
         }
         Ok(Measured { value: median(shares.split_off(2)), unit: "% of work", limit: goal })
     }
+
+    /// What `whole` takes beside `part`, which it contains, in percent of `whole`. In turns; the median of the turns.
+    pub(crate) fn beside(
+        &self,
+        goal: f64,
+        mut whole: impl FnMut() -> Result<()>,
+        mut part: impl FnMut() -> Result<()>,
+    ) -> Result<Measured> {
+        let mut shares = Vec::new();
+        let end = seconds() + self.seconds;
+        while shares.len() < 5 || seconds() < end {
+            let times = [
+                seconds(),
+                {
+                    part()?;
+                    seconds()
+                },
+                {
+                    whole()?;
+                    seconds()
+                },
+            ];
+            shares.push(100.0 * (1.0 - (times[1] - times[0]) / (times[2] - times[1])));
+        }
+        Ok(Measured { value: median(shares.split_off(2)), unit: "% of work", limit: goal })
+    }
 }
 
 /// The middle value. `values` must not be empty.

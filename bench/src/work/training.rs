@@ -13,6 +13,8 @@ use lapis::transforms::{checkpoint, value_and_grad};
 pub(super) const CASES: &[Case] = &[
     Case { name: "train_step_4m_16x256_f32", run: |b| step(b, false) },
     Case { name: "train_step_4m_checkpoint", run: |b| step(b, true) },
+    Case { name: "train_products_4m_16x256_f32", run: products },
+    Case { name: "train_rest_4m_16x256_f32", run: rest },
     Case { name: "train_memory_checkpoint", run: memory },
     Case { name: "grad_graph_12_layers_1x256", run: overhead },
 ];
@@ -117,6 +119,51 @@ fn step(bench: &Bench, saved: bool) -> Result<Measured> {
     let attention = 2 * BATCH * LENGTH * LENGTH * WIDTH * LAYERS;
     let operations = 6.0 * (weights * BATCH * LENGTH) as f64 + 3.0 * attention as f64;
     bench.time(Limit::Operations { count: operations, peak: Peak::F32 }, || training.step(saved))
+}
+
+/// The products with weights that a step does, without everything around them: forward, and for the gradients of both
+/// sides.
+struct Products(Vec<[Array; 3]>);
+
+impl Products {
+    fn new() -> Result<Products> {
+        let shapes = [
+            (WIDTH, WIDTH, 4 * LAYERS),
+            (WIDTH, 4 * WIDTH, LAYERS),
+            (4 * WIDTH, WIDTH, LAYERS),
+            (WIDTH, VOCABULARY, 1),
+        ];
+        let mut all = Vec::new();
+        for (seed, (inputs, outputs, times)) in shapes.into_iter().enumerate() {
+            let rows = |n| uniform(&[BATCH * LENGTH, n], seed as u64 + 20);
+            let sides = [rows(inputs), weight(inputs, outputs, seed as u64)?, rows(outputs)];
+            all.extend(std::iter::repeat_n(sides, times));
+        }
+        eval(all.iter().flatten())?;
+        Ok(Products(all))
+    }
+
+    fn operations(&self) -> f64 {
+        self.0.iter().map(|[_, w, _]| 6.0 * (w.size() * BATCH * LENGTH) as f64).sum()
+    }
+
+    fn run(&self) -> Result<()> {
+        for [x, w, dy] in &self.0 {
+            eval(&[ops::matmul(x, w)?, ops::matmul(dy, &w.t())?, ops::matmul(&x.t(), dy)?])?;
+        }
+        Ok(())
+    }
+}
+
+fn products(bench: &Bench) -> Result<Measured> {
+    let products = Products::new()?;
+    bench.time(Limit::Operations { count: products.operations(), peak: Peak::F32 }, || products.run())
+}
+
+/// The part of a step that is not products with weights. The goal is 40 %.
+fn rest(bench: &Bench) -> Result<Measured> {
+    let (mut training, products) = (Training::new()?, Products::new()?);
+    bench.beside(40.0, || training.step(false), || products.run())
 }
 
 /// The most memory that a step holds when layers keep their inputs alone, as a part of that when they keep everything.

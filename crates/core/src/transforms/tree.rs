@@ -228,7 +228,7 @@ pub(crate) fn expect_like(op: &str, what: &str, given: &[Array], like: &[Array])
 pub(crate) fn expect_shapes(op: &str, what: &str, given: &[Array], shapes: &[Shape]) -> Result<()> {
     if given.len() != shapes.len() {
         let (n, m) = (given.len(), shapes.len());
-        return Err(Error::value(format!("[{op}] {n} {what} were given for {m} arrays")));
+        return Err(Error::value(format!("[{op}] needs one {what} for each array, {m} in all; got {n}")));
     }
     for (i, (g, shape)) in given.iter().zip(shapes).enumerate() {
         if g.shape() != shape.as_slice() {

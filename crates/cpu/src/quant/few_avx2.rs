@@ -497,11 +497,6 @@ unsafe fn decoded(block: &Block, from: &[u8], first: usize, count: usize, factor
                     r[i] = _mm256_castps_si256(_mm256_cvtph_ps(_mm_loadu_si128(row(i).cast())));
                 }
             }
-            ScaleKind::Bf16 if count == TILE => {
-                for i in 0..STRIP {
-                    r[i] = _mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(_mm_loadu_si128(row(i).cast())));
-                }
-            }
             ScaleKind::E8m0 if count == TILE => {
                 for i in 0..STRIP {
                     let wide = _mm256_slli_epi32::<23>(_mm256_cvtepu8_epi32(_mm_loadl_epi64(row(i).cast())));

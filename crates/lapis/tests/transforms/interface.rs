@@ -200,7 +200,7 @@ fn rules_of_the_user_that_give_something_else_are_errors() {
         mapped.unwrap_err().to_string()
     };
     let e = called(|_| Vec::new());
-    assert!(e.contains("[custom_function] 0 output of the vmap rule were given for 1 arrays"), "{e}");
+    assert!(e.contains("[custom_function] needs one output of the vmap rule for each array, 1 in all; got 0"), "{e}");
     let e = called(|_| vec![Lane { array: array([1.0f32, 2.0, 3.0]), mapped: true }]);
     assert!(e.contains("output of the vmap rule 0 has shape (3,)") && e.contains("(2,)"), "{e}");
 }
