@@ -28,7 +28,7 @@ mod tests;
 pub use grads::{Grads, Target, attention_grads};
 
 use crate::isa::Isa;
-use crate::pool;
+use crate::{pool, stretch};
 use dispatch::Kernels;
 use kernels::BLOCK;
 use lapis_core::dtype::Dtype;
@@ -258,18 +258,11 @@ unsafe fn run<K: Kernels>(a: &Attention, split: Split) {
         });
         return;
     }
-    let threads = pool::threads();
-    // A task takes neighbouring chunks, and tasks are dealt out such that a thread's next one is likely the neighbour
-    // too: what one fetches ahead is the next one's.
-    let span = (cut.tiles * chunks / (8 * threads)).clamp(1, chunks);
+    // A task takes neighbouring chunks: what one fetches ahead is the next one's.
+    let span = (cut.tiles * chunks / (32 * pool::threads())).clamp(1, chunks);
     let spans = chunks.div_ceil(span);
-    let each = (cut.tiles * spans).div_ceil(threads);
     layout.with_parts(cut.tiles * chunks, |parts| {
-        pool::run(threads * each, &|turn| {
-            let task = turn % threads * each + turn / threads;
-            if task >= cut.tiles * spans {
-                return;
-            }
+        stretch::run(cut.tiles * spans, &|task| {
             let (t, first) = (task / spans, task % spans * span);
             let tile = cut.tile(a, t);
             let then = (t + 1 < cut.tiles).then(|| cut.tile(a, t + 1));

@@ -10,8 +10,10 @@ pub(crate) mod rope;
 pub(crate) mod softmax;
 
 use crate::simd::{LANES32, Simd, Vector};
+use crate::{pool, stretch};
 use lapis_core::buffer::Tensor;
 use lapis_core::dtype::{bf16, f16};
+use std::ops::Range;
 
 /// Elements between two roundings of a sum to f64.
 const BLOCK: usize = 1024;
@@ -149,6 +151,17 @@ pub(crate) fn rows(t: &Tensor) -> (usize, usize) {
 /// Rows that one task takes.
 pub(crate) fn grain(len: usize) -> usize {
     (16usize << 10).div_ceil(len.max(1))
+}
+
+/// Calls `f` with ranges of `count` rows of `len` elements. Where there are many (`streaming`), each thread goes along rows
+/// that are neighbours in memory: what it asked for ahead is what it reads next.
+pub(crate) fn in_stretches(count: usize, len: usize, streaming: bool, f: &(dyn Fn(Range<usize>) + Sync)) {
+    if streaming {
+        let each = 4 * grain(len);
+        stretch::run(count.div_ceil(each), &|task| f(task * each..count.min((task + 1) * each)));
+    } else {
+        pool::for_each_chunk(count, grain(len), f);
+    }
 }
 
 /// An address that tasks share; they write different rows.

@@ -1,6 +1,6 @@
 //! Root-mean-square and layer normalisation. Moves x and the result once; 4 to 6 operations an element.
 
-use super::{BLOCK, CHAINS, Elem, STREAMING, Shared, by_dtype, fetch_next, for_vectors, grain, rows};
+use super::{BLOCK, CHAINS, Elem, STREAMING, Shared, by_dtype, fetch_next, for_vectors, grain, in_stretches, rows};
 use crate::pool;
 use crate::simd::{self, Float, Kernel, LANES32, Simd, Vector};
 use crate::tape::contiguous;
@@ -36,7 +36,7 @@ fn single<T: Elem>(job: &Job<'_>) {
     let (x, out) = (Shared(job.x.ptr().cast::<T>()), Shared(job.out.ptr().cast::<T>()));
     let (weight, bias) = (Shared(pointer::<T>(job.weight).cast_mut()), Shared(pointer::<T>(job.bias).cast_mut()));
     let streaming = job.out.nbytes() >= STREAMING && !job.out.buffer.same(&job.x.buffer);
-    pool::for_each_chunk(count, grain(len), &|range| {
+    in_stretches(count, len, streaming, &|range| {
         let (first, rows) = (range.start * len, range.len());
         simd::dispatch(Rows {
             x: x.at(first),

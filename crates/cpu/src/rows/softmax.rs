@@ -1,7 +1,7 @@
 //! Softmax, log-sum-exp and cross entropy of rows. Moves the input once (and the result, for softmax); the work is one
 //! exponential an element.
 
-use super::{BLOCK, CHAINS, Elem, STREAMING, Shared, by_dtype, for_vectors, grain, rows};
+use super::{BLOCK, CHAINS, Elem, STREAMING, Shared, by_dtype, for_vectors, grain, in_stretches, rows};
 use crate::math::{self, vec};
 use crate::pool;
 use crate::simd::{self, Float, Kernel, LANES32, Mask, Simd, Vector};
@@ -21,11 +21,17 @@ fn softmax_rows<T: Elem>(x: &Tensor, out: &Tensor) {
     let (count, len) = rows(x);
     let streaming = out.nbytes() >= STREAMING;
     let (x, out) = (Shared(x.ptr().cast::<T>()), Shared(out.ptr().cast::<T>()));
-    pool::for_each_chunk(count, grain(len), &|range| {
-        with_scratch(len * 4, |scratch| {
-            let scratch = scratch.cast();
+    in_stretches(count, len, streaming, &|range| {
+        with_scratch(len * 4, |terms| {
             let (first, rows) = (range.start * len, range.len());
-            simd::dispatch(SoftmaxRows { x: x.at(first), out: out.at(first), scratch, rows, len, streaming });
+            simd::dispatch(SoftmaxRows {
+                x: x.at(first),
+                out: out.at(first),
+                terms: terms.cast(),
+                rows,
+                len,
+                streaming,
+            });
         });
     });
 }
@@ -88,13 +94,27 @@ unsafe fn has_nan<S: Simd, T: Elem>(s: S, x: *const T, len: usize) -> bool {
     found.any()
 }
 
-/// The sum of `exp(x - top)` over a row, where no x is above `top`; the terms go to `keep` where it is not null. The row
-/// behind this one is fetched meanwhile, if `ahead`.
+/// What one pass over a row does besides its exponentials, for each vector.
+trait Beside<S: Simd, T> {
+    /// Elements `at..at + n`, of chain `k`; `e` are the terms of this row.
+    ///
+    /// # Safety
+    /// The elements are inside the rows that this knows.
+    unsafe fn vector(&mut self, s: S, at: usize, n: usize, k: usize, e: S::F32);
+}
+
+/// The sum of `exp(x - top)` over a row, where no x is above `top`.
 ///
 /// # Safety
-/// The row can be read, and `keep` written.
+/// The row can be read, and what `beside` knows.
 #[inline(always)]
-unsafe fn exponentials<S: Simd, T: Elem>(s: S, x: *const T, len: usize, top: f32, keep: *mut f32, ahead: bool) -> f64 {
+unsafe fn exponentials<S: Simd, T: Elem>(
+    s: S,
+    x: *const T,
+    len: usize,
+    top: f32,
+    mut beside: impl Beside<S, T>,
+) -> f64 {
     let top = s.f32(top);
     let (mut total, mut from) = (0.0, 0);
     while from < len {
@@ -102,9 +122,6 @@ unsafe fn exponentials<S: Simd, T: Elem>(s: S, x: *const T, len: usize, top: f32
         let mut acc = [s.f32(0.0); CHAINS];
         for_vectors!(block, |at, n, k| {
             let at = from + at;
-            if ahead {
-                s.prefetch_far(x.wrapping_add(len + at).cast());
-            }
             // SAFETY: inside the row.
             unsafe {
                 let mut v = T::load(s, x.add(at), n);
@@ -112,10 +129,8 @@ unsafe fn exponentials<S: Simd, T: Elem>(s: S, x: *const T, len: usize, top: f32
                     v = S::F32::select(S::M32::first(s, n), v, s.f32(f32::NEG_INFINITY));
                 }
                 let e = vec::exp_negative(s, v - top);
-                if !keep.is_null() {
-                    f32::store(s, keep.add(at), n, e);
-                }
                 acc[k] = acc[k] + e;
+                beside.vector(s, at, n, k, e);
             }
         });
         from += block;
@@ -124,12 +139,23 @@ unsafe fn exponentials<S: Simd, T: Elem>(s: S, x: *const T, len: usize, top: f32
     total
 }
 
-/// While the terms of one row are scaled and written, the largest element of the next is looked for: so memory reads
-/// while it writes. The row after that is fetched while exponentials are computed.
+/// Fetches the row behind this one.
+struct Ahead<T>(*const T, usize);
+
+impl<S: Simd, T: Elem> Beside<S, T> for Ahead<T> {
+    #[inline(always)]
+    unsafe fn vector(&mut self, s: S, at: usize, _: usize, _: usize, _: S::F32) {
+        s.prefetch_far(self.0.wrapping_add(self.1 + at).cast());
+    }
+}
+
+/// Rows in a pipeline, so that memory reads and writes all the time: one pass writes a row, takes the exponentials of the
+/// next and looks for the largest element of the one after that.
 struct SoftmaxRows<T> {
     x: *const T,
     out: *mut T,
-    scratch: *mut f32,
+    /// The terms of a row until they are written.
+    terms: *mut f32,
     rows: usize,
     len: usize,
     streaming: bool,
@@ -142,12 +168,28 @@ impl<T: Elem> Kernel for SoftmaxRows<T> {
         // SAFETY: whoever made this vouches for `rows` rows, at least one, of `len` elements and a row of scratch.
         unsafe {
             let mut top = largest(s, self.x, self.len);
+            let mut scale = 0.0;
             for row in 0..self.rows {
-                let x = self.x.add(row * self.len);
-                let total = exponentials(s, x, self.len, top, self.scratch, self.streaming);
+                let (x, out) = (self.x.add(row * self.len), self.out.wrapping_add(row * self.len));
                 let next = if row + 1 < self.rows { x.add(self.len) } else { x };
-                top = self.finish(s, self.out.add(row * self.len), (1.0 / total) as f32, next);
+                let before = if row > 0 { out.wrapping_sub(self.len) } else { std::ptr::null_mut() };
+                let mut next_top = Largest::new(s);
+                let pass = Pass {
+                    rows: &self,
+                    before,
+                    scale: s.f32(scale),
+                    next,
+                    top: &mut next_top,
+                    ahead: x.wrapping_add(self.len),
+                };
+                let total = exponentials(s, x, self.len, top, pass);
+                scale = (1.0 / total) as f32;
+                top = next_top.get();
             }
+            let scale = s.f32(scale);
+            for_vectors!(self.len, |at, n, _k| {
+                self.write(s, self.out.add((self.rows - 1) * self.len), at, n, scale);
+            });
         }
         if self.streaming {
             s.fence();
@@ -156,27 +198,54 @@ impl<T: Elem> Kernel for SoftmaxRows<T> {
 }
 
 impl<T: Elem> SoftmaxRows<T> {
-    /// Writes a row: the terms in scratch times `scale`. Returns the largest element of `next`.
+    /// Writes terms times `scale` to a row.
     ///
     /// # Safety
-    /// The row `next` and scratch can be read, the result written.
+    /// `at..at + n` is inside a row.
     #[inline(always)]
-    unsafe fn finish<S: Simd>(&self, s: S, out: *mut T, scale: f32, next: *const T) -> f32 {
-        let scale = s.f32(scale);
-        let mut top = Largest::new(s);
-        for_vectors!(self.len, |at, n, k| {
-            // SAFETY: inside the rows.
-            unsafe {
-                let y = <f32 as Elem>::load(s, self.scratch.add(at), n) * scale;
-                if self.streaming && n == LANES32 {
-                    T::stream(s, out.add(at), y);
-                } else {
-                    T::store(s, out.add(at), n, y);
-                }
-                top.see(s, next.add(at), n, k);
+    unsafe fn write<S: Simd>(&self, s: S, out: *mut T, at: usize, n: usize, scale: S::F32) {
+        // SAFETY: inside the row of terms and the row of the result.
+        unsafe {
+            let y = <f32 as Elem>::load(s, self.terms.add(at), n) * scale;
+            if self.streaming && n == LANES32 {
+                T::stream(s, out.add(at), y);
+            } else {
+                T::store(s, out.add(at), n, y);
             }
-        });
-        top.get()
+        }
+    }
+}
+
+/// What a pass does for the rows beside its own.
+struct Pass<'a, S: Simd, T> {
+    rows: &'a SoftmaxRows<T>,
+    /// The row of the result whose terms wait, or null, and their scale.
+    before: *mut T,
+    scale: S::F32,
+    /// The next row, or any where there is none.
+    next: *const T,
+    top: &'a mut Largest<S>,
+    /// What is read next, here or by the next task.
+    ahead: *const T,
+}
+
+/// Bytes ahead of which the next row is asked for.
+const AHEAD: usize = 2048;
+
+impl<S: Simd, T: Elem> Beside<S, T> for Pass<'_, S, T> {
+    #[inline(always)]
+    unsafe fn vector(&mut self, s: S, at: usize, n: usize, k: usize, e: S::F32) {
+        // SAFETY: whoever made this vouches for the rows.
+        unsafe {
+            if !self.before.is_null() {
+                self.rows.write(s, self.before, at, n, self.scale);
+            }
+            f32::store(s, self.rows.terms.add(at), n, e);
+            if self.rows.streaming {
+                s.prefetch_far(self.ahead.wrapping_add(at).cast::<u8>().wrapping_add(AHEAD));
+            }
+            self.top.see(s, self.next.add(at), n, k);
+        }
     }
 }
 
@@ -268,7 +337,7 @@ impl<T: Elem> Kernel for LogSumExp<T> {
             if top.is_infinite() {
                 return if has_nan(s, self.x, self.len) { f64::NAN } else { f64::from(top) };
             }
-            finish(f64::from(top), exponentials(s, self.x, self.len, top, std::ptr::null_mut(), true))
+            finish(f64::from(top), exponentials(s, self.x, self.len, top, Ahead(self.x, self.len)))
         }
     }
 }
