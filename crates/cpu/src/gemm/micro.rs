@@ -77,9 +77,9 @@ pub(crate) struct Blocks {
     pub(crate) wide: usize,
     /// Steps of k up to which large products take all at once, and the most of a stretch otherwise.
     pub(crate) stretch: (usize, usize),
-    /// Bytes of the right side that a tile meets, when it takes all of k at once and when it does not: what an L2 of
-    /// 1 or 2 MiB holds (AVX-512), and some less where the next stretch and sums that are read again lie, too. Where L2 is
-    /// small (AVX2: 256 or 512 KiB), a part of L3: panels of it arrive in time, as they are read from front to back, and a wide
+    /// Bytes of the right side that a tile meets, when it takes all of k at once and when it does not: half of an L2 of
+    /// 2 MiB (AVX-512) and a quarter of it, where the next stretch and sums that are read again lie, too. Where L2 is small
+    /// (AVX2: 256 or 512 KiB), a part of L3: panels of it arrive in time, as they are read from front to back, and a wide
     /// tile packs the left side seldom and does not read sums again.
     pub(crate) tile: (usize, usize),
 }
@@ -342,7 +342,7 @@ impl Arith for F32 {
     const PER: usize = 1;
     fn blocks(isa: Isa) -> Blocks {
         match isa {
-            Isa::Avx512 => Blocks { lanes: 16, tall: 14, wide: 6, stretch: (1024, 384), tile: (1 << 20, 3 << 18) },
+            Isa::Avx512 => Blocks { lanes: 16, tall: 14, wide: 6, stretch: (1024, 256), tile: (1 << 20, 1 << 19) },
             Isa::Avx2 => Blocks { lanes: 8, tall: 6, wide: 2, stretch: (2048, 1024), tile: (4 << 20, 4 << 20) },
             _ => Blocks { lanes: 4, tall: 4, wide: 2, stretch: (256, 64), tile: (1 << 18, 1 << 17) },
         }
