@@ -12,7 +12,7 @@ fn main() -> Result<()> {
     let mut number = |default: usize| arguments.next().map_or(default, |a| a.parse().expect("a number"));
     let (batch_size, tokens, steps) = (number(2), number(256), number(3));
     let text = |i: usize| (0..=tokens).map(|j| ((i * 7919 + j * 104_729) % model.vocabulary) as u32).collect();
-    let samples: Vec<Sample> = (0..4 * batch_size).map(|i| Sample { tokens: text(i), offset: 0 }).collect();
+    let samples: Vec<Sample> = (0..4 * batch_size).map(|i| Sample { tokens: text(i), ..Sample::default() }).collect();
     let s = Settings { train: true, batch_size, ..Settings::default() };
     let mut trainer = Trainer::new(&*model.model, samples, &s)?;
     let t = trainer.trained();

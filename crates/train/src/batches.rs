@@ -7,7 +7,7 @@ use crate::order::Order;
 use lapis::{Error, Result};
 use std::ops::Range;
 
-/// Rows of a step.
+/// Rows of a step; of pairs, a preferred answer is before the other.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Batch {
     /// The tokens of each row.
@@ -20,10 +20,11 @@ impl Batch {
     /// Of samples, cut to `max` tokens. With `padded`, rows are padded to 1 + 32 k tokens and one token of padding counts, as
     /// in mlx-lm.
     pub fn new(samples: &[&Sample], max: usize, padded: bool) -> Batch {
-        let longest = samples.iter().map(|s| s.tokens.len()).max().unwrap_or(0);
+        let rows = || samples.iter().flat_map(|s| s.rows());
+        let longest = rows().map(|s| s.tokens.len()).max().unwrap_or(0);
         let width = (1 + longest.next_multiple_of(32)).min(max);
-        let (mut rows, mut counted) = (Vec::new(), Vec::new());
-        for sample in samples {
+        let (mut all, mut counted) = (Vec::new(), Vec::new());
+        for sample in rows() {
             let mut row = sample.tokens[..sample.tokens.len().min(max)].to_vec();
             let mut end = row.len();
             if padded {
@@ -31,9 +32,9 @@ impl Batch {
                 row.resize(width, 0);
             }
             counted.push(sample.offset.clamp(1, end)..end);
-            rows.push(row);
+            all.push(row);
         }
-        Batch { rows, counted }
+        Batch { rows: all, counted }
     }
 
     /// Tokens that are to be foreseen.
@@ -81,7 +82,7 @@ mod tests {
     use crate::Sample;
 
     fn sample(n: usize, offset: usize) -> Sample {
-        Sample { tokens: (1..=n as u32).collect(), offset }
+        Sample { tokens: (1..=n as u32).collect(), offset, rejected: None }
     }
 
     #[test]

@@ -11,12 +11,21 @@ use serde_json::{Map, Value, json};
 use std::path::Path;
 
 /// A text to learn.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sample {
     /// Its tokens.
     pub tokens: Vec<u32>,
     /// How many of them are a prompt, which is read and not learned.
     pub offset: usize,
+    /// The same with an answer to which this one is preferred.
+    pub rejected: Option<Box<Sample>>,
+}
+
+impl Sample {
+    /// It, and what it is preferred to.
+    pub fn rows(&self) -> impl Iterator<Item = &Sample> {
+        std::iter::once(self).chain(self.rejected.as_deref())
+    }
 }
 
 /// The sets of a run; those that it does not need are empty.
@@ -36,10 +45,15 @@ enum Format {
     Completions,
     Chat,
     Text,
+    /// Two answers, of which one is preferred.
+    Pairs,
 }
 
 impl Format {
     fn of(row: &Map<String, Value>, s: &Settings) -> Option<Format> {
+        if s.prefers() {
+            return (row.contains_key("chosen") && row.contains_key("rejected")).then_some(Format::Pairs);
+        }
         match row {
             r if r.contains_key(&s.prompt_feature) && r.contains_key(&s.completion_feature) => {
                 Some(Format::Completions)
@@ -55,6 +69,7 @@ impl Format {
             Format::Completions => format!("{:?} and {:?}", s.prompt_feature, s.completion_feature),
             Format::Chat => format!("{:?}", s.chat_feature),
             Format::Text => format!("{:?}", s.text_feature),
+            Format::Pairs => "\"chosen\" and \"rejected\"".into(),
         }
     }
 }
@@ -102,7 +117,8 @@ fn read(file: &Path, model: &LanguageModel, s: &Settings, note: &mut dyn FnMut(&
     let shown = file.display().to_string();
     let text = std::fs::read_to_string(file).map_err(|e| Error::io(format!("[lora] {shown}: {e}")))?;
     let samples = parse(&text, &shown, model, s)?;
-    let long: Vec<usize> = samples.iter().map(|s| s.tokens.len()).filter(|&n| n > s.max_seq_length).collect();
+    let lengths = samples.iter().filter_map(|s| s.rows().map(|r| r.tokens.len()).max());
+    let long: Vec<usize> = lengths.filter(|&n| n > s.max_seq_length).collect();
     if let Some(longest) = long.iter().max() {
         note(&format!(
             "{shown}: {} of {} samples are longer than {} tokens, the longest {longest}; they are cut. Split them, or give a larger \
@@ -113,7 +129,7 @@ fn read(file: &Path, model: &LanguageModel, s: &Settings, note: &mut dyn FnMut(&
         ));
     }
     let before = samples.len();
-    let of_use = |sample: &Sample| sample.offset.max(1) < sample.tokens.len().min(s.max_seq_length);
+    let of_use = |sample: &Sample| sample.rows().all(|r| r.offset.max(1) < r.tokens.len().min(s.max_seq_length));
     let samples: Vec<Sample> = samples.into_iter().filter(of_use).collect();
     if samples.len() < before {
         note(&format!(
@@ -136,9 +152,14 @@ pub(crate) fn parse(text: &str, shown: &str, model: &LanguageModel, s: &Settings
         let row: Value = serde_json::from_str(line).map_err(|e| bad(&e.to_string()))?;
         let Value::Object(row) = row else { return Err(bad("the line is no JSON object")) };
         let own = Format::of(&row, s).ok_or_else(|| {
-            let known = [Format::Completions, Format::Chat, Format::Text].map(|f| f.keys(s)).join("; or ");
+            let known = match s.prefers() {
+                true => format!("{}, as --train-mode {} asks for", Format::Pairs.keys(s), s.train_mode),
+                false => [Format::Completions, Format::Chat, Format::Text].map(|f| f.keys(s)).join("; or "),
+            };
             let has = row.keys().map(|k| format!("{k:?}")).collect::<Vec<_>>().join(", ");
-            bad(&format!("the row has {has}; it needs {known}"))
+            let pairs = row.contains_key("chosen") && row.contains_key("rejected") && !s.prefers();
+            let hint = if pairs { " (--train-mode dpo or orpo learns from pairs)" } else { "" };
+            bad(&format!("the row has {has}; it needs {known}{hint}"))
         })?;
         let first = *format.get_or_insert(own);
         if own != first {
@@ -173,7 +194,18 @@ fn sample(row: &Map<String, Value>, format: Format, model: &LanguageModel, s: &S
             {
                 tokens.push(end);
             }
-            return Ok(Sample { tokens, offset: 0 });
+            return Ok(Sample { tokens, ..Sample::default() });
+        }
+        Format::Pairs => {
+            let before = before(row, s)?;
+            let answer = |key: &str| match &row[key] {
+                Value::String(text) => Ok(vec![json!({"role": "assistant", "content": text})]),
+                Value::Array(messages) if !messages.is_empty() => Ok(messages.clone()),
+                _ => Err(Error::value(format!("[lora] {key:?} is neither a text nor a list of messages"))),
+            };
+            let one = |key| answered(model, tools, [&before[..], &answer(key)?].concat(), true);
+            let rejected = Some(Box::new(one("rejected")?));
+            return Ok(Sample { rejected, ..one("chosen")? });
         }
         Format::Completions => {
             let (prompt, completion) = (text(&s.prompt_feature)?, text(&s.completion_feature)?);
@@ -181,17 +213,44 @@ fn sample(row: &Map<String, Value>, format: Format, model: &LanguageModel, s: &S
         }
         Format::Chat => row[&s.chat_feature].clone(),
     };
-    let Some([before @ .., last]) = messages.as_array().map(Vec::as_slice) else {
-        return Err(Error::value(format!("[lora] {:?} is no list of messages", s.chat_feature)));
-    };
-    let tokens = model.chat_prompt(&Chat { messages: &messages, tools, ..Chat::default() }, None)?;
+    match messages {
+        Value::Array(messages) if !messages.is_empty() => answered(model, tools, messages, s.mask_prompt),
+        _ => Err(Error::value(format!("[lora] {:?} is no list of messages", s.chat_feature))),
+    }
+}
+
+/// What comes before the answers of a pair: a message of the system, and a question or messages; nothing, where the answers
+/// are whole conversations.
+fn before(row: &Map<String, Value>, s: &Settings) -> Result<Vec<Value>> {
+    let mut all = Vec::new();
+    if let Some(system) = row.get("system").filter(|v| !v.is_null()) {
+        let system = system.as_str().ok_or_else(|| Error::value("[lora] \"system\" is no text"))?;
+        all.push(json!({"role": "system", "content": system}));
+    }
+    match row.get(&s.prompt_feature) {
+        None | Some(Value::Null) => {}
+        Some(Value::String(text)) => all.push(json!({"role": "user", "content": text})),
+        Some(Value::Array(messages)) => all.extend(messages.iter().cloned()),
+        Some(_) => {
+            let key = &s.prompt_feature;
+            return Err(Error::value(format!("[lora] {key:?} is neither a text nor a list of messages")));
+        }
+    }
+    Ok(all)
+}
+
+/// A conversation; with `masked`, all before its last message is read and not learned.
+fn answered(model: &LanguageModel, tools: Option<&Value>, mut messages: Vec<Value>, masked: bool) -> Result<Sample> {
+    let whole = Value::Array(messages.clone());
+    let tokens = model.chat_prompt(&Chat { messages: &whole, tools, ..Chat::default() }, None)?;
     let mut offset = 0;
-    if s.mask_prompt {
-        let before = Value::Array(before.to_vec());
-        let add_generation_prompt = last.get("role").and_then(Value::as_str) == Some("assistant");
+    if masked {
+        let last = messages.pop();
+        let add_generation_prompt = last.is_some_and(|m| m["role"] == "assistant");
+        let before = Value::Array(messages);
         offset = model
             .chat_prompt(&Chat { messages: &before, tools, add_generation_prompt, ..Chat::default() }, None)?
             .len();
     }
-    Ok(Sample { tokens, offset })
+    Ok(Sample { tokens, offset, rejected: None })
 }

@@ -10,6 +10,12 @@ use lapis_lm::{Model, Sequence};
 /// # Errors
 /// Those of the model.
 pub(crate) fn loss(model: &dyn Model, batch: &Batch, recompute: bool) -> Result<Array> {
+    let losses = token_losses(model, batch, recompute)?;
+    ops::divide(&ops::sum(&losses, (), false)?, losses.size() as f32)
+}
+
+/// The losses of all tokens that count, row after row.
+pub(crate) fn token_losses(model: &dyn Model, batch: &Batch, recompute: bool) -> Result<Array> {
     let (mut inputs, mut targets, mut places) = (Vec::new(), Vec::new(), Vec::new());
     let mut texts = vec![Sequence::whole(); batch.rows.len()];
     let mut lengths = Vec::new();
@@ -31,6 +37,5 @@ pub(crate) fn loss(model: &dyn Model, batch: &Batch, recompute: bool) -> Result<
     if count < n {
         hidden = ops::take(&hidden, &Array::from_vec(places, &[count]), 0)?;
     }
-    let losses = cross_entropy(&model.logits(&hidden)?, &Array::from_vec(targets, &[count]))?;
-    ops::divide(&ops::sum(&losses, (), false)?, count as f32)
+    cross_entropy(&model.logits(&hidden)?, &Array::from_vec(targets, &[count]))
 }

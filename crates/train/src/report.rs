@@ -39,7 +39,13 @@ pub struct Record {
     /// The most memory so far, in 10^9 bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub peak_memory: Option<f64>,
-    /// Mean loss of a token of the validation.
+    /// Of pairs, in the last step: by how much preferred answers are ahead, and the part of them that are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reward_margin: Option<f32>,
+    /// See `reward_margin`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reward_accuracy: Option<f32>,
+    /// Mean loss of a token of the validation; of a pair, where pairs are learned.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub val_loss: Option<f32>,
     /// Seconds that it took.

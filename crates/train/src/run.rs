@@ -5,7 +5,7 @@ use crate::report::{Record, Report, samples_of};
 use crate::state::{self, ADAPTERS};
 use crate::tensorboard::EventFile;
 use crate::trainer::evaluate;
-use crate::{Data, Settings, Trained, Trainer};
+use crate::{Data, Settings, Step, Trained, Trainer};
 use lapis::{Error, Result, io, memory};
 use lapis_lm::LanguageModel;
 use std::path::{Path, PathBuf};
@@ -62,7 +62,7 @@ pub fn run(
     let count = |n: i64| usize::try_from(n).ok();
     if !s.train {
         let mut order = Order::new(s.seed);
-        let loss = evaluate(&*model.model, &data.test, s, count(s.test_batches), &mut order, |i, n| {
+        let loss = evaluate(&*model.model, None, &data.test, s, count(s.test_batches), &mut order, |i, n| {
             observer.validating(i, n)
         })?;
         outcome.test_loss = Some(loss);
@@ -151,7 +151,7 @@ impl Run<'_> {
             steps += 1;
             self.observer.step(it, s.iters);
             if it.is_multiple_of(s.steps_per_report) || it == s.iters {
-                self.tell(it, step.norm, seconds / f64::from(steps))?;
+                self.tell(it, &step, seconds / f64::from(steps))?;
                 (seconds, steps) = (0.0, 0);
             }
             let last = it == s.iters;
@@ -168,7 +168,7 @@ impl Run<'_> {
     }
 
     /// A line about the steps since the last one.
-    fn tell(&mut self, it: usize, norm: f32, seconds: f64) -> Result<()> {
+    fn tell(&mut self, it: usize, step: &Step, seconds: f64) -> Result<()> {
         let recent = std::mem::take(&mut self.trainer.recent);
         let losses: f64 = recent.iter().map(|(loss, _)| f64::from(*loss)).sum();
         let tokens: u32 = recent.iter().map(|(_, tokens)| tokens).sum();
@@ -177,7 +177,9 @@ impl Run<'_> {
             iteration: it,
             train_loss: Some((losses / n) as f32),
             learning_rate: Some(self.trainer.learning_rate()?),
-            gradient_norm: Some(norm),
+            gradient_norm: Some(step.norm),
+            reward_margin: step.reward.map(|(margin, _)| margin),
+            reward_accuracy: step.reward.map(|(_, accuracy)| accuracy),
             iterations_per_second: Some(1.0 / seconds.max(1e-9)),
             tokens_per_second: Some(f64::from(tokens) / n / seconds.max(1e-9)),
             trained_tokens: Some(self.trainer.tokens),

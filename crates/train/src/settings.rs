@@ -25,6 +25,14 @@ pub struct Settings {
     pub optimizer: String,
     /// Arguments of optimizers, by their names.
     pub optimizer_config: Map<String, Value>,
+    /// `sft` learns texts; `dpo` and `orpo` learn which of two answers is preferred.
+    pub train_mode: String,
+    /// Of preferences: how far an answer may go from what it was (DPO), the weight of odds (ORPO).
+    pub beta: f64,
+    /// Of DPO: `sigmoid`, `hinge`, `ipo` or `dpop`.
+    pub dpo_loss_type: String,
+    /// Of `dpop`: the price of a preferred answer that becomes less likely.
+    pub delta: f64,
     /// Only completions, or the last message of a chat, are learned.
     pub mask_prompt: bool,
     /// The last so many blocks are trained; all, when 0, negative, or more than there are.
@@ -137,6 +145,10 @@ impl Default for Settings {
             fine_tune_type: "lora".into(),
             optimizer: "adam".into(),
             optimizer_config: Map::new(),
+            train_mode: "sft".into(),
+            beta: 0.1,
+            dpo_loss_type: "sigmoid".into(),
+            delta: 50.0,
             mask_prompt: false,
             num_layers: 16,
             batch_size: 4,
@@ -284,6 +296,8 @@ impl Settings {
             ("fine_tune_type", &self.fine_tune_type, &["lora", "dora", "full"][..]),
             ("optimizer", &self.optimizer, &["adam", "adamw", "muon", "sgd", "adafactor"]),
             ("on_nan", &self.on_nan, &["stop", "skip"]),
+            ("train_mode", &self.train_mode, &["sft", "dpo", "orpo"]),
+            ("dpo_loss_type", &self.dpo_loss_type, &["sigmoid", "hinge", "ipo", "dpop"]),
         ] {
             if !known.contains(&value.as_str()) {
                 return fail(format!("{key} is {value:?}; known are {}", known.join(", ")));
@@ -301,6 +315,18 @@ impl Settings {
                 return fail(format!("{key} is 0; 1 is the least"));
             }
         }
+        if !(self.beta > 0.0 && self.beta.is_finite()) {
+            return fail(format!("beta is {}; it is a number above 0", self.beta));
+        }
+        if !(self.delta >= 0.0 && self.delta.is_finite()) {
+            return fail(format!("delta is {}; it is a number from 0 on", self.delta));
+        }
+        if self.train_mode == "dpo" && !self.train {
+            return fail(
+                "train_mode dpo holds answers against the model before training, which a test alone does not have"
+                    .into(),
+            );
+        }
         if self.max_seq_length < 2 {
             return fail(format!("max_seq_length is {}; 2 is the least", self.max_seq_length));
         }
@@ -313,6 +339,11 @@ impl Settings {
             ));
         }
         Ok(())
+    }
+
+    /// Whether samples are pairs of answers.
+    pub(crate) fn prefers(&self) -> bool {
+        self.train_mode != "sft"
     }
 
     /// Who hears of the run.

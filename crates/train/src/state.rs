@@ -3,7 +3,7 @@
 //! Every file has its name only once it is whole, so a process that is killed, or a disk that is full, leaves the files before.
 
 use crate::order::Order;
-use crate::{Settings, Trainer};
+use crate::{Sample, Settings, Trainer};
 use lapis::io::{self, Metadata, atomic::AtomicFile};
 use lapis::{Array, Error, Result};
 use lapis_nn::{Params, check_finite};
@@ -45,6 +45,7 @@ fn digest(t: &Trainer) -> String {
     let words = t
         .samples
         .iter()
+        .flat_map(Sample::rows)
         .flat_map(|s| [s.tokens.len() as u32, s.offset as u32].into_iter().chain(s.tokens.iter().copied()));
     let hash = words
         .flat_map(u32::to_le_bytes)

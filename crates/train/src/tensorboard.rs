@@ -97,6 +97,8 @@ impl EventFile {
             ("train/gradient_norm", record.gradient_norm.map(f64::from)),
             ("train/tokens_per_second", record.tokens_per_second),
             ("train/peak_memory", record.peak_memory),
+            ("train/reward_margin", record.reward_margin.map(f64::from)),
+            ("train/reward_accuracy", record.reward_accuracy.map(f64::from)),
             ("valid/loss", record.val_loss.map(f64::from)),
         ];
         let all: Vec<(&str, f64)> = all.into_iter().filter_map(|(tag, x)| Some((tag, x?))).collect();

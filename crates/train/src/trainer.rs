@@ -7,6 +7,7 @@ use crate::batches::{Cursor, groups};
 use crate::loss::loss;
 use crate::optimizer::optimizer;
 use crate::order::Order;
+use crate::preference::{self, Scores};
 use crate::prepare::set_training;
 use crate::{Batch, Sample, Settings, Trained, prepare};
 use lapis::transforms::value_and_grad;
@@ -24,6 +25,8 @@ pub struct Step {
     pub norm: f32,
     /// Tokens that were foreseen.
     pub tokens: usize,
+    /// Of pairs: by how much the preferred answers are ahead, and the part of them that are.
+    pub reward: Option<(f32, f32)>,
 }
 
 impl Step {
@@ -55,6 +58,8 @@ pub struct Trainer {
     /// Validations since then.
     pub(crate) worse: usize,
     trained: Trained,
+    /// The model before training, where preferences are held against it.
+    before: Option<Box<dyn Model>>,
     /// What memory was kept for reuse before.
     cache_limit: usize,
 }
@@ -74,6 +79,7 @@ impl Trainer {
         if model.is_encoder() {
             return Err(Error::unsupported("[lora] this model gives embeddings and foresees no text"));
         }
+        let before = (settings.train_mode == "dpo").then(|| model.copied());
         let mut model = model.copied();
         let groups = groups(&samples, settings.batch_size, "train")?;
         let trained = prepare(&mut *model, settings)?;
@@ -92,6 +98,7 @@ impl Trainer {
             best: None,
             worse: 0,
             trained,
+            before,
             cache_limit: memory::cache_limit(),
         })
     }
@@ -148,14 +155,21 @@ impl Trainer {
     /// # Errors
     /// Those of the model; ops without a derivative.
     pub fn gradients(&mut self, batch: &Batch) -> Result<(Array, Params)> {
+        let ((loss, _), grads) = self.derived(batch)?;
+        Ok((loss, grads))
+    }
+
+    /// Loss, how far preferred answers are ahead, and gradients.
+    fn derived(&mut self, batch: &Batch) -> Result<((Array, Option<Array>), Params)> {
+        let before = scores_before(self.before.as_deref(), batch, &self.settings)?;
         set_training(&mut *self.model, true);
         // Every step has draws of its own, whatever came before it.
         random::seed(self.settings.seed ^ (self.done as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        let (model, recompute) = (&self.model, self.settings.grad_checkpoint);
+        let (model, s) = (&self.model, &self.settings);
         let run = value_and_grad(|weights: &Params| {
             let mut copy = model.copied();
             copy.module_mut().update(weights, true)?;
-            loss(&*copy, batch, recompute)
+            cost(&*copy, before.as_ref(), batch, s, s.grad_checkpoint)
         });
         run(&self.weights())
     }
@@ -165,11 +179,17 @@ impl Trainer {
     /// # Errors
     /// Faults of computing.
     pub fn step(&mut self, batch: &Batch) -> Result<Step> {
-        let (loss, grads) = self.gradients(batch)?;
+        let ((loss, ahead), grads) = self.derived(batch)?;
         let (_, norm) = clip_grad_norm(&grads, f64::INFINITY)?;
-        eval(grads.values().chain([&loss, &norm]))?;
+        eval(grads.values().chain([&loss, &norm]).chain(&ahead))?;
         let tokens = batch.targets();
-        let step = Step { loss: loss.item::<f32>()?, norm: norm.item::<f32>()?, tokens };
+        let reward = ahead.map(|ahead| -> Result<_> {
+            let ahead = ops::astype(&ahead, Dtype::Float32)?.to_vec::<f32>()?;
+            let n = ahead.len().max(1) as f32;
+            Ok((ahead.iter().sum::<f32>() / n, ahead.iter().filter(|&&x| x > 0.0).count() as f32 / n))
+        });
+        let reward = reward.transpose()?;
+        let step = Step { loss: loss.item::<f32>()?, norm: norm.item::<f32>()?, tokens, reward };
         if step.is_finite() {
             let every = self.settings.grad_accumulation_steps;
             let last = (self.done + 1).is_multiple_of(every);
@@ -228,7 +248,7 @@ impl Trainer {
         self.optimizer.learning_rate().map_or(Ok(0.0), |rate| ops::astype(&rate, Dtype::Float32)?.item::<f32>())
     }
 
-    /// The mean loss of a token of samples, of which `batches` batches are taken, or all.
+    /// The mean loss of a token of samples (of a pair, where pairs are learned), of which `batches` batches are taken, or all.
     ///
     /// # Errors
     /// Fewer samples than a batch; faults of computing.
@@ -239,17 +259,38 @@ impl Trainer {
         each: impl FnMut(usize, usize),
     ) -> Result<f32> {
         set_training(&mut *self.model, false);
-        evaluate(&*self.model, samples, &self.settings, batches, &mut self.order, each)
+        evaluate(&*self.model, self.before.as_deref(), samples, &self.settings, batches, &mut self.order, each)
     }
 }
 
-/// The mean loss of a token of samples, of which `batches` batches are taken, or all; `each` hears how many are done, of how
-/// many.
+/// The scores of a batch by the model before training, where they are needed.
+fn scores_before(before: Option<&dyn Model>, batch: &Batch, s: &Settings) -> Result<Option<Scores>> {
+    before.map(|model| preference::reference(model, batch, s)).transpose()
+}
+
+/// The loss of a batch; of pairs, how far preferred answers are ahead, too.
+fn cost(
+    model: &dyn Model,
+    before: Option<&Scores>,
+    batch: &Batch,
+    s: &Settings,
+    recompute: bool,
+) -> Result<(Array, Option<Array>)> {
+    if !s.prefers() {
+        return Ok((loss(model, batch, recompute)?, None));
+    }
+    let (loss, ahead) = preference::loss(model, before, batch, s, recompute)?;
+    Ok((loss, Some(ahead)))
+}
+
+/// The mean loss of a token of samples (of a pair), of which `batches` batches are taken, or all; `each` hears how many are
+/// done, of how many.
 ///
 /// # Errors
 /// Fewer samples than a batch; faults of computing.
 pub(crate) fn evaluate(
     model: &dyn Model,
+    before: Option<&dyn Model>,
     samples: &[Sample],
     s: &Settings,
     batches: Option<usize>,
@@ -257,15 +298,17 @@ pub(crate) fn evaluate(
     mut each: impl FnMut(usize, usize),
 ) -> Result<f32> {
     let groups = groups(samples, s.batch_size, "valid or test")?;
-    let (mut sum, mut tokens) = (0.0f64, 0usize);
+    let (mut sum, mut weights) = (0.0f64, 0usize);
     let pass = order.permutation(groups.len());
     let n = batches.map_or(groups.len(), |n| n.min(groups.len()));
     for (i, &group) in pass[..n].iter().enumerate() {
         let rows: Vec<&Sample> = groups[group as usize].iter().map(|&i| &samples[i]).collect();
         let batch = Batch::new(&rows, s.max_seq_length, s.exact_reference_loss);
-        sum += f64::from(loss(model, &batch, false)?.item::<f32>()?) * batch.targets() as f64;
-        tokens += batch.targets();
+        let before = scores_before(before, &batch, s)?;
+        let weight = if s.prefers() { rows.len() } else { batch.targets() };
+        sum += f64::from(cost(model, before.as_ref(), &batch, s, false)?.0.item::<f32>()?) * weight as f64;
+        weights += weight;
         each(i + 1, n);
     }
-    Ok((sum / tokens.max(1) as f64) as f32)
+    Ok((sum / weights.max(1) as f64) as f32)
 }

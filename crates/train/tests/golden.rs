@@ -51,7 +51,7 @@ fn samples(count: usize) -> Vec<Sample> {
         let n = 6 + 3 * i;
         let name = format!("sample {i}");
         let tokens = (0..n as u64).map(|j| (uniform(&name, j) * 96.0) as u32).collect();
-        Sample { tokens, offset: if i % 2 == 1 { n / 4 } else { 0 } }
+        Sample { tokens, offset: if i % 2 == 1 { n / 4 } else { 0 }, rejected: None }
     };
     (0..count).map(one).collect()
 }
@@ -134,5 +134,58 @@ fn twenty_steps_as_in_mlx_lm() {
         let (loss, want) =
             (trainer.validate(&samples(9), Some(3), |_, _| {}).unwrap(), golden_case["validation"].as_f64().unwrap());
         assert!((f64::from(loss) - want).abs() <= 1e-4 * want, "{case}: validation {loss} for {want}");
+    }
+}
+
+fn pairs() -> Vec<Sample> {
+    let one = |i: usize| {
+        let drawn =
+            |name: String, n: usize| -> Vec<u32> { (0..n as u64).map(|j| (uniform(&name, j) * 96.0) as u32).collect() };
+        let (offset, tokens) = (3 + i % 3, drawn(format!("pair {i}"), 8 + 3 * i));
+        let other = [&tokens[..offset], &drawn(format!("other {i}"), 6 + i * 5 % 11)].concat();
+        Sample { tokens, offset, rejected: Some(Box::new(Sample { tokens: other, offset, rejected: None })) }
+    };
+    (0..8).map(one).collect()
+}
+
+/// `data/preference.py` makes the values.
+#[test]
+fn preferences_are_learned_as_by_mlx_lm_lora() {
+    let golden: Value = serde_json::from_str(include_str!("data/preference.json")).unwrap();
+    for golden_case in golden["cases"].as_array().unwrap() {
+        let mut case = golden_case["case"].clone();
+        let mut s = Settings {
+            train: true,
+            batch_size: 2,
+            max_seq_length: 48,
+            seed: 7,
+            learning_rate: 1e-4,
+            num_layers: 2,
+            ..Settings::default()
+        };
+        for (key, value) in case.as_object().unwrap() {
+            s.set(key, value.clone()).unwrap();
+        }
+        s.set("lora_parameters", json!({"rank": 4, "scale": 10.0, "dropout": 0.0})).unwrap();
+        case["model"] = "llama".into();
+        let mut trainer = Trainer::new(&*model(&golden, &case), pairs(), &s).unwrap();
+        let first = trainer.weights().into_iter().filter(|(name, _)| name.ends_with("lora_a"));
+        let first = first.map(|(name, a)| (name.clone(), drawn(&name, a.shape(), 0.0, (a.dim(0) as f64).powf(-0.5))));
+        trainer.set_weights(&first.collect()).unwrap();
+        for i in 0..golden_case["losses"].as_array().unwrap().len() {
+            let what = format!("{case}, step {}", i + 1);
+            let batch = trainer.next_batch();
+            let (loss, gradients) = trainer.gradients(&batch).unwrap();
+            eval(gradients.values().chain([&loss])).unwrap();
+            check(&what, &gradients, &golden_case["gradients"][i]);
+            let step = trainer.step(&batch).unwrap();
+            let want = golden_case["losses"][i].as_f64().unwrap();
+            assert!((f64::from(step.loss) - want).abs() <= 1e-4 * want, "{what}: loss {} for {want}", step.loss);
+            let (margin, want) = (step.reward.unwrap().0, golden_case["margins"][i].as_f64().unwrap());
+            assert!(
+                (f64::from(margin) - want).abs() <= 1e-4 * want.abs().max(1.0),
+                "{what}: margin {margin} for {want}"
+            );
+        }
     }
 }

@@ -260,3 +260,69 @@ fn fused_and_exported() {
         assert!(far(&read, &fused) < bound, "{kind:?}: {}", far(&read, &fused));
     }
 }
+
+fn pairs(n: usize) -> String {
+    let row = |i: usize| {
+        format!(
+            "{{\"prompt\": \"Which colour has door {i}?\", \"chosen\": \"It is green.\", \"rejected\": \"I do not know that.\"}}\n"
+        )
+    };
+    (0..n).map(row).collect()
+}
+
+#[test]
+fn preferences_are_learned_and_taken_up_again() {
+    let model = demo();
+    for mode in ["dpo", "orpo"] {
+        let dir = folder(mode);
+        std::fs::write(dir.join("train.jsonl"), pairs(20)).unwrap();
+        std::fs::write(dir.join("valid.jsonl"), pairs(4)).unwrap();
+        let s = Settings { train_mode: mode.into(), mask_prompt: false, ..settings(&dir) };
+        let read = |s: &Settings| Data::read(&dir, &model, s, &mut |note| panic!("{note}")).unwrap();
+        let mut watch = Watch::default();
+        run(&model, read(&s), &s, false, &mut watch).unwrap();
+        let margins: Vec<(f32, f32)> =
+            watch.records.iter().filter_map(|r| Some((r.reward_margin?, r.reward_accuracy?))).collect();
+        let (first, last) = (margins[0], margins[margins.len() - 1]);
+        assert!(last.0 > first.0 && last.0 > 0.0 && last.1 == 1.0, "{mode}: {margins:?}");
+        let valid: Vec<f32> = watch.records.iter().filter_map(|r| r.val_loss).collect();
+        assert!(valid[valid.len() - 1] < valid[0], "{mode}: {valid:?}");
+        let t = Settings { adapter_path: dir.join("again").display().to_string(), ..s.clone() };
+        run(&model, read(&t), &t, false, &mut Watch { end: Some(3), ..Watch::default() }).unwrap();
+        run(&model, read(&t), &t, true, &mut Watch::default()).unwrap();
+        let file = |s: &Settings| std::fs::read(Path::new(&s.adapter_path).join("adapters.safetensors")).unwrap();
+        assert!(file(&t) == file(&s), "{mode}: resumed");
+    }
+}
+
+#[test]
+fn pairs_come_as_texts_or_messages_and_bad_ones_are_named() {
+    let (dir, model) = (folder("pairs"), demo());
+    let s = Settings { train_mode: "dpo".into(), ..settings(&dir) };
+    let read = |text: &str, s: &Settings| {
+        std::fs::write(dir.join("train.jsonl"), text).unwrap();
+        Data::read(&dir, &model, s, &mut |_| {}).map(|d| d.train)
+    };
+    let question = r#"{"role": "user", "content": "Which colour?"}"#;
+    let answer = |text: &str| format!(r#"{{"role": "assistant", "content": "{text}"}}"#);
+    let (good, bad) = (answer("Green."), answer("No."));
+    let forms = [
+        r#"{"prompt": "Which colour?", "chosen": "Green.", "rejected": "No."}"#.to_string(),
+        format!(r#"{{"prompt": [{question}], "chosen": [{good}], "rejected": [{bad}]}}"#),
+        format!(r#"{{"chosen": [{question}, {good}], "rejected": [{question}, {bad}]}}"#),
+    ];
+    let all: Vec<_> = forms.iter().map(|row| read(row, &s).unwrap()).collect();
+    let rejected = all[0][0].rejected.as_deref().unwrap();
+    assert_eq!(all[0][0].tokens[..all[0][0].offset], rejected.tokens[..rejected.offset]);
+    assert!(all[0][0].offset > 0 && all[0] == all[1] && all[0] == all[2], "{all:?}");
+    let said = |text: &str, s: &Settings| read(text, s).unwrap_err().message().to_string();
+    let e = said(&format!("{}\n{}", forms[0], r#"{"prompt": "a", "completion": "b"}"#), &s);
+    assert!(e.contains("train.jsonl:2") && e.contains("--train-mode dpo"), "{e}");
+    let e = said(r#"{"prompt": "a", "chosen": 1, "rejected": "b"}"#, &s);
+    assert!(e.contains("train.jsonl:1") && e.contains("\"chosen\" is neither a text nor a list"), "{e}");
+    let e = said(&forms[0], &settings(&dir));
+    assert!(e.contains("--train-mode dpo or orpo"), "{e}");
+    let bad = |s: Settings| s.check().unwrap_err().message().to_string();
+    assert!(bad(Settings { beta: 0.0, ..s.clone() }).contains("beta is 0"));
+    assert!(bad(Settings { train: false, test: true, ..s }).contains("before training"));
+}

@@ -52,7 +52,7 @@ impl Calibration {
             let said = row["messages"].as_array().into_iter().flatten().filter_map(|m| m["content"].as_str());
             said.collect::<Vec<_>>().join("\n")
         };
-        let sample = |line| Ok(Sample { tokens: model.tokenizer.encode(&text(line), true)?, offset: 0 });
+        let sample = |line| Ok(Sample { tokens: model.tokenizer.encode(&text(line), true)?, ..Sample::default() });
         Ok(Calibration { samples: OWN.lines().map(sample).collect::<Result<_>>()?, origin })
     }
 
@@ -62,7 +62,7 @@ impl Calibration {
         let samples = if file.extension().is_some_and(|e| e == "jsonl") {
             parse(&text, &shown, model, &Settings::default())?
         } else {
-            vec![Sample { tokens: model.tokenizer.encode(&text, true)?, offset: 0 }]
+            vec![Sample { tokens: model.tokenizer.encode(&text, true)?, ..Sample::default() }]
         };
         Ok(Calibration { samples, origin: shown })
     }
@@ -84,7 +84,7 @@ impl Calibration {
             left -= end;
             // Of a sample that reaches into it, whole pieces only.
             let pieces = sample.tokens[..end].chunks(most.max(1)).filter(|p| whole || p.len() == most);
-            found.extend(pieces.map(|p| Sample { tokens: p.to_vec(), offset: 0 }));
+            found.extend(pieces.map(|p| Sample { tokens: p.to_vec(), ..Sample::default() }));
         }
         found
     }

@@ -80,7 +80,7 @@ impl Lessons {
         let mut order = Order::new(how.seed);
         let cut = |i: u32| {
             let tokens = &samples[i as usize].tokens;
-            Sample { tokens: tokens[..tokens.len().min(how.max_seq_length)].to_vec(), offset: 0 }
+            Sample { tokens: tokens[..tokens.len().min(how.max_seq_length)].to_vec(), ..Sample::default() }
         };
         let mut all: Vec<Sample> = order.permutation(samples.len()).into_iter().map(cut).collect();
         all.retain(|s| s.tokens.len() > 1);

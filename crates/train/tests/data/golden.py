@@ -153,6 +153,12 @@ CASES = [
     dict(model="llama", kind="full", bits=0, optimizer="sgd", num_layers=1, grad_accumulation_steps=1),
     dict(model="qwen3_moe", kind="lora", bits=4, optimizer="adam", num_layers=1, grad_accumulation_steps=1),
 ]
-mx.set_default_device(mx.cpu)
-shapes = {m: {n: list(a.shape) for n, a in tree_flatten(build(m).parameters())} for m in CONFIGS}
-print(json.dumps(short(dict(configs=CONFIGS, shapes=shapes, cases=[run(c) for c in CASES])), separators=(",", ":")))
+
+
+def shapes():
+    return {m: {n: list(a.shape) for n, a in tree_flatten(build(m).parameters())} for m in CONFIGS}
+
+
+if __name__ == "__main__":
+    mx.set_default_device(mx.cpu)
+    print(json.dumps(short(dict(configs=CONFIGS, shapes=shapes(), cases=[run(c) for c in CASES])), separators=(",", ":")))
