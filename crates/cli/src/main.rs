@@ -116,7 +116,14 @@ pub(crate) enum Manner {
 
 /// The arguments as `lapis <command> ...`, whatever name the program was called by.
 fn arguments() -> (Manner, Vec<String>) {
-    let mut all: Vec<String> = std::env::args_os().map(|a| a.to_string_lossy().into_owned()).collect();
+    // What a word that is not UTF-8 would become is another file's name.
+    let word = |a: std::ffi::OsString| {
+        a.into_string().unwrap_or_else(|a| {
+            say::error(&Error::value(format!("the argument {a:?} is not UTF-8")));
+            std::process::exit(2)
+        })
+    };
+    let mut all: Vec<String> = std::env::args_os().map(word).collect();
     let called = all.first().map_or("lapis", |a| a.rsplit('/').next().unwrap_or(a)).to_string();
     let mut manner = Manner::Own;
     if called == "mlx_lm" {
@@ -124,16 +131,22 @@ fn arguments() -> (Manner, Vec<String>) {
     } else if let Some(command) = called.strip_prefix("mlx_lm.") {
         manner = Manner::Mlx;
         all.insert(1, command.to_string());
-    } else if let Some(command) = all.get(1).and_then(|a| a.strip_prefix("mlx_lm.")).map(str::to_string) {
+    }
+    // Behind what may stand before it.
+    let mut at = 1;
+    while let Some(flag) = all.get(at).filter(|a| a.starts_with('-')) {
+        at += if ["--memory-limit", "--threads"].contains(&flag.as_str()) { 2 } else { 1 };
+    }
+    if let Some(command) = all.get(at).and_then(|a| a.strip_prefix("mlx_lm.")).map(str::to_string) {
         manner = Manner::Mlx;
-        all[1] = command;
+        all[at] = command;
     }
     // argparse takes it for one flag.
     all.iter_mut().filter(|a| *a == "-qa").for_each(|a| *a = "--quantize-activations".into());
-    if let Some(command) = all.get_mut(1).filter(|c| !c.starts_with('-')) {
+    if let Some(command) = all.get_mut(at) {
         *command = command.replace('_', "-");
         if command == "quantize" {
-            all.insert(2, "--quantize".into());
+            all.insert(at + 1, "--quantize".into());
         }
     }
     if let Some(first) = all.first_mut() {
@@ -151,6 +164,8 @@ fn main() -> ExitCode {
         Err(error) => (Vec::new(), Some(error)),
     };
     let parsed = settings::apply(command.clone(), &entries).try_get_matches_from(all);
+    // mlx-lm passes over what contradicts itself.
+    let clash = parsed.as_ref().ok().filter(|_| manner == Manner::Own).map_or(Ok(()), settings::check);
     let arguments = match parsed.and_then(|m| Arguments::from_arg_matches(&m)) {
         // Help and version are no errors, and need no settings.
         Err(e) if !e.use_stderr() => {
@@ -159,7 +174,10 @@ fn main() -> ExitCode {
         }
         parsed => match (broken, parsed) {
             (Some(error), _) => return failed(&error),
-            (None, Ok(arguments)) => arguments,
+            (None, Ok(arguments)) => match clash {
+                Ok(()) => arguments,
+                Err(error) => return failed(&error),
+            },
             (None, Err(e)) => {
                 drop(e.print());
                 return ExitCode::from(2);
@@ -173,8 +191,8 @@ fn main() -> ExitCode {
         Ok(limit) => limit,
         Err(error) => return failed(&error),
     };
-    // What `fit` is to fit into bounds nothing here.
-    if let Some(bytes) = limit.filter(|_| !matches!(arguments.command, Command::Fit(_))) {
+    // What `fit` is to fit into bounds nothing here, and a server plans with it.
+    if let Some(bytes) = limit.filter(|_| !matches!(arguments.command, Command::Fit(_) | Command::Serve(_))) {
         lapis::memory::set_limit(usize::try_from(bytes).unwrap_or(usize::MAX));
     }
     if let Err(error) = arguments.threads.map_or(Ok(()), lapis_cpu::pool::set_threads) {
@@ -189,7 +207,7 @@ fn main() -> ExitCode {
     let done = match arguments.command {
         Command::Generate(a) => commands::generate::run(*a, manner),
         Command::Chat(a) => commands::chat::run(a, manner),
-        Command::Serve(a) => match commands::serve::run(*a, manner) {
+        Command::Serve(a) => match commands::serve::run(*a, manner, limit) {
             Ok(code) => return ExitCode::from(code),
             Err(e) => Err(e),
         },
@@ -226,7 +244,7 @@ fn main() -> ExitCode {
         Command::Man(a) => commands::man::run(a, command),
     };
     match done {
-        Ok(()) if interrupt::seen() => ExitCode::from(130),
+        Ok(()) if interrupt::seen() => ExitCode::from(interrupt::code()),
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => failed(&error),
     }
@@ -235,5 +253,5 @@ fn main() -> ExitCode {
 /// Says what went wrong; what was interrupted did not go wrong.
 fn failed(error: &Error) -> ExitCode {
     say::error(error);
-    ExitCode::from(if interrupt::seen() { 130 } else { say::code(error) })
+    ExitCode::from(if interrupt::seen() { interrupt::code() } else { say::code(error) })
 }

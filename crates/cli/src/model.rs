@@ -32,6 +32,9 @@ pub(crate) struct Source {
 impl Source {
     /// The directory of the model, fetched if need be; `None` for the demo model.
     pub(crate) fn find(&self) -> Result<Option<PathBuf>> {
+        if self.model.is_none() {
+            demo(&self.hub)?;
+        }
         self.model.as_ref().map(|path| self.hub.find(path)).transpose()
     }
 
@@ -79,11 +82,22 @@ pub(crate) fn name(path: Option<&Path>) -> String {
 /// The model of a flag; without one, the demo model. What is odd about it is said.
 pub(crate) fn load(path: Option<&Path>, hub: &HubArguments) -> Result<LanguageModel> {
     let model = match path {
-        None => LanguageModel::from_files(DEMO)?,
+        None => {
+            demo(hub)?;
+            LanguageModel::from_files(DEMO)?
+        }
         Some(path) => lapis_lm::load(hub.find(path)?)?,
     };
     model.warnings.iter().for_each(|line| say::warning(line));
     Ok(model)
+}
+
+/// That the demo model is asked for as it is.
+fn demo(hub: &HubArguments) -> Result<()> {
+    match &hub.revision {
+        None => Ok(()),
+        Some(_) => Err(Error::value("--revision is for the hub; name a model there with --model owner/name")),
+    }
 }
 
 /// What fine-tuning made of a model.
@@ -134,7 +148,7 @@ pub(crate) struct DraftArguments {
     #[arg(long, value_parser = ["ngram"], conflicts_with = "draft_model")]
     draft: Option<String>,
     /// Tokens guessed at a time
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, default_value_t = 3, value_parser = positive)]
     pub(crate) num_draft_tokens: usize,
 }
 
@@ -219,7 +233,7 @@ pub(crate) struct SamplingArguments {
     #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
     min_p: f64,
     /// Tokens that --min-p always keeps
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, value_parser = positive)]
     min_tokens_to_keep: usize,
     /// How often the likeliest tokens are left out
     #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
@@ -227,7 +241,7 @@ pub(crate) struct SamplingArguments {
     /// Tokens more likely than this are those left out, but for the least of them
     #[arg(long, default_value_t = 0.1, allow_negative_numbers = true)]
     xtc_threshold: f64,
-    /// The seed of the draws
+    /// The seed of the draws [default: another one each time; of mlx_lm.chat 0]
     #[arg(long)]
     pub(crate) seed: Option<u64>,
     /// Make tokens seen lately less likely; 1 is off
@@ -287,7 +301,9 @@ impl SamplingArguments {
             repetition_penalty: self.repetition_penalty,
             repetition_context: self.repetition_context_size,
             presence_penalty: self.presence_penalty,
+            presence_context: self.repetition_context_size,
             frequency_penalty: self.frequency_penalty,
+            frequency_context: self.repetition_context_size,
         })
     }
 }
@@ -308,9 +324,9 @@ pub(crate) fn text(flag: &str) -> Result<String> {
 /// The template of a flag: Jinja, or a file of it.
 pub(crate) fn template(flag: Option<&str>) -> Result<Option<Template>> {
     let Some(text) = flag else { return Ok(None) };
-    let path = PathBuf::from(text);
-    if !text.contains('{') && path.is_file() {
-        let source = std::fs::read_to_string(&path).map_err(|e| Error::io(format!("{text}: {e}")))?;
+    // A template without a brace would say the same whatever is asked.
+    if !text.contains('{') {
+        let source = std::fs::read_to_string(text).map_err(|e| Error::io(format!("--chat-template {text}: {e}")))?;
         return Template::new(&source).map(Some);
     }
     Template::new(text).map(Some)
@@ -329,6 +345,24 @@ pub(crate) fn object(flag: &str, text: Option<&str>) -> Result<Map<String, Value
 /// Tokens to write where no flag says.
 pub(crate) fn default_max_tokens(manner: Manner, mlx: usize) -> Option<usize> {
     (manner == Manner::Mlx).then_some(mlx)
+}
+
+/// A number of things, one at least.
+pub(crate) fn positive(text: &str) -> std::result::Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("1 is the least".into()),
+        Ok(n) => Ok(n),
+        Err(e) => Err(e.to_string()),
+    }
+}
+
+/// A number of things, one at least, or -1 for all.
+pub(crate) fn count(text: &str) -> std::result::Result<i64, String> {
+    match text.parse() {
+        Ok(n @ (-1 | 1..)) => Ok(n),
+        Ok(_) => Err("1 is the least, and -1 takes all".into()),
+        Err(e) => Err(e.to_string()),
+    }
 }
 
 /// A size: bytes, or with `M`/`MB`, `G`/`GB` (powers of ten) or `KiB`, `MiB`, `GiB`.

@@ -6,17 +6,24 @@ use std::io::{IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Instant;
 
-/// From now on a reader that has gone is no fault, and another fault of the program is said to be one.
+/// From now on a reader that has gone and a disk that is full are no faults, and another fault of the program is said to be one.
 pub(crate) fn watch() {
     let usual = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
         let text = info.payload().downcast_ref::<String>().map_or("", String::as_str);
-        if text.starts_with("failed printing to std") && text.contains("Broken pipe") {
-            std::process::exit(0);
+        if let Some(what) = text.strip_prefix("failed printing to ") {
+            if text.contains("Broken pipe") {
+                std::process::exit(0);
+            }
+            // Where standard error itself takes nothing, nobody can be told.
+            drop(writeln!(std::io::stderr(), "error[E0401]: {what}"));
+            std::process::exit(4);
         }
         usual(info);
         let (version, home) = (env!("CARGO_PKG_VERSION"), env!("CARGO_PKG_REPOSITORY"));
-        eprintln!("this is a fault of lapis {version}: please report it at {home}/issues with the lines above");
+        let line =
+            format!("this is a fault of lapis {version}: please report it at {home}/issues with the lines above");
+        drop(writeln!(std::io::stderr(), "{line}"));
     }));
 }
 
@@ -26,6 +33,18 @@ static QUIET: AtomicBool = AtomicBool::new(false);
 /// From now on only errors are said.
 pub(crate) fn quiet() {
     QUIET.store(true, Relaxed);
+}
+
+/// Whether this is so.
+pub(crate) fn is_quiet() -> bool {
+    QUIET.load(Relaxed)
+}
+
+/// A line on standard output that tells of work and is no data.
+pub(crate) fn told(text: &str) {
+    if !is_quiet() {
+        println!("{text}");
+    }
 }
 
 /// Says something that is neither data nor an error.

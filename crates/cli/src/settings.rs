@@ -4,7 +4,8 @@
 //! a key at the top is for every command that has such a flag, one under `[generate]` for that command.
 
 use clap::builder::FalseyValueParser;
-use clap::{Arg, ArgAction, Command};
+use clap::parser::ValueSource;
+use clap::{Arg, ArgAction, ArgMatches, Command};
 use lapis::{Error, Result};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -95,6 +96,31 @@ fn entry(commands: &[&Command], command: &str, key: &str, value: &Value, file: &
     Ok(Entry { command: command.to_string(), key, value, file: file.to_path_buf() })
 }
 
+/// Flags of which the first would be passed over in silence beside the second, by command.
+const CLASHES: &[(&str, &str, &str)] = &[
+    ("fit", "model", "name"),
+    ("generate", "system_prompt", "ignore_chat_template"),
+    ("generate", "prefill_response", "ignore_chat_template"),
+    ("generate", "system_prompt", "prompt_cache_file"),
+    ("generate", "max_kv_size", "prompt_cache_file"),
+];
+
+/// That a command line does not contradict itself. What stands in variables and files may be passed over.
+///
+/// # Errors
+/// Two flags that do.
+pub(crate) fn check(matches: &ArgMatches) -> Result<()> {
+    let Some((name, of)) = matches.subcommand() else { return Ok(()) };
+    let given = |id: &str| of.value_source(id) == Some(ValueSource::CommandLine);
+    match CLASHES.iter().find(|(command, a, b)| *command == name && given(a) && given(b)) {
+        None => Ok(()),
+        Some((_, a, b)) => {
+            let shown = |id: &str| if id == "name" { "NAME".into() } else { format!("--{}", id.replace('_', "-")) };
+            Err(Error::value(format!("{name}: {} cannot be used with {}", shown(a), shown(b))))
+        }
+    }
+}
+
 /// The command line with variables and files as sources of its flags.
 pub(crate) fn apply(command: Command, entries: &[Entry]) -> Command {
     // What is said for all commands counts for the flags that all have, too.
@@ -113,6 +139,8 @@ fn sourced(command: Command, entries: &[Entry], name: &str) -> Command {
     }
     command.mut_args(|arg| {
         let Some(long) = arg.get_long().filter(|_| may_be_set(&arg)).map(str::to_string) else { return arg };
+        // `-1` is a value, if a wrong one, and no flag.
+        let arg = if arg.get_action().takes_values() { arg.allow_negative_numbers(true) } else { arg };
         let truth = matches!(arg.get_action(), ArgAction::SetTrue);
         let arg = if truth { arg.value_parser(FalseyValueParser::new()) } else { arg };
         let arg = match values.get(&long) {

@@ -16,6 +16,7 @@ fn the_demo_model_answers_without_a_model() {
     for line in ["Prompt: ", "Generation: ", "Peak memory: ", "Time to first token: "] {
         assert!(text.contains(line), "{text}");
     }
+    assert!(!text.contains("Peak memory: 0.000"), "{text}");
     // The same from its folder, with only the text.
     let quiet = lapis(&["generate", "--model", DEMO, "--prompt", "Tell me a story about a fox", "--verbose", "F"]);
     assert!(text.contains(out(&quiet).trim()) && !out(&quiet).contains("==="), "{}", out(&quiet));
@@ -85,6 +86,26 @@ fn a_chat_remembers_and_takes_commands() {
 }
 
 #[test]
+fn a_retry_is_another_reply() {
+    let o = fed(&["chat", "--temp", "1", "--seed", "3", "-m", "25"], "Tell me a story\n/retry\n/quit\n");
+    let text = out(&o);
+    let [first, second] = text.lines().collect::<Vec<_>>()[..] else { panic!("{text}") };
+    assert_ne!(first, second);
+    let o = fed(&["chat", "-m", "3"], "hello\n/retry\n/quit\n");
+    assert!(out(&o).contains("/set temp 0.7"), "{}", out(&o));
+    // As in mlx-lm, all of a conversation can be had again.
+    let say = || out(&fed(&["mlx_lm.chat", "--temp", "1", "-m", "8"], "Tell me a story\n"));
+    assert_eq!(say(), say());
+}
+
+#[test]
+fn a_line_that_is_no_text_does_not_end_a_chat() {
+    let o = fed(&["chat", "-m", "3"], b"hello \xff\n/set max-tokens 0\n/tokens\n/quit\n");
+    assert!(o.status.success() && out(&o).contains("of 512 tokens"), "{}", err(&o));
+    assert!(err(&o).contains("1 is the least"), "{}", err(&o));
+}
+
+#[test]
 fn mistakes_are_short_errors_with_code_two() {
     let folder = Folder::new("mistakes");
     let no_model = folder.at("none");
@@ -97,12 +118,31 @@ fn mistakes_are_short_errors_with_code_two() {
         (&["generate", "--logit-bias", "{\"9999\": 1}"], "token 9999"),
         (&["generate", "--logit-bias", "7"], "object"),
         (&["generate", "--chat-template", "{% if"], "template"),
+        (&["generate", "--chat-template", "nosuch.jinja"], "nosuch.jinja"),
+        (&["chat", "--chat-template", "nosuch.jinja"], "nosuch.jinja"),
+        (&["generate", "--seed", "-1"], "--seed"),
+        (&["evaluate", "--tasks", "x", "--limit", "-1"], "--limit is -1"),
+        (&["evaluate", "--tasks", "x", "--batch-size", "0"], "1 is the least"),
+        (&["generate", "--prefill-step-size", "0"], "1 is the least"),
+        (&["generate", "--draft", "ngram", "--num-draft-tokens", "0"], "1 is the least"),
+        (&["perplexity", "--num-samples", "0"], "-1 takes all"),
+        (&["perplexity", "--num-samples", "-5"], "-1 takes all"),
+        (&["dynamic-quant", "--target-bpw", "nan"], "--target-bpw is NaN"),
+        (&["generate", "--kv-bits", "8", "--quantized-kv-start", "0"], "32 columns"),
+        (&["generate", "--revision", "main"], "--model owner/name"),
+        (&["generate", "--system-prompt", "x", "--ignore-chat-template"], "--system-prompt cannot be used with"),
+        (&["fit", "x", "--model", "y"], "--model cannot be used with NAME"),
         (&["generate", "--extra-eos-token", "no such token"], "no such token"),
         (&["generate", "--modle", "x"], "--model"),
         (&["generat"], "generate"),
         (&["logits", "--model", DEMO, "--tokens", "1,x", "--output", "/dev/null"], "\"x\" is no token id"),
         (&["logits", "--model", DEMO, "--tokens", "1,2;3", "--output", "/dev/null"], "one length"),
+        (&["logits", "--model", DEMO, "--tokens", "1,2048", "--output", "/dev/null"], "2048 tokens, from 0 on"),
         (&["convert", "--hf-path", DEMO, "--mlx-path", DEMO], "exists"),
+        #[cfg(target_os = "linux")]
+        (&["convert", "--hf-path", DEMO, "--mlx-path", "/proc/x/y", "-q"], "/proc/x/y"),
+        #[cfg(target_os = "linux")]
+        (&["fuse", "--save-path", "/proc/x/y"], "/proc/x/y"),
         (&["convert", "--hf-path", DEMO, "--mlx-path", &no_model, "--q-bits", "4"], "need -q"),
         (&["convert", "--hf-path", DEMO, "--mlx-path", &no_model, "-q", "--q-bits", "7"], "bits 7"),
     ];
@@ -115,6 +155,18 @@ fn mistakes_are_short_errors_with_code_two() {
         assert!(out(&o).is_empty(), "{arguments:?}");
     }
     assert!(!folder.0.join("none").exists());
+}
+
+#[cfg(unix)]
+#[test]
+fn words_that_are_not_utf_8_are_refused() {
+    use std::os::unix::ffi::OsStrExt;
+    let folder = Folder::new("words");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lapis"));
+    command.args(["logits", "--tokens", "1,2", "--output"]).arg(std::ffi::OsStr::from_bytes(b"b\xff.npy"));
+    let o = command.current_dir(&folder.0).output().unwrap();
+    assert!(o.status.code() == Some(2) && err(&o).contains("is not UTF-8"), "{}", err(&o));
+    assert_eq!(std::fs::read_dir(&folder.0).unwrap().count(), 0);
 }
 
 #[test]
@@ -139,9 +191,45 @@ fn a_converted_model_says_the_same() {
     for file in ["config.json", "model.safetensors", "model.safetensors.index.json", "tokenizer.json"] {
         assert!(PathBuf::from(&packed).join(file).exists(), "{file}");
     }
+    let o =
+        lapis(&["convert", "--hf-path", DEMO, "--mlx-path", &folder.at("again"), "-q", "--q-bits", "4", "--dry-run"]);
+    assert!(o.status.success() && err(&o).contains("packed already"), "{}", err(&o));
     // Nothing unfinished is left.
     let left: Vec<_> = std::fs::read_dir(&folder.0).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert_eq!(left.len(), 2, "{left:?}");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn what_killed_conversions_left_goes() {
+    let folder = Folder::new("left");
+    for name in ["out.partial-4294967294", "out.partial-1", "out.partial-old", "other.partial-4294967294"] {
+        std::fs::create_dir(folder.at(name)).unwrap();
+        folder.write(&format!("{name}/model.safetensors"), "half of it");
+    }
+    // Another machine's, which is at it.
+    let busy = folder.at("out.partial-4294967293");
+    std::fs::create_dir(&busy).unwrap();
+    let lock = std::fs::File::open(&busy).unwrap();
+    lock.try_lock().unwrap();
+    let o = lapis(&["convert", "--quiet", "--hf-path", DEMO, "--mlx-path", &folder.at("out"), "-d"]);
+    assert!(o.status.success() && o.stdout.is_empty() && o.stderr.is_empty(), "{}{}", out(&o), err(&o));
+    let left = std::fs::read_dir(&folder.0).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
+    let mut left: Vec<String> = left.collect();
+    left.sort();
+    let wanted = ["other.partial-4294967294", "out", "out.partial-1", "out.partial-4294967293", "out.partial-old"];
+    assert_eq!(left, wanted);
+}
+
+#[test]
+fn what_servers_remember_is_listed_with_or_without_a_word() {
+    let folder = Folder::new("remembered");
+    let none = folder.at("none");
+    for words in [&["cache"][..], &["cache", "ls"]] {
+        let o = lapis(&[words, &["--disk-cache", &none, "--json"]].concat());
+        let line: Value = serde_json::from_str(&out(&o)).unwrap_or_else(|e| panic!("{e}: {}", err(&o)));
+        assert_eq!(line["files"], 0);
+    }
 }
 
 #[test]
@@ -267,6 +355,20 @@ fn a_reader_that_has_gone_is_no_fault() {
         drop(child.stdout.take());
         let o = child.wait_with_output().unwrap();
         assert!(o.status.success() && err(&o).is_empty(), "{arguments:?}: {}", err(&o));
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_behind_the_output_is_an_error_and_no_fault() {
+    for arguments in [&["doctor"][..], &["explain"], &["generate", "-m", "2"], &["perplexity", "--num-samples", "1"]] {
+        let full = || std::fs::File::options().write(true).open("/dev/full").unwrap();
+        let run = |c: &mut Command| c.args(arguments).stdin(Stdio::null()).output().unwrap();
+        let o = run(Command::new(env!("CARGO_BIN_EXE_lapis")).stdout(full()));
+        assert!(o.status.code() == Some(4) && err(&o).contains("No space left"), "{arguments:?}: {}", err(&o));
+        assert!(!err(&o).contains("panicked"), "{}", err(&o));
+        // Not ended by a signal.
+        assert!(run(Command::new(env!("CARGO_BIN_EXE_lapis")).stderr(full())).status.code().is_some());
     }
 }
 

@@ -4,7 +4,7 @@ mod shared;
 
 use serde_json::Value;
 use shared::{Folder, err, out};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 /// A folder with fifty rows to learn.
@@ -47,9 +47,37 @@ fn learned_fused_packed_and_asked() {
 
     let o = dir.run("lora --train --data nowhere");
     assert!(!o.status.success() && err(&o).contains("train.jsonl"));
+    for (flags, says) in [
+        ("--learning-rate nan", "--learning-rate"),
+        ("--learning-rate inf", "--learning-rate"),
+        ("--learning-rate -1", "--learning-rate"),
+        ("--patience 0", "patience is 0"),
+        ("--eval-prompts nothere.txt", "nothere.txt"),
+    ] {
+        let o = dir.run(&format!("lora --train --data texts --iters 1 --adapter-path none {flags}"));
+        assert!(o.status.code() == Some(2) && err(&o).contains(says), "{flags}: {}", err(&o));
+        assert!(!dir.0.join("none").exists(), "{flags}");
+    }
     let o = dir.run("lora --data texts");
     assert!(!o.status.success() && err(&o).contains("--train"));
     assert!(lapis(&dir, "mlx_lm.lora --help").contains("--grad-accumulation-steps"));
+}
+
+#[cfg(unix)]
+#[test]
+fn a_run_that_is_asked_to_end_leaves_a_state_to_go_on_from() {
+    let dir = texts("asked");
+    let run = "lora --quiet --train --data texts --iters 5000 --val-batches 1 --steps-per-report 1 --adapter-path a";
+    let mut child = dir.command(run).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let metrics = dir.0.join("a/metrics.jsonl");
+    while std::fs::read_to_string(&metrics).map_or(0, |t| t.lines().count()) < 2 && child.try_wait().unwrap().is_none()
+    {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    assert!(Command::new("kill").arg(child.id().to_string()).status().unwrap().success());
+    let o = child.wait_with_output().unwrap();
+    assert!(o.status.code() == Some(143) && o.stdout.is_empty() && o.stderr.is_empty(), "{}{}", out(&o), err(&o));
+    assert!(dir.0.join("a/training_state.json").is_file() && dir.0.join("a/adapters.safetensors").is_file());
 }
 
 /// No chance to tidy up: the process is gone in the middle of some step, or of writing its state.

@@ -65,7 +65,8 @@ fn a_name_is_a_model_wherever_a_directory_is() {
     assert_eq!(good(world.run(&ask)), local);
     assert_eq!(good(world.run(&[&ask[..], &["--offline"]].concat())), local);
     let logits = ["logits", "--model", "owner/mlx-demo", "--tokens", "1,2", "--output", "x.npy"];
-    assert_eq!(good(world.run(&logits)), "");
+    let o = world.run(&logits);
+    assert!(o.status.success() && err(&o) == "wrote x.npy: float32 [1, 2, 2048]\n", "{}", err(&o));
     good(world.run(&["convert", "--hf-path", "owner/mlx-demo", "--mlx-path", "dense", "-d"]));
     assert!(world.home.join("dense/config.json").exists());
     // Of the hub only the card was asked for, whose front matter goes along.
@@ -116,6 +117,7 @@ fn what_goes_wrong_with_the_hub_ends_with_code_five() {
         (&["generate", "--model", DEMO, "--revision", "main"], "--revision is for the hub", 2),
         (&["pull", "owner/mlx-demo", "--offline", "--refresh"], "forbids", 2),
         (&["upload", "--path", DEMO, "--upload-repo", "owner/new"], "HF_TOKEN", 5),
+        (&["convert", "--hf-path", DEMO, "--mlx-path", "unsent", "--upload-repo", "owner/new"], "HF_TOKEN", 5),
         (&["rm", "owner/nothing"], "is not in the cache", 2),
     ];
     for (arguments, part, code) in cases {
@@ -124,6 +126,7 @@ fn what_goes_wrong_with_the_hub_ends_with_code_five() {
         assert!(o.status.code() == Some(*code) && text.contains(part), "{arguments:?}: {text}");
         assert!(text.lines().count() <= 6 && !text.contains("panicked"), "{text}");
     }
+    assert!(!world.home.join("unsent").exists());
     world.server.state().token = "secret".into();
     let o = world.run(&["pull", "owner/mlx-demo"]);
     assert!(o.status.code() == Some(5) && err(&o).contains("licence"), "{}", err(&o));

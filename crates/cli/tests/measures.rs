@@ -4,6 +4,8 @@ mod shared;
 
 use serde_json::Value;
 use shared::{DEMO, Folder, err, good, lapis, out};
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
 
 fn json(text: &str) -> Value {
     serde_json::from_str(text).unwrap_or_else(|e| panic!("{e}: {text}"))
@@ -51,6 +53,29 @@ fn tasks_are_asked_and_results_are_files() {
         let o = dir.run(line);
         assert!(o.status.code() == Some(2) && err(&o).contains(says), "{line}: {}", err(&o));
     }
+}
+
+/// One task is done, the next one is interrupted.
+#[cfg(unix)]
+#[test]
+fn an_interrupted_evaluation_keeps_what_is_done() {
+    let dir = Folder::new("partial");
+    let row = |question: &str| format!("{{\"question\": {question:?}, \"choices\": [\"a\", \"b\"], \"answer\": 0}}\n");
+    // Of this one it is said that it was cut.
+    dir.write("first.jsonl", row(&"word ".repeat(600)));
+    dir.write("second.jsonl", row("Who lived in a house?").repeat(5000));
+    let mut command =
+        dir.command("evaluate --tasks first.jsonl second.jsonl --batch-size 2 --output-dir results --json");
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut said = String::new();
+    BufReader::new(child.stderr.as_mut().unwrap()).read_line(&mut said).unwrap();
+    assert!(said.contains("first: 1 prompts were longer"), "{said}");
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    let o = child.wait_with_output().unwrap();
+    let results = &json(&out(&o))["results"];
+    assert!(results["first"]["partial"] == true && results.get("second").is_none(), "{results}");
+    assert_eq!(o.status.code(), Some(130));
+    assert_eq!(std::fs::read_dir(dir.0.join("results")).unwrap().count(), 1);
 }
 
 #[test]

@@ -37,8 +37,8 @@ pub fn cached() -> usize {
     CACHE.load(Relaxed)
 }
 
-/// Bytes of files mapped into memory. They are the system's to keep or drop, and count neither as active nor against
-/// the limit.
+/// Bytes of files mapped into memory, or held whole as the demo model is. They are the system's to keep or drop, and count
+/// neither as active nor against the limit.
 pub fn mapped() -> usize {
     MAPPED.load(Relaxed)
 }

@@ -25,8 +25,8 @@ impl AtomicFile {
     /// when it is unknown.
     ///
     /// # Errors
-    /// `Io` when the directory cannot be written, another process writes the same target, the target is not a
-    /// regular file, or fewer than `needs` bytes are free.
+    /// `Io` when the directory cannot be written, another process writes the same target, or the target is not a
+    /// regular file; `Memory` when fewer than `needs` bytes are free.
     pub fn create(target: impl AsRef<Path>, op: &'static str, needs: u64) -> Result<AtomicFile> {
         let target = target.as_ref().to_path_buf();
         let fail = |what: &dyn std::fmt::Display| Error::io(format!("[{op}] {}: {what}", show(&target)));
@@ -44,7 +44,8 @@ impl AtomicFile {
             && free < needs
         {
             let place = show(directory(&target));
-            return Err(fail(&format!("needs {}, {} free on {place}", human(needs), human(free))));
+            let (needs, free) = (human(needs), human(free));
+            return Err(Error::memory(format!("[{op}] {}: needs {needs}, {free} free on {place}", show(&target))));
         }
         let lock_path = beside(".lock");
         let lock = acquire(&lock_path).map_err(|e| fail(&e))?;
@@ -59,7 +60,7 @@ impl AtomicFile {
     /// Appends `bytes`.
     ///
     /// # Errors
-    /// `Io`, for instance when the disk is full.
+    /// `Memory` when the disk is full; `Io`.
     pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
         let file = self.file.as_mut().expect("open until committed");
         file.write_all(bytes).map_err(|e| self.error(e))
@@ -78,7 +79,7 @@ impl AtomicFile {
     /// Puts the file in its place.
     ///
     /// # Errors
-    /// `Io`; the old file is then untouched.
+    /// As [`AtomicFile::write`]; the old file is then untouched.
     pub fn commit(mut self) -> Result<()> {
         let file = self.file.take().expect("open until committed");
         file.sync_all().map_err(|e| self.error(e))?;
@@ -93,7 +94,11 @@ impl AtomicFile {
     }
 
     fn error(&self, e: std::io::Error) -> Error {
-        Error::io(format!("[{}] {}: {e}", self.op, show(&self.target)))
+        let text = format!("[{}] {}: {e}", self.op, show(&self.target));
+        match e.kind() {
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => Error::memory(text),
+            _ => Error::io(text),
+        }
     }
 }
 
@@ -191,6 +196,7 @@ pub fn free_bytes(_: &Path) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use lapis_core::error::ErrorKind;
 
     fn scratch(name: &str) -> PathBuf {
         let dir = std::env::temp_dir().join(format!("lapis-io-atomic-{}-{name}", std::process::id()));
@@ -250,7 +256,7 @@ mod tests {
     fn too_little_space_directories_and_devices_are_refused() {
         let dir = scratch("refuse");
         let e = AtomicFile::create(dir.join("a"), "save", u64::MAX).unwrap_err();
-        assert!(cfg!(not(unix)) || e.message().contains("free on"), "{e}");
+        assert!(cfg!(not(unix)) || e.message().contains("free on") && e.kind() == ErrorKind::Memory, "{e}");
         assert!(AtomicFile::create(&dir, "save", 0).unwrap_err().message().contains("not a regular file"));
         assert!(AtomicFile::create(dir.join("none/a"), "save", 0).is_err());
         assert_eq!(files(&dir), [""; 0]);

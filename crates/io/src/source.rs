@@ -75,6 +75,8 @@ impl Source {
 
     /// Bytes in memory, called `name` in errors.
     pub fn from_bytes(name: impl Into<String>, bytes: Bytes) -> Arc<Source> {
+        // Held whole, as a map holds a file.
+        memory::mapped_changed(bytes.len() as isize);
         Arc::new(Source { name: name.into(), len: bytes.len() as u64, kind: Kind::Memory(bytes) })
     }
 
@@ -160,9 +162,12 @@ impl Source {
 
 impl Drop for Source {
     fn drop(&mut self) {
-        if let Kind::Map { map, .. } = &self.kind {
-            memory::mapped_changed(-(map.len() as isize));
-        }
+        let held = match &self.kind {
+            Kind::Map { map, .. } => map.len(),
+            Kind::Memory(bytes) => bytes.len(),
+            Kind::File(_) => 0,
+        };
+        memory::mapped_changed(-(held as isize));
     }
 }
 

@@ -8,6 +8,7 @@ use lapis_nn::{Leaf, LeafMut, Module, for_each_packable, quantize_where};
 use serde_json::ser::{Formatter, PrettyFormatter};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -103,6 +104,8 @@ pub struct Report {
     pub bytes: u64,
     /// Bytes of the largest file of weights.
     pub shard: u64,
+    /// Layers that were packed before, which packing leaves as they are.
+    pub packed_before: usize,
     /// Seconds that casting and packing would take, where nothing was written: those of the largest layer, for all.
     pub seconds: Option<f64>,
 }
@@ -119,12 +122,23 @@ pub fn vacant(to: &Path) -> Result<()> {
     Ok(())
 }
 
+/// That a directory can be made: to be asked before work of hours. What killed processes left beside it goes.
+///
+/// # Errors
+/// A place that is not there or cannot be written.
+pub fn writable(to: &Path) -> Result<()> {
+    Partial::begin(to).map(drop)
+}
+
 /// Converts the model in `from` to the directory `to`, which must not exist. `say` hears of each stage.
 ///
 /// # Errors
 /// A target that exists; whatever is wrong with the source; a full disk. The target appears when it is complete.
 pub fn convert(from: &Path, to: &Path, options: &Options, mut say: impl FnMut(&str)) -> Result<Report> {
     vacant(to)?;
+    if !options.dry_run {
+        writable(to)?;
+    }
     if options.quantize.is_some() && options.dequantize {
         return Err(Error::value("[convert] quantize or dequantize, not both"));
     }
@@ -143,6 +157,8 @@ pub fn convert(from: &Path, to: &Path, options: &Options, mut say: impl FnMut(&s
         say(&format!("[INFO] Using dtype: {dtype}"));
         cast(model.module_mut(), dtype, models::keeps_type(&config))?;
     }
+    let mut packed_before = 0;
+    for_each_packable(model.module_mut(), &mut |_, layer| packed_before += usize::from(layer.is_quantized()));
     if let Some(format) = options.quantize {
         say("[INFO] Quantizing");
         pack(&mut *model, &mut config, format, options)?;
@@ -170,7 +186,7 @@ pub fn convert(from: &Path, to: &Path, options: &Options, mut say: impl FnMut(&s
     let bytes: u64 = all.iter().map(|(_, a)| a.nbytes() as u64).sum();
     let largest = all.iter().map(|(_, a)| a).max_by_key(|a| a.nbytes());
     let shard = bytes.min(SHARD).max(largest.map_or(0, |a| a.nbytes() as u64));
-    let mut report = Report { dtype, bits_per_weight, parameters, bytes, shard, seconds: None };
+    let mut report = Report { dtype, bits_per_weight, parameters, bytes, shard, packed_before, seconds: None };
     if options.dry_run {
         if let Some(largest) = largest {
             let began = Instant::now();
@@ -372,42 +388,83 @@ pub(crate) fn save(
     beside: &[(&str, Vec<u8>)],
     to: &Path,
 ) -> Result<()> {
-    let name = to.file_name().and_then(|n| n.to_str()).unwrap_or("model");
-    let partial = to.with_file_name(format!("{name}.partial-{}", std::process::id()));
-    let cleanup = Partial(partial.clone());
-    let fail = |path: &Path, e: std::io::Error| Error::io(format!("[convert] {}: {e}", path.display()));
-    std::fs::create_dir_all(&partial).map_err(|e| fail(&partial, e))?;
+    let partial = Partial::begin(to)?;
+    let dir = &partial.dir;
     let (all, count) = parameters(module);
     let metadata = [("format".to_string(), "mlx".to_string())].into_iter().collect();
-    io::save_sharded(&partial, all.iter().map(|(n, a)| (n, a)), &metadata, count, SHARD)?;
+    io::save_sharded(dir, all.iter().map(|(n, a)| (n, a)), &metadata, count, SHARD)?;
     config.remove("_name_or_path");
     config.remove("vision_config");
     let sorted: BTreeMap<String, Value> = config.into_iter().collect();
-    write(&partial.join("config.json"), &pretty(&json!(sorted)))?;
+    write(&dir.join("config.json"), &pretty(&json!(sorted)))?;
     for (from, name) in from.iter().flat_map(|from| BESIDE.iter().map(move |name| (from, name))) {
         if !from.join(name).is_file() {
             continue;
         }
-        let place = partial.join(name);
+        let place = dir.join(name);
         place.parent().map_or(Ok(()), std::fs::create_dir_all).map_err(|e| fail(&place, e))?;
         std::fs::copy(from.join(name), place).map_err(|e| fail(&from.join(name), e))?;
     }
     for (name, bytes) in beside {
-        write(&partial.join(name), bytes)?;
+        write(&dir.join(name), bytes)?;
     }
-    std::fs::rename(&partial, to).map_err(|e| fail(to, e))?;
-    std::mem::forget(cleanup);
-    Ok(())
+    partial.commit(to)
 }
 
-/// Removes what is not complete.
-struct Partial(PathBuf);
+/// A directory in the making, gone unless it is committed.
+struct Partial {
+    dir: PathBuf,
+    /// The directory itself, locked where the system can: whoever else finds it knows that it is in use.
+    _lock: Option<File>,
+    complete: bool,
+}
+
+impl Partial {
+    /// The directory in which what will become `to` is made, beside it. What killed processes left of theirs goes.
+    fn begin(to: &Path) -> Result<Partial> {
+        let name = to.file_name().and_then(|n| n.to_str()).unwrap_or("model");
+        let (begin, own) = (format!("{name}.partial-"), std::process::id());
+        let place = to.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        for entry in std::fs::read_dir(place).into_iter().flatten().flatten() {
+            let file = entry.file_name();
+            let pid = file.to_str().and_then(|f| f.strip_prefix(&begin)).and_then(|p| p.parse::<u32>().ok());
+            let Some(pid) = pid else { continue };
+            // The lock speaks for processes of other machines and containers, the number for one that has no lock yet.
+            let lives = pid != own && Path::new("/proc").join(pid.to_string()).exists();
+            if !lives && locked(&entry.path()).is_some() {
+                drop(std::fs::remove_dir_all(entry.path()));
+            }
+        }
+        let dir = to.with_file_name(format!("{begin}{own}"));
+        std::fs::create_dir_all(&dir).map_err(|e| fail(&dir, e))?;
+        Ok(Partial { _lock: locked(&dir), dir, complete: false })
+    }
+
+    fn commit(mut self, to: &Path) -> Result<()> {
+        std::fs::rename(&self.dir, to).map_err(|e| fail(to, e))?;
+        self.complete = true;
+        Ok(())
+    }
+}
 
 impl Drop for Partial {
     fn drop(&mut self) {
-        // Nothing more can be done about a directory that does not go.
-        drop(std::fs::remove_dir_all(&self.0));
+        if !self.complete {
+            // Nothing more can be done about a directory that does not go.
+            drop(std::fs::remove_dir_all(&self.dir));
+        }
     }
+}
+
+/// A directory with a lock on it, where nobody else has one and the system can.
+fn locked(dir: &Path) -> Option<File> {
+    let dir = File::open(dir).ok()?;
+    dir.try_lock().ok().map(|()| dir)
+}
+
+fn fail(path: &Path, e: std::io::Error) -> Error {
+    let text = format!("[convert] {}: {e}", path.display());
+    if e.kind() == std::io::ErrorKind::StorageFull { Error::memory(text) } else { Error::io(text) }
 }
 
 /// As Python's `json.dump(..., indent=4)` writes it, numbers included.

@@ -454,12 +454,12 @@ pub struct Stream<'a> {
     events: VecDeque<Event>,
     over: bool,
     remembered: Option<(Vec<u32>, Sequence)>,
-    progress: Option<Box<dyn FnMut(usize, usize) + 'a>>,
+    progress: Option<Box<dyn FnMut(usize, usize) -> bool + 'a>>,
 }
 
 impl<'a> Stream<'a> {
-    /// Calls `f` with how many tokens of the prompt were read, and how many it has.
-    pub fn on_prefill(mut self, f: impl FnMut(usize, usize) + 'a) -> Stream<'a> {
+    /// Calls `f` with how many tokens of the prompt were read, and how many it has; the reply ends where it says no.
+    pub fn on_prefill(mut self, f: impl FnMut(usize, usize) -> bool + 'a) -> Stream<'a> {
         self.progress = Some(Box::new(f));
         self
     }
@@ -529,8 +529,11 @@ impl Iterator for Stream<'_> {
                 Event::Started { cached, .. } => self.cached_tokens = cached,
                 Event::Scored { .. } => {}
                 Event::Prefill { done, .. } => {
-                    if let Some(progress) = &mut self.progress {
-                        progress(done, self.prompt_tokens);
+                    if let Some(progress) = &mut self.progress
+                        && !progress(done, self.prompt_tokens)
+                    {
+                        self.end();
+                        return None;
                     }
                 }
                 Event::Failed { error, .. } => {

@@ -72,6 +72,23 @@ fn a_reply_depends_on_nothing_but_itself() {
 }
 
 #[test]
+fn reading_a_prompt_can_be_stopped() {
+    let model = load(concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/demo-model/model")).unwrap();
+    let options = Options { prefill_step: Some(8), ..Options::default() };
+    let prompt: Vec<u32> = (100..164).collect();
+    let mut heard = Vec::new();
+    let mut stream = model.stream(&prompt, &options, Sequence::new()).unwrap().on_prefill(|done, _| {
+        heard.push(done);
+        heard.len() < 2
+    });
+    assert!(stream.next().is_none());
+    let (tokens, sequence) = stream.into_memory().unwrap();
+    assert!(heard.len() == 2 && heard[1] < prompt.len(), "{heard:?}");
+    // What was read by then is remembered.
+    assert_eq!((tokens, sequence.len()), (prompt, heard[1]));
+}
+
+#[test]
 fn texts_to_stop_at_are_not_part_of_the_reply() {
     let Some(dir) = folder("stories260K") else { return };
     let model = load(&dir).unwrap();

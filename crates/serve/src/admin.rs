@@ -4,7 +4,7 @@ use crate::adapters::Generation;
 use crate::error::ApiError;
 use crate::fields::{Body, Field, Kind, field};
 use crate::http::answer::{self, Outcome};
-use crate::http::request::Call;
+use crate::http::request::{Call, warn};
 use crate::service::{Service, blocking};
 use crate::worker::Command;
 use serde_json::{Value, json};
@@ -47,6 +47,7 @@ pub(crate) async fn load_adapter(service: Arc<Service>, call: Call) -> Outcome {
     let name = body.text("name").unwrap_or("").to_string();
     let path = body.text("path").unwrap_or(&name).to_string();
     let expected = body.count("generation").map(|n| n as u64);
+    let warnings = body.warnings;
     let loaded = blocking(move || {
         let loaded = service.models.adapters.load(&name, &path, expected)?;
         service.models.retire();
@@ -56,7 +57,9 @@ pub(crate) async fn load_adapter(service: Arc<Service>, call: Call) -> Outcome {
     let adapter = &loaded.adapter;
     let about = json!({"name": loaded.name, "generation": loaded.number, "kind": adapter.kind, "rank": adapter.rank(),
         "bytes": adapter.bytes});
-    Ok(answer::json(200, &about))
+    let mut answer = answer::json(200, &about);
+    warn(&mut answer, &warnings);
+    Ok(answer)
 }
 
 /// Lets an adapter go: requests that have it keep it.
@@ -88,7 +91,10 @@ pub(crate) async fn models(service: Arc<Service>, _call: Call) -> Outcome {
 pub(crate) async fn load(service: Arc<Service>, call: Call) -> Outcome {
     let body = Body::read(&call.body, &[LOAD])?;
     let loaded = service.models.get(body.text("model").unwrap_or("")).await?;
-    Ok(answer::json(200, &json!({"id": loaded.id, "context": loaded.context, "bytes": loaded.fit.weights})))
+    let about = json!({"id": loaded.id, "context": loaded.context, "bytes": loaded.fit.weights});
+    let mut answer = answer::json(200, &about);
+    warn(&mut answer, &body.warnings);
+    Ok(answer)
 }
 
 /// Lets a model go.

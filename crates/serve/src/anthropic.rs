@@ -28,6 +28,7 @@ pub(crate) const MESSAGE: &[Field] = &[
     field("tool_choice", Kind::Object, "auto, any, tool with a name, or none; disable_parallel_tool_use."),
     field("thinking", Kind::Object, "disabled, enabled, or adaptive."),
     field("output_config", Kind::Object, "effort: how much to think; format: a JSON schema."),
+    field("output_format", Kind::Object, "The older name of output_config.format."),
     nothing("metadata"),
     nothing("cache_control"),
     nothing("context_management"),
@@ -45,19 +46,33 @@ fn wrong(at: &str, what: impl std::fmt::Display) -> ApiError {
     ApiError::field(at, format!("{at} {what}"))
 }
 
+/// The text of a block that has one.
+fn block_text(block: &Value) -> Option<String> {
+    let text = |of: &Value, key: &str| of.get(key).and_then(Value::as_str).map(str::to_string);
+    match block.get("type").and_then(Value::as_str)? {
+        "text" => text(block, "text"),
+        "document" => {
+            let source = block.get("source")?;
+            match source.get("type").and_then(Value::as_str)? {
+                "text" => text(source, "data"),
+                "content" => text_of(source.get("content")?, "").ok(),
+                _ => None,
+            }
+        }
+        "search_result" => text_of(block.get("content")?, "").ok(),
+        // All tools are in the prompt already.
+        "tool_reference" => text(block, "tool_name").map(|name| format!("The tool {name} can be called.")),
+        _ => None,
+    }
+}
+
 /// The text of blocks that hold nothing else.
 fn text_of(value: &Value, at: &str) -> Result<String, ApiError> {
     match value {
         Value::Null => Ok(String::new()),
         Value::String(text) => Ok(text.clone()),
         Value::Array(blocks) => {
-            let one = |b: &Value| match b.get("type").and_then(Value::as_str) {
-                Some("text") => b.get("text").and_then(Value::as_str).map(str::to_string),
-                Some("document") => b.get("source")?.get("data")?.as_str().map(str::to_string),
-                Some("search_result") => text_of(b.get("content")?, at).ok(),
-                _ => None,
-            };
-            let texts: Option<Vec<String>> = blocks.iter().map(one).collect();
+            let texts: Option<Vec<String>> = blocks.iter().map(block_text).collect();
             texts.map(|t| t.join("\n")).ok_or_else(|| wrong(at, "holds a block that is no text"))
         }
         _ => Err(wrong(at, "must be a text or a list of blocks")),
@@ -98,6 +113,8 @@ fn message(
         _ => return Err(wrong(&format!("{here}.content"), "must be a text or a list of blocks")),
     };
     let (mut texts, mut calls, mut thoughts) = (Vec::new(), Vec::new(), String::new());
+    // What is new must be read, or the answer misses it; what is old was answered once.
+    let new = last && role == "user";
     for block in &blocks {
         let text = |name: &str| block.get(name).and_then(Value::as_str);
         let kind = text("type").unwrap_or("");
@@ -105,19 +122,34 @@ fn message(
             "text" => texts.push(text("text").ok_or_else(|| wrong(&here, "has a text block without text"))?.to_string()),
             "thinking" => thoughts.push_str(text("thinking").unwrap_or("")),
             "redacted_thinking" => {}
-            "document" | "search_result" => texts.push(text_of(&json!([block]), &here)?),
+            "document" | "search_result" => match block_text(block) {
+                Some(text) => texts.push(text),
+                None if new => {
+                    return Err(wrong(&here, format_args!("holds a {kind} without text; this model reads text only")));
+                }
+                None => warnings.push(format!("a {kind} without text was left out")),
+            },
             "tool_use" => calls.push(json!({
                 "id": text("id").unwrap_or(""), "type": "function",
                 "function": {"name": text("name").unwrap_or(""), "arguments": block.get("input").cloned().unwrap_or(json!({}))},
             })),
             "tool_result" => {
-                let said = text_of(block.get("content").unwrap_or(&Value::Null), &format!("{here}.content"))?;
+                let mut content = block.get("content").cloned().unwrap_or_default();
+                if let Some(parts) = content.as_array_mut().filter(|_| !new) {
+                    let read = |part: &Value| block_text(part).is_some() || part["type"] == "image";
+                    for part in parts.iter().filter(|part| !read(part)) {
+                        let kind = part["type"].as_str().unwrap_or("").escape_default();
+                        warnings.push(format!("a block of type {kind} was left out"));
+                    }
+                    parts.retain(read);
+                }
+                let said = text_of(&content, &format!("{here}.content"))?;
                 let failed = block.get("is_error") == Some(&json!(true));
                 let said = if failed { format!("Error: {said}") } else { said };
                 out.push(json!({"role": "tool", "tool_call_id": text("tool_use_id"), "content": said}));
             }
             "image" => return Err(wrong(&here, "holds an image; this model reads text only")),
-            other if last && role == "user" => {
+            other if new => {
                 return Err(wrong(&here, format_args!("holds a block of type {other:?}, which is not known")));
             }
             other => warnings.push(format!("a block of type {} was left out", other.escape_default())),
@@ -129,11 +161,22 @@ fn message(
     }
     let content = texts.join("\n");
     // Messages of one role in a row are one.
-    if let Some(before) =
-        out.last_mut().filter(|b| b["role"] == role && calls.is_empty() && b.get("tool_calls").is_none())
-    {
-        let joined = format!("{}\n\n{content}", before["content"].as_str().unwrap_or(""));
-        before["content"] = json!(joined);
+    if let Some(before) = out.last_mut().filter(|b| b["role"] == role) {
+        for (key, more) in [("content", &content), ("reasoning_content", &thoughts)] {
+            let joined = match before[key].as_str().unwrap_or("") {
+                "" => more.clone(),
+                first if more.is_empty() => first.to_string(),
+                first => format!("{first}\n\n{more}"),
+            };
+            if key == "content" || !joined.is_empty() {
+                before[key] = json!(joined);
+            }
+        }
+        match before.get_mut("tool_calls").and_then(Value::as_array_mut) {
+            Some(all) => all.extend(calls),
+            None if calls.is_empty() => {}
+            None => before["tool_calls"] = json!(calls),
+        }
         return Ok(());
     }
     let mut made = json!({"role": role, "content": content});
@@ -210,9 +253,19 @@ fn ask(body: &mut Body, settings: &Settings) -> Result<Ask, ApiError> {
             }
         };
     }
-    let output = body.get("output_config");
-    chat::effort(&mut keywords, output.and_then(|o| o.get("effort")?.as_str()));
-    let schema = output.and_then(|o| o.get("format")?.get("schema").cloned());
+    let config = |key: &str| body.get("output_config").and_then(|o| o.get(key)).filter(|v| !v.is_null());
+    let effort =
+        config("effort").map(|e| e.as_str().ok_or_else(|| wrong("output_config", "has an effort that is no text")));
+    chat::effort(&mut keywords, effort.transpose()?);
+    let (at, format) = match config("format") {
+        Some(format) => ("output_config", Some(format)),
+        None => ("output_format", body.get("output_format")),
+    };
+    let schema = match format.map(|f| (f.get("type").and_then(Value::as_str), f.get("schema"))) {
+        None => None,
+        Some((Some("json_schema"), Some(schema))) => Some(schema.clone()),
+        Some(_) => return Err(wrong(at, "needs a format of type json_schema with a schema")),
+    };
     let mut ask = Ask {
         model: body.text("model").unwrap_or("").to_string(),
         prompt: Some(Prompt::Chat { messages: messages.into(), keywords, template: None, continued }),
@@ -237,9 +290,11 @@ fn ask(body: &mut Body, settings: &Settings) -> Result<Ask, ApiError> {
 
 /// `stop_reason` and `stop_sequence`.
 fn stop(spoken: &Spoken, asked: Option<usize>, ticket: &Ticket) -> (&'static str, Value) {
+    // The operator may allow less than the context holds.
+    let full = ticket.prompt.len() + ticket.max_tokens >= ticket.model.context;
     match &spoken.ending {
         Some(Ending::Text(text)) => ("stop_sequence", json!(text)),
-        Some(Ending::Length) if asked.is_none_or(|n| n > ticket.max_tokens) => {
+        Some(Ending::Length) if full && asked.is_none_or(|n| n > ticket.max_tokens) => {
             ("model_context_window_exceeded", Value::Null)
         }
         Some(Ending::Length) => ("max_tokens", Value::Null),

@@ -18,6 +18,8 @@ pub(crate) struct Ledger {
     pub cached: usize,
     /// Tokens written.
     pub tokens: usize,
+    /// What it came to grief of.
+    pub why: Option<String>,
     /// Those of each reply, where the log has them.
     pub said: BTreeMap<usize, Vec<u32>>,
 }
@@ -37,19 +39,26 @@ impl Ledger {
         if settings.log_content {
             self.content(job, settings.log);
         }
+        let why = self.why.as_ref().map(|w| w.chars().take(300).flat_map(char::escape_default).collect::<String>());
         match settings.log {
+            // The answer says that the log has more.
+            Log::Off if end == "failed" => {
+                log::line(&format!("{model} failed 500 · {key} · {id} · {}", why.unwrap_or_default()));
+            }
             Log::Off => {}
             Log::Json => log::line(
                 &json!({
                     "id": id, "key": key, "model": model, "end": end, "status": status, "prompt_tokens": prompt, "cached_tokens": self.cached,
                     "completion_tokens": self.tokens, "queue_ms": queue, "ttft_ms": first, "ms": all,
+                    "error": why,
                 })
                 .to_string(),
             ),
             Log::Text => {
                 let shown = |ms: Option<f64>| ms.map_or("-".to_string(), |ms| format!("{ms:.0} ms"));
+                let why = why.map_or(String::new(), |why| format!(" · {why}"));
                 log::line(&format!(
-                    "{model} {end} {status} · {prompt} tokens read, {} known · {} written · queue {}, first {}, all {} · {key} · {id}",
+                    "{model} {end} {status} · {prompt} tokens read, {} known · {} written · queue {}, first {}, all {} · {key} · {id}{why}",
                     self.cached,
                     self.tokens,
                     shown(queue),

@@ -3,7 +3,7 @@
 use crate::error::ApiError;
 use crate::fields::{Body, Field, Kind, field};
 use crate::http::answer::{self, Outcome};
-use crate::http::request::Call;
+use crate::http::request::{Call, warn};
 use crate::models::Listing;
 use crate::service::{Service, blocking};
 use serde_json::{Value, json};
@@ -25,7 +25,7 @@ pub(crate) async fn version(_service: Arc<Service>, _call: Call) -> Outcome {
 }
 
 /// Seconds since 1970 as `2026-01-31T00:00:00Z`.
-fn time(seconds: u64) -> String {
+pub(crate) fn time(seconds: u64) -> String {
     let (days, rest) = (seconds / 86400, seconds % 86400);
     // Civil from days, by eras of 400 years that begin in March.
     let z = days + 719_468;
@@ -101,7 +101,7 @@ pub(crate) async fn show(service: Arc<Service>, call: Call) -> Outcome {
         .map(|&c| if c == "embeddings" { "embedding" } else { c })
         .filter(|&c| c != "chat")
         .collect();
-    Ok(answer::json(
+    let mut answer = answer::json(
         200,
         &json!({
             "details": details(&model), "modified_at": time(model.created), "template": template, "parameters": "",
@@ -111,7 +111,9 @@ pub(crate) async fn show(service: Arc<Service>, call: Call) -> Outcome {
                 format!("{}.context_length", model.family): model.context,
             },
         }),
-    ))
+    );
+    warn(&mut answer, &body.warnings);
+    Ok(answer)
 }
 
 #[cfg(test)]

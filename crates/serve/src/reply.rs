@@ -87,7 +87,10 @@ impl Replies {
                 }
             }
             Update::Progress { .. } | Update::Failed(_) => {}
-            Update::Scored(scored) => self.prompt.extend(scored.iter().cloned()),
+            Update::Scored(scored) => {
+                self.last = Instant::now();
+                self.prompt.extend(scored.iter().cloned());
+            }
             Update::Said { choice, parts, scored, drafted } => {
                 self.last = Instant::now();
                 self.first.get_or_insert(self.last);
@@ -164,7 +167,10 @@ impl Replies {
         let between = |a: Instant, b: Option<Instant>| b.map_or(0.0, |b| b.duration_since(a).as_secs_f64());
         let queue = between(ticket.came, self.began);
         let first = between(ticket.came, self.first);
-        let (prefill, decode) = (first - queue, self.first.map_or(0.0, |f| between(f, Some(self.last))));
+        // A prompt that is only scored has no first token.
+        let read = self.first.or(self.began.map(|_| self.last));
+        let prefill = (between(ticket.came, read) - queue).max(0.0);
+        let decode = self.first.map_or(0.0, |f| between(f, Some(self.last)));
         let rate = |n: usize, seconds: f64| if n > 0 && seconds > 0.0 { n as f64 / seconds } else { 0.0 };
         let round = |x: f64| (x * 100.0).round() / 100.0;
         json!({

@@ -14,11 +14,19 @@ pub(crate) const SAMPLING: &[Field] = &[
     field("min_p", Kind::Number(0.0, 1.0), "Draw from tokens this likely beside the likeliest."),
     field("seed", Kind::Integer(-(1 << 63), (1 << 64) - 1), "Seed of the draws."),
     field("repetition_penalty", Kind::Number(0.0, 100.0), "Makes tokens seen lately less likely; 1 is off."),
-    field("repetition_context_size", Kind::Integer(0, i64::MAX as i128), "How many tokens back penalties look."),
+    field(
+        "repetition_context_size",
+        Kind::Integer(0, i64::MAX as i128),
+        "How many tokens back it looks; 20 by default.",
+    ),
     field("presence_penalty", Kind::Number(-100.0, 100.0), "Subtracted once from logits of tokens seen lately."),
-    field("presence_context_size", Kind::Integer(0, i64::MAX as i128), "As repetition_context_size."),
+    field("presence_context_size", Kind::Integer(0, i64::MAX as i128), "How many tokens back it looks; 20 by default."),
     field("frequency_penalty", Kind::Number(-100.0, 100.0), "Subtracted for each time a token was seen lately."),
-    field("frequency_context_size", Kind::Integer(0, i64::MAX as i128), "As repetition_context_size."),
+    field(
+        "frequency_context_size",
+        Kind::Integer(0, i64::MAX as i128),
+        "How many tokens back it looks; 20 by default.",
+    ),
     field("xtc_probability", Kind::Number(0.0, 1.0), "How often the likeliest tokens are left out."),
     field("xtc_threshold", Kind::Number(0.0, 0.5), "Tokens more likely than this are those left out."),
     field("logit_bias", Kind::Object, "Added to logits: token id to number, 1024 at most."),
@@ -30,13 +38,13 @@ pub(crate) const SAMPLING: &[Field] = &[
 /// A bias of something that is no token, or too many of them.
 pub(crate) fn wishes(body: &Body) -> Result<Wishes, ApiError> {
     let plain = Sampling::default();
-    let contexts = ["repetition_context_size", "presence_context_size", "frequency_context_size"];
-    let context = contexts.iter().filter_map(|name| body.count(name)).max();
     let rest = Sampling {
         repetition_penalty: body.number("repetition_penalty").unwrap_or(1.0),
-        repetition_context: context.unwrap_or(plain.repetition_context),
+        repetition_context: body.count("repetition_context_size").unwrap_or(plain.repetition_context),
         presence_penalty: body.number("presence_penalty").unwrap_or(0.0),
+        presence_context: body.count("presence_context_size").unwrap_or(plain.presence_context),
         frequency_penalty: body.number("frequency_penalty").unwrap_or(0.0),
+        frequency_context: body.count("frequency_context_size").unwrap_or(plain.frequency_context),
         xtc_probability: body.number("xtc_probability").unwrap_or(0.0),
         xtc_threshold: body.number("xtc_threshold").unwrap_or(plain.xtc_threshold),
         logit_bias: bias(body)?,
@@ -62,7 +70,8 @@ fn bias(body: &Body) -> Result<HashMap<u32, f32>, ApiError> {
     let one = |(id, bias): (&String, &serde_json::Value)| {
         let shown: String = id.chars().take(20).collect();
         let id = id.parse::<u32>().map_err(|_| wrong(format!("names {shown:?}, which is no token id")))?;
-        let bias = bias.as_f64().map(|b| b as f32).filter(|b| b.is_finite());
+        // One this large orders tokens as any larger one does, and sums stay finite.
+        let bias = bias.as_f64().filter(|b| b.is_finite()).map(|b| b.clamp(-1e30, 1e30) as f32);
         Ok((id, bias.ok_or_else(|| wrong(format!("of token {id} is no finite number")))?))
     };
     given.iter().map(one).collect()

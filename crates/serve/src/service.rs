@@ -107,6 +107,8 @@ pub struct Ask {
     pub ttl: Option<Duration>,
     /// Narrows what is shared with other requests of the same key.
     pub salt: String,
+    /// A further prompt of a request that is counted already.
+    pub further: bool,
 }
 
 /// Whose request it is.
@@ -134,6 +136,8 @@ pub struct Ticket {
     pub max_tokens: usize,
     updates: mpsc::Receiver<Update>,
     guard: Guard,
+    /// When it is given up.
+    until: Option<tokio::time::Instant>,
 }
 
 /// Cancels a job unless it is over.
@@ -141,7 +145,8 @@ pub(crate) struct Guard {
     id: u64,
     over: bool,
     service: Arc<Service>,
-    owner: u64,
+    /// Whose requests it is counted among.
+    owner: Option<u64>,
 }
 
 impl Drop for Guard {
@@ -149,11 +154,12 @@ impl Drop for Guard {
         if !self.over {
             let _ = self.service.commands.send(Command::Cancel(self.id));
         }
+        let Some(owner) = self.owner else { return };
         let mut owners = self.service.owners.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(n) = owners.get_mut(&self.owner) {
+        if let Some(n) = owners.get_mut(&owner) {
             *n -= 1;
             if *n == 0 {
-                owners.remove(&self.owner);
+                owners.remove(&owner);
             }
         }
     }
@@ -165,7 +171,18 @@ impl Ticket {
     /// # Errors
     /// What the job came to grief of.
     pub async fn next(&mut self) -> Result<Update, ApiError> {
-        match self.updates.recv().await {
+        let update = match self.until {
+            None => self.updates.recv().await,
+            // First of all: a reader that is slow must not have more time.
+            Some(until) => tokio::select! {
+                biased;
+                () = tokio::time::sleep_until(until) => {
+                    return Err(late(until.into_std().duration_since(self.came)));
+                }
+                update = self.updates.recv() => update,
+            },
+        };
+        match update {
             Some(Update::Failed(error)) => {
                 self.guard.over = true;
                 Err(error)
@@ -291,7 +308,7 @@ impl Service {
         if ask.ttl.is_some() {
             *model.0.ttl.lock().unwrap_or_else(PoisonError::into_inner) = ask.ttl;
         }
-        let guard = self.enter(owner)?;
+        let guard = if ask.further { self.guard(None) } else { self.enter(owner)? };
         let (service, salt) = (Arc::clone(self), self.salt(owner.number, &ask.salt));
         let (number, key, request) = (owner.number, owner.name.clone(), owner.request.clone());
         let (job, updates) = blocking(move || {
@@ -337,6 +354,7 @@ impl Service {
             came,
             updates,
             guard,
+            until: self.settings.request_timeout.and_then(|limit| came.checked_add(limit)).map(Into::into),
         };
         let queued = self.metrics.queued.fetch_add(1, Relaxed);
         if queued >= self.settings.queue_size {
@@ -361,8 +379,11 @@ impl Service {
             return Err(ApiError::later(429, 2, format!("{most} requests of this key run or wait already")));
         }
         *count += 1;
-        let id = self.next.fetch_add(1, Relaxed);
-        Ok(Guard { id, over: false, service: Arc::clone(self), owner: owner.number })
+        Ok(self.guard(Some(owner.number)))
+    }
+
+    fn guard(self: &Arc<Service>, owner: Option<u64>) -> Guard {
+        Guard { id: self.next.fetch_add(1, Relaxed), over: false, service: Arc::clone(self), owner }
     }
 
     /// The tokens of a prompt.
@@ -530,6 +551,11 @@ impl Service {
         kept.insert(0, entry);
         Some(grammar)
     }
+}
+
+/// What is told whose request took longer than `--request-timeout`.
+pub(crate) fn late(limit: Duration) -> ApiError {
+    ApiError::later(503, 5, format!("the request took longer than {} s", limit.as_secs_f64()))
 }
 
 /// Runs what takes time on a thread of its own.

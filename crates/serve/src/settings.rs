@@ -164,7 +164,7 @@ pub enum ReasoningField {
 /// Lines of the log.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Log {
-    /// None.
+    /// None but faults.
     Off,
     /// For people.
     Text,

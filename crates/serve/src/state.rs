@@ -45,6 +45,11 @@ pub(crate) async fn ready(service: Arc<Service>, _call: Call) -> Outcome {
     if let Some(error) = service.models.failure().filter(|_| word == "failed") {
         state["message"] = json!(error.message);
     }
+    if word == "loading"
+        && let Some(progress) = service.models.progress(service.models.start())
+    {
+        state["progress"] = crate::openai::models::loading(&progress);
+    }
     Ok(answer::json(if word == "ready" { 200 } else { 503 }, &state))
 }
 

@@ -2,8 +2,8 @@
 
 use crate::error::ApiError;
 use crate::fields::{Body, Field, Kind, field};
-use crate::http::answer::{self, Outcome};
-use crate::http::request::Call;
+use crate::http::answer::{self, Answer, Outcome};
+use crate::http::request::{Call, warn};
 use crate::models::Loaded;
 use crate::openai::{chat, tools};
 use crate::service::{Ask, Service, blocking};
@@ -25,6 +25,13 @@ pub(crate) const TOKENIZE: &[Field] = &[
 pub(crate) const CONVERSATION: &[Field] = &[
     field("messages", Kind::List(10_000), "A conversation in place of a text."),
     field("tools", Kind::List(512), "Functions that the model may call."),
+    field("tool_choice", Kind::Any, "none leaves them out."),
+    field("parallel_tool_calls", Kind::Flag, "Taken; the text is the same."),
+    field("functions", Kind::List(512), "The older form of tools."),
+    field("function_call", Kind::Any, "The older form of tool_choice."),
+    field("chat_template", Kind::Text, "A template in place of the model's."),
+    field("role_mapping", Kind::Object, "What stands before each role's words: where the model has no template."),
+    field("continue_final_message", Kind::Flag, "Go on with the last message."),
     field("chat_template_kwargs", Kind::Object, "Variables of the chat template."),
     field("add_generation_prompt", Kind::Flag, "Whether a reply is begun; true by default."),
     field("enable_thinking", Kind::Flag, "Whether the model thinks before it answers."),
@@ -46,12 +53,20 @@ fn conversation(service: &Service, loaded: &Loaded, body: &mut Body) -> Result<S
     service.chat_text(loaded, &ask, begins)
 }
 
+/// An answer, with what is said of the request beside it.
+fn told(value: &Value, warnings: &[String]) -> Answer {
+    let mut answer = answer::json(200, value);
+    warn(&mut answer, warnings);
+    answer
+}
+
 /// A text, or a conversation, to tokens.
 ///
 /// # Errors
 /// What is wrong with the request.
 pub(crate) async fn tokenize(service: Arc<Service>, call: Call) -> Outcome {
     let mut body = Body::read(&call.body, &[TOKENIZE, CONVERSATION])?;
+    let warnings = std::mem::take(&mut body.warnings);
     let loaded = service.models.get(body.text("model").unwrap_or("")).await?;
     let value = blocking(move || {
         let tokenizer = &loaded.model.tokenizer;
@@ -74,7 +89,7 @@ pub(crate) async fn tokenize(service: Arc<Service>, call: Call) -> Outcome {
         Ok(json!({"tokens": tokens, "count": count, "max_model_len": loaded.context}))
     })
     .await?;
-    Ok(answer::json(200, &value))
+    Ok(told(&value, &warnings))
 }
 
 /// Tokens to a text.
@@ -82,7 +97,8 @@ pub(crate) async fn tokenize(service: Arc<Service>, call: Call) -> Outcome {
 /// # Errors
 /// What is wrong with the request.
 pub(crate) async fn detokenize(service: Arc<Service>, call: Call) -> Outcome {
-    let body = Body::read(&call.body, &[DETOKENIZE])?;
+    let mut body = Body::read(&call.body, &[DETOKENIZE])?;
+    let warnings = std::mem::take(&mut body.warnings);
     let loaded = service.models.get(body.text("model").unwrap_or("")).await?;
     let value = blocking(move || {
         let wrong = |v: &Value| {
@@ -101,7 +117,7 @@ pub(crate) async fn detokenize(service: Arc<Service>, call: Call) -> Outcome {
         Ok(json!({"content": text, "prompt": text}))
     })
     .await?;
-    Ok(answer::json(200, &value))
+    Ok(told(&value, &warnings))
 }
 
 /// A conversation to the text that the model reads.
@@ -110,7 +126,8 @@ pub(crate) async fn detokenize(service: Arc<Service>, call: Call) -> Outcome {
 /// What is wrong with the request.
 pub(crate) async fn apply_template(service: Arc<Service>, call: Call) -> Outcome {
     let mut body = Body::read(&call.body, &[MODEL, CONVERSATION])?;
+    let warnings = std::mem::take(&mut body.warnings);
     let loaded = service.models.get(body.text("model").unwrap_or("")).await?;
     let text = blocking(move || conversation(&service, &loaded, &mut body)).await?;
-    Ok(answer::json(200, &json!({"prompt": text})))
+    Ok(told(&json!({"prompt": text}), &warnings))
 }

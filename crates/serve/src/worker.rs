@@ -271,8 +271,11 @@ impl Worker {
         let lost: Vec<u64> =
             self.running.iter().filter(|(_, r)| r.job.model.0.serial == serial).map(|(&id, _)| id).collect();
         for id in lost {
-            if let Some(running) = self.running.remove(&id) {
-                tell(&running.job, Update::Failed(ApiError::new(500, "a step of the model broke down")));
+            if let Some(mut running) = self.running.remove(&id) {
+                let error = ApiError::new(500, "a step of the model broke down");
+                running.ledger.why = Some(error.message.clone());
+                running.ledger.close(&running.job, "failed", &self.settings);
+                tell(&running.job, Update::Failed(error));
             }
         }
         self.desks.insert(serial, Desk::new(desk.model, &self.settings));
@@ -316,11 +319,14 @@ impl Worker {
                             Update::Ended { choice, ending, tokens: 0, reasoning: 0, calls: 0, unread: 0 },
                         );
                     }
-                    self.running.remove(&id);
+                    if let Some(done) = self.running.remove(&id) {
+                        done.ledger.close(&done.job, "done", &self.settings);
+                    }
                 }
             }
             Event::Failed { error, .. } => {
                 desk.writing.remove(&key);
+                running.ledger.why = Some(error.message().to_string());
                 tell(&running.job, Update::Failed(error.into()));
                 (gone, end) = (true, "failed");
             }
@@ -344,12 +350,15 @@ impl Worker {
                 let taken = match taken {
                     Ok(Ok(taken)) => taken,
                     Ok(Err(e)) => {
+                        running.ledger.why = Some(e.message().to_string());
                         tell(&running.job, Update::Failed(e.into()));
                         return self.cancel(id, "failed");
                     }
                     Err(_) => {
                         self.metrics.faults.fetch_add(1, Relaxed);
-                        tell(&running.job, Update::Failed(ApiError::new(500, "the reply could not be read")));
+                        let error = ApiError::new(500, "the reply could not be read");
+                        running.ledger.why = Some(error.message.clone());
+                        tell(&running.job, Update::Failed(error));
                         return self.cancel(id, "failed");
                     }
                 };

@@ -2,8 +2,8 @@
 
 mod common;
 
-use common::{JSON, ask, events, get, post, raw, server};
-use lapis_serve::Key;
+use common::{DEMO, JSON, ask, events, get, post, raw, server};
+use lapis_serve::{Address, Key, Log, Server, Settings, Source};
 use serde_json::{Value, json};
 use std::io::Write;
 use std::net::TcpStream;
@@ -172,6 +172,54 @@ fn every_route_but_the_open_ones_needs_the_key() {
     assert_eq!(ask(at, "GET", "/v1/models", "x-api-key: s3cret\r\n", "").0, 200);
     assert_eq!(ask(at, "GET", "/admin/models", "Authorization: Bearer s3cret\r\n", "").0, 401);
     assert_eq!(ask(at, "GET", "/admin/models", "Authorization: Bearer other\r\n", "").0, 200);
+}
+
+#[test]
+fn a_stream_ends_when_its_time_is_over() {
+    let (_server, at) = server(|s| s.request_timeout = Some(Duration::from_secs(1)));
+    let body = json!({"prompt": vec!["Once"; 8], "n": 16, "max_tokens": 480, "stream": true,
+        "logit_bias": {"0": -100, "2": -100}});
+    let (status, _, text) = ask(at, "POST", "/v1/completions", JSON, &body.to_string());
+    let last = events(&text).pop().unwrap();
+    assert!(status == 200 && last["error"]["type"] == "overloaded_error" && !text.contains("[DONE]"), "{last}");
+    assert!(last["error"]["message"].as_str().unwrap().contains("longer than 1 s"), "{last}");
+    let until = Instant::now() + Duration::from_secs(20);
+    while !get(at, "/metrics").2.lines().any(|l| l == "lapis_running 0") {
+        assert!(Instant::now() < until, "it goes on");
+    }
+}
+
+#[test]
+fn what_the_operator_allows_is_not_the_context() {
+    let (_server, at) = server(|s| s.max_tokens = Some(3));
+    let (_, whole) = post(at, "/v1/messages", &json!({"messages": [{"role": "user", "content": "Tell me a story"}]}));
+    assert_eq!(whole["stop_reason"], "max_tokens", "{whole}");
+    let body = json!({"messages": [{"role": "user", "content": "Hm"}], "max_tokens": 10_000});
+    let (_server, at) = server(|s| s.max_context = Some(16));
+    let (_, whole) = post(at, "/v1/messages", &body);
+    assert_eq!(whole["stop_reason"], "model_context_window_exceeded", "{whole}");
+}
+
+#[test]
+fn who_waits_for_a_model_is_told_how_far_it_is() {
+    let mut settings = Settings::new("demo", Source::Files(DEMO));
+    (settings.port, settings.log) = (0, Log::Off);
+    let server = Server::start(settings).unwrap();
+    let at = server.addresses.iter().find_map(|a| if let Address::Tcp(a) = a { Some(*a) } else { None }).unwrap();
+    let until = Instant::now() + Duration::from_secs(60);
+    loop {
+        let (status, _, text) = get(at, "/ready");
+        let state: Value = serde_json::from_str(&text).unwrap();
+        if status == 200 {
+            assert_eq!(state, json!({"status": "ready"}));
+            return;
+        }
+        assert!(state["status"] == "loading" && Instant::now() < until, "{state}");
+        // Between its last moment and being ready there is nothing to tell.
+        if let Some(progress) = state.get("progress") {
+            assert!(progress["seconds"].as_f64().is_some_and(|s| s >= 0.0), "{state}");
+        }
+    }
 }
 
 #[test]

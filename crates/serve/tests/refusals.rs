@@ -56,6 +56,21 @@ fn a_body_that_does_not_come_is_408_in_the_form_of_its_route() {
 }
 
 #[test]
+fn a_request_of_many_prompts_is_one_request() {
+    let (_server, at) = server(|s| {
+        s.per_key = 1;
+        s.keys.push(Key { name: "a".into(), secret: "aaaaaaaa".into() });
+    });
+    let headers = format!("{JSON}x-api-key: aaaaaaaa\r\n");
+    let body = json!({"prompt": vec!["Once"; 5], "max_tokens": 1}).to_string();
+    // When it is over, nothing of it counts any more.
+    for _ in 0..2 {
+        let (status, _, text) = ask(at, "POST", "/v1/completions", &headers, &body);
+        assert_eq!((status, value(&text)["choices"].as_array().map(Vec::len)), (200, Some(5)), "{text}");
+    }
+}
+
+#[test]
 fn a_key_with_many_requests_is_told_to_wait_and_others_are_not() {
     let (_server, at) = server(|s| {
         s.per_key = 2;

@@ -183,7 +183,7 @@ impl Run<'_> {
             iterations_per_second: Some(1.0 / seconds.max(1e-9)),
             tokens_per_second: Some(f64::from(tokens) / n / seconds.max(1e-9)),
             trained_tokens: Some(self.trainer.tokens),
-            peak_memory: Some(memory::peak() as f64 / 1e9),
+            peak_memory: Some((memory::peak() + memory::mapped()) as f64 / 1e9),
             ..Record::default()
         };
         self.record(record)

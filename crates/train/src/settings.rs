@@ -327,6 +327,19 @@ impl Settings {
                     .into(),
             );
         }
+        if !(self.learning_rate >= 0.0 && self.learning_rate.is_finite()) {
+            return fail(format!("learning_rate is {}; it is a number from 0 on", self.learning_rate));
+        }
+        for (key, value) in [("patience", self.patience), ("keep_checkpoints", self.keep_checkpoints)] {
+            if value == Some(0) {
+                return fail(format!("{key} is 0; 1 is the least"));
+            }
+        }
+        if let Some(file) = &self.eval_prompts
+            && let Err(e) = std::fs::File::open(file)
+        {
+            return Err(Error::io(format!("[lora] eval_prompts: {file}: {e}")));
+        }
         if self.max_seq_length < 2 {
             return fail(format!("max_seq_length is {}; 2 is the least", self.max_seq_length));
         }

@@ -5,7 +5,7 @@
 //! operations a parameter and token.
 
 use crate::interrupt;
-use crate::model::Source;
+use crate::model::{Source, positive};
 use lapis::{Error, Result, memory};
 use lapis_cpu::{limits, pool};
 use lapis_lm::fit::{Fit, bandwidth};
@@ -32,7 +32,7 @@ pub(crate) struct Arguments {
     #[arg(short = 'n', long, default_value_t = 5)]
     num_trials: usize,
     /// Tokens of prompts in a step
-    #[arg(long, default_value_t = 2048)]
+    #[arg(long, default_value_t = 2048, value_parser = positive)]
     prefill_step_size: usize,
     /// Seconds between runs
     #[arg(long, default_value_t = 0)]

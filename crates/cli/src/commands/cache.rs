@@ -20,6 +20,8 @@ pub(crate) struct Arguments {
 
 #[derive(clap::Subcommand)]
 enum What {
+    /// Say how much there is, as without a word
+    Ls,
     /// Remove all of them
     Clear,
 }
@@ -29,7 +31,7 @@ pub(crate) fn run(a: Arguments) -> Result<()> {
     let dir = dir.ok_or_else(|| Error::value("cache: there is no home to look into; give --disk-cache DIR"))?;
     let (done, found) = match a.command {
         Some(What::Clear) => ("removed from", disk::clear(&dir)),
-        None => ("in", disk::usage(&dir)),
+        None | Some(What::Ls) => ("in", disk::usage(&dir)),
     };
     if a.json {
         println!("{}", json!({"dir": dir, "files": found.files, "bytes": found.bytes}));

@@ -31,7 +31,7 @@ pub(crate) struct Arguments {
     #[arg(long, default_value = "b", value_parser = ["a", "b"])]
     cache_format: String,
     /// Tokens of the prompt in a step
-    #[arg(long, default_value_t = 2048)]
+    #[arg(long, default_value_t = 2048, value_parser = model::positive)]
     prefill_step_size: usize,
 }
 
@@ -57,8 +57,9 @@ pub(crate) fn run(a: Arguments) -> Result<()> {
     if interrupt::seen() {
         return Ok(());
     }
-    println!("Processed {total:6} tokens ({:6.2} tok/s)", total as f64 / began.elapsed().as_secs_f64());
-    println!("Peak memory: {:.3} GB", (memory::peak() + memory::mapped()) as f64 / 1e9);
+    let rate = total as f64 / began.elapsed().as_secs_f64();
+    say::told(&format!("Processed {total:6} tokens ({rate:6.2} tok/s)"));
+    say::told(&format!("Peak memory: {:.3} GB", (memory::peak() + memory::mapped()) as f64 / 1e9));
     let mut config = Map::new();
     config.insert("trust_remote_code".into(), false.into());
     config.extend(a.eos_token.map(|token| ("eos_token".into(), token.into())));

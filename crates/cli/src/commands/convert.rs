@@ -1,12 +1,12 @@
 //! `lapis convert`: a model to another form.
 
 use crate::hub::HubArguments;
+use crate::say;
 use lapis::io::atomic::human;
 use lapis::ops::quantize::{Format, Mode};
 use lapis::{Dtype, Error, Result};
 use lapis_lm::card::Card;
 use lapis_lm::convert::{Options, Recipe, convert, vacant};
-use lapis_lm::hub::Name;
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 
@@ -78,11 +78,17 @@ pub(crate) fn run(a: Arguments) -> Result<()> {
     // Before anything is fetched.
     vacant(&a.mlx_path)?;
     let upload = match &a.upload_repo {
-        Some(name) => Some((a.hub.hub()?, Name::parse(name)?)),
+        Some(name) => Some(super::upload::target(&a.hub, name)?),
         None => None,
     };
     let source = a.hub.find(&a.hf_path)?;
-    let report = convert(&source, &a.mlx_path, &options, |line| println!("{line}"))?;
+    let report = convert(&source, &a.mlx_path, &options, say::told)?;
+    if a.quantize && report.packed_before > 0 {
+        let n = report.packed_before;
+        say::warning(&format!(
+            "{n} layers were packed already and stay as they are; unpack first (convert -d) to pack them anew"
+        ));
+    }
     if a.dry_run {
         println!("Nothing is written. {} would hold:", a.mlx_path.display());
         println!(

@@ -57,6 +57,9 @@ pub(crate) fn run(a: Arguments, manner: Manner) -> Result<()> {
     if a.low_bits > a.high_bits {
         return Err(Error::value(format!("--low-bits {} is more than --high-bits {}", a.low_bits, a.high_bits)));
     }
+    if !(a.target_bpw.is_finite() && a.target_bpw > 0.0) {
+        return Err(Error::value(format!("--target-bpw is {}; it is a number above 0", a.target_bpw)));
+    }
     let given = a.sensitivities.as_deref().map(read_sensitivities).transpose()?;
     let job = a.common.begin("dynamic-quant", manner, Some("Qwen/Qwen3-0.6B-base"))?;
     let text = Calibration::read(a.calibration_file.as_deref(), &job.original.language)?;

@@ -31,7 +31,7 @@ pub(crate) struct Arguments {
     #[arg(long)]
     log_samples: bool,
     /// Questions at once
-    #[arg(long, default_value_t = 8)]
+    #[arg(long, default_value_t = 8, value_parser = model::positive)]
     batch_size: usize,
     /// Examples before each question [default: as the task says]
     #[arg(long, visible_alias = "num-fewshot")]
@@ -86,10 +86,13 @@ pub(crate) fn run(a: Arguments) -> Result<()> {
     let mut outcomes = Vec::new();
     for task in &tasks {
         let mut progress = say::Progress::new("evaluate", "questions");
-        let outcome = task.run(&model, &settings, &mut |done, total| {
+        let outcome = match task.run(&model, &settings, &mut |done, total| {
             progress.at(done, total);
             !interrupt::seen()
-        })?;
+        }) {
+            Err(_) if interrupt::seen() => break,
+            outcome => outcome?,
+        };
         drop(progress);
         if outcome.cut > 0 {
             let (n, name) = (outcome.cut, &outcome.name);
@@ -99,7 +102,18 @@ pub(crate) fn run(a: Arguments) -> Result<()> {
         }
         outcomes.push(outcome);
     }
-    let results: Map<String, Value> = outcomes.iter().map(|o| (o.name.clone(), o.to_json())).collect();
+    let partial = outcomes.len() < tasks.len();
+    if partial {
+        let (done, of) = (outcomes.len(), tasks.len());
+        say::note(&format!("interrupted: {done} of {of} tasks are done"));
+        if outcomes.is_empty() {
+            return Ok(());
+        }
+    }
+    let mut results: Map<String, Value> = outcomes.iter().map(|o| (o.name.clone(), o.to_json())).collect();
+    if partial {
+        results.values_mut().for_each(|result| result["partial"] = true.into());
+    }
     std::fs::create_dir_all(&a.output_dir).map_err(|e| Error::io(format!("{}: {e}", a.output_dir.display())))?;
     let mut keys =
         vec!["eval".to_string(), file_part(&a.source.name()), format!("lapis-{}", env!("CARGO_PKG_VERSION"))];

@@ -1,12 +1,12 @@
 //! `lapis fuse`: an adapter as a part of its model.
 
-use crate::Manner;
 use crate::model::{DEMO, Source};
+use crate::{Manner, say};
 use lapis::Result;
 use lapis_lm::card::Card;
+use lapis_lm::convert::writable;
 use lapis_lm::fuse::{Base, fuse};
 use lapis_lm::gguf::{Kind, export};
-use lapis_lm::hub::Name;
 use std::path::PathBuf;
 
 #[derive(clap::Args)]
@@ -44,22 +44,24 @@ const LOSS: f64 = 0.5;
 
 pub(crate) fn run(mut a: Arguments, manner: Manner) -> Result<()> {
     let upload = match &a.upload_repo {
-        Some(name) => Some((a.source.hub.hub()?, Name::parse(name)?)),
+        Some(name) => Some(super::upload::target(&a.source.hub, name)?),
         None => None,
     };
     a.source.model = a.source.model.or_else(|| (manner == Manner::Mlx).then(|| "mlx_model".into()));
     let source = a.source.find()?;
-    println!("Loading pretrained model");
+    writable(&a.save_path)?;
+    say::told("Loading pretrained model");
     let base = source.as_deref().map_or(Base::Files(DEMO), Base::Path);
     let report = fuse(base, &a.adapter_path, &a.save_path, a.dequantize)?;
-    println!("Fused {} layers; {:.3} bits per weight.", report.layers, report.bits_per_weight);
+    say::told(&format!("Fused {} layers; {:.3} bits per weight.", report.layers, report.bits_per_weight));
     if let Some(loss) = report.loss() {
         let worst = report.losses.iter().max_by(|a, b| a.1.total_cmp(&b.1));
         let worst = worst.map_or(String::new(), |(path, x)| format!(", most in {path}: {:.0} %", 100.0 * x));
-        println!("Packing again differs from the sum by {:.0} % of the change (median{worst}).", 100.0 * loss);
+        let percent = 100.0 * loss;
+        say::told(&format!("Packing again differs from the sum by {percent:.0} % of the change (median{worst})."));
         if loss > LOSS {
-            println!(
-                "Much of what was learned is lost to rounding: --dequantize keeps it; quantize with more bits afterwards."
+            say::told(
+                "Much of what was learned is lost to rounding: --dequantize keeps it; quantize with more bits afterwards.",
             );
         }
     }
@@ -76,13 +78,13 @@ pub(crate) fn run(mut a: Arguments, manner: Manner) -> Result<()> {
     let command = format!("lapis {}", command.join(" "));
     let (source, base) = (text.as_deref(), named.as_deref());
     Card { source, base, command: &command, bits_per_weight: report.bits_per_weight }.write(&a.save_path)?;
-    println!("Saved to {}.", a.save_path.display());
+    say::told(&format!("Saved to {}.", a.save_path.display()));
     if a.export_gguf {
         let kind = Kind::ALL.iter().find(|k| k.0 == a.gguf_type).map_or(Kind::F16, |k| k.1);
         let name = a.gguf_path.unwrap_or_else(|| format!("ggml-model-{}.gguf", a.gguf_type).into());
         let file = a.save_path.join(name);
         export(&a.save_path, &file, kind)?;
-        println!("Saved GGUF to {}.", file.display());
+        say::told(&format!("Saved GGUF to {}.", file.display()));
     }
     match upload {
         Some((hub, name)) => super::upload::upload(&hub, &a.save_path, &name),

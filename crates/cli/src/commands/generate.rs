@@ -58,7 +58,7 @@ pub(crate) struct Arguments {
     #[arg(long, default_value = "true")]
     verbose: String,
     /// Tokens of the prompt in a step
-    #[arg(long, default_value_t = 2048)]
+    #[arg(long, default_value_t = 2048, value_parser = model::positive)]
     prefill_step_size: usize,
     /// What the model remembers of the beginning, as cache-prompt wrote it; the prompt goes on from there
     #[arg(long)]
@@ -170,7 +170,10 @@ pub(crate) fn run(mut a: Arguments, manner: Manner) -> Result<()> {
     interrupt::watch();
     let mut progress = say::Progress::new("prefill", "tok");
     let stream = model.stream(&prompt, &options, sequence)?;
-    let mut stream = stream.on_prefill(move |done, total| progress.at(done, total));
+    let mut stream = stream.on_prefill(move |done, total| {
+        progress.at(done, total);
+        !interrupt::seen()
+    });
     if let Some(grammar) = a.grammar.grammar(&model)? {
         stream = stream.constrain(grammar.reply(&model.eos, model.tokenizer.thinking(), &prompt));
     }
@@ -178,11 +181,11 @@ pub(crate) fn run(mut a: Arguments, manner: Manner) -> Result<()> {
     let shown = |text: &str| if a.raw { text.to_string() } else { say::safe(text) };
     let (mut last, mut text, mut guessed): (Option<Response>, String, usize) = (None, String::new(), 0);
     let mut likely: Vec<Likely> = Vec::new();
-    if verbose {
-        writeln!(out, "==========").map_err(closed)?;
-    }
     for response in stream {
         let response = response?;
+        if verbose && last.is_none() {
+            writeln!(out, "==========").map_err(closed)?;
+        }
         if a.logprobs.is_some() && response.finish_reason != Some(Finish::Stop) {
             likely.push(Likely::of(&model, &response)?);
         }
@@ -197,7 +200,10 @@ pub(crate) fn run(mut a: Arguments, manner: Manner) -> Result<()> {
             break;
         }
     }
-    let Some(last) = last else { return Err(Error::value("nothing was written")) };
+    let Some(last) = last else {
+        // Interrupted while the prompt was read.
+        return if interrupt::seen() { Ok(()) } else { Err(Error::value("nothing was written")) };
+    };
     if a.json {
         let mut line = json!({
             "schema": 1, "text": text, "prompt_tokens": last.prompt_tokens, "prompt_tps": last.prompt_tps,
@@ -252,7 +258,8 @@ fn closed(e: std::io::Error) -> Error {
     if e.kind() == std::io::ErrorKind::BrokenPipe {
         std::process::exit(0);
     }
-    Error::io(format!("standard output: {e}"))
+    let text = format!("standard output: {e}");
+    if e.kind() == std::io::ErrorKind::StorageFull { Error::memory(text) } else { Error::io(text) }
 }
 
 fn tokens(a: &Arguments, model: &LanguageModel) -> Result<Vec<u32>> {

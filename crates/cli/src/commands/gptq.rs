@@ -1,7 +1,7 @@
 //! `lapis gptq`: packs weights column by column, so that later columns take up the error of those before.
 
-use crate::Manner;
 use crate::quantizing::{Common, Made, Screen};
+use crate::{Manner, model};
 use lapis::Result;
 use lapis::ops::quantize::Format;
 use lapis_train::quant::{Calibration, Gptq, gptq};
@@ -28,7 +28,7 @@ pub(crate) struct Arguments {
     #[arg(long, default_value_t = 64)]
     fallback_group_size: usize,
     /// Windows of the text to look at; -1 takes all
-    #[arg(long, default_value_t = -1, allow_negative_numbers = true)]
+    #[arg(long, default_value_t = -1, allow_negative_numbers = true, value_parser = model::count)]
     num_samples: i64,
     /// Tokens of a window
     #[arg(long, default_value_t = 512)]

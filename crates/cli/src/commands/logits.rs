@@ -1,6 +1,7 @@
 //! `lapis logits`: the numbers themselves, for comparing implementations.
 
 use crate::model::Source;
+use crate::say;
 use lapis::{Array, Dtype, Error, Result, eval, io, ops};
 use lapis_lm::{Batch, Sequence, models};
 use std::path::PathBuf;
@@ -26,7 +27,12 @@ pub(crate) fn run(a: Arguments) -> Result<()> {
     if length == 0 || sequences.iter().any(|s| s.len() != length) {
         return Err(Error::value("--tokens: sequences of one length are needed, one token at least"));
     }
-    let model = models::load(&mut a.source.checkpoint()?)?;
+    let mut checkpoint = a.source.checkpoint()?;
+    let vocabulary = checkpoint.vocabulary()?;
+    if let Some(id) = sequences.iter().flatten().find(|&&id| id as usize >= vocabulary) {
+        return Err(Error::index(format!("--tokens: the model has {vocabulary} tokens, from 0 on, and no {id}")));
+    }
+    let model = models::load(&mut checkpoint)?;
     let mut rows = Vec::new();
     for tokens in &sequences {
         let mut sequence = Sequence::new();
@@ -41,7 +47,12 @@ pub(crate) fn run(a: Arguments) -> Result<()> {
         }
         rows.push(ops::concatenate(&parts, 0)?);
     }
-    io::save_npy(&a.output, &ops::stack(&rows, 0)?)
+    let all = ops::stack(&rows, 0)?;
+    io::save_npy(&a.output, &all)?;
+    // As it is called by now.
+    let suffix = if a.output.extension().is_some_and(|e| e == "npy") { "" } else { ".npy" };
+    say::note(&format!("wrote {}{suffix}: float32 {:?}", a.output.display(), all.shape()));
+    Ok(())
 }
 
 fn ids(text: &str) -> Result<Vec<i32>> {

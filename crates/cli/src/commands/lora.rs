@@ -1,7 +1,7 @@
 //! `lapis lora`: fine-tuning.
 
 use crate::model::{AdapterArguments, Source};
-use crate::{Manner, interrupt};
+use crate::{Manner, interrupt, say};
 use lapis::{Error, Result};
 use lapis_train::{Data, Observer, Record, Settings, Trained, run as train};
 use serde_json::{Value, json};
@@ -19,7 +19,8 @@ pub(crate) struct Arguments {
     /// Say how well the test set is foreseen, after training or by an adapter that is there
     #[arg(long)]
     test: bool,
-    /// A directory with train.jsonl, valid.jsonl, test.jsonl: lines with "text", "messages", or "prompt" and "completion"
+    /// A directory with train.jsonl, valid.jsonl, test.jsonl: lines with "text", "messages", or "prompt" and "completion"; of preferences
+    /// "prompt", "chosen" and "rejected"
     #[arg(long)]
     data: Option<String>,
     /// What is trained: changes of low rank, the same with lengths of rows, or the weights themselves [default: lora]
@@ -28,6 +29,18 @@ pub(crate) struct Arguments {
     /// adam, adamw, muon, sgd or adafactor [default: adam]
     #[arg(long)]
     optimizer: Option<String>,
+    /// Learn texts, or which of two answers is preferred, by DPO or ORPO: lines with "chosen" and "rejected" [default: sft]
+    #[arg(long, value_parser = ["sft", "dpo", "orpo"])]
+    train_mode: Option<String>,
+    /// Of preferences: how far an answer may go from what it was (DPO), the weight of odds (ORPO) [default: 0.1]
+    #[arg(long)]
+    beta: Option<f64>,
+    /// How DPO weighs what a preferred answer is ahead [default: sigmoid]
+    #[arg(long, value_parser = ["sigmoid", "hinge", "ipo", "dpop"], alias = "dpo-cpo-loss-type")]
+    dpo_loss_type: Option<String>,
+    /// Of dpop: the price of a preferred answer that becomes less likely [default: 50]
+    #[arg(long)]
+    delta: Option<f64>,
     /// Learn completions (of chats the last message) and not prompts
     #[arg(long)]
     mask_prompt: bool,
@@ -44,7 +57,7 @@ pub(crate) struct Arguments {
     #[arg(long, allow_negative_numbers = true)]
     val_batches: Option<i64>,
     /// The learning rate [default: 1e-5]
-    #[arg(long)]
+    #[arg(long, value_parser = rate)]
     learning_rate: Option<f64>,
     /// Steps in which the learning rate rises to its value [default: 0]
     #[arg(long)]
@@ -117,6 +130,12 @@ pub(crate) struct Arguments {
     json: bool,
 }
 
+/// A learning rate.
+fn rate(text: &str) -> std::result::Result<f64, String> {
+    let number = text.parse().ok().filter(|x: &f64| x.is_finite() && *x >= 0.0);
+    number.ok_or_else(|| "it is a number from 0 on".into())
+}
+
 /// The settings of the YAML file, then of the flags.
 fn settings(a: &Arguments, manner: Manner) -> Result<Settings> {
     let mut s = Settings::default();
@@ -124,17 +143,21 @@ fn settings(a: &Arguments, manner: Manner) -> Result<Settings> {
         s.model = Some("Qwen/Qwen3-0.6b".into());
     }
     if let Some(file) = &a.config {
-        s.read(file, &mut |text| eprintln!("{text}"))?;
+        s.read(file, &mut say::note)?;
     }
     let truth = |on: bool| on.then_some(Value::Bool(true));
     let model = a.source.model.as_ref().map(|m| json!(m.display().to_string()));
-    let flags: [(&str, Option<Value>); 31] = [
+    let flags: [(&str, Option<Value>); 35] = [
         ("model", model),
         ("train", truth(a.train)),
         ("test", truth(a.test)),
         ("data", a.data.clone().map(Value::from)),
         ("fine_tune_type", a.fine_tune_type.clone().map(Value::from)),
         ("optimizer", a.optimizer.clone().map(Value::from)),
+        ("train_mode", a.train_mode.clone().map(Value::from)),
+        ("beta", a.beta.map(Value::from)),
+        ("dpo_loss_type", a.dpo_loss_type.clone().map(Value::from)),
+        ("delta", a.delta.map(Value::from)),
         ("mask_prompt", truth(a.mask_prompt)),
         ("num_layers", a.num_layers.map(Value::from)),
         ("batch_size", a.batch_size.map(Value::from)),
@@ -170,7 +193,7 @@ fn settings(a: &Arguments, manner: Manner) -> Result<Settings> {
 pub(crate) fn run(mut a: Arguments, manner: Manner) -> Result<()> {
     let s = settings(&a, manner)?;
     if s.trust_remote_code {
-        eprintln!("--trust-remote-code has no effect: code in a model repository is never run");
+        say::note("--trust-remote-code has no effect: code in a model repository is never run");
     }
     s.check()?;
     let Some(data) = &s.data else {
@@ -183,7 +206,7 @@ pub(crate) fn run(mut a: Arguments, manner: Manner) -> Result<()> {
         true => a.source.load()?,
         false => AdapterArguments::of(&s.adapter_path).load(&a.source)?,
     };
-    let data = Data::read(Path::new(data), &model, &s, &mut |text| eprintln!("note: {text}"))?;
+    let data = Data::read(Path::new(data), &model, &s, &mut |text| say::note(&format!("note: {text}")))?;
     if a.dry_run {
         return dry(&model, data, &s);
     }
@@ -192,7 +215,7 @@ pub(crate) fn run(mut a: Arguments, manner: Manner) -> Result<()> {
     let outcome = train(&model, data, &s, a.resume, &mut screen)?;
     screen.clear();
     if interrupt::seen() && s.train && outcome.steps < s.iters {
-        eprintln!("interrupted after step {}; --resume goes on from there", outcome.steps);
+        say::note(&format!("interrupted after step {}; --resume goes on from there", outcome.steps));
     }
     match outcome.test_loss {
         Some(loss) if a.json => println!("{}", json!({"test_loss": loss, "test_perplexity": loss.exp()})),
@@ -200,7 +223,7 @@ pub(crate) fn run(mut a: Arguments, manner: Manner) -> Result<()> {
         None => {}
     }
     if let Some(report) = outcome.report.filter(|_| !a.json) {
-        println!("Report: {}", report.display());
+        say::told(&format!("Report: {}", report.display()));
     }
     Ok(())
 }
@@ -239,7 +262,7 @@ struct Screen {
 
 impl Screen {
     fn new(json: bool, iters: usize) -> Screen {
-        let live = std::io::stderr().is_terminal() && !json;
+        let live = std::io::stderr().is_terminal() && !json && !say::is_quiet();
         Screen { json, live, iters, began: Instant::now(), first: 0, shown: false }
     }
 
@@ -272,15 +295,15 @@ impl Screen {
 impl Observer for Screen {
     fn note(&mut self, text: &str) {
         self.clear();
-        eprintln!("note: {text}");
+        say::note(&format!("note: {text}"));
     }
 
     fn begin(&mut self, t: &Trained, done: usize) {
         (self.began, self.first) = (Instant::now(), done);
         if !self.json {
-            println!("{}", trained(t));
+            say::told(&trained(t));
             let from = if done > 0 { format!(", from step {done} on") } else { String::new() };
-            println!("Starting training..., iters: {}{from}", self.iters);
+            say::told(&format!("Starting training..., iters: {}{from}", self.iters));
         }
     }
 
@@ -299,11 +322,15 @@ impl Observer for Screen {
             return;
         }
         if let (Some(loss), Some(time)) = (r.val_loss, r.val_time) {
-            println!("Iter {}: Val loss {loss:.3}, Val took {time:.3}s", r.iteration);
+            say::told(&format!("Iter {}: Val loss {loss:.3}, Val took {time:.3}s", r.iteration));
         }
         if let Some(loss) = r.train_loss {
-            println!(
-                "Iter {}: Train loss {loss:.3}, Learning Rate {:.3e}, It/sec {:.3}, Tokens/sec {:.3}, Trained Tokens {}, Peak mem {:.3} \
+            let reward = match (r.reward_margin, r.reward_accuracy) {
+                (Some(margin), Some(accuracy)) => format!("Margin {margin:.3}, Accuracy {accuracy:.3}, "),
+                _ => String::new(),
+            };
+            say::told(&format!(
+                "Iter {}: Train loss {loss:.3}, {reward}Learning Rate {:.3e}, It/sec {:.3}, Tokens/sec {:.3}, Trained Tokens {}, Peak mem {:.3} \
                  GB, {} left",
                 r.iteration,
                 r.learning_rate.unwrap_or(0.0),
@@ -312,14 +339,14 @@ impl Observer for Screen {
                 r.trained_tokens.unwrap_or(0),
                 r.peak_memory.unwrap_or(0.0),
                 self.left(r.iteration)
-            );
+            ));
         }
     }
 
     fn saved(&mut self, file: &Path) {
         self.clear();
         if !self.json {
-            println!("Saved adapter weights to {}.", file.display());
+            say::told(&format!("Saved adapter weights to {}.", file.display()));
         }
     }
 

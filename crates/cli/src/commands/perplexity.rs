@@ -34,13 +34,13 @@ pub(crate) struct Text {
     #[arg(long)]
     data_path: Option<PathBuf>,
     /// Windows at once
-    #[arg(long, default_value_t = 8)]
+    #[arg(long, default_value_t = 8, value_parser = model::positive)]
     pub(crate) batch_size: usize,
     /// Tokens of a window
     #[arg(long, default_value_t = 512)]
     sequence_length: usize,
     /// Windows to take; -1 takes all
-    #[arg(long, default_value_t = 256, allow_negative_numbers = true)]
+    #[arg(long, default_value_t = 256, allow_negative_numbers = true, value_parser = model::count)]
     num_samples: i64,
 }
 

@@ -10,6 +10,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+/// Seconds of a year: nobody means more, and clocks hold it.
+const YEAR: u64 = 31_536_000;
+
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     #[command(flatten)]
@@ -66,17 +69,14 @@ pub(crate) struct Arguments {
     #[arg(long, default_value_t = 8)]
     max_models: usize,
     /// Minutes after which an idle model is let go
-    #[arg(long, default_value_t = 60)]
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(..=YEAR))]
     model_ttl: u64,
     /// Seconds that a request waits for its model to be loaded
-    #[arg(long, default_value_t = 60)]
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(..=YEAR))]
     load_wait: u64,
     /// Prompt and reply together at most
     #[arg(long)]
     max_context: Option<usize>,
-    /// Bytes for weights and what is remembered, such as 12GB [default: 90 % of what is free]
-    #[arg(long, value_parser = bytes)]
-    memory_limit: Option<u64>,
     /// Requests that may wait
     #[arg(long, default_value_t = 512)]
     queue_size: usize,
@@ -87,10 +87,10 @@ pub(crate) struct Arguments {
     #[arg(long, default_value_t = 256)]
     max_connections: usize,
     /// Seconds that a request may take
-    #[arg(long)]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=YEAR))]
     request_timeout: Option<u64>,
     /// Seconds that requests may take to end when the server stops
-    #[arg(long, default_value_t = 30)]
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(..=YEAR))]
     drain_timeout: u64,
     /// Sequences that write at once
     #[arg(long, default_value_t = 32)]
@@ -211,29 +211,35 @@ fn read(path: &Path) -> Result<String> {
     std::fs::read_to_string(path).map_err(|e| Error::io(format!("{}: {e}", path.display())))
 }
 
+/// Keys by lines, each with a name before a colon if it has one.
+fn listed(text: &str) -> Vec<Key> {
+    let lines = text.lines().enumerate().filter(|(_, l)| !l.trim().is_empty() && !l.starts_with('#'));
+    let key = |(i, line): (usize, &str)| {
+        let (name, secret) = match line.split_once(':') {
+            Some((name, secret)) => (name.trim().to_string(), secret.trim()),
+            None => (format!("key {}", i + 1), line.trim()),
+        };
+        (!secret.is_empty()).then(|| Key { name, secret: secret.to_string() })
+    };
+    lines.filter_map(key).collect()
+}
+
 /// All keys that were given.
 fn keys(a: &Arguments) -> Result<Vec<Key>> {
     let mut keys = Vec::new();
-    let mut add = |line: &str, number: usize| {
-        let (name, secret) = match line.split_once(':') {
-            Some((name, secret)) => (name.trim().to_string(), secret.trim()),
-            None => (format!("key {number}"), line.trim()),
-        };
-        if !secret.is_empty() {
-            keys.push(Key { name, secret: secret.to_string() });
-        }
-    };
     if let Some(key) = &a.api_key {
         if std::env::var("LAPIS_API_KEY").ok().as_ref() != Some(key) {
             eprintln!("--api-key is seen in the list of processes; --api-key-file or LAPIS_API_KEY is not");
         }
-        add(key, 1);
+        match key.trim() {
+            "" => {}
+            // A key may hold a colon; names are of use among several.
+            one if one.lines().count() == 1 => keys.push(Key { name: "key 1".into(), secret: one.into() }),
+            several => keys.extend(listed(several)),
+        }
     }
     if let Some(path) = &a.api_key_file {
-        let text = read(path)?;
-        for (i, line) in text.lines().enumerate().filter(|(_, l)| !l.trim().is_empty() && !l.starts_with('#')) {
-            add(line, i + 1);
-        }
+        keys.extend(listed(&read(path)?));
         if keys.is_empty() {
             return Err(Error::value(format!("{}: there is no key in it; write one a line", path.display())));
         }
@@ -263,7 +269,7 @@ fn disk_cache(a: &Arguments) -> Option<(PathBuf, u64)> {
     Some((dir, limit))
 }
 
-fn settings(a: &Arguments, manner: Manner) -> Result<Settings> {
+fn settings(a: &Arguments, manner: Manner, limit: Option<u64>) -> Result<Settings> {
     let source = a.source.find()?.map_or(Source::Files(model::DEMO), Source::Path);
     let mut s = Settings::new(name(a.source.model.as_deref()), source);
     s.host.clone_from(&a.host);
@@ -314,7 +320,7 @@ fn settings(a: &Arguments, manner: Manner) -> Result<Settings> {
     (s.max_models, s.model_ttl) = (a.max_models.max(1), Duration::from_secs(60 * a.model_ttl));
     s.load_wait = Duration::from_secs(a.load_wait);
     s.max_context = a.max_context;
-    s.memory_limit = a.memory_limit.unwrap_or(s.memory_limit);
+    s.memory_limit = limit.unwrap_or(s.memory_limit);
     (s.queue_size, s.max_connections) = (a.queue_size, a.max_connections.max(1));
     (s.per_key, s.checkpoint_every) = (a.max_per_key.max(1), a.checkpoint_every.max(1));
     (s.keep_billing, s.deterministic) = (a.keep_billing_header, a.deterministic);
@@ -357,11 +363,12 @@ fn settings(a: &Arguments, manner: Manner) -> Result<Settings> {
     Ok(s)
 }
 
-pub(crate) fn run(a: Arguments, manner: Manner) -> Result<u8> {
+/// Serves; `limit` bounds weights and all that is remembered.
+pub(crate) fn run(a: Arguments, manner: Manner, limit: Option<u64>) -> Result<u8> {
     if a.supervise && lapis_serve::is_supervisor() {
         return lapis_serve::supervise();
     }
-    let settings = settings(&a, manner)?;
+    let settings = settings(&a, manner, limit)?;
     let (keys, limit, model) = (settings.keys.len(), settings.memory_limit, settings.model.0.clone());
     let server = Server::start(settings)?;
     banner(&server, &model, keys, limit);

@@ -24,6 +24,13 @@ pub(crate) fn run(a: Arguments) -> Result<()> {
     upload(&a.hub.hub()?, &a.path, &name)
 }
 
+/// Where a result will go, once it is there. What keeps it from going there is told now.
+pub(crate) fn target(hub: &HubArguments, name: &str) -> Result<(Hub, Name)> {
+    let (hub, name) = (hub.hub()?, Name::parse(name)?);
+    hub.may_upload(&name)?;
+    Ok((hub, name))
+}
+
 /// Uploads a directory, with a line on a terminal, and says where it is.
 pub(crate) fn upload(hub: &Hub, path: &Path, name: &Name) -> Result<()> {
     if !path.join("config.json").is_file() {

@@ -29,12 +29,11 @@ pub(super) struct Local {
 }
 
 impl Hub {
-    /// Makes the files of a directory a commit of a repository, which is made where it does not exist. Hidden files
-    /// stay. Gives the address of the commit.
+    /// That an upload can be tried: to be asked before work of hours.
     ///
     /// # Errors
-    /// No token; a hub that cannot be reached or refuses; a file that cannot be read.
-    pub fn upload(&self, dir: &Path, name: &Name, summary: &str, watch: Watch<'_>) -> Result<String> {
+    /// No network, no token, a name without its owner.
+    pub fn may_upload(&self, name: &Name) -> Result<()> {
         if self.offline {
             return Err(Error::network(format!(
                 "[hub] {name}: an upload needs a network (--offline or HF_HUB_OFFLINE)"
@@ -48,6 +47,16 @@ impl Hub {
         if !name.repo.contains('/') {
             return Err(Error::value(format!("[hub] {name}: an upload needs owner/name")));
         }
+        Ok(())
+    }
+
+    /// Makes the files of a directory a commit of a repository, which is made where it does not exist. Hidden files
+    /// stay. Gives the address of the commit.
+    ///
+    /// # Errors
+    /// As [`Hub::may_upload`]; a hub that cannot be reached or refuses; a file that cannot be read.
+    pub fn upload(&self, dir: &Path, name: &Name, summary: &str, watch: Watch<'_>) -> Result<String> {
+        self.may_upload(name)?;
         let mut files = Vec::new();
         gather(dir, "", &mut files)?;
         if files.is_empty() {

@@ -38,8 +38,12 @@ pub struct Sampling {
     pub repetition_context: usize,
     /// Subtracted once for each token seen lately.
     pub presence_penalty: f64,
+    /// How far back that penalty looks.
+    pub presence_context: usize,
     /// Subtracted for each time a token was seen lately.
     pub frequency_penalty: f64,
+    /// How far back that penalty looks.
+    pub frequency_context: usize,
 }
 
 impl Default for Sampling {
@@ -58,7 +62,9 @@ impl Default for Sampling {
             repetition_penalty: 1.0,
             repetition_context: 20,
             presence_penalty: 0.0,
+            presence_context: 20,
             frequency_penalty: 0.0,
+            frequency_context: 20,
         }
     }
 }
@@ -183,22 +189,31 @@ impl Sampling {
         for (&token, &bias) in &self.logit_bias {
             logits[token as usize] += bias;
         }
-        let late = &history[history.len().saturating_sub(self.repetition_context)..];
+        let size = logits.len();
+        let late = |context: usize| {
+            let mut counts: HashMap<u32, u32> = HashMap::new();
+            let late = &history[history.len().saturating_sub(context)..];
+            for &token in late.iter().filter(|t| (**t as usize) < size) {
+                *counts.entry(token).or_default() += 1;
+            }
+            counts
+        };
         let repetition = self.repetition_penalty as f32;
-        if !self.penalizes() {
-            return;
-        }
-        let mut counts: HashMap<u32, u32> = HashMap::new();
-        for &token in late.iter().filter(|t| (**t as usize) < logits.len()) {
-            *counts.entry(token).or_default() += 1;
-        }
-        for (token, count) in counts {
-            let x = &mut logits[token as usize];
-            if repetition != 0.0 && repetition != 1.0 {
+        if repetition != 0.0 && repetition != 1.0 {
+            for token in late(self.repetition_context).into_keys() {
+                let x = &mut logits[token as usize];
                 *x = if *x < 0.0 { *x * repetition } else { *x / repetition };
             }
-            *x -= self.presence_penalty as f32;
-            *x -= self.frequency_penalty as f32 * count as f32;
+        }
+        if self.presence_penalty != 0.0 {
+            for token in late(self.presence_context).into_keys() {
+                logits[token as usize] -= self.presence_penalty as f32;
+            }
+        }
+        if self.frequency_penalty != 0.0 {
+            for (token, count) in late(self.frequency_context) {
+                logits[token as usize] -= self.frequency_penalty as f32 * count as f32;
+            }
         }
     }
 
@@ -336,6 +351,22 @@ mod tests {
         let mut logits = [4.0, -4.0, 1.0, 1.0];
         s.process(&mut logits, &[0, 1, 1]);
         assert_eq!(logits, [4.0 / 2.0 - 0.5 - 0.25, -4.0 * 2.0 - 0.5 - 0.5, 8.0, 1.0]);
+    }
+
+    #[test]
+    fn penalties_look_back_each_by_its_own_number() {
+        let all = Sampling {
+            repetition_penalty: 2.0,
+            repetition_context: 1,
+            presence_penalty: 0.5,
+            presence_context: 2,
+            frequency_penalty: 0.25,
+            frequency_context: 4,
+            ..Default::default()
+        };
+        let mut logits = [4.0, 4.0, 4.0, 4.0];
+        all.process(&mut logits, &[3, 0, 0, 1, 2]);
+        assert_eq!(logits, [4.0 - 0.25 * 2.0, 4.0 - 0.5 - 0.25, 4.0 / 2.0 - 0.5 - 0.25, 4.0]);
     }
 
     #[test]

@@ -56,6 +56,19 @@ fn calls(message: &mut Map<String, Value>) {
     }
 }
 
+/// Calls and results in their older form are those that templates know.
+fn modern(message: &mut Map<String, Value>) {
+    if let Some(call) = message.remove("function_call").filter(Value::is_object)
+        && !message.get("tool_calls").is_some_and(Value::is_array)
+    {
+        message.insert("tool_calls".into(), json!([{"id": "call_0", "type": "function", "function": call}]));
+    }
+    if message.get("role").is_some_and(|role| role == "function") {
+        message.insert("role".into(), json!("tool"));
+        message.entry("tool_call_id").or_insert(json!("call_0"));
+    }
+}
+
 /// Messages with plain contents. `developer` stays where `keeps_developer`.
 fn plain(messages: &Value, keeps_developer: bool) -> Result<Vec<Value>> {
     let all = messages.as_array().ok_or_else(|| Error::value("[chat] messages is not a list"))?;
@@ -69,6 +82,7 @@ fn plain(messages: &Value, keeps_developer: bool) -> Result<Vec<Value>> {
         }
         let content = text(message.get("content").unwrap_or(&Value::Null), at)?;
         message.insert("content".into(), content);
+        modern(&mut message);
         calls(&mut message);
         done.push(Value::Object(message));
     }
@@ -136,6 +150,16 @@ mod tests {
             ]),
         );
         assert_eq!(got.unwrap(), "[user] ab\n[assistant]  Rome\n[assistant] c\n");
+    }
+
+    #[test]
+    fn calls_in_their_older_form_are_calls() {
+        let older = json!([
+            {"role": "assistant", "content": null, "function_call": {"name": "f", "arguments": "{\"city\": \"Rome\"}"}},
+            {"role": "function", "name": "f", "content": "sunny"},
+            {"role": "assistant", "content": "It is sunny.", "function_call": null},
+        ]);
+        assert_eq!(said(PLAIN, older).unwrap(), "[assistant]  Rome\n[tool] sunny\n[assistant] It is sunny.\n");
     }
 
     #[test]

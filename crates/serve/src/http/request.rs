@@ -4,7 +4,7 @@ use super::answer::{Answer, Body, json};
 use super::guard::{self, Origin};
 use crate::error::{ApiError, Dialect};
 use crate::routes::{self, Access, Found, Route};
-use crate::service::{Owner, Service, random};
+use crate::service::{Owner, Service, late, random};
 use crate::settings::{Log, Settings};
 use http_body_util::BodyExt;
 use hyper::body::{Bytes, Incoming};
@@ -30,6 +30,8 @@ const SHORT: u64 = 1 << 20;
 const LINGER: Duration = Duration::from_secs(1);
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// The same where Anthropic's clients look for it.
+const ANTHROPIC_ID: HeaderName = HeaderName::from_static("request-id");
 const WARNINGS: HeaderName = HeaderName::from_static("x-lapis-warnings");
 const ALLOW_NETWORK: HeaderName = HeaderName::from_static("access-control-allow-private-network");
 const ASK_NETWORK: HeaderName = HeaderName::from_static("access-control-request-private-network");
@@ -72,7 +74,11 @@ pub(crate) async fn answer(service: Arc<Service>, request: Request<Incoming>, wa
     let asked_headers = request.headers().get(ACCESS_CONTROL_REQUEST_HEADERS).cloned();
     let network = request.headers().contains_key(ASK_NETWORK);
     let mut who = String::from("-");
-    let done = if method == Method::OPTIONS && origin.is_ok() {
+    let known = || {
+        let target = request.uri().authority().map(|a| a.as_str());
+        way.unix || guard::check_host(request.headers(), target, &service.settings, way.loopback).is_ok()
+    };
+    let done = if method == Method::OPTIONS && origin.is_ok() && known() {
         let (parts, mut body) = request.into_parts();
         let mut answer = preflight(asked_headers, network);
         if !rest(&parts.headers, &mut body).await {
@@ -83,10 +89,7 @@ pub(crate) async fn answer(service: Arc<Service>, request: Request<Incoming>, wa
         let work = attend(&service, request, way, found, id.clone(), came, &mut who);
         match service.settings.request_timeout {
             None => work.await,
-            Some(limit) => {
-                let late = ApiError::later(503, 5, format!("the request took longer than {} s", limit.as_secs()));
-                tokio::time::timeout(limit, work).await.unwrap_or(Err(late.into()))
-            }
+            Some(limit) => tokio::time::timeout(limit, work).await.unwrap_or(Err(late(limit).into())),
         }
     };
     let failed = done.as_ref().err().cloned();
@@ -98,6 +101,9 @@ pub(crate) async fn answer(service: Arc<Service>, request: Request<Incoming>, wa
         headers.insert(VARY, HeaderValue::from_static("origin"));
     }
     if let Ok(value) = HeaderValue::from_str(&id) {
+        if dialect == Dialect::Anthropic {
+            headers.insert(ANTHROPIC_ID, value.clone());
+        }
         headers.insert(REQUEST_ID, value);
     }
     if service.settings.log == Log::Text
@@ -322,6 +328,8 @@ fn log(
     let why: String =
         error.map_or(String::new(), |e| e.message.chars().take(300).flat_map(char::escape_default).collect());
     match service.settings.log {
+        // The answer says that the log has more.
+        Log::Off if status == 500 => crate::log::line(&format!("{method} {path} 500 · {who} · {id} · {why}")),
         Log::Off => {}
         Log::Text => {
             let why = if why.is_empty() { why } else { format!(" · {why}") };

@@ -55,6 +55,9 @@ fn prompts(body: &mut Body) -> Result<Vec<Prompt>, ApiError> {
     if list.len() > PROMPTS {
         return Err(wrong(&format!("has {} entries; {PROMPTS} are taken", list.len())));
     }
+    if list.iter().any(Value::is_string) && !list.iter().all(Value::is_string) {
+        return Err(wrong("must hold texts only, or lists of tokens only"));
+    }
     let one = |value: Value| match value {
         Value::String(text) => Ok(Prompt::Text(text)),
         Value::Array(list) => ids(&list).map(Prompt::Tokens).ok_or_else(|| wrong("holds what is no token")),
@@ -80,6 +83,14 @@ fn fill(loaded: &Loaded, prefix: &str, suffix: &str) -> Result<Prompt, ApiError>
     let [before, after, middle] = MIDDLE.iter().find(known).ok_or_else(|| ApiError::field("suffix", why))?;
     let text = format!("{before}{prefix}{after}{suffix}{middle}");
     Ok(Prompt::Tokens(model.tokenizer.encode(&text, false)?))
+}
+
+/// An error in the words of this interface.
+fn own(mut error: ApiError) -> ApiError {
+    if error.param.as_deref() == Some("messages") {
+        error.param = Some("prompt".into());
+    }
+    error
 }
 
 /// A prompt and its replies.
@@ -125,7 +136,9 @@ pub(crate) async fn run(service: Arc<Service>, call: Call) -> Outcome {
             Prompt::Text(text) => Some(text.clone()),
             _ => None,
         };
-        let ticket = service.submit(Ask { prompt: Some(prompt), ..ask.clone() }, &call.owner, call.came).await?;
+        // The tickets of all prompts are kept to the end, so that the first one's count is enough.
+        let ask = Ask { prompt: Some(prompt), further: !parts.is_empty(), ..ask.clone() };
+        let ticket = service.submit(ask, &call.owner, call.came).await.map_err(own)?;
         let decoded = || ticket.model.model.tokenizer.decode(&ticket.prompt, true).unwrap_or_default();
         let echo = echo.then(|| shown.unwrap_or_else(decoded));
         parts.push(Piece { replies: Replies::new(best, top.is_some() || best > n), ticket, echo });

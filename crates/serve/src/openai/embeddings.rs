@@ -47,6 +47,9 @@ fn inputs(body: &mut Body) -> Result<Vec<Input>, ApiError> {
     if list.len() > INPUTS {
         return Err(wrong(format!("has {} entries; {INPUTS} are taken", list.len())));
     }
+    if list.iter().any(Value::is_string) && !list.iter().all(Value::is_string) {
+        return Err(wrong("must hold texts only, or lists of tokens only".into()));
+    }
     let one = |value: Value| match value {
         Value::String(text) => Ok(Input::Text(text)),
         Value::Array(list) => tokens(&list).ok_or_else(|| wrong("holds what is no token".into())),

@@ -3,22 +3,29 @@
 use crate::error::ApiError;
 use crate::http::answer::{self, Outcome};
 use crate::http::request::Call;
-use crate::models::Listing;
+use crate::models::{Listing, Progress};
 use crate::service::{Service, blocking};
 use serde_json::{Value, json};
 use std::sync::Arc;
+
+/// How far a model is that is being loaded.
+pub(crate) fn loading(progress: &Progress) -> Value {
+    let mut value = json!({"seconds": progress.seconds()});
+    if let Some((fetched, bytes)) = progress.fetched() {
+        (value["fetched"], value["bytes"]) = (json!(fetched), json!(bytes));
+    }
+    value
+}
 
 fn entry(model: &Listing) -> Value {
     let mut entry = json!({
         "id": model.id, "object": "model", "created": model.created, "owned_by": "lapis", "loaded": model.loaded,
         "capabilities": model.capabilities,
+        // What Anthropic's clients read.
+        "type": "model", "display_name": model.id, "created_at": crate::ollama::time(model.created),
     });
     if let Some(progress) = &model.progress {
-        entry["loading"] = json!({"seconds": progress.seconds()});
-        if let Some((fetched, bytes)) = progress.fetched() {
-            entry["loading"]["fetched"] = json!(fetched);
-            entry["loading"]["bytes"] = json!(bytes);
-        }
+        entry["loading"] = loading(progress);
     }
     if let Some(context) = model.context {
         entry["context_length"] = json!(context);
@@ -54,7 +61,14 @@ pub(crate) async fn list(service: Arc<Service>, _call: Call) -> Outcome {
     let models = blocking(move || Ok(service.models.list())).await?;
     let data: Vec<Value> = models.iter().map(entry).collect();
     let slugs: Vec<Value> = models.iter().map(slug).collect();
-    Ok(answer::json(200, &json!({"object": "list", "data": data, "models": slugs})))
+    let id = |entry: Option<&Value>| entry.map_or(Value::Null, |e| e["id"].clone());
+    let (first, last) = (id(data.first()), id(data.last()));
+    Ok(answer::json(
+        200,
+        &json!({
+            "object": "list", "data": data, "has_more": false, "first_id": first, "last_id": last, "models": slugs,
+        }),
+    ))
 }
 
 /// One model.

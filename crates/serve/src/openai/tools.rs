@@ -66,7 +66,10 @@ pub(crate) fn choose(ask: &mut Ask, param: &str, choice: &Value) -> Result<(), A
         let inner = choice.get("function").unwrap_or(choice).get("name").and_then(Value::as_str);
         inner.map(str::to_string)
     };
-    ask.tool_choice = match (choice.as_str(), choice.get("type").and_then(Value::as_str)) {
+    // Anthropic's clients write {"type": "auto"}, and gateways pass it on.
+    let kind = choice.get("type").and_then(Value::as_str);
+    let word = choice.as_str().or(kind.filter(|k| matches!(*k, "auto" | "none" | "required" | "any")));
+    ask.tool_choice = match (word, kind) {
         (Some("auto"), _) => ToolChoice::Auto,
         (Some("none"), _) => ToolChoice::None,
         (Some("required" | "any"), _) => ToolChoice::Required,

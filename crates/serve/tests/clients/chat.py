@@ -345,6 +345,18 @@ def chat_bias_works():
     equal(text(reply), "!!!")
 
 
+@case()
+def chat_bias_of_any_size():
+    equal(text(chat(max_tokens=3, logit_bias={"3": 1e308, "4": -1e308})), "!!!")
+
+
+@case("presence_context_size", "frequency_context_size")
+def penalties_look_back_each_by_its_own(name):
+    ask = lambda **more: text(chat(FOX, temperature=0, max_tokens=60, extra_body={"repetition_penalty": 3.0, "repetition_context_size": 1, **more}))
+    equal(ask(**{name: 100}), ask())
+    assert ask() != ask(repetition_context_size=100)
+
+
 @case("foo", "max_token", "Temperature")
 def unknown_field_warned(name):
     r = suite.PLAIN.post("/v1/chat/completions", {"messages": HI, "max_tokens": 1, name: 1})

@@ -52,6 +52,19 @@ def completion_echo_score():
     equal(choice.text, "The fox walked")
 
 
+@case()
+def completion_echo_times():
+    r = suite.PLAIN.post("/v1/completions", {"prompt": "The fox walked", "echo": True, "logprobs": 0, "max_tokens": 0}).json()
+    equal({k: v for k, v in r["timings"].items() if v < 0}, {})
+    assert r["timings"]["prefill_ms"] > 0, r["timings"]
+
+
+@case()
+def completion_too_long():
+    e = error(suite.PLAIN.post("/v1/completions", {"prompt": "x " * 3000}), 400, "prompt")
+    equal(e["code"], "context_length_exceeded")
+
+
 @case(0, 1, 5, 20)
 def completion_logprobs(top):
     choice = complete("The fox", max_tokens=4, temperature=0, logprobs=top).choices[0]
@@ -103,7 +116,7 @@ def completion_suffix():
     error(suite.PLAIN.post("/v1/completions", {"prompt": "a", "suffix": "b", "max_tokens": 1}), 400, "suffix")
 
 
-@case((5,), ([],), ({},), (None,), ([5, "a"],), ([["a"]],), ([-1],), ([1.5],), ([99999999],), ([[99999999]],), ([2**63],), ([[]],), ("",), (True,))
+@case((5,), ([],), ({},), (None,), ([5, "a"],), (["a", [1]],), ([["a"]],), ([-1],), ([1.5],), ([99999999],), ([[99999999]],), ([2**63],), ([[]],), ("",), (True,))
 def completion_prompt_wrong(prompt):
     r = suite.PLAIN.post("/v1/completions", {"prompt": prompt, "max_tokens": 1})
     if prompt == "" and r.status_code == 200:

@@ -108,7 +108,7 @@ def add(root):
         equal(len(api.create(model="bert", input="fox", dimensions=16).data[0].embedding), 16)
 
     @case(({"dimensions": 8}, "dimensions"), ({"dimensions": 99}, "dimensions"), ({"encoding_format": "x"}, "encoding_format"),
-          ({"input": []}, "input"), ({"input": ["a"] * 2049}, "input"), ({"input": [1.5]}, "input"),
+          ({"input": []}, "input"), ({"input": ["a"] * 2049}, "input"), ({"input": [1.5]}, "input"), ({"input": ["a", [1]]}, "input"),
           ({"input": {}}, "input"), ({"input": None}, "input"), ({"input": "fox " * 99}, "input"),
           ({"input": [[31]]}, "input"), ({"input": [[2**40]]}, "input"), ({"model": "default"}, "model"))
     def embeddings_wrong(more, param):

@@ -6,8 +6,12 @@ import http.server
 import json
 import pathlib
 import shutil
+import struct
+import subprocess
 import tempfile
 import threading
+
+import httpx
 
 import suite
 from messages import BETA, code
@@ -47,6 +51,54 @@ def deterministic():
         finally:
             server.stop()
     assert found[0] == found[1] != found[2], found
+
+
+@case(("--memory-limit", "2GiB"), ("LAPIS_MEMORY_LIMIT", "2GiB"))
+def memory_limit(name, value):
+    flags, environment = ([name, value], {}) if name.startswith("--") else ([], {name: value})
+    server = Server(suite.PROGRAM, *flags, environment=environment)
+    try:
+        until(lambda: any("memory 2.0 GiB" in line for line in server.lines), 5, f"{server.lines}")
+        equal(server.metric("memory_limit_bytes"), 2.0 * 2**30)
+    finally:
+        server.stop()
+
+
+@case("--load-wait", "--model-ttl", "--drain-timeout", "--request-timeout")
+def times_beyond_counting(flag):
+    done = subprocess.run([suite.PROGRAM, "serve", "--port", "0", flag, str(2**64 - 1)], capture_output=True, text=True, timeout=10)
+    equal(done.returncode, 2, done.stderr)
+    assert flag in done.stderr and "31536000" in done.stderr, done.stderr
+
+
+@case(("--api-key", "a:b", ["a:b"], ["b"]), ("LAPIS_API_KEY", "a:first-1\nb:second-2", ["first-1", "second-2"], ["a:first-1"]))
+def keys_as_they_are(name, value, right, wrong):
+    flags, environment = ([name, value], {}) if name.startswith("--") else ([], {name: value})
+    server = Server(suite.PROGRAM, *flags, key=right[0], environment=environment)
+    try:
+        for keys, status in ((right, 200), (wrong, 401)):
+            equal([httpx.get(server.url + "/v1/models", headers={"x-api-key": k}).status_code for k in keys], [status] * len(keys))
+    finally:
+        server.stop()
+
+
+@case(*[(level, stream) for level in ("INFO", "ERROR") for stream in (False, True)])
+def faults_are_in_the_log(level, stream):
+    """Whatever the level: the answer gives the number only, and the log has the rest."""
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copytree(suite.DEMO, pathlib.Path(folder) / "model")
+        weights = pathlib.Path(folder) / "model" / "model.safetensors"
+        data = weights.read_bytes()
+        head = 8 + struct.unpack("<Q", data[:8])[0]
+        weights.write_bytes(data[:head] + b"\xff" * (len(data) - head))  # no numbers
+        server = Server(suite.PROGRAM, "--model", folder + "/model", "--log-level", level)
+        try:
+            r = server.post("/v1/chat/completions", {"messages": HI, "max_tokens": 2, "stream": stream})
+            name = r.headers["x-request-id"]
+            assert r.status_code == (200 if stream else 500) and f"more under {name}" in r.text and "numbers" not in r.text, r.text
+            until(lambda: any(name in line and "not all numbers" in line for line in server.lines), 5, f"nothing of {name}: {server.lines}")
+        finally:
+            server.stop()
 
 
 @case()

@@ -168,6 +168,12 @@ def tool_free(choice):
     assert text(reply)
 
 
+@case("none", "auto", "required", "any")
+def tool_choice_as_an_object(kind):
+    reply = chat(FOX, suite.TOOLS, tools=TWO, extra_body={"tool_choice": {"type": kind}}, max_tokens=300, seed=1, parallel_tool_calls=False)
+    equal(bool(reply.choices[0].message.tool_calls), kind in ("required", "any"), f"{reply}")
+
+
 @case()
 def tool_none_leaves_prompt():
     ask = {"messages": FOX, "tools": TWO}
@@ -182,6 +188,15 @@ def tool_history(arguments):
                 {"role": "tool", "tool_call_id": "call_1", "content": "done"}]
     r = suite.TOOLS.post("/v1/chat/completions", {"messages": messages, "tools": TWO, "max_tokens": 2})
     equal(r.status_code, 200, r.text)
+
+
+@case()
+def tool_history_of_older_form():
+    ask = lambda said, result: suite.TOOLS.post("/apply-template", {"messages": [*FOX, {"role": "assistant", "content": None, **said}, {"content": "done", **result}], "tools": TWO}).json()["prompt"]
+    call = {"name": "take", "arguments": '{"n": 3}'}
+    older = ask({"function_call": call}, {"role": "function", "name": "take"})
+    equal(older, ask({"tool_calls": [{"id": "call_1", "type": "function", "function": call}]}, {"role": "tool", "tool_call_id": "call_1"}))
+    assert '"n"' in older and "<|im_start|>tool" in older, older
 
 
 @case((TWO, "what", "tool_choice"), (TWO, 5, "tool_choice"), (TWO, {"type": "function", "function": {"name": "no"}}, "tool_choice"),

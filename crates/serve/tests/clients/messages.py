@@ -164,6 +164,48 @@ def message_unknown_block_of_history():
     assert "novel" in got.headers["x-lapis-warnings"]
 
 
+PDF = {"type": "document", "source": {"type": "base64", "media_type": "application/pdf", "data": "JVBERi0xLjQK"}}
+
+
+@case()
+def message_document_that_is_no_text():
+    refused(post(messages=[{"role": "user", "content": [PDF, {"type": "text", "text": "What is it?"}]}]), 400, "invalid_request_error", "document")
+    got = post(messages=[{"role": "user", "content": [PDF, {"type": "text", "text": "a"}]}, {"role": "assistant", "content": "b"}, *HI])
+    equal(got.status_code, 200, got.text)
+    assert "document" in got.headers["x-lapis-warnings"]
+
+
+@case("A fox.", ([{"type": "text", "text": "A fox."}],))
+def message_document_of_content(content):
+    count = lambda c: post("/v1/messages/count_tokens", messages=[{"role": "user", "content": c}]).json()["input_tokens"]
+    equal(count([{"type": "document", "source": {"type": "content", "content": content}}]), count("A fox."))
+
+
+@case(True, False)
+def message_unknown_part_of_a_result(last):
+    parts = [{"type": "novel"}, {"type": "tool_reference", "tool_name": "clock"}, {"type": "text", "text": "x"}]
+    messages = [*HI, {"role": "assistant", "content": [{"type": "tool_use", "id": "t", "name": "weather", "input": {}}]},
+                {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t", "content": parts}]}]
+    got = post(server=suite.TOOLS, tools=[WEATHER], messages=messages if last else [*messages, {"role": "assistant", "content": "ok"}, *HI])
+    if last:
+        return refused(got, 400, "invalid_request_error")
+    equal(got.status_code, 200, got.text)
+    equal(got.headers["x-lapis-warnings"], "a block of type novel was left out")
+
+
+@case("text, call", "call, call", "call, text", "text, text")
+def message_assistant_in_a_row(kinds):
+    make = lambda i, kind: {"type": "text", "text": "I look."} if kind == "text" else {"type": "tool_use", "id": f"t{i}", "name": "weather", "input": {}}
+    blocks = [make(i, kind) for i, kind in enumerate(kinds.split(", "))]
+    if kinds == "text, text":  # parts are lines of one text, messages are paragraphs
+        one = [{"type": "text", "text": "I look.\n\nI look."}]
+    else:
+        one = blocks
+    results = [{"type": "tool_result", "tool_use_id": b["id"], "content": "r"} for b in blocks if b["type"] == "tool_use"] or "r"
+    count = lambda said: post("/v1/messages/count_tokens", suite.TOOLS, tools=[WEATHER], messages=[*HI, *said, {"role": "user", "content": results}]).json()["input_tokens"]
+    equal(count([{"role": "assistant", "content": [b]} for b in blocks]), count([{"role": "assistant", "content": one}]))
+
+
 @case()
 def message_unknown_block_last():
     refused(post(messages=[{"role": "user", "content": [{"type": "novel"}]}]), 400, "invalid_request_error", "novel")
@@ -398,6 +440,32 @@ def output_format(stream):
     else:
         text = texts(got)
     holds(SCHEMA, json.loads(text))
+
+
+@case({"format": {"type": "json_schema"}}, {"format": {"type": "xml"}}, {"format": 5}, {"effort": 5})
+def output_config_wrong(config):
+    refused(post(output_config=config), 400, "invalid_request_error", "output_config")
+
+
+@case()
+def output_format_of_old():
+    got = post(messages=FOX, max_tokens=200, output_format={"type": "json_schema", "schema": SCHEMA}).json()
+    holds(SCHEMA, json.loads(got["content"][-1]["text"]))
+    refused(post(output_format={"type": "xml"}), 400, "invalid_request_error", "output_format")
+
+
+@case()
+def request_id_of_the_client():
+    got = say(max_tokens=1)
+    assert got._request_id.startswith("req_"), got._request_id
+
+
+@case()
+def models_of_the_client():
+    page = client().models.list()
+    model, = page.data
+    equal((model.id, model.type, model.display_name, page.has_more), ("lapis-demo", "model", "lapis-demo", False))
+    assert model.created_at.year > 2020, model.created_at
 
 
 # Errors

@@ -219,7 +219,7 @@ def responses_taken(plain, tools, more):
 
 @case(({"previous_response_id": "resp_1"}, "previous_response_id", "previous_response_not_found"), ({"background": True}, "background"),
       ({"conversation": "conv_1"}, "conversation"), ({"max_output_tokens": 0}, "max_output_tokens"), ({"temperature": -1}, "temperature"),
-      ({"top_logprobs": 21}, "top_logprobs"), ({"tool_choice": "always"}, "tool_choice"), ({"truncation": "x"}, "truncation"),
+      ({"top_logprobs": 21}, "top_logprobs"), ({"tool_choice": "always"}, "tool_choice"), ({"truncation": "x"}, "truncation"), ({"reasoning": {"effort": 5}}, "reasoning"),
       ({"input": [{"type": "item_reference", "id": "x"}]}, "input"), ({"input": [{"role": "user", "content": [{"type": "input_audio"}]}]}, "input"),
       ({"input": "fox " * 1000}, "input", "context_length_exceeded"), ({"text": {"format": {"type": "x"}}}, "text.format"))
 def responses_refused(plain, tools, more, param, code=None):

@@ -114,6 +114,19 @@ def template_wrong(body):
     error(suite.PLAIN.post("/apply-template", body), 400)
 
 
+@case(("/tokenize", {"content": "a"}), ("/detokenize", {"tokens": [1]}), ("/apply-template", {"messages": HI}), ("/api/show", {"model": "lapis-demo"}))
+def unknown_fields_are_named(path, body):
+    equal(suite.PLAIN.post(path, {**body, "bogus": 1}).headers.get("x-lapis-warnings"), "bogus: unknown")
+    assert "x-lapis-warnings" not in suite.PLAIN.post(path, body).headers
+
+
+@case("tool_choice", "parallel_tool_calls", "functions", "function_call", "continue_final_message")
+def template_fields_are_known(name):
+    value = {"tool_choice": "none", "function_call": "none", "functions": []}.get(name, False)
+    r = suite.PLAIN.post("/apply-template", {"messages": HI, name: value})
+    equal((r.status_code, r.headers.get("x-lapis-warnings")), (200, None), r.text)
+
+
 # Numbers
 
 ANY = (None, None)

@@ -66,6 +66,15 @@ def preflight_private_network():
 
 
 @case()
+def preflight_of_a_foreign_host():
+    """A page whose name was bent to this machine is no page of this server, though host and origin agree."""
+    ask = {"host": "evil.com", "origin": "http://evil.com", "access-control-request-method": "POST", "access-control-request-private-network": "true"}
+    r = suite.PLAIN.http.options("/v1/chat/completions", headers=ask)
+    error(r, 403, kind="permission_error", holds="--allowed-host")
+    assert "access-control-allow-private-network" not in r.headers
+
+
+@case()
 def cross_site():
     error(suite.PLAIN.http.get("/v1/models", headers={"sec-fetch-site": "cross-site"}), 403)
     equal(suite.PLAIN.http.get("/v1/models", headers={"sec-fetch-site": "same-origin"}).status_code, 200)

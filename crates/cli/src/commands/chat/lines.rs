@@ -32,30 +32,35 @@ impl Lines {
         matches!(self, Lines::Terminal(..))
     }
 
-    /// The next message: lines that end in a backslash go on. `None` at the end.
+    /// The next message: lines that end in a backslash go on. `None` at the end. Ctrl-C drops what was typed, and
+    /// ends when it comes twice.
     pub(super) fn next(&mut self) -> Result<Option<String>> {
-        let mut message = String::new();
+        let (mut message, mut dropped) = (String::new(), false);
         loop {
             let line = match self {
                 Lines::Terminal(editor, _) => match editor.readline(if message.is_empty() { ">> " } else { ".. " }) {
                     Ok(line) => line,
-                    Err(ReadlineError::Interrupted) if message.is_empty() => return Ok(None),
+                    Err(ReadlineError::Interrupted) if dropped => return Ok(None),
                     Err(ReadlineError::Interrupted) => {
+                        eprintln!("Ctrl-C again, Ctrl-D or /quit leaves");
                         message.clear();
+                        dropped = true;
                         continue;
                     }
                     Err(ReadlineError::Eof) => return Ok(None),
                     Err(e) => return Err(Error::io(format!("terminal: {e}"))),
                 },
                 Lines::Pipe => {
-                    let mut line = String::new();
-                    let read = std::io::stdin().lock().read_line(&mut line);
+                    let mut line = Vec::new();
+                    let read = std::io::stdin().lock().read_until(b'\n', &mut line);
                     if read.map_err(|e| Error::io(format!("standard input: {e}")))? == 0 {
                         return Ok((!message.is_empty()).then_some(message));
                     }
-                    line.trim_end_matches(['\n', '\r']).to_string()
+                    // What is no text is shown as such to the model, and the conversation goes on.
+                    String::from_utf8_lossy(&line).trim_end_matches(['\n', '\r']).to_string()
                 }
             };
+            dropped = false;
             if let Some(part) = line.strip_suffix('\\') {
                 message.push_str(part);
                 message.push('\n');

@@ -41,7 +41,7 @@ pub(crate) struct Arguments {
     #[arg(long)]
     chat_template_config: Option<String>,
     /// Tokens of the prompt in a step
-    #[arg(long, default_value_t = 2048)]
+    #[arg(long, default_value_t = 2048, value_parser = model::positive)]
     prefill_step_size: usize,
     /// Print events as JSON, a line each
     #[arg(long)]
@@ -86,7 +86,11 @@ struct Talk<'a> {
     manner: Manner,
 }
 
-pub(crate) fn run(a: Arguments, manner: Manner) -> Result<()> {
+pub(crate) fn run(mut a: Arguments, manner: Manner) -> Result<()> {
+    // As in mlx-lm: a conversation can be had again.
+    a.sampling.seed = a.sampling.seed.or((manner == Manner::Mlx).then_some(0));
+    // Before the model is loaded, and not at every message.
+    model::template(a.chat_template.as_deref())?;
     let model = a.adapter.load(&a.source)?;
     let mut options = Options {
         max_tokens: limit(a.max_tokens, model::default_max_tokens(manner, 256))?,
@@ -108,8 +112,9 @@ pub(crate) fn run(a: Arguments, manner: Manner) -> Result<()> {
         manner,
     };
     talk.begin(a.system_prompt.clone());
-    interrupt::watch();
     let mut lines = Lines::new(!a.no_history)?;
+    // After the editor, which takes Ctrl-C for itself.
+    interrupt::watch_keys();
     if lines.on_terminal() {
         talk.show.say(&format!("A chat with {}. /help lists commands.", talk.name));
     }
@@ -167,6 +172,12 @@ impl Talk<'_> {
             "undo" => drop(self.take_back()?),
             "retry" => {
                 let text = self.take_back()?;
+                // The same seed at the same place draws the same.
+                let s = &mut self.options.sampling;
+                s.seed = s.seed.wrapping_add(1);
+                if s.temperature == 0.0 {
+                    self.show.say("at temperature 0 there is one reply; /set temp 0.7 allows others");
+                }
                 self.say(&text)?;
             }
             "edit" => {
@@ -223,7 +234,10 @@ impl Talk<'_> {
             "min-p" => s.min_p = number()?,
             "top-k" => s.top_k = whole()? as usize,
             "seed" => s.seed = whole()?,
-            "max-tokens" => next.max_tokens = Some(whole()?.max(1) as usize),
+            "max-tokens" => match whole()? {
+                0 => return Err(Error::value("/set max-tokens: 1 is the least")),
+                n => next.max_tokens = Some(n as usize),
+            },
             _ => return Err(Error::value("/set knows temp, top-p, top-k, min-p, max-tokens, seed")),
         }
         next.sampling.check(self.model.vocabulary)?;
@@ -323,11 +337,15 @@ impl Talk<'_> {
         let sequence = self.recall(&prompt);
         let mut progress = say::Progress::new("prefill", "tok");
         let stream = model.stream(&prompt, &self.options, sequence)?;
-        let mut stream = stream.on_prefill(move |done, total| progress.at(done, total));
+        let mut stream = stream.on_prefill(move |done, total| {
+            progress.at(done, total);
+            !interrupt::seen()
+        });
         let options = ReplyOptions { goes_on: !has_template, ..ReplyOptions::default() };
         let mut reader = Reply::new(&model.tokenizer, &prompt, options);
         let (mut text, mut reasoning, mut failed) = (String::new(), String::new(), None);
         self.show.begin();
+        self.last = None;
         for response in stream.by_ref() {
             let taken = response.and_then(|r| Ok((reader.add(r.token, r.finish_reason)?, r)));
             match taken {
@@ -352,6 +370,9 @@ impl Talk<'_> {
         self.memory = stream.into_memory();
         if let Some(e) = failed {
             return Err(e);
+        }
+        if self.last.is_none() && interrupt::seen() {
+            return Err(Error::value("stopped before the reply began; the message is taken back"));
         }
         if let Some(last) = self.last.as_ref().filter(|r| r.finish_reason == Some(Finish::Length)) {
             let n = last.generation_tokens;

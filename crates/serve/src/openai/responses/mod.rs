@@ -115,7 +115,9 @@ fn ask(body: &mut Body, input: &Value, keeps: bool) -> Result<(Ask, Offered), Ap
     let offered = Offered::read(tools, &mut warnings)?;
     let messages = items::messages(input, body.text("instructions"), &offered, &mut warnings)?;
     let mut keywords = Map::new();
-    chat::effort(&mut keywords, body.get("reasoning").and_then(|r| r.get("effort")?.as_str()));
+    let effort = body.get("reasoning").and_then(|r| r.get("effort")).filter(|e| !e.is_null());
+    let no_text = || ApiError::field("reasoning", "reasoning.effort must be a text");
+    chat::effort(&mut keywords, effort.map(|e| e.as_str().ok_or_else(no_text)).transpose()?);
     let top = body.count("top_logprobs");
     let mut ask = Ask {
         model: body.text("model").unwrap_or("").to_string(),
