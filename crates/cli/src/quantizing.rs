@@ -30,15 +30,9 @@ pub(crate) struct Common {
     /// Windows of text that was held out, on which the result is compared with the source; 0 compares nothing
     #[arg(long, default_value_t = 32)]
     report_samples: usize,
-    /// Threads to use
-    #[arg(long)]
-    threads: Option<usize>,
     /// Print the report as one JSON object
     #[arg(long)]
     json: bool,
-    /// Accepted; code in a model repository is never run
-    #[arg(long, hide = true)]
-    trust_remote_code: bool,
 }
 
 /// A run of a method.
@@ -73,9 +67,6 @@ pub(crate) struct Made<'a> {
 impl Common {
     /// Loads the model; `usual` is the one of mlx-lm's command.
     pub(crate) fn begin(&self, method: &'static str, manner: Manner, usual: Option<&str>) -> Result<Job<'_>> {
-        if let Some(n) = self.threads {
-            lapis_cpu::pool::set_threads(n)?;
-        }
         vacant(&self.mlx_path)?;
         if self.mlx_path.file_name().is_none() {
             return Err(Error::value(format!("--mlx-path {} names no directory", self.mlx_path.display())));

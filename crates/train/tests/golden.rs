@@ -5,7 +5,7 @@ use lapis::ops::quantize::Format;
 use lapis::{Array, eval};
 use lapis_lm::{Checkpoint, Model, models};
 use lapis_nn::{Params, quantize_where};
-use lapis_train::{Sample, Settings, Trainer};
+use lapis_train::{Sample, Settings, Step, Trainer};
 use serde_json::{Value, json};
 
 fn fnv1a(text: &str) -> u64 {
@@ -82,6 +82,31 @@ fn check(what: &str, params: &Params, want: &Value) {
     }
 }
 
+/// A trainer whose first factors are drawn as there.
+fn trainer(golden: &Value, case: &Value, samples: Vec<Sample>, s: &Settings) -> Trainer {
+    let mut trainer = Trainer::new(&*model(golden, case), samples, s).unwrap();
+    let first = trainer.weights().into_iter().filter(|(name, _)| name.ends_with("lora_a"));
+    let first = first.map(|(name, a)| {
+        let inputs = a.dim(if a.ndim() == 3 { 2 } else { 0 }) as f64;
+        (name.clone(), drawn(&name, a.shape(), 0.0, inputs.powf(-0.5)))
+    });
+    trainer.set_weights(&first.collect()).unwrap();
+    trainer
+}
+
+/// Step `i`, whose gradients and loss are those of the file.
+fn step(trainer: &mut Trainer, what: &str, golden_case: &Value, i: usize) -> Step {
+    let batch = trainer.next_batch();
+    let (loss, gradients) = trainer.gradients(&batch).unwrap();
+    eval(gradients.values().chain([&loss])).unwrap();
+    check(what, &gradients, &golden_case["gradients"][i]);
+    let step = trainer.step(&batch).unwrap();
+    assert_eq!(step.loss.to_bits(), loss.item::<f32>().unwrap().to_bits(), "{what}");
+    let want = golden_case["losses"][i].as_f64().unwrap();
+    assert!((f64::from(step.loss) - want).abs() <= 1e-4 * want, "{what}: loss {} for {want}", step.loss);
+    step
+}
+
 #[test]
 fn twenty_steps_as_in_mlx_lm() {
     let golden: Value = serde_json::from_str(include_str!("data/golden.json")).unwrap();
@@ -107,28 +132,10 @@ fn twenty_steps_as_in_mlx_lm() {
         }
         // Recomputed values are the same.
         s.grad_checkpoint = s.fine_tune_type == "dora";
-        let mut trainer = Trainer::new(&*model(&golden, case), samples(14), &s).unwrap();
-        let first = trainer.weights().into_iter().filter(|(name, _)| name.ends_with("lora_a"));
-        let first: Params = first
-            .map(|(name, a)| {
-                (
-                    name.clone(),
-                    drawn(&name, a.shape(), 0.0, (a.dim(if a.ndim() == 3 { 2 } else { 0 }) as f64).powf(-0.5)),
-                )
-            })
-            .collect();
-        trainer.set_weights(&first).unwrap();
+        let mut trainer = trainer(&golden, case, samples(14), &s);
         for i in 0..20 {
-            let what = format!("{case}, step {}", i + 1);
-            let batch = trainer.next_batch();
-            let (loss, gradients) = trainer.gradients(&batch).unwrap();
-            eval(gradients.values().chain([&loss])).unwrap();
-            check(&what, &gradients, &golden_case["gradients"][i]);
-            let step = trainer.step(&batch).unwrap();
-            assert_eq!(step.loss.to_bits(), loss.item::<f32>().unwrap().to_bits(), "{what}");
-            assert_eq!(step.tokens as u64, golden_case["tokens"][i].as_u64().unwrap(), "{what}");
-            let want = golden_case["losses"][i].as_f64().unwrap();
-            assert!((f64::from(step.loss) - want).abs() <= 1e-4 * want, "{what}: loss {} for {want}", step.loss);
+            let step = step(&mut trainer, &format!("{case}, step {}", i + 1), golden_case, i);
+            assert_eq!(step.tokens as u64, golden_case["tokens"][i].as_u64().unwrap(), "{case}, step {}", i + 1);
         }
         check(&format!("{case}, at the end"), &trainer.weights(), &golden_case["weights"]);
         let (loss, want) =
@@ -168,19 +175,10 @@ fn preferences_are_learned_as_by_mlx_lm_lora() {
         }
         s.set("lora_parameters", json!({"rank": 4, "scale": 10.0, "dropout": 0.0})).unwrap();
         case["model"] = "llama".into();
-        let mut trainer = Trainer::new(&*model(&golden, &case), pairs(), &s).unwrap();
-        let first = trainer.weights().into_iter().filter(|(name, _)| name.ends_with("lora_a"));
-        let first = first.map(|(name, a)| (name.clone(), drawn(&name, a.shape(), 0.0, (a.dim(0) as f64).powf(-0.5))));
-        trainer.set_weights(&first.collect()).unwrap();
+        let mut trainer = trainer(&golden, &case, pairs(), &s);
         for i in 0..golden_case["losses"].as_array().unwrap().len() {
             let what = format!("{case}, step {}", i + 1);
-            let batch = trainer.next_batch();
-            let (loss, gradients) = trainer.gradients(&batch).unwrap();
-            eval(gradients.values().chain([&loss])).unwrap();
-            check(&what, &gradients, &golden_case["gradients"][i]);
-            let step = trainer.step(&batch).unwrap();
-            let want = golden_case["losses"][i].as_f64().unwrap();
-            assert!((f64::from(step.loss) - want).abs() <= 1e-4 * want, "{what}: loss {} for {want}", step.loss);
+            let step = step(&mut trainer, &what, golden_case, i);
             let (margin, want) = (step.reward.unwrap().0, golden_case["margins"][i].as_f64().unwrap());
             assert!(
                 (f64::from(margin) - want).abs() <= 1e-4 * want.abs().max(1.0),

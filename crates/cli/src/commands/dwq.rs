@@ -53,9 +53,6 @@ pub(crate) struct Arguments {
     /// Write that directory, and stop
     #[arg(long, requires = "target_dir")]
     targets_only: bool,
-    /// Accepted; there is one process
-    #[arg(long, hide = true)]
-    pipeline: bool,
 }
 
 pub(crate) fn run(a: Arguments, manner: Manner) -> Result<()> {
