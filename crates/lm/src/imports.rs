@@ -1,4 +1,4 @@
-//! Checkpoints packed by other programs: AWQ, GPTQ, compressed-tensors, fp8. Codes are put in MLX's order where MLX has
+//! Checkpoints packed by other programs: AWQ, GPTQ, compressed-tensors, fp8, BitNet. Codes are put in MLX's order where MLX has
 //! the same quantization, so that no value changes; the rest is unpacked.
 //!
 //! Tensors are found by their names; the config says what names do not. Knows no architecture.
@@ -68,6 +68,16 @@ pub(crate) fn apply(configs: [&mut Config; 2], tensors: &mut Arrays, place: &str
         compressed(tensors, &layer)?.put(tensors, &layer, &mut forms);
     }
     let blocks = settings.get("weight_block_size").and_then(Value::as_array).and_then(|b| b.first()?.as_u64());
+    let ternary = method == "bitnet" || configs[0].get("model_type").is_some_and(|kind| kind == "bitnet");
+    if ternary {
+        // Layers of one class divide by their scale.
+        let divide = settings.get("linear_class").and_then(Value::as_str).is_some_and(|class| class != "autobitlinear");
+        for layer in with(tensors, ".weight_scale") {
+            let Some(bits) = bitnet(tensors, &layer, divide)? else { continue };
+            changed = true;
+            bits.put(tensors, &layer, &mut forms);
+        }
+    }
     for end in [".weight_scale_inv", ".weight_scale"] {
         for layer in with(tensors, end) {
             changed |= scaled(tensors, &layer, end, blocks.unwrap_or(128) as usize, &mut forms)?;
@@ -304,6 +314,34 @@ fn compressed(tensors: &mut Arrays, layer: &str) -> Result<Layer> {
         None => half_of_range(&scales, bits)?,
     };
     Layer::affine(layer, codes, &scales, &zeros, bits)
+}
+
+/// Four weights a byte, -1, 0 or 1 plus one, each from a quarter of the rows of its own; one scale for all. None where
+/// the weight is not packed so.
+fn bitnet(tensors: &mut Arrays, layer: &str, divide: bool) -> Result<Option<Layer>> {
+    let key = format!("{layer}.weight");
+    let packed = |w: &&Array| w.dtype() == Dtype::Uint8 && w.ndim() == 2;
+    let Some(bytes) = tensors.get(&key).filter(packed).cloned() else { return Ok(None) };
+    let Some(scale) = tensors.swap_remove(&format!("{layer}.weight_scale")) else { return Ok(None) };
+    let (rows, columns) = (4 * bytes.dim(0), bytes.dim(1));
+    if scale.size() != 1 || !columns.is_multiple_of(32) {
+        let text = format!("[load] {key}: {rows} rows of {columns} ternary weights with {} scales", scale.size());
+        return Err(Error::unsupported(format!("{text}; read are rows of a multiple of 32 with one scale")));
+    }
+    let bytes = ops::astype(&bytes, Dtype::Uint32)?;
+    let quarter = |i: u32| ops::bitwise_and(ops::right_shift(&bytes, 2 * i)?, 3u32);
+    let codes = ops::concatenate(&(0..4).map(quarter).collect::<Result<Vec<_>>>()?, 0)?;
+    let shifts = Array::from_vec((0..16u32).map(|i| 2 * i).collect::<Vec<_>>(), &[16]);
+    let words = ops::left_shift(&ops::reshape(&codes, &[rows as i64, columns as i64 / 16, 16])?, &shifts)?;
+    let words = ops::astype(&ops::sum(&words, -1, false)?, Dtype::Uint32)?;
+    let scale =
+        if divide { ops::divide(ops::ones::<f32>(&[1])?, ops::astype(&scale, Dtype::Float32)?)? } else { scale };
+    let dtype = tensors.values().map(Array::dtype).find(|d| d.is_floating()).unwrap_or(scale.dtype());
+    let group = [128, 64, 32].into_iter().find(|g| columns.is_multiple_of(*g)).unwrap_or(32);
+    let scales = ops::broadcast_to(&ops::reshape(&ops::astype(&scale, dtype)?, &[1, 1])?, &[rows, columns / group])?;
+    let scales = ops::contiguous(&scales, false)?;
+    let one = ops::full(scales.shape(), 1.0, Some(Dtype::Float32))?;
+    Layer::affine(layer, words, &scales, &one, 2).map(Some)
 }
 
 /// Weights of 8 bits with scales for all of them, for rows or for blocks: to bfloat16, but to mode mxfp8 where scales are

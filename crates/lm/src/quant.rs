@@ -37,11 +37,11 @@ impl Plan {
         match block.get("quant_method").and_then(Value::as_str) {
             None | Some("mxfp4") => {}
             // Tensors in MLX's form say how they are packed; others are put in it, or unpacked (see `imports`).
-            Some("fp8" | "compressed-tensors" | "awq" | "gptq") => return Ok(Plan::default()),
+            Some("fp8" | "compressed-tensors" | "awq" | "gptq" | "bitnet") => return Ok(Plan::default()),
             Some(method) => {
                 return Err(Error::unsupported(format!(
-                    "[load] {place}: weights packed by {method:?} are not read; known are awq, gptq, fp8, \
-                     compressed-tensors, mxfp4.\n  Use an MLX conversion of the model, or one that is not packed"
+                    "[load] {place}: weights packed by {method:?} are not read; known are awq, bitnet, \
+                     compressed-tensors, fp8, gptq, mxfp4.\n  Use an MLX conversion of the model, or one that is not packed"
                 )));
             }
         }

@@ -62,9 +62,14 @@ pub struct At<'a> {
 }
 
 impl<'a> At<'a> {
-    /// One step down.
+    /// One step down; an empty name stays here.
     pub fn at(&self, name: impl Display) -> At<'a> {
-        let path = if self.path.is_empty() { name.to_string() } else { format!("{}.{name}", self.path) };
+        let name = name.to_string();
+        let path = match (self.path.as_str(), name.as_str()) {
+            (path, "") => path.to_string(),
+            ("", _) => name,
+            (path, name) => format!("{path}.{name}"),
+        };
         At { weights: self.weights, path }
     }
 

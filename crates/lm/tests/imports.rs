@@ -409,7 +409,7 @@ fn what_does_not_fit_is_said() {
             vec![("weight", Array::from_vec(vec![0u8; 64], &[8, 8])), ("weight_scale_inv", ones(2, 2))],
             "with scales [2, 2]",
         ),
-        (json!({ "quant_method": "hqq" }), vec![], "\"hqq\" are not read; known are awq, gptq"),
+        (json!({ "quant_method": "hqq" }), vec![], "\"hqq\" are not read; known are awq, bitnet"),
     ] {
         let why = open(settings, tensors);
         assert!(why.contains(what) && why.lines().count() <= 6, "{why:?} does not say {what:?}");

@@ -110,7 +110,9 @@ fn files_of_other_models_and_damaged_ones_are_refused() {
         type Change<'a> = &'a dyn Fn(&mut Vec<(String, Array)>, &mut lapis::io::Metadata);
         let cases: &[(Change, &str)] = &[
             (&|_, m| drop(m.swap_remove("2.0")), "no 2.0"),
-            (&|_, m| drop(m.insert(kind.into(), "ChunkedKVCache".into())), "layer 1 is a ChunkedKVCache"),
+            (&|_, m| drop(m.insert(kind.into(), "PoolingCache".into())), "layer 1 is a PoolingCache"),
+            (&|_, m| drop(m.insert(kind.into(), "ChunkedKVCache".into())), "layer 1"),
+            (&|_, m| drop(m.insert(kind.into(), "CacheList".into())), "layer 1"),
             (&|_, m| drop(m.insert(kind.into(), "RotatingKVCache".into())), "layer 1"),
             (&|_, m| drop(m.insert(kind.into(), "ArraysCache".into())), "layer 1"),
             (&|t, _| drop(t.remove(0)), "missing"),

@@ -57,6 +57,10 @@ pub struct Keys {
     window: Option<usize>,
     /// The values are this many columns of the keys.
     latent: Option<usize>,
+    /// Rows see positions of their own run of so many alone; these are those of one run.
+    chunk: Option<usize>,
+    /// Those of the run before, as long as the step that began this one may be taken back.
+    before: Option<Box<Keys>>,
     kv: KvOptions,
 }
 
@@ -118,6 +122,17 @@ impl Keys {
     /// None yet, of a layer that looks at `window` positions, and whose values are `latent` columns of its keys.
     pub(super) fn new(window: Option<usize>, latent: Option<usize>, kv: KvOptions) -> Keys {
         Keys { window, latent, kv: if window.is_none() { kv } else { KvOptions::default() }, ..Keys::default() }
+    }
+
+    /// None yet of the run of `chunk` positions that begins at `first`, after those of the run `before`.
+    pub(super) fn run(chunk: usize, first: usize, before: Option<Keys>) -> Keys {
+        let before = before.map(Box::new);
+        Keys { chunk: Some(chunk), dropped: first, first, before, ..Keys::default() }
+    }
+
+    /// A step begins: the one before it is not taken back any more.
+    pub(super) fn settle(&mut self) {
+        self.before = None;
     }
 
     /// Adds rows (1, heads, rows, width): keys, and values where they are not part of them.
@@ -213,6 +228,9 @@ impl Keys {
 
     /// Whether it can be as if only the first `len` tokens had been seen.
     pub(super) fn can_truncate(&self, len: usize) -> bool {
+        if self.chunk.is_some() {
+            return len >= self.first || self.before.as_ref().is_some_and(|keys| keys.can_truncate(len));
+        }
         let there = self.first == 0 || self.reach().is_some_and(|reach| len + 1 >= self.first + reach);
         let packed = self.blocks.iter().take_while(|b| b.plain.is_empty()).count() * KEY_BLOCK;
         let border = len.is_multiple_of(KEY_BLOCK) && len >= self.kv.start;
@@ -221,11 +239,17 @@ impl Keys {
 
     /// Whether it can be so for any number of tokens, and always will.
     pub(super) fn is_free(&self) -> bool {
-        self.reach().is_none() && self.kv.format.is_none()
+        self.reach().is_none() && self.chunk.is_none() && self.kv.format.is_none()
     }
 
     /// As if only the first `len` tokens had been seen. What is packed for good stays as it was packed.
     pub(super) fn truncate(&mut self, len: usize) -> Result<()> {
+        if len < self.first
+            && let Some(before) = self.before.take()
+        {
+            *self = *before;
+            return self.truncate(len);
+        }
         self.used = self.used.min(self.place(len));
         self.blocks.truncate(self.used.div_ceil(KEY_BLOCK));
         for (i, block) in self.blocks.iter_mut().enumerate() {
@@ -273,20 +297,23 @@ impl Keys {
     /// All of it, as numbers and arrays.
     pub(super) fn take_apart(&self) -> (Vec<u64>, Vec<Array>) {
         let option = |n: Option<usize>| n.map_or(0, |n| n + 1);
-        let mut numbers = vec![self.used, self.dropped, self.gap, self.first, option(self.window), option(self.latent)];
+        let [window, latent, chunk] = [self.window, self.latent, self.chunk].map(option);
+        let mut numbers = vec![self.used, self.dropped, self.gap, self.first, window, latent, chunk];
         for block in &self.blocks {
             let parts = block.packed.first().map_or(0, |q| if q.biases.is_some() { 3 } else { 2 });
             numbers.extend([block.plain.len(), block.packed.len(), parts]);
         }
-        (numbers.into_iter().map(|n| n as u64).collect(), self.arrays().cloned().collect())
+        let arrays = self.blocks.iter().flat_map(Block::arrays).cloned().collect();
+        (numbers.into_iter().map(|n| n as u64).collect(), arrays)
     }
 
     /// What [`Keys::take_apart`] gave, if it did.
     pub(super) fn put_together(numbers: &[u64], arrays: &[Array], kv: KvOptions) -> Option<Keys> {
         let numbers: Vec<usize> = numbers.iter().map(|&n| usize::try_from(n).ok()).collect::<Option<_>>()?;
-        let ([used, dropped, gap, first, window, latent], rest) = numbers.split_first_chunk::<6>()?;
+        let ([used, dropped, gap, first, window, latent, chunk], rest) = numbers.split_first_chunk::<7>()?;
         let mut keys = Keys::new(window.checked_sub(1), latent.checked_sub(1), kv);
         (keys.used, keys.dropped, keys.gap, keys.first) = (*used, *dropped, *gap, *first);
+        keys.chunk = chunk.checked_sub(1);
         let mut arrays = arrays.iter().cloned();
         if !rest.len().is_multiple_of(3) {
             return None;
@@ -307,7 +334,8 @@ impl Keys {
 
     /// Every array.
     pub(super) fn arrays(&self) -> impl Iterator<Item = &Array> {
-        self.blocks.iter().flat_map(Block::arrays)
+        let before = self.before.iter().flat_map(|keys| keys.blocks.iter().flat_map(Block::arrays));
+        self.blocks.iter().flat_map(Block::arrays).chain(before)
     }
 
     /// All keys, and all values, as attention takes them.
@@ -332,7 +360,7 @@ impl Keys {
     }
 
     pub(super) fn set_options(&mut self, kv: KvOptions) {
-        self.kv = if self.window.is_none() { kv } else { self.kv };
+        self.kv = if self.window.is_none() && self.chunk.is_none() { kv } else { self.kv };
     }
 
     /// Tokens seen.
@@ -343,6 +371,16 @@ impl Keys {
     /// How many of the latest positions are ever looked at.
     pub(crate) fn window(&self) -> Option<usize> {
         self.window
+    }
+
+    /// Rows see positions of their own run of so many alone.
+    pub(crate) fn chunk(&self) -> Option<usize> {
+        self.chunk
+    }
+
+    /// The first position that is there.
+    pub(crate) fn first(&self) -> usize {
+        self.first
     }
 
     /// The values are this many columns of the keys.
@@ -359,7 +397,9 @@ impl Keys {
             let all = ops::concatenate(&all, 2)?;
             let rest = part(&all, self.place(self.first)..self.used)?;
             match self.window {
-                None if self.first > 0 => ops::concatenate(&[part(&all, 0..KvOptions::KEEP)?, rest], 2),
+                None if self.first > 0 && self.chunk.is_none() => {
+                    ops::concatenate(&[part(&all, 0..KvOptions::KEEP)?, rest], 2)
+                }
                 _ => Ok(rest),
             }
         };
@@ -369,6 +409,11 @@ impl Keys {
     /// An empty memory of the same layer with rows of positions from `first` on, those kept before them, as of
     /// [`Keys::rows`].
     pub(crate) fn with_rows(&self, first: usize, rows: &[Array], kv: KvOptions) -> Result<Keys> {
+        if let Some(chunk) = self.chunk {
+            let mut keys = Keys::run(chunk, first, None);
+            keys.add(&rows.iter().collect::<Vec<_>>())?;
+            return Ok(keys);
+        }
         let mut keys = Keys::new(self.window, self.latent, kv);
         keys.first = first;
         let before = first / KEY_BLOCK * KEY_BLOCK;

@@ -86,6 +86,37 @@ impl Slot<'_> {
         self.attend_to(q, &[k], Some(width), options)
     }
 
+    /// As [`Slot::attend`]; positions lie in runs of `chunk`, and queries see keys of their own run.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn attend_in_chunks(
+        &mut self,
+        [q, k, v]: [&Array; 3],
+        chunk: usize,
+        options: &AttentionOptions<'_>,
+    ) -> Result<Array> {
+        if let Memory::Keys(keys) = self.memory {
+            keys.settle();
+        }
+        let (rows, mut done, mut all) = (q.dim(2), 0, Vec::new());
+        while done < rows {
+            let at = self.at + done;
+            let next = done..done + (chunk - at % chunk).min(rows - done);
+            if at.is_multiple_of(chunk) && !self.whole {
+                let before = match std::mem::take(self.memory) {
+                    Memory::Keys(keys) => Some(keys),
+                    _ => None,
+                };
+                *self.memory = Memory::Keys(Keys::run(chunk, at, before));
+            }
+            let [q, k, v] = [q, k, v].map(|a| keys::part(a, next.clone()));
+            all.push(self.attend_to(&q?, &[&k?, &v?], None, options)?);
+            done = next.end;
+        }
+        if all.len() == 1 { Ok(all.swap_remove(0)) } else { ops::concatenate(&all, 2) }
+    }
+
     fn attend_to(
         &mut self,
         q: &Array,

@@ -1,6 +1,6 @@
 //! Attention over what a sequence remembers.
 
-use super::{Norm, Rope};
+use super::{Layered, Norm, Rope};
 use crate::batch::{Batch, attend_views};
 use crate::weights::At;
 use lapis::ops::fast::{AttentionMask, AttentionOptions, layer_norm};
@@ -22,26 +22,33 @@ pub struct Heads {
     pub rope: Option<Rope>,
     /// How many of the latest keys a query sees.
     pub window: Option<usize>,
+    /// Queries see keys of their own run of so many positions alone.
+    pub chunk: Option<usize>,
     /// Soft cap of the scores.
     pub softcap: Option<f64>,
+    /// Queries, keys and values stay within this distance of zero.
+    pub clip: Option<f64>,
     /// Queries grow with their position.
     pub growth: Option<Growth>,
 }
 
-/// Queries are multiplied by `1 + beta ln(1 + floor(position / context))`, for texts longer than the context that
-/// positions were made for.
+/// Queries are multiplied by `1 + beta ln(1 + floor((position + first) / context))`, for texts longer than the context
+/// that positions were made for.
 #[derive(Clone, Copy, Debug)]
 pub struct Growth {
     /// Factor of the logarithm.
     pub beta: f64,
     /// Positions without growth.
     pub context: f64,
+    /// The number of the first position.
+    pub first: usize,
 }
 
 impl Growth {
     /// Queries (1, heads, rows, width) whose first row is at position `at`.
     fn forward(&self, q: &Array, at: usize) -> Result<Array> {
         let n = q.dim(2);
+        let at = at + self.first;
         if ((at + n) as f64) <= self.context {
             return Ok(q.clone());
         }
@@ -54,7 +61,8 @@ impl Growth {
 impl Heads {
     /// Plain heads with scores over the root of their width.
     pub fn new(count: usize, keys: usize, width: usize, rope: Option<Rope>) -> Heads {
-        Heads { count, keys, width, scale: (width as f64).powf(-0.5), rope, window: None, softcap: None, growth: None }
+        let scale = (width as f64).powf(-0.5);
+        Heads { count, keys, width, scale, rope, window: None, chunk: None, softcap: None, clip: None, growth: None }
     }
 
     /// Rows of queries, then keys, then values, side by side, to rows of each.
@@ -96,7 +104,12 @@ impl Heads {
         layer: usize,
         batch: &mut Batch,
     ) -> Result<Array> {
-        batch.each(layer, &[q, k, v], |rows, slot| {
+        let clipped = |x: &Array| match self.clip {
+            Some(most) => ops::clip(x, Some(&-most), Some(&most)),
+            None => Ok(x.clone()),
+        };
+        let [q, k, v] = [q, k, v].map(clipped);
+        batch.each(layer, &[&q?, &k?, &v?], |rows, slot| {
             let (mut q, mut k) = (split(&rows[0], self.count)?, split(&rows[1], self.keys)?);
             let v = split(&rows[2], self.keys)?;
             if let Some(rope) = &self.rope {
@@ -106,7 +119,11 @@ impl Heads {
                 q = growth.forward(&q, slot.at)?;
             }
             (q, k) = after(q, k)?;
-            joined(&slot.attend(&q, &k, &v, &self.options(sinks))?)
+            let options = self.options(sinks);
+            joined(&match self.chunk {
+                None => slot.attend(&q, &k, &v, &options)?,
+                Some(chunk) => slot.attend_in_chunks([&q, &k, &v], chunk, &options)?,
+            })
         })
     }
 
@@ -315,5 +332,11 @@ impl Attention {
             }
         };
         self.o_proj.forward(&self.heads.attend([&q, &k, &v], self.sinks.as_deref(), layer, batch)?)
+    }
+}
+
+impl Layered for Attention {
+    fn forward(&self, x: &Array, layer: usize, batch: &mut Batch) -> Result<Array> {
+        Attention::forward(self, x, layer, batch)
     }
 }

@@ -1,40 +1,36 @@
-//! The frame of a model, as [`Decoder`](super::Decoder) is, by other names.
+//! The frame of a model, as [`Decoder`](super::Decoder) is, by names that are data.
 
-use super::{Layered, Norm};
+use super::{Layered, Named, Norm};
 use crate::batch::Batch;
 use crate::models::Model;
 use crate::weights::At;
-use lapis::{Array, Error, Result};
+use lapis::{Array, Error, Result, ops};
 use lapis_nn::{Embedding, Layer, Linear, Module};
 
-/// The table of tokens.
-#[derive(Module, Clone)]
-pub enum Table {
-    /// By its usual name.
-    Tokens {
-        /// The table.
-        embed_tokens: Embedding,
-    },
-    /// By another.
-    Plain {
-        /// The table.
-        embeddings: Embedding,
-    },
+/// Names of the parts of a frame.
+#[derive(Clone, Copy, Debug)]
+pub struct FrameNames {
+    /// Everything but the head.
+    pub body: &'static str,
+    /// The table of tokens.
+    pub table: &'static str,
+    /// The layers.
+    pub layers: &'static str,
+    /// The norm after the last one.
+    pub norm: &'static str,
+    /// The head, from the top.
+    pub head: &'static str,
 }
 
-/// After the last layer.
-#[derive(Module, Clone)]
-pub enum Last {
-    /// By one name.
-    Final {
-        /// The norm.
-        norm_f: Norm,
-    },
-    /// By another.
-    Embedding {
-        /// The norm.
-        embedding_norm: Norm,
-    },
+impl FrameNames {
+    /// `model` with `embed_tokens`, `layers` and a last norm of this name.
+    pub const fn model(norm: &'static str) -> FrameNames {
+        FrameNames { body: "model", table: "embed_tokens", layers: "layers", norm, head: "lm_head" }
+    }
+
+    /// `backbone` with `embeddings` and `norm_f`: Mamba and its kin.
+    pub const MAMBA: FrameNames =
+        FrameNames { body: "backbone", table: "embeddings", layers: "layers", norm: "norm_f", head: "lm_head" };
 }
 
 /// Table, layers, norm.
@@ -42,27 +38,13 @@ pub enum Last {
 pub struct Trunk<L: Layered> {
     /// The table.
     #[flatten]
-    pub table: Table,
+    pub table: Named<Embedding>,
     /// The layers.
-    pub layers: Vec<L>,
+    #[flatten]
+    pub layers: Named<Vec<L>>,
     /// After the last layer.
     #[flatten]
-    pub last: Last,
-}
-
-/// Everything but the head.
-#[derive(Module, Clone)]
-pub enum Frame<L: Layered> {
-    /// By one name.
-    Backbone {
-        /// The layers.
-        backbone: Trunk<L>,
-    },
-    /// By another.
-    Model {
-        /// The layers.
-        model: Trunk<L>,
-    },
+    pub last: Named<Norm>,
 }
 
 /// A model of layers `L`.
@@ -70,82 +52,83 @@ pub enum Frame<L: Layered> {
 pub struct Backbone<L: Layered> {
     /// Everything but the head.
     #[flatten]
-    pub frame: Frame<L>,
+    pub body: Named<Trunk<L>>,
     /// The head; the table, when there is none.
-    pub lm_head: Option<Linear>,
+    #[flatten]
+    pub head: Option<Named<Linear>>,
+    /// Of rows of the table.
+    pub first: Option<Norm>,
+    /// Factor of the rows of the table.
+    pub embedding_scale: f64,
+    /// Factor of the logits.
+    pub logit_scale: f64,
+    /// Soft cap of the logits; 0 for none.
+    pub logit_cap: f64,
 }
 
 impl<L: Layered> Backbone<L> {
-    /// `backbone` with `embeddings` and `norm_f`: Mamba and its kin.
+    /// From the top of the names. `head` says whether the head has a bias; without it the table is the head.
     ///
     /// # Errors
     /// As [`At::tensor`].
     pub fn load(
         at: &At,
+        names: FrameNames,
         [vocabulary, width, layers]: [usize; 3],
-        tied: bool,
-        eps: f64,
+        head: Option<bool>,
+        norm: impl Fn(&At, &str) -> Result<Norm>,
         layer: impl Fn(At, usize) -> Result<L>,
     ) -> Result<Backbone<L>> {
-        let place = at.at("backbone");
-        let backbone = Trunk {
-            table: Table::Plain { embeddings: place.embedding("embeddings", vocabulary, width)? },
-            layers: place.list("layers", layers, layer)?,
-            last: Last::Final { norm_f: Norm::rms(&place, "norm_f", width, eps)? },
-        };
-        let lm_head = (!tied).then(|| at.linear("lm_head", width, vocabulary, false)).transpose()?;
-        Ok(Backbone { frame: Frame::Backbone { backbone }, lm_head })
-    }
-
-    /// `model` with `embed_tokens` and `embedding_norm`, whose table is the head: LFM 2.
-    ///
-    /// # Errors
-    /// As [`At::tensor`].
-    pub fn load_model(
-        at: &At,
-        [vocabulary, width, layers]: [usize; 3],
-        eps: f64,
-        layer: impl Fn(At, usize) -> Result<L>,
-    ) -> Result<Backbone<L>> {
-        let place = at.at("model");
-        let model = Trunk {
-            table: Table::Tokens { embed_tokens: place.embedding("embed_tokens", vocabulary, width)? },
-            layers: place.list("layers", layers, layer)?,
-            last: Last::Embedding { embedding_norm: Norm::rms(&place, "embedding_norm", width, eps)? },
-        };
-        Ok(Backbone { frame: Frame::Model { model }, lm_head: None })
-    }
-
-    fn trunk(&self) -> &Trunk<L> {
-        match &self.frame {
-            Frame::Backbone { backbone: trunk } | Frame::Model { model: trunk } => trunk,
+        let place = at.at(names.body);
+        if head.is_none() {
+            at.discard(names.head);
         }
-    }
-
-    fn table(&self) -> &Embedding {
-        match &self.trunk().table {
-            Table::Tokens { embed_tokens: table } | Table::Plain { embeddings: table } => table,
-        }
+        let linear = |bias| Ok::<_, Error>(Named(names.head, at.linear(names.head, width, vocabulary, bias)?));
+        let trunk = Trunk {
+            table: Named(names.table, place.embedding(names.table, vocabulary, width)?),
+            layers: Named(names.layers, place.list(names.layers, layers, layer)?),
+            last: Named(names.norm, norm(&place, names.norm)?),
+        };
+        Ok(Backbone {
+            body: Named(names.body, trunk),
+            head: head.map(linear).transpose()?,
+            first: None,
+            embedding_scale: 1.0,
+            logit_scale: 1.0,
+            logit_cap: 0.0,
+        })
     }
 }
 
 impl<L: Layered + Clone> Model for Backbone<L> {
     fn hidden(&self, tokens: &Array, batch: &mut Batch) -> Result<Array> {
-        let mut x = self.table().forward(tokens)?;
-        for (i, layer) in self.trunk().layers.iter().enumerate() {
+        let trunk = &self.body.1;
+        let mut x = trunk.table.1.forward(tokens)?;
+        if self.embedding_scale != 1.0 {
+            x = ops::multiply(&x, ops::full(&[], self.embedding_scale, Some(x.dtype()))?)?;
+        }
+        if let Some(first) = &self.first {
+            x = first.forward(&x)?;
+        }
+        for (i, layer) in trunk.layers.1.iter().enumerate() {
             let place = |e: Error| Error::new(e.kind(), format!("layer {i}: {e}"));
             x = batch.layer(&x, |x, batch| layer.forward(x, i, batch)).map_err(place)?;
         }
-        match &self.trunk().last {
-            Last::Final { norm_f: norm } | Last::Embedding { embedding_norm: norm } => norm.forward(&x),
-        }
+        trunk.last.1.forward(&x)
     }
 
     fn logits(&self, hidden: &Array) -> Result<Array> {
-        match &self.lm_head {
-            Some(head) => head.forward(hidden),
-            None => self.table().as_linear(hidden),
+        let mut y = match &self.head {
+            Some(head) => head.1.forward(hidden)?,
+            None => self.body.1.table.1.as_linear(hidden)?,
+        };
+        if self.logit_scale != 1.0 {
+            y = ops::multiply(&y, self.logit_scale)?;
         }
+        if self.logit_cap != 0.0 {
+            y = ops::multiply(ops::tanh(&ops::divide(&y, self.logit_cap)?)?, self.logit_cap)?;
+        }
+        Ok(y)
     }
 
     fn module(&self) -> &dyn Module {
@@ -157,6 +140,6 @@ impl<L: Layered + Clone> Model for Backbone<L> {
     }
 
     fn depth(&self) -> usize {
-        self.trunk().layers.len()
+        self.body.1.layers.1.len()
     }
 }

@@ -126,6 +126,8 @@ pub struct GatedExperts {
     /// What joins the two: (gate, up).
     #[plain]
     join: fn(&Array, &Array) -> Result<Array>,
+    /// Gates after their activation stay below this, what they are multiplied with within it.
+    limit: Option<f64>,
 }
 
 impl GatedExperts {
@@ -144,7 +146,13 @@ impl GatedExperts {
             up_proj: at.experts("up_proj", experts, width, inner, bias)?,
             down_proj: at.experts("down_proj", experts, inner, width, bias)?,
             join,
+            limit: None,
         })
+    }
+
+    /// As [`swiglu_within`], where there is a limit.
+    pub fn with_limit(self, limit: Option<f64>) -> GatedExperts {
+        GatedExperts { limit, ..self }
     }
 
     /// Rows (rows, width) through the experts `chosen` (rows, k): (rows, k, width).
@@ -153,7 +161,8 @@ impl GatedExperts {
     /// Sizes that do not fit. At evaluation: an expert that is not there.
     pub fn forward(&self, x: &Array, chosen: &Array) -> Result<Array> {
         through(x, chosen, &self.down_proj, |x, from, to| {
-            (self.join)(&self.gate_proj.forward(x, from, to)?, &self.up_proj.forward(x, from, to)?)
+            let (gate, up) = (self.gate_proj.forward(x, from, to)?, self.up_proj.forward(x, from, to)?);
+            self.limit.map_or_else(|| (self.join)(&gate, &up), |limit| swiglu_within(&gate, &up, limit))
         })
     }
 }
@@ -217,4 +226,13 @@ impl PlainExperts {
 pub fn swiglu(gate: &Array, up: &Array) -> Result<Array> {
     let activation: Activation = lapis_nn::activations::silu;
     ops::multiply(&activation(gate)?, up)
+}
+
+/// [`swiglu`] whose gates after their activation stay below `limit`, and what they are multiplied with within it.
+///
+/// # Errors
+/// Shapes that do not fit.
+pub fn swiglu_within(gate: &Array, up: &Array, limit: f64) -> Result<Array> {
+    let gate = ops::clip(&lapis_nn::activations::silu(gate)?, None, Some(&limit))?;
+    ops::multiply(&gate, ops::clip(up, Some(&-limit), Some(&limit))?)
 }

@@ -1,6 +1,6 @@
 //! Layers of models whose layers differ: one of several parts that look at other tokens, and one of several products.
 
-use super::{Attention, DeltaNet, GatedAttention, Latent, Layered, Mamba2, Mixture, Mlp, Norm, swiglu};
+use super::{Attention, DeltaNet, GatedAttention, KimiDelta, Latent, Layered, Mamba2, Mixture, Mlp, Norm, swiglu};
 use crate::batch::Batch;
 use crate::weights::At;
 use lapis::{Array, Error, Result, ops};
@@ -8,6 +8,7 @@ use lapis_nn::{Layer, Linear, Module};
 
 /// What looks at other tokens.
 #[derive(Module, Clone)]
+#[expect(clippy::large_enum_variant, reason = "one a layer")]
 pub enum Mixer {
     /// Attention.
     Attention {
@@ -29,6 +30,11 @@ pub enum Mixer {
         /// The part.
         linear_attn: DeltaNet,
     },
+    /// Kimi's delta attention.
+    Kimi {
+        /// The part.
+        self_attn: KimiDelta,
+    },
     /// Mamba 2.
     Mamba {
         /// The part.
@@ -43,6 +49,7 @@ impl Mixer {
             Mixer::Gated { self_attn } => self_attn.forward(x, layer, batch),
             Mixer::Latent { self_attn } => self_attn.forward(x, layer, batch),
             Mixer::Delta { linear_attn } => linear_attn.forward(x, layer, batch),
+            Mixer::Kimi { self_attn } => self_attn.forward(x, layer, batch),
             Mixer::Mamba { mamba } => mamba.forward(x, layer, batch),
         }
     }

@@ -3,7 +3,7 @@
 //! Absorbed, a sequence remembers that row alone: queries are taken to its space instead, for prompts and single tokens
 //! alike, so that both give the same bits. Otherwise it remembers the keys and values of all heads.
 
-use super::{MultiLinear, Norm, Rope};
+use super::{Layered, MultiLinear, Named, Norm, Rope};
 use crate::batch::Batch;
 use crate::weights::At;
 use lapis::ops::fast::{AttentionMask, AttentionOptions};
@@ -31,6 +31,8 @@ pub struct LatentSizes {
     pub scale: f64,
     /// Whether projections have biases.
     pub bias: bool,
+    /// The name of the projection back.
+    pub output: &'static str,
     /// Added to what norms divide by.
     pub eps: f64,
 }
@@ -86,19 +88,20 @@ pub struct Latent {
     #[flatten]
     pub expand: Expand,
     /// Back.
-    pub o_proj: Linear,
+    #[flatten]
+    pub output: Named<Linear>,
     #[plain]
     sizes: LatentSizes,
     #[plain]
-    rope: Rope,
+    rope: Option<Rope>,
 }
 
 impl Latent {
-    /// From a place in the names, absorbed or not.
+    /// From a place in the names, absorbed or not. Without `rope` there are no positions.
     ///
     /// # Errors
     /// As [`At::linear`].
-    pub fn load(at: &At, s: LatentSizes, rope: Rope, absorbed: bool) -> Result<Latent> {
+    pub fn load(at: &At, s: LatentSizes, rope: Option<Rope>, absorbed: bool) -> Result<Latent> {
         let head = s.plain + s.turned;
         let queries = match s.queries {
             None => Queries::Straight { q_proj: at.linear("q_proj", s.width, s.heads * head, false)? },
@@ -120,7 +123,7 @@ impl Latent {
             expand,
             kv_a_proj_with_mqa: at.linear("kv_a_proj_with_mqa", s.width, s.latent + s.turned, s.bias)?,
             kv_a_layernorm: Norm::rms(at, "kv_a_layernorm", s.latent, s.eps)?,
-            o_proj: at.linear("o_proj", s.heads * s.value, s.width, s.bias)?,
+            output: Named(s.output, at.linear(s.output, s.heads * s.value, s.width, s.bias)?),
             sizes: s,
             rope,
         })
@@ -156,8 +159,9 @@ impl Latent {
         let inputs: Vec<&Array> = [&q, &turned, &k, &key].into_iter().chain(&v).collect();
         let y = batch.each(layer, &inputs, |rows, slot| {
             let [q, turned, k, key] = [0, 1, 2, 3].map(|i| ops::expand_dims(&swap(&rows[i])?, 0));
-            let q = ops::concatenate(&[q?, self.rope.forward(&turned?, slot.at)?], -1)?;
-            let (k, key) = (k?, self.rope.forward(&key?, slot.at)?);
+            let turn = |x: Array| self.rope.as_ref().map_or(Ok(x.clone()), |rope| rope.forward(&x, slot.at));
+            let q = ops::concatenate(&[q?, turn(turned?)?], -1)?;
+            let (k, key) = (k?, turn(key?)?);
             let key = ops::broadcast_to(&key, &[1, k.dim(1), k.dim(2), s.turned])?;
             let options =
                 AttentionOptions { scale: s.scale, mask: AttentionMask::Causal, ..AttentionOptions::default() };
@@ -172,7 +176,13 @@ impl Latent {
             Expand::Absorbed { unembed_out, .. } => swap(&unembed_out.forward(&swap(&y)?)?)?,
             Expand::All { .. } => y,
         };
-        self.o_proj.forward(&ops::reshape(&y, &[rows, -1])?)
+        self.output.1.forward(&ops::reshape(&y, &[rows, -1])?)
+    }
+}
+
+impl Layered for Latent {
+    fn forward(&self, x: &Array, layer: usize, batch: &mut Batch) -> Result<Array> {
+        Latent::forward(self, x, layer, batch)
     }
 }
 

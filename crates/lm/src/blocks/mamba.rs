@@ -1,6 +1,6 @@
 //! Mamba 2: a convolution, then a linear recurrence whose matrix fades by one number a head.
 
-use super::DepthwiseConv;
+use super::{DepthwiseConv, Layered};
 use crate::batch::Batch;
 use crate::weights::At;
 use lapis::ops::fast::{gated_delta_update, rms_norm};
@@ -23,10 +23,12 @@ pub struct MambaSizes {
     pub kernel: usize,
     /// Bounds of the step.
     pub limit: [f64; 2],
-    /// Biases of the projections and of the convolution.
-    pub bias: [bool; 2],
-    /// Features that the norm takes together.
+    /// Biases of the projection in, of the convolution, and of the projection back.
+    pub bias: [bool; 3],
+    /// Features that the norm takes together; 0 where there is no norm.
     pub together: usize,
+    /// The norm stands before the gate.
+    pub early: bool,
     /// Added to what the norm divides by.
     pub eps: f64,
 }
@@ -46,8 +48,8 @@ pub struct Mamba2 {
     /// How much of a row goes past the recurrence: (heads).
     #[name = "D"]
     pub d: Param,
-    /// Of the gated result.
-    pub norm: RMSNorm,
+    /// Of the result, gated or not yet.
+    pub norm: Option<RMSNorm>,
     /// Back.
     pub out_proj: Linear,
     #[plain]
@@ -56,7 +58,7 @@ pub struct Mamba2 {
 
 /// The delta rule writes `beta (v - S k)`. With values this much larger and beta this much smaller, `S k` is lost
 /// far below the last bit of `v`, and the rule is the plain write of Mamba 2. A power of two: nothing is rounded.
-const AWAY: f64 = (1u64 << 48) as f64;
+pub(super) const AWAY: f64 = (1u64 << 48) as f64;
 
 impl Mamba2 {
     /// From a place in the names.
@@ -65,8 +67,8 @@ impl Mamba2 {
     /// As [`At::linear`]; heads that do not divide into groups.
     pub fn load(at: &At, s: MambaSizes) -> Result<Mamba2> {
         let inner = s.heads[0] * s.heads[1];
-        if s.groups == 0 || !s.heads[0].is_multiple_of(s.groups) || s.together == 0 || !inner.is_multiple_of(s.together)
-        {
+        let together = s.together == 0 || inner.is_multiple_of(s.together);
+        if s.groups == 0 || !s.heads[0].is_multiple_of(s.groups) || !together {
             let text = format!("{} heads do not divide into n_groups, {}", s.heads[0], s.groups);
             return Err(Error::value(format!("[load] config.json: {text}")));
         }
@@ -77,8 +79,8 @@ impl Mamba2 {
             dt_bias: at.param("dt_bias", &[s.heads[0]])?,
             a_log: at.param("A_log", &[s.heads[0]])?,
             d: at.param("D", &[s.heads[0]])?,
-            norm: at.rms_norm("norm", inner, s.eps)?,
-            out_proj: at.linear("out_proj", inner, s.width, s.bias[0])?,
+            norm: (s.together > 0).then(|| at.rms_norm("norm", inner, s.eps)).transpose()?,
+            out_proj: at.linear("out_proj", inner, s.width, s.bias[2])?,
             sizes: s,
         })
     }
@@ -89,7 +91,7 @@ impl Mamba2 {
     /// Sizes that do not fit.
     pub fn forward(&self, x: &Array, layer: usize, batch: &mut Batch) -> Result<Array> {
         let s = &self.sizes;
-        let ([heads, width], rows) = (s.heads, x.dim(0) as i64);
+        let [heads, width] = s.heads;
         let (inner, wide) = ((heads * width) as i64, |x: &Array| ops::astype(x, Dtype::Float32));
         let channels = inner + (2 * s.groups * s.state) as i64;
         let parts = ops::split(&self.in_proj.forward(x)?, vec![inner, inner + channels], -1)?;
@@ -113,8 +115,24 @@ impl Mamba2 {
             let past = ops::multiply(&x, ops::expand_dims(&wide(&self.d)?, -1)?)?;
             ops::reshape(&ops::add(&y, past)?, &[-1, inner])
         })?;
-        let y = ops::multiply(silu(gate)?, ops::astype(&y, gate.dtype())?)?;
-        let y = rms_norm(&ops::reshape(&y, &[rows, -1, s.together as i64])?, None, self.norm.eps)?;
-        self.out_proj.forward(&ops::multiply(ops::reshape(&y, &[rows, -1])?, self.norm.weight.value())?)
+        let (y, gate) = (ops::astype(&y, gate.dtype())?, silu(gate)?);
+        let y = match &self.norm {
+            None => ops::multiply(gate, y)?,
+            Some(_) if s.early => ops::multiply(gate, self.normed(&y)?)?,
+            Some(_) => self.normed(&ops::multiply(gate, y)?)?,
+        };
+        self.out_proj.forward(&y)
+    }
+
+    fn normed(&self, y: &Array) -> Result<Array> {
+        let Some(norm) = &self.norm else { return Ok(y.clone()) };
+        let groups = rms_norm(&ops::reshape(y, &[y.dim(0) as i64, -1, self.sizes.together as i64])?, None, norm.eps)?;
+        ops::multiply(ops::reshape(&groups, &[y.dim(0) as i64, -1])?, norm.weight.value())
+    }
+}
+
+impl Layered for Mamba2 {
+    fn forward(&self, x: &Array, layer: usize, batch: &mut Batch) -> Result<Array> {
+        Mamba2::forward(self, x, layer, batch)
     }
 }

@@ -1,6 +1,6 @@
 //! Mixtures of experts by the names of checkpoints: a gate, the experts, and what every token goes through.
 
-use super::{GatedExperts, Mlp, PlainExperts, Router, swiglu};
+use super::{GatedExperts, Mlp, Named, PlainExperts, Router, swiglu};
 use crate::weights::At;
 use lapis::{Array, Result, ops};
 use lapis_nn::activations::relu2;
@@ -47,6 +47,15 @@ pub enum Gate {
     Inner {
         /// To logits.
         router: InnerGate,
+    },
+    /// A layer, with a bias of the choice or without, under names of their own.
+    Named {
+        /// To logits.
+        #[flatten]
+        gate: Named<Linear>,
+        /// (experts).
+        #[flatten]
+        bias: Option<Named<Param>>,
     },
 }
 
@@ -99,6 +108,7 @@ impl Gate {
             Gate::Beside { gate, e_score_correction_bias } => {
                 Ok((gate.forward(x)?, Some(e_score_correction_bias.value())))
             }
+            Gate::Named { gate, bias } => Ok((gate.1.forward(x)?, bias.as_ref().map(|b| b.1.value()))),
             Gate::Expert { gate, expert_bias } => Ok((gate.forward(x)?, expert_bias.as_deref())),
         }
     }
@@ -252,6 +262,25 @@ impl Mixture {
     /// With products that every token goes through.
     pub fn with(self, shared: Shared) -> Mixture {
         Mixture { shared, ..self }
+    }
+}
+
+/// What looks at each token, under one name: a gated product or experts.
+#[derive(Module, Clone)]
+#[expect(clippy::large_enum_variant, reason = "one a layer")]
+pub enum Feed {
+    /// A gated product.
+    Dense(Mlp),
+    /// Experts.
+    Experts(Mixture),
+}
+
+impl Layer for Feed {
+    fn forward(&self, x: &Array) -> Result<Array> {
+        match self {
+            Feed::Dense(mlp) => mlp.forward(x),
+            Feed::Experts(mixture) => mixture.forward(x),
+        }
     }
 }
 

@@ -24,6 +24,10 @@ pub enum Norm {
         /// Added to the variance.
         eps: f64,
     },
+    /// By the root mean square, without weights; what is added to the mean of squares.
+    Bare(f64),
+    /// By mean and variance, without weights; what is added to the variance.
+    BareLayer(f64),
 }
 
 impl Norm {
@@ -83,7 +87,7 @@ impl Norm {
             Norm::Rms(norm) => norm.weight.set(divided(&norm.weight)?),
             Norm::RmsPlusOne(norm) => norm.weight.set(in_type(less_one(&wide(&norm.weight)?)?, &norm.weight)?),
             Norm::Layer(norm) | Norm::LayerPlusOne(norm) if norm.weight.is_none() => return Err(none()),
-            Norm::PerHead { .. } => return Err(none()),
+            Norm::PerHead { .. } | Norm::Bare(_) | Norm::BareLayer(_) => return Err(none()),
             Norm::Layer(norm) => each(norm, &divided, &divided)?,
             Norm::LayerPlusOne(norm) => each(norm, &|w| in_type(less_one(&wide(w)?)?, w), &divided)?,
         }
@@ -140,6 +144,8 @@ impl Layer for Norm {
                 let weight = norm.weight.as_deref().map(|w| ops::add(w, 1.0)).transpose()?;
                 fast::layer_norm(x, weight.as_ref(), norm.bias.as_deref(), norm.eps)
             }
+            Norm::Bare(eps) => fast::rms_norm(x, None, *eps),
+            Norm::BareLayer(eps) => fast::layer_norm(x, None, None, *eps),
             Norm::PerHead { weight, eps } => ops::multiply(weight.value(), fast::layer_norm(x, None, None, *eps)?),
         }
     }

@@ -66,6 +66,13 @@ impl Rope {
         Rope { dims, interleaved, kind: Kind::Base(base), scale: 1.0, gain: 1.0 }
     }
 
+    /// As [`Rope::plain`], the other way round: angles become smaller with the position.
+    pub fn backwards(dims: usize, base: f64) -> Rope {
+        let all: Vec<f32> = (0..dims / 2).map(|j| -base.powf(2.0 * j as f64 / dims as f64) as f32).collect();
+        let n = all.len();
+        Rope { kind: Kind::Given(Array::from_vec(all, &[n])), ..Rope::plain(dims, base, false) }
+    }
+
     /// As a config's `rope_scaling` (or `rope_parameters`) says. `context` is `max_position_embeddings`.
     ///
     /// # Errors

@@ -15,10 +15,12 @@ pub struct Router {
     pub scale: f64,
     /// Groups of experts, and how many of them may be chosen from.
     pub groups: Option<[usize; 2]>,
+    /// A group is as good as so many of its best experts together.
+    pub best: usize,
 }
 
 /// What comes first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Rule {
     /// Softmax over all experts, then the best.
     SoftmaxThenTop,
@@ -26,12 +28,15 @@ pub enum Rule {
     TopThenSoftmax,
     /// Sigmoid of each; a bias takes part in the choice alone.
     Sigmoid,
+    /// The best, then the best of the others: each weight is a softmax over those not chosen before that lie within
+    /// twice this share of the best (SparseMixer, arXiv 2310.00811, without its noise).
+    OneByOne(f64),
 }
 
 impl Router {
     /// Softmax over all, then the best `chosen`.
     pub fn softmax(chosen: usize, renormalize: bool) -> Router {
-        Router { chosen, rule: Rule::SoftmaxThenTop, renormalize, scale: 1.0, groups: None }
+        Router { chosen, rule: Rule::SoftmaxThenTop, renormalize, scale: 1.0, groups: None, best: 1 }
     }
 
     /// The best `chosen`, then softmax over them.
@@ -49,9 +54,12 @@ impl Router {
         if self.chosen == 0 || self.chosen > n {
             return Err(Error::value(format!("[experts] {} of {n} experts cannot be chosen", self.chosen)));
         }
+        if let Rule::OneByOne(share) = self.rule {
+            return one_by_one(&logits, self.chosen, share);
+        }
         let scores = match self.rule {
             Rule::SoftmaxThenTop => ops::softmax(&logits, -1)?,
-            Rule::TopThenSoftmax => logits,
+            Rule::TopThenSoftmax | Rule::OneByOne(_) => logits,
             Rule::Sigmoid => ops::sigmoid(&logits)?,
         };
         let mut choice = match bias {
@@ -59,8 +67,8 @@ impl Router {
             None => scores.clone(),
         };
         if let Some([groups, kept]) = self.groups.filter(|[g, k]| g > k) {
-            let best = if self.rule == Rule::Sigmoid { 2 } else { 1 };
-            choice = limit_to_groups(&choice, groups, kept, best)?;
+            let best = if self.rule == Rule::Sigmoid { 2 } else { self.best };
+            choice = limit_to_groups(&choice, groups, kept, best.min(n / groups))?;
         }
         let best = ops::argpartition(&ops::negative(&choice)?, self.chosen as i64 - 1, Some(-1))?;
         let best = ops::slice(&best, &[(None, None, 1), (None, Some(self.chosen as i64), 1)])?;
@@ -76,6 +84,21 @@ impl Router {
         }
         Ok((best, weights))
     }
+}
+
+/// See [`Rule::OneByOne`].
+fn one_by_one(logits: &Array, chosen: usize, share: f64) -> Result<(Array, Array)> {
+    let (mut left, mut best, mut weights) = (logits.clone(), Vec::new(), Vec::new());
+    for _ in 0..chosen {
+        let (top, at) = (ops::max(&left, -1, true)?, ops::argmax(&left, Some(-1), true)?);
+        let scale = ops::maximum(ops::abs(logits)?, &top)?;
+        let far = ops::greater(&ops::divide(ops::subtract(&top, logits)?, scale)?, 2.0 * share)?;
+        let near = ops::softmax(&ops::select(&far, f32::NEG_INFINITY, &left)?, -1)?;
+        weights.push(ops::take_along_axis(&near, &at, -1)?);
+        left = ops::put_along_axis(&left, &at, f32::NEG_INFINITY, -1)?;
+        best.push(at);
+    }
+    Ok((ops::concatenate(&best, -1)?, ops::concatenate(&weights, -1)?))
 }
 
 /// Scores outside the best `kept` of `groups` groups become 0; a group is as good as its `best` best experts together.

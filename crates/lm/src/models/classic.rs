@@ -2,24 +2,14 @@
 
 use super::Model;
 use crate::batch::Batch;
-use crate::blocks::{Activation, Heads, Norm};
+use crate::blocks::{Activation, Heads, Layered, Named, NamedAttention, NamedBlock, NamedGate, NamedMlp, Norm};
 use crate::weights::At;
 use lapis::{Array, Error, Result, ops};
 use lapis_nn::{Embedding, Layer, Linear, Module};
 
-/// A part under a name that is data; to be flattened.
-#[derive(Clone)]
-struct Named<M>(&'static str, M);
+pub(crate) use crate::blocks::NamedInputs as Inputs;
 
-impl<M: Module> Module for Named<M> {
-    fn fields<'a>(&'a self, f: &mut dyn FnMut(&str, &'a dyn Module)) {
-        f(self.0, &self.1);
-    }
-
-    fn fields_mut(&mut self, f: &mut dyn FnMut(&str, &mut dyn Module)) {
-        f(self.0, &mut self.1);
-    }
-}
+type Block = NamedBlock<NamedAttention, NamedMlp>;
 
 /// Names of the parts of a model.
 pub(crate) struct Names {
@@ -42,16 +32,6 @@ pub(crate) struct Names {
     pub(crate) down: &'static str,
     /// Before attention, and before the product where that has one of its own.
     pub(crate) norms: (&'static str, Option<&'static str>),
-}
-
-/// Projections to queries, keys and values.
-#[derive(Clone, Copy)]
-pub(crate) enum Inputs {
-    Apart([&'static str; 3]),
-    /// One: all queries, all keys, all values.
-    Together(&'static str),
-    /// One: for each head of keys, its queries, its key, its value.
-    Grouped(&'static str),
 }
 
 /// The model.
@@ -94,46 +74,6 @@ struct Body {
     norm: Named<Norm>,
 }
 
-#[derive(Module, Clone)]
-struct Block {
-    #[flatten]
-    attention: Named<Attention>,
-    #[flatten]
-    mlp: Named<Mlp>,
-    #[flatten]
-    before: Named<Norm>,
-    #[flatten]
-    between: Option<Named<Norm>>,
-    parallel: bool,
-}
-
-#[derive(Module, Clone)]
-struct Attention {
-    #[flatten]
-    q: Named<Linear>,
-    #[flatten]
-    k: Option<Named<Linear>>,
-    #[flatten]
-    v: Option<Named<Linear>>,
-    #[flatten]
-    output: Named<Linear>,
-    #[plain]
-    inputs: Inputs,
-    #[plain]
-    heads: Heads,
-}
-
-#[derive(Module, Clone)]
-struct Mlp {
-    #[flatten]
-    gate: Option<Named<Linear>>,
-    #[flatten]
-    up: Named<Linear>,
-    #[flatten]
-    down: Named<Linear>,
-    activation: Activation,
-}
-
 impl Classic {
     /// The model of tensors.
     ///
@@ -166,81 +106,19 @@ impl Classic {
     }
 
     fn block(&self, at: &At) -> Result<Block> {
-        let (n, h) = (&self.names, &self.heads);
-        let (q, k) = (h.count * h.width, h.keys * h.width);
-        let (a, m) = (at.at(n.attention), at.at(n.mlp));
-        let attention =
-            |name, i, o, back| Ok::<_, Error>(Named(name, a.linear(name, i, o, self.bias[usize::from(back)])?));
-        let product = |name, i, o| Ok::<_, Error>(Named(name, m.linear(name, i, o, self.bias[2])?));
-        let (q, k, v) = match n.inputs {
-            Inputs::Apart([x, y, z]) => (
-                attention(x, self.width, q, false)?,
-                Some(attention(y, self.width, k, false)?),
-                Some(attention(z, self.width, k, false)?),
-            ),
-            Inputs::Together(x) | Inputs::Grouped(x) => (attention(x, self.width, q + 2 * k, false)?, None, None),
-        };
-        let output = attention(n.output, h.count * h.width, self.width, true)?;
+        let n = &self.names;
+        let (attention, mlp) = (at.at(n.attention), at.at(n.mlp));
+        let bias = [self.bias[0], self.bias[1]];
+        let attention = NamedAttention::load(&attention, self.width, n.inputs, n.output, self.heads.clone(), bias)?;
+        let gate = n.gate.map_or(NamedGate::None, NamedGate::Apart);
+        let sizes = [self.width, self.inner];
         Ok(Block {
-            attention: Named(n.attention, Attention { q, k, v, output, inputs: n.inputs, heads: h.clone() }),
-            mlp: Named(
-                n.mlp,
-                Mlp {
-                    gate: n.gate.map(|name| product(name, self.width, self.inner)).transpose()?,
-                    up: product(n.up, self.width, self.inner)?,
-                    down: product(n.down, self.inner, self.width)?,
-                    activation: self.activation,
-                },
-            ),
+            mixer: Named(n.attention, attention),
+            product: Named(n.mlp, NamedMlp::load(&mlp, sizes, gate, [n.up, n.down], self.bias[2], self.activation)?),
             before: self.norm(at, n.norms.0)?,
             between: n.norms.1.map(|name| self.norm(at, name)).transpose()?,
             parallel: self.parallel,
         })
-    }
-}
-
-impl Attention {
-    fn forward(&self, x: &Array, layer: usize, batch: &mut Batch) -> Result<Array> {
-        let first = self.q.1.forward(x)?;
-        let (q, k, v) = match (&self.k, &self.v, self.inputs) {
-            (Some(k), Some(v), _) => (first, k.1.forward(x)?, v.1.forward(x)?),
-            (_, _, Inputs::Grouped(_)) => {
-                let (rows, width, group) = (x.dim(0) as i64, self.heads.width, self.heads.count / self.heads.keys);
-                let groups = ops::reshape(&first, &[rows, self.heads.keys as i64, -1])?;
-                let border = (group * width) as i64;
-                let parts = ops::split(&groups, vec![border, border + width as i64], -1)?;
-                let flat = |a: &Array| ops::reshape(a, &[rows, -1]);
-                let [q, k, v] = &parts[..] else { return Err(Error::shape("[attention] queries, keys, values")) };
-                (flat(q)?, flat(k)?, flat(v)?)
-            }
-            _ => self.heads.split(&first)?,
-        };
-        self.output.1.forward(&self.heads.attend([&q, &k, &v], None, layer, batch)?)
-    }
-}
-
-impl Layer for Mlp {
-    fn forward(&self, x: &Array) -> Result<Array> {
-        let up = self.up.1.forward(x)?;
-        let y = match &self.gate {
-            Some(gate) => ops::multiply((self.activation)(&gate.1.forward(x)?)?, up)?,
-            None => (self.activation)(&up)?,
-        };
-        self.down.1.forward(&y)
-    }
-}
-
-impl Block {
-    fn forward(&self, x: &Array, layer: usize, batch: &mut Batch) -> Result<Array> {
-        let rows = self.before.1.forward(x)?;
-        let y = self.attention.1.forward(&rows, layer, batch)?;
-        let between = |x: &Array| self.between.as_ref().map(|norm| norm.1.forward(x)).transpose();
-        if self.parallel {
-            let rows = between(x)?.unwrap_or(rows);
-            return ops::add(ops::add(y, self.mlp.1.forward(&rows)?)?, x);
-        }
-        let x = ops::add(x, y)?;
-        ops::add(&x, self.mlp.1.forward(&between(&x)?.unwrap_or(x.clone()))?)
     }
 }
 

@@ -53,10 +53,18 @@ impl Common {
         self.rope_theta.or(self.inner("rope_theta")).unwrap_or(10000.0)
     }
 
+    /// How many features of heads of this width are turned, as `partial_rotary_factor` says.
+    pub(super) fn turned(&self, head: usize) -> Result<usize> {
+        let part = self.partial_rotary_factor.or(self.inner("partial_rotary_factor")).unwrap_or(1.0);
+        match part > 0.0 && part <= 1.0 {
+            true => Ok((head as f64 * part) as usize),
+            false => Err(super::settings::wrong("partial_rotary_factor", format!("{part} is not between 0 and 1"))),
+        }
+    }
+
     /// Positions of the first features of a head, as `partial_rotary_factor` says.
     pub(super) fn rope(&self) -> Result<Rope> {
-        let part = self.partial_rotary_factor.or(self.inner("partial_rotary_factor")).unwrap_or(1.0);
-        let dims = (self.head() as f64 * part) as usize;
+        let dims = self.turned(self.head())?;
         let scaling = self.rope_scaling.as_ref().or(self.rope_parameters.as_ref());
         Rope::new(dims, self.base(), false, scaling, self.max_position_embeddings)
     }

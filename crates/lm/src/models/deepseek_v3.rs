@@ -133,10 +133,11 @@ fn load(a: &Args, at: &At, v3: bool, eps: f64) -> Result<Decoder<Hybrid>> {
         value: a.v_head_dim,
         scale: head.powf(-0.5) * yarn_score_gain(scaling),
         bias: c.attention_bias,
+        output: "o_proj",
         eps,
     };
     c.decoder(at, |at, i| {
-        let self_attn = Latent::load(&at.at("self_attn"), sizes.clone(), rope.clone(), v3)?;
+        let self_attn = Latent::load(&at.at("self_attn"), sizes.clone(), Some(rope.clone()), v3)?;
         let product = a.grouped.product(c, at, i, if v3 { "noaux_tc" } else { "greedy" })?;
         Ok((Mixer::Latent { self_attn }, product))
     })

@@ -60,6 +60,8 @@ pub(crate) enum Kind {
     /// By mean and variance; with a bias?
     Layer(bool),
     LayerPlusOne,
+    /// By mean and variance, without weights.
+    BareLayer,
 }
 
 /// As the variants of [`Norms`].
@@ -205,6 +207,7 @@ impl Dense {
             Kind::Rms => Norm::rms(at, name, width, self.eps),
             Kind::RmsPlusOne => Norm::rms_plus_one(at, name, width, self.eps),
             Kind::LayerPlusOne => Norm::layer_plus_one(at, name, width, self.eps),
+            Kind::BareLayer => Ok(Norm::BareLayer(self.eps)),
             Kind::Layer(bias) => Norm::layer(at, name, width, self.eps, bias),
         }
     }

@@ -85,8 +85,9 @@ impl Args {
                     groups: need(m.mamba_n_groups, "mamba_n_groups")?,
                     kernel: need(m.mamba_d_conv, "mamba_d_conv")?,
                     limit: limits(limit),
-                    bias: [m.mamba_proj_bias, m.mamba_conv_bias],
+                    bias: [m.mamba_proj_bias, m.mamba_conv_bias, m.mamba_proj_bias],
                     together: heads[0] * heads[1],
+                    early: false,
                     eps: c.rms_norm_eps,
                 };
                 Ok(Mixer::Mamba { mamba: Mamba2::load(&at.at("mamba"), sizes)? })

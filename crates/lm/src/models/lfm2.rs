@@ -5,7 +5,9 @@ use super::sanitize::{move_conv, replace, stack_experts};
 use super::wrapped::{Wrapped, text, unwrap_text};
 use super::{Architecture, Config, all_alike, parse};
 use crate::batch::Batch;
-use crate::blocks::{Backbone, Gate, Heads, Layered, Mixture, Mlp, Norm, Rope, Router, Rule, ShortConv, swiglu};
+use crate::blocks::{
+    Backbone, FrameNames, Gate, Heads, Layered, Mixture, Mlp, Norm, Rope, Router, Rule, ShortConv, swiglu,
+};
 use crate::weights::At;
 use lapis::io::Arrays;
 use lapis::{Array, Error, Result, ops};
@@ -162,7 +164,9 @@ fn load(a: &Args, at: &At, product: impl Fn(&At, usize) -> Result<FeedForward>) 
     let keys = a.num_key_value_heads.unwrap_or(a.num_attention_heads);
     multiple("num_attention_heads", a.num_attention_heads, "num_key_value_heads", keys)?;
     let rope = Rope::new(head, a.base(), false, None, None)?;
-    Backbone::load_model(at, [a.vocab_size, width, a.num_hidden_layers], a.norm_eps, |at, i| {
+    let norm = |at: &At, name: &str| Norm::rms(at, name, width, a.norm_eps);
+    let all = [a.vocab_size, width, a.num_hidden_layers];
+    Backbone::load(at, FrameNames::model("embedding_norm"), all, None, norm, |at, i| {
         let mixer = if a.attends(i)? {
             let heads = Heads::new(a.num_attention_heads, keys, head, Some(rope.clone()));
             Mixer::Attention { self_attn: Attention::load(&at.at("self_attn"), width, heads, a.norm_eps)? }
@@ -172,8 +176,8 @@ fn load(a: &Args, at: &At, product: impl Fn(&At, usize) -> Result<FeedForward>) 
         Ok(Block {
             mixer,
             feed_forward: product(&at.at("feed_forward"), i)?,
-            operator_norm: Norm::rms(&at, "operator_norm", width, a.norm_eps)?,
-            ffn_norm: Norm::rms(&at, "ffn_norm", width, a.norm_eps)?,
+            operator_norm: norm(&at, "operator_norm")?,
+            ffn_norm: norm(&at, "ffn_norm")?,
         })
     })
 }

@@ -4,7 +4,8 @@ use super::common::boxed;
 use super::sanitize::move_conv;
 use super::{Architecture, all_alike, drop_tied_head, parse};
 use crate::batch::Batch;
-use crate::blocks::{Attention, Backbone, Layered, Mamba2, MambaSizes, Mixture, Norm, Squared};
+use crate::blocks::{Attention, Backbone, FrameNames, Layered, Mamba2, MambaSizes, Mixture, Norm, Squared};
+use crate::weights::At;
 use lapis::{Array, Result, ops};
 use lapis_nn::{Layer, Module};
 use serde::Deserialize;
@@ -80,12 +81,15 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
             groups: a.n_groups,
             kernel: a.conv_kernel,
             limit: limits(a.time_step_limit),
-            bias: [a.use_bias, a.use_conv_bias],
+            bias: [a.use_bias, a.use_conv_bias, a.use_bias],
             together: a.num_heads * a.head_dim,
+            early: false,
             eps: a.layer_norm_epsilon,
         };
         let all = [a.vocab_size, a.hidden_size, a.num_hidden_layers];
-        boxed(Backbone::load(at, all, a.tie_word_embeddings, a.layer_norm_epsilon, |at, _| {
+        let head = (!a.tie_word_embeddings).then_some(false);
+        let last = |at: &At, name: &str| Norm::rms(at, name, a.hidden_size, a.layer_norm_epsilon);
+        boxed(Backbone::load(at, FrameNames::MAMBA, all, head, last, |at, _| {
             let mixer = Part::Mamba(Mamba2::load(&at.at("mixer"), sizes)?);
             Ok(Block { norm: Norm::rms(&at, "norm", a.hidden_size, 1e-5)?, mixer })
         })?)

@@ -34,6 +34,7 @@ fn load(config: &Config, at: &At) -> Result<Decoder<Block>> {
     let growth = Growth {
         beta: rope.need("llama_4_scaling_beta")?,
         context: rope.positive("original_max_position_embeddings")?,
+        first: 0,
     };
     d.heads.iter_mut().for_each(|heads| heads.growth = Some(growth));
     d.bias = [false; 2];

@@ -1,7 +1,10 @@
 //! The architectures, one file each, and the table that finds them by `model_type`.
 
 mod apertus;
+mod bailing_linear;
+mod bailing_moe;
 mod bert;
+mod bitnet;
 mod classic;
 mod cohere;
 mod cohere2;
@@ -11,6 +14,7 @@ mod dense;
 mod ernie4_5_moe;
 mod exaone;
 mod exaone4;
+mod falcon_h1;
 mod gemma;
 mod gemma2;
 mod gemma3;
@@ -27,20 +31,30 @@ mod granite;
 mod granitemoehybrid;
 mod hunyuan_dense;
 mod internlm2;
+mod jamba;
+mod kimi_linear;
 mod lfm2;
 mod lille;
 mod llama;
+mod llama4;
+mod mamba;
 mod mamba2;
 mod minicpm;
 mod minimax;
 mod ministral3;
 mod mixtral;
+mod nanochat;
 mod nemotron;
 mod nemotron_h;
+mod olmo;
 mod olmo2;
 mod olmoe;
+mod openelm;
 mod phi;
 mod phi3;
+mod phimoe;
+mod phixtral;
+mod plamo;
 mod qwen;
 mod qwen2;
 mod qwen3;
@@ -53,6 +67,7 @@ mod settings;
 mod smollm3;
 mod stablelm;
 mod starcoder2;
+mod step3p5;
 mod wrapped;
 
 pub(crate) use settings::Settings;
@@ -149,7 +164,11 @@ pub(crate) fn all_alike(_: &str) -> Packing {
 /// All of them.
 pub const ALL: &[&Architecture] = &[
     &apertus::ARCHITECTURE,
+    &bailing_linear::ARCHITECTURE,
+    &bailing_linear::LATENT,
+    &bailing_moe::ARCHITECTURE,
     &bert::ARCHITECTURE,
+    &bitnet::ARCHITECTURE,
     &cohere2::ARCHITECTURE,
     &cohere::ARCHITECTURE,
     &deepseek_v3::ARCHITECTURE,
@@ -159,6 +178,7 @@ pub const ALL: &[&Architecture] = &[
     &ernie4_5_moe::ARCHITECTURE,
     &exaone4::ARCHITECTURE,
     &exaone::ARCHITECTURE,
+    &falcon_h1::ARCHITECTURE,
     &gemma2::ARCHITECTURE,
     &gemma3::ARCHITECTURE,
     &gemma3::TEXT,
@@ -180,6 +200,8 @@ pub const ALL: &[&Architecture] = &[
     &granitemoehybrid::GRANITE3,
     &hunyuan_dense::ARCHITECTURE,
     &internlm2::ARCHITECTURE,
+    &jamba::ARCHITECTURE,
+    &kimi_linear::ARCHITECTURE,
     &lfm2::ARCHITECTURE,
     &lfm2::MOE,
     &lfm2::VISION,
@@ -192,19 +214,28 @@ pub const ALL: &[&Architecture] = &[
     &llama::MIMO,
     &llama::SEED_OSS,
     &llama::TELECHAT3,
+    &llama4::ARCHITECTURE,
+    &llama4::TEXT,
     &mamba2::ARCHITECTURE,
+    &mamba::ARCHITECTURE,
     &minicpm::ARCHITECTURE,
     &minimax::ARCHITECTURE,
     &ministral3::ARCHITECTURE,
     &ministral3::MISTRAL3,
     &mixtral::ARCHITECTURE,
+    &nanochat::ARCHITECTURE,
     &nemotron::ARCHITECTURE,
     &nemotron_h::ARCHITECTURE,
     &olmo2::ARCHITECTURE,
     &olmo2::OLMO3,
+    &olmo::ARCHITECTURE,
     &olmoe::ARCHITECTURE,
+    &openelm::ARCHITECTURE,
     &phi3::ARCHITECTURE,
     &phi::ARCHITECTURE,
+    &phimoe::ARCHITECTURE,
+    &phixtral::ARCHITECTURE,
+    &plamo::ARCHITECTURE,
     &qwen2::ARCHITECTURE,
     &qwen2::VISION,
     &qwen3::ARCHITECTURE,
@@ -219,18 +250,21 @@ pub const ALL: &[&Architecture] = &[
     &smollm3::ARCHITECTURE,
     &stablelm::ARCHITECTURE,
     &starcoder2::ARCHITECTURE,
+    &step3p5::ARCHITECTURE,
 ];
 
 /// Which parameters of a model of this config keep their type when the others are cast, by their paths: biases of
 /// routers, and in some types how fast a recurrence fades.
 pub fn keeps_type(config: &Config) -> fn(&str) -> bool {
     fn router(path: &str) -> bool {
-        ["e_score_correction_bias", "expert_bias"].iter().any(|name| path.ends_with(name))
+        ["e_score_correction_bias", "expert_bias", "router_bias"].iter().any(|name| path.ends_with(name))
     }
     let kind = config.get("model_type").and_then(Value::as_str).unwrap_or_default();
-    match kind == "nemotron_h" || kind.starts_with("qwen3_5") {
-        true => |path| router(path) || path.ends_with("A_log"),
-        false => router,
+    match kind {
+        "kimi_linear" => |path| router(path) || path.ends_with("A_log") || path.ends_with("dt_bias"),
+        "nemotron_h" => |path| router(path) || path.ends_with("A_log"),
+        _ if kind.starts_with("qwen3_5") => |path| router(path) || path.ends_with("A_log"),
+        _ => router,
     }
 }
 

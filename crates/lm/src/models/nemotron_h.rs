@@ -5,8 +5,8 @@ use super::mamba2::{Block, Part, limits};
 use super::sanitize::{drop_beyond, move_conv, stack_experts};
 use super::{Architecture, all_alike, parse};
 use crate::blocks::{
-    Attention, Backbone, Gate, Heads, Mamba2, MambaSizes, Mixture, Norm, PlainExperts, Pool, Router, Rule, Shared,
-    Squared,
+    Attention, Backbone, FrameNames, Gate, Heads, Mamba2, MambaSizes, Mixture, Norm, PlainExperts, Pool, Router, Rule,
+    Shared, Squared,
 };
 use crate::weights::At;
 use lapis::{Error, Result};
@@ -93,8 +93,9 @@ impl Args {
             groups: self.n_groups,
             kernel: self.conv_kernel,
             limit: limits(self.time_step_limit),
-            bias: [self.mamba_proj_bias, self.use_conv_bias],
+            bias: [self.mamba_proj_bias, self.use_conv_bias, self.mamba_proj_bias],
             together: inner / self.n_groups,
+            early: false,
             eps: self.layer_norm_epsilon,
         })
     }
@@ -168,9 +169,9 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
         let a: Args = parse(config)?;
         let pattern = a.pattern()?;
         let all = [a.vocab_size, a.hidden_size, pattern.len()];
-        boxed(Backbone::load(at, all, false, a.layer_norm_epsilon, |at, i| {
-            let norm = Norm::rms(&at, "norm", a.hidden_size, a.layer_norm_epsilon)?;
-            Ok(Block { norm, mixer: a.part(&at.at("mixer"), pattern[i])? })
+        let norm = |at: &At, name: &str| Norm::rms(at, name, a.hidden_size, a.layer_norm_epsilon);
+        boxed(Backbone::load(at, FrameNames::MAMBA, all, Some(false), norm, |at, i| {
+            Ok(Block { norm: norm(&at, "norm")?, mixer: a.part(&at.at("mixer"), pattern[i])? })
         })?)
     },
 };

@@ -148,7 +148,7 @@ const SIZES: [(&str, u64); 14] = [
 ];
 
 /// Sizes of parts that not every model has: whole numbers up to 2^24.
-const PARTS: [&str; 46] = [
+const PARTS: [&str; 48] = [
     "a_low_rank_dim",
     "altup_num_inputs",
     "block_ff_dim",
@@ -167,7 +167,9 @@ const PARTS: [&str; 46] = [
     "linear_value_head_dim",
     "mamba_d_conv",
     "mamba_d_head",
+    "mamba_d_ssm",
     "mamba_d_state",
+    "mamba_expand",
     "mamba_head_dim",
     "mamba_n_groups",
     "mamba_n_heads",

@@ -18,19 +18,21 @@ pub(super) fn store(memories: &[Memory]) -> Result<Stored> {
     if let [Memory::Keys(keys)] = memories {
         return store_keys(keys);
     }
+    if memories.iter().any(|m| matches!(m, Memory::Keys(_))) {
+        let parts = memories.chunks(1).map(store).collect::<Result<_>>()?;
+        return Ok(Stored { kind: Kind::List, tensors: vec![], numbers: vec![], parts });
+    }
     let mut tensors = Vec::new();
     for memory in memories {
         let Memory::State(all) = memory else {
-            return Err(Error::value(
-                "[prompt_cache] a layer that remembers keys beside a state has no form in a file",
-            ));
+            return Err(Error::value("[prompt_cache] a layer remembers nothing: read at least one token first"));
         };
         for a in all {
             // Batch first, as mlx-lm has it.
             tensors.push(Some(if a.ndim() < 4 { ops::expand_dims(a, 0)? } else { a.clone() }));
         }
     }
-    Ok(Stored { kind: Kind::Arrays, tensors, numbers: vec![] })
+    Ok(Stored { kind: Kind::Arrays, tensors, numbers: vec![], parts: vec![] })
 }
 
 fn store_keys(keys: &Keys) -> Result<Stored> {
@@ -40,6 +42,11 @@ fn store_keys(keys: &Keys) -> Result<Stored> {
     }
     let end = keys.end();
     let kv = keys.options();
+    if let Some(chunk) = keys.chunk() {
+        let numbers = [end, chunk, keys.first()].map(|n| n as i64).to_vec();
+        let tensors = parts.into_iter().map(Some).collect();
+        return Ok(Stored { kind: Kind::Chunked, tensors, numbers, parts: vec![] });
+    }
     let (keep, bound) = match (keys.window(), kv.max) {
         (Some(window), _) => (0, window),
         (None, Some(max)) => (KvOptions::KEEP, max),
@@ -53,7 +60,7 @@ fn store_keys(keys: &Keys) -> Result<Stored> {
                 }
             };
             let numbers = numbers.into_iter().map(|n| n as i64).collect();
-            return Ok(Stored { kind, tensors: tensors.into_iter().map(Some).collect(), numbers });
+            return Ok(Stored { kind, tensors: tensors.into_iter().map(Some).collect(), numbers, parts: vec![] });
         }
     };
     // In order of time. mlx-lm expects as many as the window, of which the next token replaces the oldest.
@@ -69,7 +76,7 @@ fn store_keys(keys: &Keys) -> Result<Stored> {
     };
     let tensors = parts.iter().map(cut).collect::<Result<_>>()?;
     let numbers = [end, keep, bound, held].map(|n| n as i64).to_vec();
-    Ok(Stored { kind: Kind::Rotating, tensors, numbers })
+    Ok(Stored { kind: Kind::Rotating, tensors, numbers, parts: vec![] })
 }
 
 type Read<T> = std::result::Result<T, String>;
@@ -82,13 +89,24 @@ fn said(e: Error) -> String {
 pub(super) fn restore(stored: Stored, outline: &[Memory]) -> Read<(Vec<Memory>, Option<usize>)> {
     let kind = stored.kind.name();
     match (outline, stored.kind) {
-        ([Memory::Keys(_)], Kind::Arrays) => Err(format!("a {kind} in the file, keys and values in the model")),
+        ([Memory::Keys(_)], Kind::Arrays | Kind::List) => {
+            Err(format!("a {kind} in the file, keys and values in the model"))
+        }
         ([Memory::Keys(keys)], _) => {
             let keys = restore_keys(stored, keys)?;
             let end = keys.end();
             Ok((vec![Memory::Keys(keys)], Some(end)))
         }
         (_, Kind::Arrays) => Ok((restore_states(stored.tensors, outline)?, None)),
+        (_, Kind::List) if stored.parts.len() == outline.len() => {
+            let (mut memories, mut end) = (Vec::new(), None);
+            for (part, like) in stored.parts.into_iter().zip(outline.chunks(1)) {
+                let (mut own, seen) = restore(part, like)?;
+                memories.append(&mut own);
+                end = end.or(seen);
+            }
+            Ok((memories, end))
+        }
         _ => Err(format!("a {kind} in the file, the state of a recurrence in the model")),
     }
 }
@@ -139,6 +157,9 @@ fn restore_keys(stored: Stored, outline: &Keys) -> Read<Keys> {
     if stored.kind == Kind::Quantized {
         kv.format = Some(Format::affine(sizes[2], sizes[1]).map_err(said)?);
     }
+    if let (Some(chunk), true) = (outline.chunk(), stored.kind != Kind::Chunked) {
+        return Err(format!("a {kind} in the file, keys in runs of {chunk} in the model"));
+    }
     let (first, parts) = match stored.kind {
         Kind::Rotating => {
             let (keep, max, index) = (sizes[1], sizes[2], sizes[3]);
@@ -161,6 +182,21 @@ fn restore_keys(stored: Stored, outline: &Keys) -> Read<Keys> {
                 return Err(format!("a ring of {max} keys with {keep} kept in the file; the model looks at {window}"));
             }
             (first, ordered)
+        }
+        Kind::Chunked => {
+            let [chunk, start] = sizes[sizes.len() - 2..] else { return Err(format!("a {kind} without its numbers")) };
+            let end = if sizes.len() > 2 { offset } else { start + there };
+            if outline.chunk() != Some(chunk) || end < start || end - start > there {
+                let own = outline.chunk().map_or("all".to_string(), |n| n.to_string());
+                let text = format!("{there} keys of positions {start} to {end} in runs of {chunk} in the file");
+                return Err(format!("{text}; the model looks at {own}"));
+            }
+            let first = end.saturating_sub(1) / chunk.max(1) * chunk;
+            if first < start {
+                return Err(format!("keys from position {start} on; the model looks at those from {first} on"));
+            }
+            let cut = |a: &Array| rows(a, first - start, end - start);
+            (first, parts.iter().map(cut).collect::<Result<_>>().map_err(said)?)
         }
         _ if offset > there => return Err(format!("{offset} tokens, but {there} keys")),
         _ => (0, parts.iter().map(|a| rows(a, 0, offset)).collect::<Result<_>>().map_err(said)?),

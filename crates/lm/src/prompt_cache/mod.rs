@@ -86,7 +86,7 @@ impl PromptCache {
         }
         // All layers that look at everything are alike, and go on so.
         let kv = layers.iter().find_map(|m| match m {
-            Memory::Keys(keys) if keys.window().is_none() => Some(keys.options()),
+            Memory::Keys(keys) if keys.window().is_none() && keys.chunk().is_none() => Some(keys.options()),
             _ => None,
         });
         let mut sequence = Sequence::from_layers(layers, seen);

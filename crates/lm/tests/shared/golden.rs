@@ -26,9 +26,15 @@ pub(crate) fn tensors(params: &Value) -> Arrays {
     let fill = |(name, spec): (&String, &Value)| {
         let shape: Vec<usize> =
             spec["shape"].as_array().unwrap().iter().map(|n| n.as_u64().unwrap() as usize).collect();
+        let n: usize = shape.iter().product();
+        if spec["ternary"] == true {
+            // Four of three codes in a byte.
+            let digits = (0..n as u64).map(|i| (uniform(fnv1a(name), i) * 81.0) as u32);
+            let byte = |d: u32| (0..4).fold(0, |byte, i| byte | (d / 3u32.pow(i) % 3) << (2 * i)) as u8;
+            return (name.clone(), Array::from_vec(digits.map(byte).collect(), &shape));
+        }
         let (center, scale) = (spec["center"].as_f64().unwrap(), spec["scale"].as_f64().unwrap());
         let seed = fnv1a(name);
-        let n: usize = shape.iter().product();
         let data = (0..n as u64).map(|i| (center + scale * (2.0 * uniform(seed, i) - 1.0)) as f32).collect();
         (name.clone(), Array::from_vec(data, &shape))
     };

@@ -1,0 +1,55 @@
+//! nanochat: norms without weights everywhere, positions that turn the other way, squares, capped logits.
+
+use super::Architecture;
+use super::common::{boxed, multiple};
+use super::settings::{Settings, wrong};
+use crate::blocks::{
+    Backbone, FrameNames, Heads, Named, NamedAttention, NamedBlock, NamedGate, NamedInputs, NamedMlp, Norm, Rope,
+};
+use lapis_nn::activations::relu2;
+use serde_json::json;
+
+pub(super) const ARCHITECTURE: Architecture = Architecture::plain(&["nanochat"], |config, at| {
+    let s = Settings::new(
+        config,
+        json!({
+            "hidden_size": 1280, "num_hidden_layers": 20, "num_attention_heads": 10, "num_key_value_heads": 10,
+            "vocab_size": 65536, "intermediate_size": 5120, "rope_theta": 1e4,
+        }),
+    );
+    let (width, count): (usize, usize) = (s.need("hidden_size")?, s.need("num_attention_heads")?);
+    let keys = s.need("num_key_value_heads")?;
+    multiple("hidden_size", width, "num_attention_heads", count)?;
+    multiple("num_attention_heads", count, "num_key_value_heads", keys)?;
+    let base = s.positive("rope_theta")?;
+    if base <= 1.0 || (width / count) % 2 != 0 {
+        return Err(wrong("rope_theta", format!("{base} is not above 1, or heads of {} are odd", width / count)));
+    }
+    let heads = Heads::new(count, keys, width / count, Some(Rope::backwards(width / count, base)));
+    let inner = s.need("intermediate_size")?;
+    let names = FrameNames { body: "transformer", table: "wte", layers: "h", norm: "norm", head: "lm_head" };
+    let all = [s.need("vocab_size")?, width, s.need("num_hidden_layers")?];
+    let bare = |name| Named(name, Norm::Bare(1e-5));
+    let mut model = Backbone::load(
+        at,
+        names,
+        all,
+        Some(false),
+        |_, _| Ok(Norm::Bare(1e-5)),
+        |at, _| {
+            let inputs = NamedInputs::Apart(["c_q", "c_k", "c_v"]);
+            let attention = NamedAttention::load(&at.at("attn"), width, inputs, "c_proj", heads.clone(), [false; 2])?;
+            let (sides, names) = ([width, inner], ["c_fc", "c_proj"]);
+            Ok(NamedBlock {
+                mixer: Named("attn", attention.with_norms(bare("q_norm"), bare("k_norm"), true)),
+                product: Named("mlp", NamedMlp::load(&at.at("mlp"), sides, NamedGate::None, names, false, relu2)?),
+                before: bare("before"),
+                between: Some(bare("between")),
+                parallel: false,
+            })
+        },
+    )?;
+    model.first = Some(Norm::Bare(1e-5));
+    model.logit_cap = 15.0;
+    boxed(model)
+});
