@@ -131,7 +131,7 @@ CONFIGS = {
     "bailing_hybrid_yarn": RING | {
         "model_type": "bailing_hybrid", "head_dim": 32, "n_group": 1, "topk_group": 1, "kv_lora_rank": 32, "q_lora_rank": None,
         "qk_rope_head_dim": 16, "qk_nope_head_dim": 32, "v_head_dim": 32, "num_shared_experts": 2, "rope_interleave": False,
-        "moe_shared_expert_intermediate_size": 32, "use_qkv_bias": True, "rope_scaling": {
+        "moe_shared_expert_intermediate_size": 32, "use_qkv_bias": True, "use_qk_norm": False, "rope_scaling": {
             "type": "yarn", "factor": 4.0, "mscale": 1.0, "mscale_all_dim": 0.7, "original_max_position_embeddings": 32}},
     "nanochat": NANOCHAT,
     "bitnet": DENSE | {"model_type": "bitnet", "head_dim": 16, "rope_theta": 500000.0, "tie_word_embeddings": True},
