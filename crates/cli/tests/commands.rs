@@ -488,7 +488,9 @@ fn a_benchmark_stands_beside_what_the_machine_allows() {
     assert_eq!(table.lines().count(), 6, "{table}");
     assert!(table.lines().all(|l| l.matches('|').count() == 8), "{table}");
     let plain = out(&lapis(&["benchmark", "-p", "16", "-g", "4", "-n", "1"]));
-    assert!(plain.starts_with("Trial 1:  prompt_tps=") && plain.contains("Averages: ") && plain.contains("Limits: "));
+    assert!(
+        plain.starts_with("Trial 1:  prompt_tps=") && plain.contains("Averages: ") && plain.contains("Limits (prompt ")
+    );
 }
 
 #[test]

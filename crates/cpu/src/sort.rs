@@ -4,6 +4,7 @@
 
 use crate::lines::{Lane, Lines, for_lines, with_lane};
 use crate::pool;
+use crate::simd::{self, Kernel, Simd};
 use lapis_core::buffer::Tensor;
 use lapis_core::dtype::Dtype;
 use lapis_core::error::Result;
@@ -156,26 +157,53 @@ pub(crate) fn arg_reduce(op: &ArgReduce, input: &Tensor, out: &mut Tensor) -> Re
     Ok(())
 }
 
+/// Elements that are compared with the best so far at once.
+const LOT: usize = 1024;
+
 fn arg<T: Lane>(op: &ArgReduce, input: &Tensor, out: &Tensor) {
     let (from, to) = (Lines::new(input, op.axis), Lines::new(out, op.axis));
     for_lines(from.count(), from.len, &|range| {
-        let mut line: Vec<T> = Vec::new();
+        let mut lot: Vec<T> = Vec::with_capacity(LOT);
         for i in range {
-            // SAFETY: `T` is the dtype; every line is written by one task.
-            unsafe { from.read(i, &mut line) };
-            let mut best = 0;
-            for (k, v) in line.iter().enumerate() {
-                let b = line[best];
-                if b.is_nan() {
-                    break;
+            let mut best: Option<(usize, T)> = None;
+            for first in (0..from.len).step_by(LOT) {
+                // SAFETY: `T` is the dtype; the line has these elements.
+                unsafe { from.read_part(i, first..from.len.min(first + LOT), &mut lot) };
+                if let Some((_, best)) = best
+                    && (best.is_nan() || !simd::dispatch(Beaten { best, lot: &lot, max: op.max }))
+                {
+                    continue;
                 }
-                let better = if op.max { v.wide() > b.wide() } else { v.wide() < b.wide() };
-                if better || v.is_nan() {
-                    best = k;
+                for (k, &v) in lot.iter().enumerate() {
+                    if best.is_none_or(|(_, best)| !best.is_nan() && (v.is_nan() || better(v, best, op.max))) {
+                        best = Some((first + k, v));
+                    }
                 }
             }
-            // SAFETY: as above; the output is uint32.
-            unsafe { to.write(i, &[best as u32]) };
+            // SAFETY: every line is written by one task; the output is uint32.
+            unsafe { to.write(i, &[best.map_or(0, |(k, _)| k as u32)]) };
         }
     });
+}
+
+#[inline(always)]
+fn better<T: Lane>(v: T, best: T, max: bool) -> bool {
+    if max { v.wide() > best.wide() } else { v.wide() < best.wide() }
+}
+
+/// Whether any element of a lot is better than the best so far, or a NaN.
+struct Beaten<'a, T> {
+    best: T,
+    lot: &'a [T],
+    max: bool,
+}
+
+impl<T: Lane> Kernel for Beaten<'_, T> {
+    type Out = bool;
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) -> bool {
+        let Beaten { best, lot, max } = self;
+        let any = |max| lot.iter().fold(false, |any, &v| any | better(v, best, max) | v.is_nan());
+        if max { any(true) } else { any(false) }
+    }
 }

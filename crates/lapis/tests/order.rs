@@ -47,6 +47,36 @@ fn partition_and_topk() {
     assert!(ops::topk(&a, 101, Some(1)).is_err());
 }
 
+/// Lines of several lots: the first of equals wins, a NaN before all, whatever the dtype and the stride.
+#[test]
+fn the_first_best_of_a_long_line() {
+    let place = |data: &[f32], max: bool| {
+        let better = |x: f32, y: f32| if max { x > y } else { x < y };
+        (0..data.len()).fold(0, |best, k| match data[best].is_nan() {
+            false if data[k].is_nan() || better(data[k], data[best]) => k,
+            _ => best,
+        }) as u32
+    };
+    for n in [1, 1023, 1024, 1025, 5000] {
+        for nan in [None, Some(n - 1), Some(n / 2)] {
+            let mut data = sample(n);
+            data[nan.unwrap_or(0)] = if nan.is_some() { f32::NAN } else { 60.0 };
+            let a = Array::from_slice(&data, &[n, 1]);
+            // Two columns: lines with gaps between their elements.
+            let both = ops::concatenate(&[a.clone(), ops::negative(&a).unwrap()], 1).unwrap();
+            for dtype in [Dtype::Float32, Dtype::Float16, Dtype::Bfloat16, Dtype::Float64] {
+                let typed = both.astype(dtype);
+                let seen = typed.astype(Dtype::Float32).to_vec::<f32>().unwrap();
+                let columns: [Vec<f32>; 2] = [0, 1].map(|c| seen.iter().skip(c).step_by(2).copied().collect());
+                let (most, least) = (ops::argmax(&typed, Some(0), false), ops::argmin(&typed, Some(0), false));
+                let want = |max| columns.each_ref().map(|c| place(c, max));
+                assert_eq!(most.unwrap().to_vec::<u32>().unwrap(), want(true), "{dtype} {n} {nan:?}");
+                assert_eq!(least.unwrap().to_vec::<u32>().unwrap(), want(false), "{dtype} {n} {nan:?}");
+            }
+        }
+    }
+}
+
 #[test]
 fn scans_along_any_axis() {
     let a = ops::arange(1, 13, 1, None).unwrap().reshape(&[3, 4]);

@@ -208,20 +208,47 @@ pub fn available() -> u64 {
     [machine, group, Some(memory::limit() as u64)].into_iter().flatten().min().unwrap_or(u64::MAX)
 }
 
-/// Bytes a second that memory gives when all threads read: the best of several passes over more than caches hold.
+/// Bytes a second that memory gives when all threads read.
 ///
 /// # Errors
 /// No memory for it.
 pub fn bandwidth() -> Result<f64> {
-    let bytes = (available() / 4).clamp(16 << 20, 512 << 20) as usize;
-    // A fill is one number until it is copied.
-    let all = ops::contiguous(&ops::full(&[bytes / 4], 1.0, Some(Dtype::Float32))?, false)?;
-    all.eval()?;
-    let mut best: f64 = 0.0;
-    for _ in 0..6 {
-        let began = Instant::now();
-        ops::sum(&all, (), false)?.eval()?;
-        best = best.max(bytes as f64 / began.elapsed().as_secs_f64());
+    Bandwidth::new()?.measure()
+}
+
+/// More memory than caches hold, to read.
+pub struct Bandwidth(Array);
+
+impl Bandwidth {
+    /// A quarter of what is free, 512 MiB at most, written once: that takes longer than reading it.
+    ///
+    /// # Errors
+    /// No memory for it.
+    pub fn new() -> Result<Bandwidth> {
+        let bytes = (available() / 4).clamp(16 << 20, 512 << 20) as usize;
+        // A fill is one number until it is copied.
+        let all = ops::contiguous(&ops::full(&[bytes / 4], 1.0, Some(Dtype::Float32))?, false)?;
+        all.eval()?;
+        Ok(Bandwidth(all))
     }
-    Ok(best)
+
+    /// Bytes it takes.
+    pub fn bytes(&self) -> usize {
+        self.0.nbytes()
+    }
+
+    /// Bytes a second that all threads read: the median of several passes.
+    ///
+    /// # Errors
+    /// None that are known.
+    pub fn measure(&self) -> Result<f64> {
+        let mut passes = [0.0; 9];
+        for pass in &mut passes {
+            let began = Instant::now();
+            ops::sum(&self.0, (), false)?.eval()?;
+            *pass = self.bytes() as f64 / began.elapsed().as_secs_f64();
+        }
+        passes.sort_by(f64::total_cmp);
+        Ok(passes[passes.len() / 2])
+    }
 }

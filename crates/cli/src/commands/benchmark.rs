@@ -1,14 +1,14 @@
 //! `lapis benchmark`: tokens a second in prefill and decode, on random tokens, beside what this machine allows.
 //!
-//! Memory is measured before the first trial and after the last, the multiply-add instructions, too: what else runs on the
-//! machine slows both down alike. Decode is bounded by reading the parameters and what is remembered, prefill by two
-//! operations a parameter and token.
+//! Memory and the multiply-add instructions are measured before each trial and after the last, and averaged as the trials
+//! are: what else runs on the machine slows both down alike. Decode is bounded by reading the parameters and what is remembered,
+//! prefill by two operations a parameter and token.
 
 use crate::interrupt;
 use crate::model::{Source, positive};
 use lapis::{Error, Result, memory};
 use lapis_cpu::{limits, pool};
-use lapis_lm::fit::{Fit, bandwidth};
+use lapis_lm::fit::{Bandwidth, Fit};
 use lapis_lm::quant::round_inputs;
 use lapis_lm::{Engine, Event, Model, Prefixes, Request, Sequence, models};
 use serde_json::{Value, json};
@@ -71,17 +71,18 @@ struct Limits {
 }
 
 impl Limits {
-    fn measure() -> Result<Limits> {
+    fn measure(memory: &Bandwidth) -> Result<Limits> {
         let threads = pool::configured_threads()?;
-        Ok(Limits { memory: bandwidth()?, floats: limits::float_peak(threads), bytes: limits::byte_peak(threads) })
+        Ok(Limits { memory: memory.measure()?, floats: limits::float_peak(threads), bytes: limits::byte_peak(threads) })
     }
 
-    fn best(self, other: Limits) -> Limits {
-        Limits {
-            memory: self.memory.max(other.memory),
-            floats: self.floats.max(other.floats),
-            bytes: self.bytes.max(other.bytes),
-        }
+    fn mean(all: &[Limits]) -> Limits {
+        let mean = |f: fn(&Limits) -> f64| all.iter().map(f).sum::<f64>() / all.len().max(1) as f64;
+        Limits { memory: mean(|l| l.memory), floats: mean(|l| l.floats), bytes: mean(|l| l.bytes) }
+    }
+
+    fn as_json(self) -> Value {
+        json!({"memory": self.memory, "f32": self.floats, "int8": self.bytes})
     }
 }
 
@@ -92,6 +93,10 @@ struct Row {
     trials: Vec<Trial>,
     /// Seconds to the first token of a prompt that was read before.
     warm: Option<f64>,
+    /// Gigabytes.
+    peak: f64,
+    /// What the machine allowed meanwhile.
+    limits: Limits,
 }
 
 impl Row {
@@ -110,6 +115,7 @@ struct Bench {
     vocabulary: usize,
     step: usize,
     written: usize,
+    memory: Bandwidth,
 }
 
 impl Bench {
@@ -175,19 +181,22 @@ pub(crate) fn run(a: Arguments) -> Result<()> {
         )));
     }
     let written = a.generation_tokens.unwrap_or_else(|| context.map_or(1024, |c| (c - longest).min(1024)));
-    let bench = Bench { model: Arc::from(loaded), vocabulary, step: a.prefill_step_size.max(1), written };
+    let bench = Bench {
+        model: Arc::from(loaded),
+        vocabulary,
+        step: a.prefill_step_size.max(1),
+        written,
+        memory: Bandwidth::new()?,
+    };
     let plain = !a.json && !a.markdown;
-    let mut limits = Limits::measure()?;
-    // What that took is none of the model's.
-    memory::clear_cache();
-    memory::reset_peak();
-    let mut rows = Vec::new();
+    let (mut rows, mut most) = (Vec::new(), 0f64);
     for &prompt_tokens in &a.prompt_tokens {
         for &batch in &a.batch_size {
             if plain && a.prompt_tokens.len() * a.batch_size.len() > 1 {
                 println!("Prompt {prompt_tokens}, batch {batch}");
             }
             let row = measure(&bench, &a, prompt_tokens, batch, plain)?;
+            most = most.max(row.peak);
             if plain && !row.trials.is_empty() {
                 println!("Averages: {}", averages(&row));
                 if let Some(warm) = row.warm {
@@ -200,19 +209,13 @@ pub(crate) fn run(a: Arguments) -> Result<()> {
             }
         }
     }
-    let peak = peak();
-    if !interrupt::seen() {
-        limits = limits.best(Limits::measure()?);
-    }
     rows.retain(|r| !r.trials.is_empty());
-    let reports: Vec<Report> = rows.iter().map(|row| Report::new(row, &fit, limits, &bench)).collect();
+    let reports: Vec<Report> = rows.iter().map(|row| Report::new(row, &fit, &bench)).collect();
     if a.json {
-        println!("{}", as_json(&a, &reports, limits, [load, peak]));
+        println!("{}", as_json(&a, &reports, [load, most]));
     } else if a.markdown {
         print!("{}", as_markdown(&reports));
     } else {
-        let [memory, floats, bytes] = [limits.memory, limits.floats, limits.bytes].map(|x| x / 1e9);
-        println!("Limits: memory {memory:.1} GB/s, f32 {floats:.0} GFLOP/s, 8-bit dot products {bytes:.0} GOP/s");
         for r in &reports {
             println!("{}", r.shares());
         }
@@ -222,16 +225,22 @@ pub(crate) fn run(a: Arguments) -> Result<()> {
 
 /// The trials of one setting, after a run that warms up; an interrupt leaves those that are done.
 fn measure(bench: &Bench, a: &Arguments, prompt_tokens: usize, batch: usize, plain: bool) -> Result<Row> {
-    let mut row = Row { prompt_tokens, batch, trials: Vec::new(), warm: None };
+    let mut row = Row { prompt_tokens, batch, trials: vec![], warm: None, peak: 0.0, limits: Limits::mean(&[]) };
     bench.run(&mut bench.engine(batch), prompt_tokens, batch)?;
+    let mut limits = vec![Limits::measure(&bench.memory)?];
     for i in 0..a.num_trials {
         std::thread::sleep(std::time::Duration::from_secs(a.delay));
+        // What limits took is none of the model's.
+        memory::reset_peak();
         let t = bench.run(&mut bench.engine(batch), prompt_tokens, batch)?;
         if interrupt::seen() {
             return Ok(row);
         }
+        row.peak = row.peak.max(peak(&bench.memory));
+        limits.push(Limits::measure(&bench.memory)?);
+        row.limits = Limits::mean(&limits);
         if plain {
-            println!("Trial {}:  {}", i + 1, shown([t.prompt, t.generation, t.total]));
+            println!("Trial {}:  {}", i + 1, shown([t.prompt, t.generation, t.total], row.peak));
         }
         row.trials.push(t);
     }
@@ -255,7 +264,8 @@ struct Report<'a> {
 }
 
 impl<'a> Report<'a> {
-    fn new(row: &'a Row, fit: &Fit, limits: Limits, bench: &Bench) -> Report<'a> {
+    fn new(row: &'a Row, fit: &Fit, bench: &Bench) -> Report<'a> {
+        let limits = row.limits;
         // On average half of what is written has been.
         let seen = row.prompt_tokens + bench.written / 2;
         let values = (fit.reads as f64 * 8.0 / fit.bits_per_weight()).max(1.0);
@@ -274,9 +284,11 @@ impl<'a> Report<'a> {
     fn shares(&self) -> String {
         let (prompt, generation) = (self.row.values(|t| t.prompt)[0], self.row.values(|t| t.generation)[0]);
         let [bytes, floats] = self.prefill.map(|limit| Report::percent(prompt, limit));
+        let l = self.row.limits;
+        let [memory, f32, int8] = [l.memory, l.floats, l.bytes].map(|x| x / 1e9);
         format!(
-            "Of the limits (prompt {}, batch {}): decode {:.0} % of memory, prefill {bytes:.0} % of 8-bit dot products, \
-             {floats:.0} % of f32",
+            "Limits (prompt {}, batch {}): memory {memory:.1} GB/s, 8-bit dot products {int8:.0} GOP/s, f32 {f32:.0} \
+             GFLOP/s; of these, decode {:.0} % of memory, prefill {bytes:.0} % of 8-bit dot products, {floats:.0} % of f32",
             self.row.prompt_tokens,
             self.row.batch,
             Report::percent(generation, self.decode),
@@ -284,7 +296,7 @@ impl<'a> Report<'a> {
     }
 }
 
-fn as_json(a: &Arguments, reports: &[Report], limits: Limits, [load, peak]: [f64; 2]) -> Value {
+fn as_json(a: &Arguments, reports: &[Report], [load, peak]: [f64; 2]) -> Value {
     let one = |r: &Report| {
         let ([prompt, prompt_sd], [generation, generation_sd]) =
             (r.row.values(|t| t.prompt), r.row.values(|t| t.generation));
@@ -295,6 +307,7 @@ fn as_json(a: &Arguments, reports: &[Report], limits: Limits, [load, peak]: [f64
             "generation_tps": generation, "generation_tps_sd": generation_sd,
             "first_token": r.row.values(|t| t.first)[0], "first_token_warm": r.row.warm,
             "total_time": r.row.values(|t| t.total)[0],
+            "limits": r.row.limits.as_json(),
             "decode_limit_tps": r.decode, "prefill_limit_tps_bytes": r.prefill[0], "prefill_limit_tps_floats": r.prefill[1],
             "trials": r.row.trials.iter().map(trial).collect::<Vec<_>>(),
         })
@@ -309,7 +322,6 @@ fn as_json(a: &Arguments, reports: &[Report], limits: Limits, [load, peak]: [f64
         ("peak_memory", json!(peak)),
         ("load_time", json!(load)),
         ("partial", json!(interrupt::seen())),
-        ("limits", json!({"memory": limits.memory, "f32": limits.floats, "int8": limits.bytes})),
         ("rows", json!(rows)),
     ] {
         all[key] = value;
@@ -337,13 +349,14 @@ fn as_markdown(reports: &[Report]) -> String {
 fn averages(row: &Row) -> String {
     let all = [row.values(|t| t.prompt), row.values(|t| t.generation), row.values(|t| t.total)];
     let [p, g, _] = all.map(|v| v[1]);
-    format!("{} (± {p:.3}, ± {g:.3})", shown(all.map(|v| v[0])))
+    format!("{} (± {p:.3}, ± {g:.3})", shown(all.map(|v| v[0]), row.peak))
 }
 
-fn peak() -> f64 {
-    (memory::peak() + memory::mapped()) as f64 / 1e9
+/// Gigabytes, without what is read to measure memory.
+fn peak(limit: &Bandwidth) -> f64 {
+    ((memory::peak() + memory::mapped()).saturating_sub(limit.bytes())) as f64 / 1e9
 }
 
-fn shown([p, g, all]: [f64; 3]) -> String {
-    format!("prompt_tps={p:.3}, generation_tps={g:.3}, peak_memory={:.3}, total_time={all:.3}", peak())
+fn shown([p, g, all]: [f64; 3], peak: f64) -> String {
+    format!("prompt_tps={p:.3}, generation_tps={g:.3}, peak_memory={peak:.3}, total_time={all:.3}")
 }

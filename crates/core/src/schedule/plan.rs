@@ -1,15 +1,16 @@
 //! Decides how a graph is computed: which elementwise nodes fuse, in which order steps run, when values die.
 //!
-//! A plan depends only on structure (ops, dtypes, shapes, edges, which nodes outsiders hold), not on values,
-//! attributes or addresses, so that equal graphs share it: the second evaluation skips all of this.
+//! A plan depends only on structure (ops, dtypes, edges, which nodes outsiders hold, which products have few rows), not on
+//! shapes, values, attributes or addresses, so that equal graphs share it: the second evaluation skips all of this, also
+//! where something has grown, as what a model remembers does from token to token.
 
 use super::collect::{Edge, Graph};
 use super::tape::{Instr, Src, Tape};
 use crate::dtype::Dtype;
+use crate::node::Node;
 use crate::ops::{Class, Ew, Op};
-use rustc_hash::{FxHashMap, FxHasher};
+use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
-use std::hash::{Hash, Hasher};
 use std::sync::{Arc, Mutex};
 
 /// A numbered place for a tensor during an evaluation.
@@ -121,13 +122,13 @@ fn key(graph: &Graph) -> Vec<u64> {
         let node = &entry.node;
         let (tag, to) = match &node.op {
             Op::Elementwise(e) => (e.op as u64 + 8, e.to as u64),
-            op => (op.class() as u64, u64::from(op.shares_left()) | u64::from(op.reads_weights()) << 1),
+            op => {
+                let weights = u64::from(op.reads_weights()) << 1 | u64::from(reads_ahead(node)) << 2;
+                (op.class() as u64, u64::from(op.shares_left()) | weights)
+            }
         };
         let head = tag | to << 8 | u64::from(entry.is_external) << 16 | (node.outs.len() as u64) << 20;
         key.push(head | (entry.edges.len() as u64) << 40);
-        let mut shape = FxHasher::default();
-        node.outs[0].shape.hash(&mut shape);
-        key.push(shape.finish());
         for e in &entry.edges {
             let dtype = edge_dtype(graph, *e) as u64;
             key.push(u64::from(e.index) | u64::from(e.output) << 32 | dtype << 56 | u64::from(e.leaf) << 63);
@@ -252,6 +253,11 @@ fn build(graph: &Graph) -> Plan {
 /// Rows of a product up to which reading its weights is what takes the time.
 const FEW_ROWS: usize = 16;
 
+/// Whether what a product takes is the time to read its weights.
+fn reads_ahead(node: &Node) -> bool {
+    node.op.reads_weights() && node.outs[0].shape.iter().rev().skip(1).product::<usize>() <= FEW_ROWS
+}
+
 /// Fills in what products read next; behind the last stands the first, because a plan often runs again. Returns what the
 /// first one reads.
 fn foresee(steps: &mut [Step], graph: &Graph, leaf_slots: &[Slot]) -> SmallVec<[(u32, u32); 2]> {
@@ -263,13 +269,11 @@ fn foresee(steps: &mut [Step], graph: &Graph, leaf_slots: &[Slot]) -> SmallVec<[
     let mut products: Vec<(usize, SmallVec<[(u32, u32); 2]>)> = Vec::new();
     for (i, step) in steps.iter().enumerate() {
         let node = &graph.entries[step.entry as usize].node;
-        let rows = || node.outs[0].shape.iter().rev().skip(1).product::<usize>();
         if node.op.class() == Class::View {
             if let Some(&leaf) = shown.get(&step.inputs[0]) {
                 shown.insert(step.out, leaf);
             }
-        } else if node.op.reads_weights()
-            && rows() <= FEW_ROWS
+        } else if reads_ahead(node)
             && let Some(&leaf) = shown.get(&step.inputs[1])
         {
             match products.last_mut() {

@@ -9,18 +9,18 @@
 //! which 85 to 90 % are reached.
 
 use super::panel::TILE_GROUPS;
-use super::panel_avx512::{Controls, Scales, transpose};
-use super::thin::{AHEAD, Job, STRIP, opaque, units};
+use super::panel_avx512::{Controls, Scales, quarters, transpose};
+use super::thin::{AHEAD, Job, STRIP, Strip, opaque, units};
 use super::weights::Block;
 use std::arch::x86_64::*;
 
-/// The result of sixteen columns to `out`.
+/// The result of a block's columns, strip by strip, to `out`.
 ///
 /// # Safety
-/// The machine has AVX-512 with BW, VL, VNNI and VBMI; `block` has sixteen rows of `job.cols` codes, with their scales;
-/// `out` has room for 16; `job.x` holds one row.
+/// The machine has AVX-512 with BW, VL, VNNI and VBMI; `block` has a multiple of sixteen rows of `job.cols` codes, with
+/// their scales; `out` has room for as many; `job.x` holds one row.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi")]
-pub(super) unsafe fn strip(block: &Block, job: &Job, out: *mut f32) {
+pub(super) unsafe fn block(block: &Block, job: &Job, out: *mut f32) {
     let words = job.group * job.bits / 32;
     // SAFETY: as the caller promises.
     unsafe {
@@ -55,84 +55,90 @@ unsafe fn kernel<const BITS: usize, const FP4: bool, const WORDS: usize>(block: 
     // Vectors of a row that go into one sum, and codes and bytes of one.
     let vectors = WORDS.div_ceil(16);
     let codes = 64 * units(BITS);
-    let bytes = codes * job.bits / 8;
+    let bytes = if BITS > 0 { codes * BITS / 8 } else { codes * job.bits / 8 };
     let controls = Controls::new(job.bits);
-    let (packed, stride, end) = (block.packed.as_ptr(), block.stride, job.cols * job.bits / 8);
+    let end = job.cols * job.bits / 8;
     let groups = job.cols / job.group;
     let mut scales = Scales::new(block, !FP4);
-    // Memory for the next strip's scales is asked for in step with the weights.
-    let next = block.scales_ahead;
-    let step = STRIP * block.scale_stride * bytes * vectors / stride;
-    let (mut at, mut line, mut group) = (0, 0, 0usize);
-    let mut x = job.x.codes.as_ptr();
-    let mut acc = _mm512_setzero_ps();
-    while at < end {
-        if group.is_multiple_of(TILE_GROUPS) {
-            // SAFETY: the group exists.
-            unsafe { scales.load(block, group, (groups - group).min(TILE_GROUPS), FP4) };
-        }
-        let lanes =
-            |v: usize| u64::MAX.checked_shr(64 - (end - at).saturating_sub(v * bytes).min(bytes) as u32).unwrap_or(0);
-        let lanes = [lanes(0), if vectors > 1 { lanes(1) } else { 0 }];
-        // Where a step takes a line of every row, two steps share their pairs of lines: each fetches those of eight rows,
-        // because memory answers pairs faster than lines of as many rows.
-        let shared = bytes * vectors == 64;
-        let odd = if shared { at / 64 % 2 } else { 0 };
-        let from = at - 64 * odd;
-        // Past the end of these rows, the next strip's.
-        let ahead = if from + AHEAD < end { AHEAD } else { AHEAD + block.ahead };
-        // SAFETY: masks keep loads within rows; `x` is padded to whole vectors; a prefetch may name any address.
-        let sums = unsafe {
-            let mut d = [_mm512_setzero_si512(); STRIP];
-            let (mut here, mut there) = (opaque(at), opaque(from + ahead + 8 * odd * stride));
-            for quad in 0..STRIP / 4 {
-                for i in 0..4 {
-                    for v in 0..vectors {
-                        let line = if shared { i / 2 * stride + i % 2 * 64 } else { i * stride + 64 * v };
-                        _mm_prefetch::<_MM_HINT_T0>(packed.wrapping_add(there + line).cast());
-                        let row = packed.wrapping_add(here + i * stride + v * bytes);
-                        let words = _mm512_maskz_loadu_epi8(lanes[v], row.cast());
-                        let sum = d[4 * quad + i];
-                        d[4 * quad + i] = dot::<BITS, FP4>(sum, words, x.add(v * codes), &controls);
+    // Memory for the next scales is asked for in step with the weights.
+    let step = STRIP * block.scale_stride * bytes * vectors / block.stride;
+    for nth in 0..block.valid / STRIP {
+        let strip = Strip::of(block, nth);
+        let packed = block.packed.as_ptr().wrapping_add(strip.first * block.stride);
+        let (stride, beyond) = (strip.step * block.stride, strip.ahead(block));
+        let next = strip.first * block.scale_stride + strip.scales_ahead(block);
+        let (mut at, mut line, mut group) = (0, 0, 0usize);
+        let mut x = job.x.codes.as_ptr();
+        let mut acc = _mm512_setzero_ps();
+        while at < end {
+            if group.is_multiple_of(TILE_GROUPS) {
+                // SAFETY: the group exists.
+                unsafe { scales.load(block, strip, group, (groups - group).min(TILE_GROUPS), FP4) };
+            }
+            let lanes = |v: usize| {
+                u64::MAX.checked_shr(64 - (end - at).saturating_sub(v * bytes).min(bytes) as u32).unwrap_or(0)
+            };
+            let lanes = [lanes(0), if vectors > 1 { lanes(1) } else { 0 }];
+            // Where a step takes a line of every row, two steps share their pairs of lines: each fetches those of eight rows,
+            // because memory answers pairs faster than lines of as many rows.
+            let shared = bytes * vectors == 64;
+            let odd = if shared { at / 64 % 2 } else { 0 };
+            let from = at - 64 * odd;
+            // Past the end of these rows, the next strip's.
+            let ahead = if from + AHEAD < end { AHEAD } else { AHEAD + beyond };
+            // SAFETY: masks keep loads within rows; `x` is padded to whole vectors; a prefetch may name any address.
+            let sums = unsafe {
+                let mut d = [_mm512_setzero_si512(); STRIP];
+                let (mut here, mut there) = (opaque(at), opaque(from + ahead + 8 * odd * stride));
+                for quad in 0..STRIP / 4 {
+                    for i in 0..4 {
+                        for v in 0..vectors {
+                            let line = if shared { i / 2 * stride + i % 2 * 64 } else { i * stride + 64 * v };
+                            _mm_prefetch::<_MM_HINT_T0>(packed.wrapping_add(there + line).cast());
+                            let row = packed.wrapping_add(here + i * stride + v * bytes);
+                            let words = _mm512_maskz_loadu_epi8(lanes[v], row.cast());
+                            let sum = d[4 * quad + i];
+                            d[4 * quad + i] = dot::<BITS, FP4>(sum, words, x.add(v * codes), &controls);
+                        }
+                    }
+                    // Finished before the next rows are asked for: requests to memory spread over time do not wait for each
+                    // other.
+                    d[4 * quad + 3] = finished(d[4 * quad + 3]);
+                    let rows = if shared { 2 } else { 4 };
+                    (here, there) = (opaque(here + 4 * stride), opaque(there + rows * stride));
+                }
+                for i in 0..step.div_ceil(64) {
+                    let ahead = next + line + 64 * i;
+                    _mm_prefetch::<_MM_HINT_T0>(block.scales.as_ptr().wrapping_add(ahead).cast());
+                    if !FP4 {
+                        _mm_prefetch::<_MM_HINT_T0>(block.biases.as_ptr().wrapping_add(ahead).cast());
                     }
                 }
-                // Finished before the next rows are asked for: requests to memory spread over time do not wait for each
-                // other.
-                d[4 * quad + 3] = finished(d[4 * quad + 3]);
-                let rows = if shared { 2 } else { 4 };
-                (here, there) = (opaque(here + 4 * stride), opaque(there + rows * stride));
-            }
-            for i in 0..step.div_ceil(64) {
-                let ahead = next + line + 64 * i;
-                _mm_prefetch::<_MM_HINT_T0>(block.scales.as_ptr().wrapping_add(ahead).cast());
-                if !FP4 {
-                    _mm_prefetch::<_MM_HINT_T0>(block.biases.as_ptr().wrapping_add(ahead).cast());
-                }
-            }
-            x = x.add(vectors * codes);
-            columns::<WORDS>(d)
-        };
-        line += step;
-        at += vectors * bytes;
-        for g in 0..(16 / WORDS).max(1) {
-            if g > 0 && group == groups {
-                break;
-            }
-            let (scale, bias) = scales.get(group);
-            // SAFETY: the row's scales and sums have one entry a group.
-            let (x_scale, x_sum) = unsafe { (*job.x.scales.as_ptr().add(group), *job.x.sums.as_ptr().add(group)) };
-            let product = if FP4 {
-                _mm512_mul_ps(scale, _mm512_cvtepi32_ps(_mm512_add_epi32(sums[g], _mm512_set1_epi32(x_sum))))
-            } else {
-                let x_sum = _mm512_set1_ps(f32::from_bits(x_sum as u32));
-                _mm512_fmadd_ps(scale, _mm512_cvtepi32_ps(sums[g]), _mm512_mul_ps(bias, x_sum))
+                x = x.add(vectors * codes);
+                columns::<WORDS>(d)
             };
-            acc = _mm512_fmadd_ps(_mm512_set1_ps(x_scale), product, acc);
-            group += 1;
+            line += step;
+            at += vectors * bytes;
+            for g in 0..(16 / WORDS).max(1) {
+                if g > 0 && group == groups {
+                    break;
+                }
+                let (scale, bias) = scales.get(group);
+                // SAFETY: the row's scales and sums have one entry a group.
+                let (x_scale, x_sum) = unsafe { (*job.x.scales.as_ptr().add(group), *job.x.sums.as_ptr().add(group)) };
+                let product = if FP4 {
+                    _mm512_mul_ps(scale, _mm512_cvtepi32_ps(_mm512_add_epi32(sums[g], _mm512_set1_epi32(x_sum))))
+                } else {
+                    let x_sum = _mm512_set1_ps(f32::from_bits(x_sum as u32));
+                    _mm512_fmadd_ps(scale, _mm512_cvtepi32_ps(sums[g]), _mm512_mul_ps(bias, x_sum))
+                };
+                acc = _mm512_fmadd_ps(_mm512_set1_ps(x_scale), product, acc);
+                group += 1;
+            }
         }
+        // SAFETY: as the caller promises.
+        unsafe { _mm512_storeu_ps(out.add(nth * STRIP), acc) }
     }
-    // SAFETY: as the caller promises.
-    unsafe { _mm512_storeu_ps(out, acc) }
 }
 
 /// Keeps the compiler from moving the work on a vector past what follows.
@@ -216,28 +222,6 @@ fn columns<const WORDS: usize>(d: [__m512i; 16]) -> [__m512i; 16] {
     out
 }
 
-/// Puts the results of four strips, each of every fourth column, in the order of columns.
-#[target_feature(enable = "avx512f")]
-pub(super) fn interleave(sums: &mut [f32; 4 * STRIP]) {
-    let p = sums.as_mut_ptr();
-    // SAFETY: 64 elements.
-    let [a, b, c, d] = unsafe {
-        [_mm512_loadu_ps(p), _mm512_loadu_ps(p.add(16)), _mm512_loadu_ps(p.add(32)), _mm512_loadu_ps(p.add(48))]
-    };
-    let (e, f) = (_mm512_castps_pd(_mm512_unpacklo_ps(a, b)), _mm512_castps_pd(_mm512_unpackhi_ps(a, b)));
-    let (g, h) = (_mm512_castps_pd(_mm512_unpacklo_ps(c, d)), _mm512_castps_pd(_mm512_unpackhi_ps(c, d)));
-    let all = quarters([
-        _mm512_castpd_si512(_mm512_unpacklo_pd(e, g)),
-        _mm512_castpd_si512(_mm512_unpackhi_pd(e, g)),
-        _mm512_castpd_si512(_mm512_unpacklo_pd(f, h)),
-        _mm512_castpd_si512(_mm512_unpackhi_pd(f, h)),
-    ]);
-    for (i, v) in all.into_iter().enumerate() {
-        // SAFETY: as above.
-        unsafe { _mm512_storeu_si512(p.add(16 * i).cast(), v) }
-    }
-}
-
 /// In each 128-bit lane: words 0 and 2 of `a`, then of `b`.
 #[target_feature(enable = "avx512f")]
 #[inline]
@@ -250,18 +234,4 @@ fn even(a: __m512i, b: __m512i) -> __m512i {
 #[inline]
 fn odd(a: __m512i, b: __m512i) -> __m512i {
     _mm512_castps_si512(_mm512_shuffle_ps::<0xdd>(_mm512_castsi512_ps(a), _mm512_castsi512_ps(b)))
-}
-
-/// Transposes 4 x 4 lanes of 128 bits.
-#[target_feature(enable = "avx512f")]
-#[inline]
-fn quarters(k: [__m512i; 4]) -> [__m512i; 4] {
-    let (a, b) = (_mm512_shuffle_i32x4::<0x44>(k[0], k[1]), _mm512_shuffle_i32x4::<0xee>(k[0], k[1]));
-    let (c, d) = (_mm512_shuffle_i32x4::<0x44>(k[2], k[3]), _mm512_shuffle_i32x4::<0xee>(k[2], k[3]));
-    [
-        _mm512_shuffle_i32x4::<0x88>(a, c),
-        _mm512_shuffle_i32x4::<0xdd>(a, c),
-        _mm512_shuffle_i32x4::<0x88>(b, d),
-        _mm512_shuffle_i32x4::<0xdd>(b, d),
-    ]
 }

@@ -2,6 +2,7 @@
 //! units. Widths that straddle bytes are first spread to bytes with VBMI.
 
 use super::panel::{COLUMNS, Content, FP4_BYTES, PANEL, SCALE_TILE};
+use super::thin::Strip;
 use super::weights::{Block, ScaleKind};
 use std::arch::x86_64::*;
 
@@ -199,6 +200,20 @@ pub(super) fn transpose(r: [__m512i; 16]) -> [__m512i; 16] {
     c
 }
 
+/// Transposes 4 x 4 lanes of 128 bits.
+#[target_feature(enable = "avx512f")]
+#[inline]
+pub(super) fn quarters(k: [__m512i; 4]) -> [__m512i; 4] {
+    let (a, b) = (_mm512_shuffle_i32x4::<0x44>(k[0], k[1]), _mm512_shuffle_i32x4::<0xee>(k[0], k[1]));
+    let (c, d) = (_mm512_shuffle_i32x4::<0x44>(k[2], k[3]), _mm512_shuffle_i32x4::<0xee>(k[2], k[3]));
+    [
+        _mm512_shuffle_i32x4::<0x88>(a, c),
+        _mm512_shuffle_i32x4::<0xdd>(a, c),
+        _mm512_shuffle_i32x4::<0x88>(b, d),
+        _mm512_shuffle_i32x4::<0xdd>(b, d),
+    ]
+}
+
 /// As `panel::tile`: sixteen groups of sixteen rows at a time are decoded and transposed.
 ///
 /// # Safety
@@ -214,11 +229,22 @@ pub(super) unsafe fn tile(
 ) {
     for v in 0..VECTORS {
         // SAFETY: as the caller promises; a tile holds 16 groups of four vectors.
-        unsafe { scale_strip(block, from, 16 * v, first, count, factor, out.as_mut_ptr().add(16 * v), COLUMNS) }
+        unsafe {
+            scale_strip(
+                block,
+                from,
+                Strip { first: 16 * v, step: 1 },
+                first,
+                count,
+                factor,
+                out.as_mut_ptr().add(16 * v),
+                COLUMNS,
+            )
+        }
     }
 }
 
-/// Sixteen groups of sixteen rows from `row` on, decoded, to `out[group * stride..][..16]`.
+/// Sixteen groups of a strip's rows, decoded, to `out[group * stride..][..16]`.
 ///
 /// # Safety
 /// Groups `first..first + count` (at most 16) of each of the block's rows are readable in `from`; 16 groups fit in `out`.
@@ -227,7 +253,7 @@ pub(super) unsafe fn tile(
 unsafe fn scale_strip(
     block: &Block,
     from: &[u8],
-    row: usize,
+    strip: Strip,
     first: usize,
     count: usize,
     factor: f32,
@@ -236,7 +262,8 @@ unsafe fn scale_strip(
 ) {
     let lanes = ((1u32 << count) - 1) as __mmask16;
     let rows: [*const u8; 16] = std::array::from_fn(|i| {
-        from[(row + i).min(block.valid - 1) * block.scale_stride + first * block.kind.size()..].as_ptr()
+        let row = (strip.first + i * strip.step).min(block.valid - 1);
+        from[row * block.scale_stride + first * block.kind.size()..].as_ptr()
     });
     let factor = _mm512_set1_ps(factor);
     let mut r = [_mm512_setzero_si512(); 16];
@@ -293,20 +320,20 @@ impl Scales {
     /// Takes groups `first..first + count`, where `first` is a multiple of 16 and `count` at most 16.
     ///
     /// # Safety
-    /// They exist in sixteen rows of the block.
+    /// They exist in the strip's rows of the block.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
     #[inline]
-    pub(super) unsafe fn load(&mut self, block: &Block, first: usize, count: usize, fp4: bool) {
+    pub(super) unsafe fn load(&mut self, block: &Block, strip: Strip, first: usize, count: usize, fp4: bool) {
         // SAFETY: as the caller promises.
         unsafe {
             if self.paired {
-                return bf16_pairs(block, first, count, &mut self.tile);
+                return bf16_pairs(block, strip, first, count, &mut self.tile);
             }
             let factor = if fp4 { 0.5 * block.factor } else { block.factor };
             let to = self.tile.as_mut_ptr().cast::<f32>();
-            scale_strip(block, block.scales, 0, first, count, factor, to, 32);
+            scale_strip(block, block.scales, strip, first, count, factor, to, 32);
             if self.biased {
-                scale_strip(block, block.biases, 0, first, count, 1.0, to.add(16), 32);
+                scale_strip(block, block.biases, strip, first, count, 1.0, to.add(16), 32);
             }
         }
     }
@@ -324,20 +351,20 @@ impl Scales {
     }
 }
 
-/// bf16 scales (upper halves of lanes) and biases (lower halves) of sixteen groups of sixteen rows.
+/// bf16 scales (upper halves of lanes) and biases (lower halves) of sixteen groups of a strip's rows.
 ///
 /// # Safety
-/// Groups `first..first + count` (at most 16) of sixteen rows are readable in the block's scales and biases.
+/// Groups `first..first + count` (at most 16) of those rows are readable in the block's scales and biases.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 #[inline]
-unsafe fn bf16_pairs(block: &Block, first: usize, count: usize, out: &mut [[__m512i; 2]; 16]) {
+unsafe fn bf16_pairs(block: &Block, strip: Strip, first: usize, count: usize, out: &mut [[__m512i; 2]; 16]) {
     let lanes = ((1u32 << count) - 1) as __mmask16;
     let order: [u16; 32] = std::array::from_fn(|i| (i / 2 + if i % 2 == 0 { 16 } else { 0 }) as u16);
     // SAFETY: a load of the array.
     let order = unsafe { _mm512_loadu_si512(order.as_ptr().cast()) };
     let mut r = [_mm512_setzero_si512(); 16];
     for i in 0..16 {
-        let at = i * block.scale_stride + 2 * first;
+        let at = (strip.first + i * strip.step) * block.scale_stride + 2 * first;
         // SAFETY: as the caller promises; the masks keep the loads within `count` groups.
         let (scales, biases) = unsafe {
             (

@@ -30,15 +30,6 @@ const TASK_ROWS: usize = 512;
 /// Rows of `x` up to which weights go straight to the dot products.
 const THIN_ROWS: usize = 16;
 
-/// Strips of sixteen columns in a block of them.
-#[cfg(target_arch = "x86_64")]
-const STRIPS: usize = COLUMNS / thin::STRIP;
-
-/// Bytes of a packed row up to which a strip takes every fourth row: memory answers sixteen rows that lie in sixteen pages
-/// faster than those of four.
-#[cfg(target_arch = "x86_64")]
-const SHORT_ROW: usize = 2048;
-
 /// Weight bytes below which a task is not worth handing out.
 const TASK_BYTES: usize = 1 << 15;
 
@@ -437,30 +428,25 @@ impl Product<'_> {
             }
             return;
         }
-        let whole = w.block(task.matrix, index * COLUMNS, COLUMNS);
-        let strips = width / thin::STRIP;
-        let apart = strips == STRIPS && whole.stride <= SHORT_ROW;
-        for strip in 0..strips {
-            let column = strip * thin::STRIP;
-            let block = match apart {
-                true => whole.every(strip, STRIPS),
-                false => w.block(task.matrix, index * COLUMNS + column, thin::STRIP),
-            };
-            for (part, few) in tiles(task.pairs.len(), thin::ROWS).zip(few) {
-                let job = thin::Job { x: few, cols: w.cols, group, bits, fp4 };
-                let start = scratch.sums[part].as_mut_ptr().cast::<f32>();
-                // SAFETY: the level is present (it was passed), and each row of sums has room for 16 from `column` on.
-                unsafe {
-                    match few.rows {
-                        1 => lone::strip(&block, &job, start.add(column)),
-                        _ => thin::strip(&block, &job, |m| start.add(m * COLUMNS + column)),
-                    }
+        let block = w.block(task.matrix, index * COLUMNS, COLUMNS);
+        if let ([_], [few, ..]) = (task.pairs, few) {
+            let job = thin::Job { x: few, cols: w.cols, group, bits, fp4 };
+            // SAFETY: the level is present (it was passed), and there is room for 64.
+            unsafe { lone::block(&block, &job, scratch.sums[0].as_mut_ptr()) }
+        } else {
+            for nth in 0..width / thin::STRIP {
+                let strip = thin::Strip::of(&block, nth);
+                for (part, few) in tiles(task.pairs.len(), thin::ROWS).zip(few) {
+                    let job = thin::Job { x: few, cols: w.cols, group, bits, fp4 };
+                    let start = scratch.sums[part].as_mut_ptr().cast::<f32>();
+                    // SAFETY: as above, and each row of sums has room for 16 from a strip's column on.
+                    unsafe { thin::strip(&block, strip, &job, |m| start.add(m * COLUMNS + nth * thin::STRIP)) }
                 }
             }
         }
-        if apart {
+        if thin::Strip::apart(&block) {
             // SAFETY: as above.
-            scratch.sums[..task.pairs.len()].iter_mut().for_each(|sums| unsafe { lone::interleave(sums) });
+            scratch.sums[..task.pairs.len()].iter_mut().for_each(|sums| unsafe { thin::interleave(sums) });
         }
     }
 

@@ -14,7 +14,7 @@
 
 use super::activations::Activations;
 use super::panel::{DEPTH, TILE_GROUPS};
-use super::panel_avx512::{Controls, Scales, transpose};
+use super::panel_avx512::{Controls, Scales, quarters, transpose};
 use super::weights::Block;
 use std::arch::x86_64::*;
 
@@ -34,6 +34,48 @@ pub(super) const STRIP: usize = 16;
 
 /// The largest number of rows in a call.
 pub(super) const ROWS: usize = 8;
+
+/// Rows from one of a strip to the next, where rows are short.
+pub(super) const APART: usize = 4;
+/// Bytes of a packed row up to which they are: memory answers sixteen rows that lie in sixteen pages faster than those of
+/// four.
+const SHORT_ROW: usize = 2048;
+
+/// Sixteen rows of a block of 64: the first, and from one to the next. Two numbers that travel in registers: a block of
+/// their own would be read before the store buffer has it, which waits for all of memory that was asked for before.
+#[derive(Clone, Copy)]
+pub(super) struct Strip {
+    pub(super) first: usize,
+    pub(super) step: usize,
+}
+
+impl Strip {
+    /// Strip `nth` of a block.
+    pub(super) fn of(block: &Block, nth: usize) -> Strip {
+        match Strip::apart(block) {
+            true => Strip { first: nth, step: APART },
+            false => Strip { first: nth * STRIP, step: 1 },
+        }
+    }
+
+    /// Whether strips of a block take every fourth row.
+    pub(super) fn apart(block: &Block) -> bool {
+        block.valid == APART * STRIP && block.stride <= SHORT_ROW
+    }
+
+    /// Bytes from the end of a row to where the rows that are wanted next begin: those of the next strip, or block.
+    pub(super) fn ahead(self, block: &Block) -> usize {
+        let next = self.first + 1 < self.step;
+        if next { 0 } else { (STRIP - 1) * self.step * block.stride }
+    }
+
+    /// Bytes from the first scale to those that are fetched meanwhile: a strip's share of the next block's, or the next
+    /// strip's.
+    pub(super) fn scales_ahead(self, block: &Block) -> usize {
+        let skipped = if self.step > 1 { self.first * (STRIP - 1) } else { 0 };
+        (STRIP * self.step + skipped) * block.scale_stride
+    }
+}
 
 /// Rows of activations, one to eight, as the kernels eat them.
 #[derive(Default)]
@@ -148,34 +190,39 @@ pub(super) struct Job<'a> {
     pub(super) fp4: bool,
 }
 
-/// The result of sixteen columns, row by row, to `out(row)`, for two rows or more.
+/// The result of a strip's columns, row by row, to `out(row)`, for two rows or more.
 ///
 /// # Safety
-/// The machine has AVX-512 with BW, VL, VNNI and VBMI; `block` has sixteen rows of `job.cols` codes, with their scales.
+/// The machine has AVX-512 with BW, VL, VNNI and VBMI; `block` has the strip's rows of `job.cols` codes, with their scales.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi")]
-pub(super) unsafe fn strip(block: &Block, job: &Job, out: impl Fn(usize) -> *mut f32) {
+pub(super) unsafe fn strip(block: &Block, at: Strip, job: &Job, out: impl Fn(usize) -> *mut f32) {
     // SAFETY: as the caller promises.
     unsafe {
         match (job.bits, job.fp4) {
-            (4, true) => rows::<4, true>(block, job, out),
-            (4, false) => rows::<4, false>(block, job, out),
-            (8, _) => rows::<8, false>(block, job, out),
-            (2, _) => rows::<2, false>(block, job, out),
-            (1, _) => rows::<1, false>(block, job, out),
+            (4, true) => rows::<4, true>(block, at, job, out),
+            (4, false) => rows::<4, false>(block, at, job, out),
+            (8, _) => rows::<8, false>(block, at, job, out),
+            (2, _) => rows::<2, false>(block, at, job, out),
+            (1, _) => rows::<1, false>(block, at, job, out),
             // Other widths are spread to bytes first: 4 codes a word.
-            _ => rows::<0, false>(block, job, out),
+            _ => rows::<0, false>(block, at, job, out),
         }
     }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi")]
 #[inline]
-unsafe fn rows<const BITS: usize, const FP4: bool>(block: &Block, job: &Job, out: impl Fn(usize) -> *mut f32) {
+unsafe fn rows<const BITS: usize, const FP4: bool>(
+    block: &Block,
+    at: Strip,
+    job: &Job,
+    out: impl Fn(usize) -> *mut f32,
+) {
     // SAFETY: as the caller promises.
     unsafe {
         match job.x.width {
-            4 => kernel::<BITS, FP4, 4>(block, job, out),
-            _ => kernel::<BITS, FP4, 8>(block, job, out),
+            4 => kernel::<BITS, FP4, 4>(block, at, job, out),
+            _ => kernel::<BITS, FP4, 8>(block, at, job, out),
         }
     }
 }
@@ -184,13 +231,15 @@ unsafe fn rows<const BITS: usize, const FP4: bool>(block: &Block, job: &Job, out
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi")]
 unsafe fn kernel<const BITS: usize, const FP4: bool, const M: usize>(
     block: &Block,
+    strip: Strip,
     job: &Job,
     out: impl Fn(usize) -> *mut f32,
 ) {
     let (x, bias, per_word) = (job.x, !FP4, units(BITS));
     // Units of a word in place, `2^(BITS * h)` times too large, each with its own sum, save the shifts.
     let in_place = !FP4 && M * per_word <= 8;
-    let (packed, stride, end) = (block.packed.as_ptr(), block.stride, job.cols * job.bits / 8);
+    let packed = block.packed.as_ptr().wrapping_add(strip.first * block.stride);
+    let (stride, end) = (strip.step * block.stride, job.cols * job.bits / 8);
     let controls = Controls::new(job.bits);
     let mut scales = Scales::new(block, bias);
     let (groups, mut group) = (job.cols / job.group, 0usize);
@@ -201,9 +250,11 @@ unsafe fn kernel<const BITS: usize, const FP4: bool, const M: usize>(
     let (x_scales, x_sums) = (x.scales.as_ptr(), x.sums.as_ptr());
     let mut codes = x.codes.as_ptr();
     // Memory for the next strip's scales is asked for in step with the weights.
-    let next_scales = block.scales.as_ptr().wrapping_add(block.scales_ahead);
-    let next_biases = block.biases.as_ptr().wrapping_add(block.scales_ahead);
-    let step = STRIP * block.scale_stride * bytes / stride;
+    let next = strip.first * block.scale_stride + strip.scales_ahead(block);
+    let next_scales = block.scales.as_ptr().wrapping_add(next);
+    let next_biases = block.biases.as_ptr().wrapping_add(next);
+    let step = STRIP * block.scale_stride * bytes / block.stride;
+    let beyond = strip.ahead(block);
     let (mut at, mut line) = (0, 0);
     // SAFETY: as the caller promises; masks keep loads within rows, `x` is padded, a prefetch may name any address.
     unsafe {
@@ -220,10 +271,10 @@ unsafe fn kernel<const BITS: usize, const FP4: bool, const M: usize>(
         let mut acc = [_mm512_setzero_ps(); M];
         while at < end {
             if group.is_multiple_of(TILE_GROUPS) && left == words {
-                scales.load(block, group, (groups - group).min(TILE_GROUPS), FP4);
+                scales.load(block, strip, group, (groups - group).min(TILE_GROUPS), FP4);
             }
             // Past the end of these rows, the next strip's.
-            let ahead = if at + AHEAD < end { AHEAD } else { AHEAD + block.ahead };
+            let ahead = if at + AHEAD < end { AHEAD } else { AHEAD + beyond };
             let lanes = u64::MAX >> (64 - (end - at).min(bytes));
             let mut r = [_mm512_setzero_si512(); STRIP];
             let mut here = opaque(at);
@@ -298,6 +349,28 @@ unsafe fn kernel<const BITS: usize, const FP4: bool, const M: usize>(
         for m in 0..x.rows {
             _mm512_storeu_ps(out(m), acc[m]);
         }
+    }
+}
+
+/// Puts the results of four strips, each of every fourth column, in the order of columns.
+#[target_feature(enable = "avx512f")]
+pub(super) fn interleave(sums: &mut [f32; 4 * STRIP]) {
+    let p = sums.as_mut_ptr();
+    // SAFETY: 64 elements.
+    let [a, b, c, d] = unsafe {
+        [_mm512_loadu_ps(p), _mm512_loadu_ps(p.add(16)), _mm512_loadu_ps(p.add(32)), _mm512_loadu_ps(p.add(48))]
+    };
+    let (e, f) = (_mm512_castps_pd(_mm512_unpacklo_ps(a, b)), _mm512_castps_pd(_mm512_unpackhi_ps(a, b)));
+    let (g, h) = (_mm512_castps_pd(_mm512_unpacklo_ps(c, d)), _mm512_castps_pd(_mm512_unpackhi_ps(c, d)));
+    let all = quarters([
+        _mm512_castpd_si512(_mm512_unpacklo_pd(e, g)),
+        _mm512_castpd_si512(_mm512_unpackhi_pd(e, g)),
+        _mm512_castpd_si512(_mm512_unpacklo_pd(f, h)),
+        _mm512_castpd_si512(_mm512_unpackhi_pd(f, h)),
+    ]);
+    for (i, v) in all.into_iter().enumerate() {
+        // SAFETY: as above.
+        unsafe { _mm512_storeu_si512(p.add(16 * i).cast(), v) }
     }
 }
 

@@ -89,8 +89,6 @@ impl<'a> Weights<'a> {
             kind: self.scale_kind(),
             factor: self.factor,
             valid,
-            ahead: count.saturating_sub(1) * self.row_bytes(),
-            scales_ahead: count * entry,
         }
     }
 }
@@ -111,32 +109,6 @@ pub(super) struct Block<'a> {
     pub(super) factor: f32,
     /// Rows that exist, at least one.
     pub(super) valid: usize,
-    /// Bytes from the end of a row to where the rows that are wanted next begin.
-    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
-    pub(super) ahead: usize,
-    /// Bytes from the first scale to those that are wanted next.
-    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
-    pub(super) scales_ahead: usize,
-}
-
-impl Block<'_> {
-    /// Rows `nth`, `nth + step`, `nth + 2 * step`, ...: those of `nth + 1` are wanted next, and after the last such part of
-    /// this block, the next block's. The block must be whole.
-    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
-    pub(super) fn every(&self, nth: usize, step: usize) -> Self {
-        let (rows, row, entry) = (self.valid / step, self.stride, self.scale_stride);
-        Block {
-            packed: &self.packed[nth * row..],
-            stride: step * row,
-            scales: &self.scales[nth * entry..],
-            biases: self.biases.get(nth * entry..).unwrap_or_default(),
-            scale_stride: step * entry,
-            valid: rows,
-            ahead: if nth + 1 < step { 0 } else { (rows - 1) * step * row },
-            scales_ahead: (self.valid + nth * (rows - 1)) * entry,
-            ..*self
-        }
-    }
 }
 
 /// How a stored scale is written.
