@@ -4,7 +4,7 @@
 use super::common::{Common, boxed};
 use super::sanitize::{halves, replace};
 use super::wrapped::{Wrapped, text, unwrap_text};
-use super::{Architecture, Config, all_alike, parse};
+use super::{Architecture, Config, all_alike, drop_tied_head, parse};
 use crate::blocks::{
     Backbone, FrameNames, GatedExperts, Growth, Heads, Mlp, Named, NamedAttention, NamedBlock, NamedInputs, Norm, Rope,
     swiglu,
@@ -199,7 +199,15 @@ pub(super) const ARCHITECTURE: Architecture = Architecture {
     },
 };
 
-pub(super) const TEXT: Architecture = Architecture::plain(&["llama4_text"], |config: &Config, at: &At| {
+pub(super) const TEXT: Architecture = Architecture {
+    sanitize: |config, tensors| {
+        drop_tied_head(parse::<Args>(config)?.common.tie_word_embeddings, tensors);
+        Ok(())
+    },
+    ..Architecture::plain(&["llama4_text"], dense)
+};
+
+fn dense(config: &Config, at: &At) -> Result<Box<dyn super::Model>> {
     let a: Args = parse(config)?;
     let c = &a.common;
     let turned = a.no_rope_layers.as_deref().unwrap_or_default();
@@ -215,4 +223,4 @@ pub(super) const TEXT: Architecture = Architecture::plain(&["llama4_text"], |con
         let product = Mlp::load(&at.at("feed_forward"), c.hidden_size, a.intermediate_size_mlp, false, silu)?;
         Ok((attention, FeedForward::Dense(product)))
     })?)
-});
+}

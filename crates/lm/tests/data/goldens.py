@@ -167,6 +167,8 @@ CONFIGS = {
 
 # Checkpoints before their conversion: factors beside the weights.
 MAKERS = {
+    "nanochat_raw": NANOCHAT | {"tie_word_embeddings": False, "rms_norm_eps": 1e-6, "hidden_act": "relu2",
+                                "max_position_embeddings": 512},
     # Two experts of four in the third layer of three; mlx-lm has their weights sum to one, and counts layers otherwise.
     "jamba_raw": JAMBA | {"num_hidden_layers": 3, "expert_layer_offset": 2, "expert_layer_period": 3, "num_experts_per_tok": 2},
     # Queries, keys and values that are clipped.
