@@ -19,7 +19,7 @@ use std::process::ExitCode;
 #[derive(Parser)]
 #[command(name = "lapis", version, about = "Language models on your own machine", disable_help_subcommand = true)]
 struct Arguments {
-    /// Say errors only
+    /// Say errors only; -q, too, of commands that have no other -q
     #[arg(long, global = true)]
     quiet: bool,
     /// Bytes of memory to use at most: 8GB, 500MB, 7.5GiB
@@ -166,6 +166,7 @@ fn main() -> ExitCode {
     let parsed = settings::apply(command.clone(), &entries).try_get_matches_from(all);
     // mlx-lm passes over what contradicts itself.
     let clash = parsed.as_ref().ok().filter(|_| manner == Manner::Own).map_or(Ok(()), settings::check);
+    let hushed = parsed.as_ref().is_ok_and(settings::is_quiet);
     let arguments = match parsed.and_then(|m| Arguments::from_arg_matches(&m)) {
         // Help and version are no errors, and need no settings.
         Err(e) if !e.use_stderr() => {
@@ -184,7 +185,7 @@ fn main() -> ExitCode {
             }
         },
     };
-    if arguments.quiet {
+    if arguments.quiet || hushed {
         say::quiet();
     }
     let limit = match arguments.memory_limit.as_deref().map(model::size).transpose() {

@@ -125,10 +125,24 @@ pub(crate) fn check(matches: &ArgMatches) -> Result<()> {
 pub(crate) fn apply(command: Command, entries: &[Entry]) -> Command {
     // What is said for all commands counts for the flags that all have, too.
     let command = sourced(command, entries, "");
-    command.mut_subcommands(|sub| {
+    // `convert -q` packs.
+    let quiet = |c: Command| {
+        let taken = c.get_arguments().any(|a| a.get_short() == Some('q'));
+        if taken { c } else { c.arg(Arg::new(QUIET).short('q').action(ArgAction::SetTrue).hide(true)) }
+    };
+    quiet(command).mut_subcommands(|sub| {
         let name = sub.get_name().to_string();
-        sourced(sub, entries, &name)
+        quiet(sourced(sub, entries, &name))
     })
+}
+
+/// `-q` of a command.
+const QUIET: &str = "q";
+
+/// Whether a command was told `-q`, where that is `--quiet`.
+pub(crate) fn is_quiet(matches: &ArgMatches) -> bool {
+    let is = |m: &ArgMatches| m.try_get_one::<bool>(QUIET).ok().flatten() == Some(&true);
+    is(matches) || matches.subcommand().is_some_and(|(_, of)| is(of))
 }
 
 /// One command; `name` is empty for the flags that all commands have.

@@ -212,6 +212,8 @@ fn what_killed_conversions_left_goes() {
     std::fs::create_dir(&busy).unwrap();
     let lock = std::fs::File::open(&busy).unwrap();
     lock.try_lock().unwrap();
+    assert_eq!(err(&lapis(&["perplexity", "-q", "--num-samples", "1", "--sequence-length", "8"])), "");
+    assert_eq!(err(&lapis(&["-q", "perplexity", "--num-samples", "1", "--sequence-length", "8"])), "");
     let o = lapis(&["convert", "--quiet", "--hf-path", DEMO, "--mlx-path", &folder.at("out"), "-d"]);
     assert!(o.status.success() && o.stdout.is_empty() && o.stderr.is_empty(), "{}{}", out(&o), err(&o));
     let left = std::fs::read_dir(&folder.0).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());

@@ -3,7 +3,7 @@
 mod shared;
 
 use serde_json::Value;
-use shared::{Folder, err, out};
+use shared::{DEMO, Folder, err, out};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -101,4 +101,19 @@ fn a_run_that_is_killed_goes_on_with_the_same_bits() {
         lapis(&dir, &format!("{train} --adapter-path {name} --resume"));
         assert!(learned(&name) == learned("whole"), "killed after step {kill_after}");
     }
+}
+
+/// The share is that of `mlx_lm.lora` on the same packed model.
+#[test]
+fn a_dry_run_says_what_training_takes() {
+    let dir = texts("dry");
+    let said = lapis(&dir, &format!("lora --model {DEMO} --train --data texts --iters 25 --num-layers 4 --dry-run"));
+    assert!(said.contains("Trainable parameters: 4.301% (0.150M/3.476M), in 4 blocks"), "{said}");
+    assert!(said.contains("steps: 13 see every sample once, 25 are asked for"), "{said}");
+    let number = |head: &str| {
+        let line = said.lines().find_map(|l| l.strip_prefix(head)).unwrap_or_else(|| panic!("{said}"));
+        line.split(' ').next().unwrap().parse::<f64>().unwrap()
+    };
+    assert!(number("memory: ") > 0.0 && number("time: ") > 0.0, "{said}");
+    assert!(!dir.0.join("adapters").exists());
 }

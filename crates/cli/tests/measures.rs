@@ -174,3 +174,65 @@ fn a_model_is_shared_with_other_machines() {
     }
     assert!(err(&share(&["--hostfile", "hosts.json"])).contains("--path DIR or --model NAME"));
 }
+
+/// Figures of `mlx_lm.perplexity` (0.31, MLX's CPU), whose order of rows is NumPy's.
+#[test]
+fn perplexity_takes_rows_in_mlx_lms_order() {
+    let dir = Folder::new("rows");
+    let names = ["Minka", "Otto", "Lena", "Fritz", "Anna", "Ella", "Karl", "Rosa"];
+    let rows = |row: &dyn Fn(usize, &str) -> String| {
+        names.iter().enumerate().map(|(i, name)| row(i, name) + "\n").collect::<String>()
+    };
+    let chat = rows(&|i, name| {
+        let tale = format!("Once upon a time there was {name}, who lived in a house with {} cats.", i + 2);
+        serde_json::json!({"messages": [
+            {"role": "user", "content": format!("Tell me a story about {name}")}, {"role": "assistant", "content": tale},
+        ]})
+        .to_string()
+    });
+    let pairs = rows(&|i, name| {
+        serde_json::json!({"prompt": format!("Who is {name}?"), "completion": format!("{name} is cat number {i}.")})
+            .to_string()
+    });
+    dir.write("chat.jsonl", chat);
+    dir.write("pairs.jsonl", pairs);
+    for (file, seed, wanted) in
+        [("chat", "", 139.013), ("chat", " --seed 7", 153.399), ("pairs", "", 75.705), ("pairs", "--seed 7", 89.024)]
+    {
+        let flags = format!("--data-path {file}.jsonl --num-samples 3 --sequence-length 24{seed} --json");
+        let found = json(&good(dir.run(&format!("perplexity --model {DEMO} {flags}"))));
+        let value = found["perplexity"].as_f64().unwrap();
+        assert!((value / wanted - 1.0).abs() < 2e-3, "{file} {seed}: {value}, and {wanted} there");
+    }
+    dir.write("odd.jsonl", "{\"nothing\": 1}\n");
+    let o = dir.run("perplexity --data-path odd.jsonl --json");
+    assert!(!o.status.success() && err(&o).contains("odd.jsonl"), "{}", err(&o));
+}
+
+/// What was measured before Ctrl-C counts.
+#[cfg(target_os = "linux")]
+#[test]
+fn an_interrupted_measurement_keeps_its_figures() {
+    let dir = Folder::new("halfway");
+    dir.write("long.txt", "The fox went over the hill and far away. ".repeat(20_000));
+    for line in ["perplexity", &format!("kld {DEMO} {DEMO}")] {
+        let flags = "--data-path long.txt --num-samples -1 --sequence-length 64 --batch-size 1 --json";
+        let mut command = dir.command(&format!("{line} {flags}"));
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        // Until the program catches the signal: its bit is the second.
+        let caught = || {
+            let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
+            let mask = status.lines().find_map(|l| l.strip_prefix("SigCgt:")).unwrap().trim().to_string();
+            u64::from_str_radix(&mask, 16).unwrap() & 0b10 != 0
+        };
+        while !caught() {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+        let o = child.wait_with_output().unwrap();
+        assert_eq!(o.status.code(), Some(130), "{line}: {}", err(&o));
+        let found = json(&out(&o));
+        assert!(found["partial"] == true && found["tokens"].as_u64().unwrap() >= 63, "{found}");
+        assert!(err(&o).contains("interrupted: the figures are of"), "{}", err(&o));
+    }
+}

@@ -101,3 +101,20 @@ fn ctrl_c_stops_a_reply_and_drops_a_line_and_the_conversation_goes_on() {
     t.types(CTRL_C);
     assert!(t.program.wait().unwrap().success());
 }
+
+#[test]
+fn alt_enter_begins_a_line() {
+    let file = std::env::temp_dir().join(format!("lapis-lines-{}.json", std::process::id()));
+    let mut t = Terminal::new(&["chat", "--no-history", "-m", "2"]);
+    t.shows(">> ");
+    t.types("one\x1b\rtwo\r");
+    t.shows(">> ");
+    t.types(&format!("/save {}\r", file.display()));
+    t.shows("/save");
+    t.shows(">> ");
+    t.types("/quit\r");
+    assert!(t.program.wait().unwrap().success());
+    let saved = std::fs::read_to_string(&file).unwrap();
+    std::fs::remove_file(&file).unwrap();
+    assert!(saved.contains(r#""one\ntwo""#), "{saved}");
+}

@@ -373,6 +373,11 @@ fn parameters(module: &mut dyn Module) -> (Vec<(String, Array)>, u64) {
     (all, total as u64)
 }
 
+/// How many values the weights stand for, packed ones unpacked.
+pub fn values(module: &mut dyn Module) -> u64 {
+    parameters(module).1
+}
+
 /// 8 times the bytes of all parameters over the number of values.
 pub fn bits_per_weight(module: &mut dyn Module) -> f64 {
     let (all, count) = parameters(module);

@@ -65,7 +65,7 @@ fn mean(all: &[f32]) -> f64 {
 }
 
 /// Compares `second` with `first` at every token of each window but the last, `batch` windows at once; `each` hears how many
-/// windows are done. Logits are compared in float32.
+/// windows are done, and says whether to go on: where it does not, what came so far is given. Logits are compared in float32.
 ///
 /// # Errors
 /// A window of fewer than two tokens, a token beyond the vocabulary; models of other vocabularies than each other's, or that
@@ -75,7 +75,7 @@ pub fn divergence(
     second: &dyn Model,
     windows: &[Vec<u32>],
     batch: usize,
-    mut each: impl FnMut(usize),
+    mut each: impl FnMut(usize) -> bool,
 ) -> Result<Divergence> {
     if first.is_encoder() || second.is_encoder() {
         return Err(Error::unsupported("[kld] a model that gives embeddings foresees no text"));
@@ -92,7 +92,9 @@ pub fn divergence(
             let to = (from + ROWS).min(targets.len());
             found.add(&logits(first, &a, from, to)?, &logits(second, &b, from, to)?, &targets[from..to])?;
         }
-        each(((i + 1) * batch.max(1)).min(windows.len()));
+        if !each(((i + 1) * batch.max(1)).min(windows.len())) {
+            break;
+        }
     }
     if found.kl.iter().chain(&found.first).chain(&found.second).any(|x| !x.is_finite()) {
         return Err(Error::eval("[kld] some divergences are no numbers: weights of one of the models are damaged"));

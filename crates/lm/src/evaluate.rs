@@ -21,11 +21,11 @@ pub struct Perplexity {
 
 impl LanguageModel {
     /// The loss of each token of each window but its first: `-ln p(token | tokens before)`. `batch` windows go through the
-    /// model at once; `each` hears how many are done.
+    /// model at once; `each` hears how many are done, and says whether to go on: where it does not, what came so far is given.
     ///
     /// # Errors
     /// A window of fewer than two tokens, a token beyond the vocabulary.
-    pub fn losses(&self, windows: &[Vec<u32>], batch: usize, mut each: impl FnMut(usize)) -> Result<Vec<f32>> {
+    pub fn losses(&self, windows: &[Vec<u32>], batch: usize, mut each: impl FnMut(usize) -> bool) -> Result<Vec<f32>> {
         if let Some(w) = windows.iter().find(|w| w.len() < 2) {
             return Err(Error::value(format!("[perplexity] a window has {} tokens; two are the least", w.len())));
         }
@@ -52,16 +52,23 @@ impl LanguageModel {
                 let losses = cross_entropy(&logits, &Array::from_slice(&targets[from..to], &[to - from]))?;
                 all.extend(losses.to_vec::<f32>()?);
             }
-            each(((i + 1) * batch).min(windows.len()));
+            if !each(((i + 1) * batch).min(windows.len())) {
+                break;
+            }
         }
         Ok(all)
     }
 
-    /// The perplexity of windows of tokens.
+    /// The perplexity of windows of tokens, or of the first of them where `each` says no.
     ///
     /// # Errors
     /// As [`LanguageModel::losses`]; losses that are no numbers.
-    pub fn perplexity(&self, windows: &[Vec<u32>], batch: usize, each: impl FnMut(usize)) -> Result<Perplexity> {
+    pub fn perplexity(
+        &self,
+        windows: &[Vec<u32>],
+        batch: usize,
+        each: impl FnMut(usize) -> bool,
+    ) -> Result<Perplexity> {
         let losses = self.losses(windows, batch, each)?;
         let n = losses.len() as f64;
         if losses.len() < 2 || losses.iter().any(|l| l.is_nan()) {

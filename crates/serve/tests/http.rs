@@ -331,7 +331,7 @@ fn prompts_are_scored_as_the_library_measures_losses() {
     let model = lapis_lm::LanguageModel::from_files(common::DEMO).unwrap();
     let text = "The fox walked to the river and saw an old friend there. ".repeat(3);
     let tokens = model.tokenizer.encode_prompt(&text).unwrap();
-    let losses = model.losses(std::slice::from_ref(&tokens), 1, |_| {}).unwrap();
+    let losses = model.losses(std::slice::from_ref(&tokens), 1, |_| true).unwrap();
     let body = |top: u64| json!({"prompt": text, "echo": true, "logprobs": top, "max_tokens": 0});
     for top in [0, 3] {
         let (status, answer) = post(at, "/v1/completions", &body(top));

@@ -4,6 +4,7 @@ use crate::Settings;
 use lapis::{Error, Result, random};
 use lapis_lm::Model;
 use lapis_lm::adapter::place;
+use lapis_lm::convert::values;
 use lapis_nn::{LowRank, Mode, Module, for_each_packable};
 use std::collections::BTreeSet;
 
@@ -16,7 +17,7 @@ pub struct Trained {
     pub layers: usize,
     /// Numbers that are trained.
     pub numbers: usize,
-    /// Numbers of the whole model, packed ones as they are stored.
+    /// Numbers that the model's own weights stand for, packed ones unpacked.
     pub of: usize,
 }
 
@@ -28,6 +29,8 @@ pub fn prepare(model: &mut dyn Model, s: &Settings) -> Result<Trained> {
     let depth = model.depth();
     let blocks = usize::try_from(s.num_layers).ok().filter(|&n| n > 0).map_or(depth, |n| n.min(depth));
     let first = depth - blocks;
+    // Before anything is put on it, as mlx-lm counts.
+    let of = usize::try_from(values(model.module_mut())).unwrap_or(usize::MAX);
     model.module_mut().freeze();
     random::seed(s.seed);
     let layers = match s.fine_tune_type.as_str() {
@@ -38,7 +41,7 @@ pub fn prepare(model: &mut dyn Model, s: &Settings) -> Result<Trained> {
     if numbers == 0 {
         return Err(Error::value("[lora] nothing is trained: no layer of the chosen blocks can be changed"));
     }
-    Ok(Trained { blocks, layers, numbers, of: model.module().num_parameters() })
+    Ok(Trained { blocks, layers, numbers, of })
 }
 
 fn adapt(model: &mut dyn Model, s: &Settings, first: usize, dora: bool) -> Result<usize> {

@@ -53,7 +53,7 @@ fn text(original: &Original, length: usize, count: usize) -> [Vec<Vec<u32>>; 2] 
 }
 
 fn kl(original: &Original, model: &dyn Model, held: &[Vec<u32>]) -> f64 {
-    divergence(original.model(), model, held, 1, |_| {}).unwrap().mean()
+    divergence(original.model(), model, held, 1, |_| true).unwrap().mean()
 }
 
 fn nearest(original: &Original, formats: &Formats, held: &[Vec<u32>]) -> f64 {

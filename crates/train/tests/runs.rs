@@ -234,7 +234,7 @@ fn fused_and_exported() {
     let tuned = model.with_adapter(&Adapter::open(&s.adapter_path).unwrap()).unwrap();
     let window = vec![tuned.tokenizer.encode("Which colour has door 3? It is blue, says the old fox.", false).unwrap()];
     let far = |a: &LanguageModel, b: &LanguageModel| {
-        let losses = |m: &LanguageModel| m.losses(&window, 1, |_| {}).unwrap();
+        let losses = |m: &LanguageModel| m.losses(&window, 1, |_| true).unwrap();
         losses(a).iter().zip(losses(b)).map(|(a, b)| (a - b).abs()).sum::<f32>() / (window[0].len() - 1) as f32
     };
     assert!(far(&tuned, &model) > 0.1);

@@ -34,7 +34,7 @@ pub(crate) fn run(a: Arguments) -> Result<()> {
         None | Some(What::Ls) => ("in", disk::usage(&dir)),
     };
     if a.json {
-        println!("{}", json!({"dir": dir, "files": found.files, "bytes": found.bytes}));
+        println!("{}", json!({"schema": 1, "dir": dir, "files": found.files, "bytes": found.bytes}));
     } else {
         println!("{} of remembered prompts in {} files {done} {}", human(found.bytes), found.files, dir.display());
     }

@@ -84,7 +84,10 @@ pub(crate) fn run(a: Arguments, manner: Manner) -> Result<()> {
     screen.note(&format!("{chosen} of {} layers have {} bits", formats.len(), a.high_bits));
     if a.report_ppl {
         let n = windows.len();
-        let found = divergence(job.original.model(), &*model, &windows, 1, |done| screen.at("windows", done, n))?;
+        let found = divergence(job.original.model(), &*model, &windows, 1, |done| {
+            screen.at("windows", done, n);
+            true
+        })?;
         screen.clear();
         let [before, after] = found.perplexities();
         println!("Original PPL: {before:.3}\nQuantized PPL: {after:.3}");

@@ -1,8 +1,8 @@
 //! `lapis kld`: how far what a model foresees is from what another does.
 
-use super::perplexity::Text;
+use super::perplexity::{Text, listen};
 use crate::hub::HubArguments;
-use crate::{model, say};
+use crate::{interrupt, model};
 use lapis::{Error, Result};
 use lapis_lm::{Divergence, LanguageModel, divergence};
 use serde_json::{Value, json};
@@ -52,19 +52,22 @@ pub(crate) fn compare(
             "kld: the models have different tokenizers ({text:?} has other tokens): they cannot be compared token by token"
         )));
     }
-    let mut progress = say::Progress::new("kld", "windows");
-    divergence(&*first.model, &*second.model, windows, batch, |done| progress.at(done, windows.len()))
+    divergence(&*first.model, &*second.model, windows, batch, listen("kld", windows.len()))
 }
 
 /// The figures by name.
 pub(crate) fn report(d: &Divergence) -> Value {
     let [first, second] = d.perplexities();
-    json!({
+    let mut all = json!({
         "schema": 1, "tokens": d.tokens(), "mean_kld": d.mean(), "mean_kld_error": d.error(),
         "median_kld": d.quantile(0.5), "kld_99": d.quantile(0.99), "max_kld": d.quantile(1.0),
         "top1_agreement": d.agreement(), "perplexity": first, "perplexity_other": second,
         "perplexity_ratio": second / first,
-    })
+    });
+    if interrupt::seen() {
+        all["partial"] = json!(true);
+    }
+    all
 }
 
 /// The figures for people.

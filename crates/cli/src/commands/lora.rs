@@ -3,7 +3,7 @@
 use crate::model::{AdapterArguments, Source};
 use crate::{Manner, interrupt, say};
 use lapis::{Error, Result};
-use lapis_train::{Data, Observer, Record, Settings, Trained, run as train};
+use lapis_train::{Batch, Data, Observer, Record, Settings, Trained, Trainer, run as train};
 use serde_json::{Value, json};
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -122,7 +122,7 @@ pub(crate) struct Arguments {
     /// Count one token of padding in rows that are shorter than their batch, as mlx-lm does
     #[arg(long)]
     exact_reference_loss: bool,
-    /// Read model and data, say what would be trained, and stop
+    /// Read model and data, take two steps of which nothing is kept, say what training takes, and stop
     #[arg(long)]
     dry_run: bool,
     /// Print JSON: the lines of metrics.jsonl
@@ -238,10 +238,35 @@ fn dry(model: &lapis_lm::LanguageModel, data: Data, s: &Settings) -> Result<()> 
     println!("valid: {}", count(&data.valid));
     println!("test: {}", count(&data.test));
     if s.train {
-        let trainer = lapis_train::Trainer::new(&*model.model, data.train, s)?;
+        let samples = data.train.len();
+        let mut longest: Vec<_> = data.train.iter().collect();
+        longest.sort_by_key(|sample| std::cmp::Reverse(sample.tokens.len()));
+        longest.truncate(s.batch_size);
+        let longest = Batch::new(&longest, s.max_seq_length, s.exact_reference_loss);
+        let mut trainer = Trainer::new(&*model.model, data.train, s)?;
         println!("{}", trained(&trainer.trained()));
+        println!("steps: {} see every sample once, {} are asked for", samples.div_ceil(s.batch_size), s.iters);
+        // The largest step there can be says what memory all of them need; the next one, without what only the first does, how
+        // long they take.
+        trainer.step(&longest)?;
+        let batch = trainer.next_batch();
+        let began = Instant::now();
+        trainer.step(&batch)?;
+        let (time, bytes) = (began.elapsed().as_secs_f64(), lapis::memory::peak() + lapis::memory::mapped());
+        println!("memory: {:.3} GB in a step of the longest samples", bytes as f64 / 1e9);
+        println!("time: {time:.3} s a step, {} in all", clock(time * s.iters as f64));
     }
     Ok(())
+}
+
+/// Seconds for people.
+fn clock(seconds: f64) -> String {
+    let s = seconds.round() as u64;
+    match (s / 3600, s / 60 % 60, s % 60) {
+        (0, 0, s) => format!("{s} s"),
+        (0, m, s) => format!("{m}:{s:02}"),
+        (h, m, s) => format!("{h}:{m:02}:{s:02}"),
+    }
 }
 
 fn trained(t: &Trained) -> String {
@@ -283,12 +308,7 @@ impl Screen {
     /// The time that is left, after so many steps.
     fn left(&self, done: usize) -> String {
         let steps = done.saturating_sub(self.first).max(1) as f64;
-        let s = (self.began.elapsed().as_secs_f64() / steps * self.iters.saturating_sub(done) as f64).round() as u64;
-        match (s / 3600, s / 60 % 60, s % 60) {
-            (0, 0, s) => format!("{s} s"),
-            (0, m, s) => format!("{m}:{s:02}"),
-            (h, m, s) => format!("{h}:{m:02}:{s:02}"),
-        }
+        clock(self.began.elapsed().as_secs_f64() / steps * self.iters.saturating_sub(done) as f64)
     }
 }
 

@@ -2,10 +2,12 @@
 
 use super::kld;
 use crate::model::{self, AdapterArguments, Source};
-use crate::say;
+use crate::{interrupt, say};
 use lapis::{Error, Result};
 use lapis_lm::LanguageModel;
-use serde_json::{Value, json};
+use lapis_lm::twister::Twister;
+use lapis_train::quant::Calibration;
+use serde_json::json;
 use std::path::{Path, PathBuf};
 
 #[derive(clap::Args)]
@@ -22,15 +24,12 @@ pub(crate) struct Arguments {
     /// Print one JSON object
     #[arg(long)]
     json: bool,
-    /// Accepted; windows are taken in the order of the text
-    #[arg(long, hide = true)]
-    seed: Option<u64>,
 }
 
 /// The text to measure on.
 #[derive(clap::Args)]
 pub(crate) struct Text {
-    /// A text, or .jsonl with a "text" in each line [default: what mlx-lm has fetched, else a text inside lapis]
+    /// A text, or .jsonl with rows as fine-tuning takes them [default: what mlx-lm has fetched, else a text inside lapis]
     #[arg(long)]
     data_path: Option<PathBuf>,
     /// Windows at once
@@ -42,6 +41,9 @@ pub(crate) struct Text {
     /// Windows to take; -1 takes all
     #[arg(long, default_value_t = 256, allow_negative_numbers = true, value_parser = model::count)]
     num_samples: i64,
+    /// Seed of the order in which rows of .jsonl are taken
+    #[arg(long, default_value_t = 123)]
+    seed: u64,
 }
 
 /// What is measured on where no text is named: how lapis is built.
@@ -56,16 +58,13 @@ impl Text {
         let fetched = std::env::var_os("HOME").map(|h| PathBuf::from(h).join(".cache/mlx-lm/calibration_v5.txt"));
         let path = self.data_path.clone().or(fetched.filter(|f| f.is_file()));
         let (texts, origin) = match &path {
-            Some(path) => (texts(path)?, path.display().to_string()),
-            None => (vec![OWN.to_string()], "the text inside lapis".to_string()),
+            Some(path) => (self.texts(path, model)?, path.display().to_string()),
+            None => (vec![model.tokenizer.encode(OWN, true)?], "the text inside lapis".to_string()),
         };
         if self.data_path.is_none() {
             say::note(&format!("measured on {origin}; --data-path names another text"));
         }
-        let mut tokens = Vec::new();
-        for text in texts {
-            tokens.extend(model.tokenizer.encode(&text, true)?);
-        }
+        let tokens = texts.concat();
         let windows = tokens.chunks_exact(self.sequence_length).map(<[u32]>::to_vec);
         let windows: Vec<Vec<u32>> = windows.take(usize::try_from(self.num_samples).unwrap_or(usize::MAX)).collect();
         if windows.is_empty() {
@@ -76,25 +75,51 @@ impl Text {
         }
         Ok(windows)
     }
+
+    /// The tokens of a text, or of rows in the order in which mlx-lm takes them.
+    fn texts(&self, path: &Path, model: &LanguageModel) -> Result<Vec<Vec<u32>>> {
+        if path.extension().is_none_or(|e| e != "jsonl") {
+            let text = std::fs::read_to_string(path).map_err(|e| Error::io(format!("{}: {e}", path.display())))?;
+            return Ok(vec![model.tokenizer.encode(&text, true)?]);
+        }
+        let rows = Calibration::read(Some(path), model)?.samples;
+        let order = Twister::new(self.seed).permutation(rows.len());
+        Ok(order.into_iter().map(|i| rows[i as usize].tokens.clone()).collect())
+    }
+}
+
+/// What hears how many of the windows are done, and says whether to go on; what was measured before Ctrl-C counts.
+pub(crate) fn listen(what: &'static str, windows: usize) -> impl FnMut(usize) -> bool {
+    let mut progress = say::Progress::new(what, "windows");
+    interrupt::watch();
+    move |done| {
+        progress.at(done, windows);
+        let goes_on = !interrupt::seen();
+        if !goes_on {
+            say::note(&format!("interrupted: the figures are of {done} of {windows} windows"));
+        }
+        goes_on
+    }
 }
 
 pub(crate) fn run(a: Arguments) -> Result<()> {
     let model = a.adapter.load(&a.source)?;
     let windows = a.text.windows(&model)?;
-    let mut progress = say::Progress::new("perplexity", "windows");
-    let found = model.perplexity(&windows, a.text.batch_size, |done| progress.at(done, windows.len()))?;
-    drop(progress);
+    let found = model.perplexity(&windows, a.text.batch_size, listen("perplexity", windows.len()))?;
     let far = match &a.kld {
-        None => None,
-        Some(path) => {
+        Some(path) if !interrupt::seen() => {
             let other = model::load(Some(path), &a.source.hub)?;
             Some(kld::compare(&other, &model, &windows, a.text.batch_size)?)
         }
+        _ => None,
     };
     if a.json {
         let mut line = json!({"schema": 1, "perplexity": found.value, "error": found.error, "tokens": found.tokens});
         if let Some(far) = &far {
             line["kld"] = kld::report(far);
+        }
+        if interrupt::seen() {
+            line["partial"] = json!(true);
         }
         println!("{line}");
         return Ok(());
@@ -104,18 +129,4 @@ pub(crate) fn run(a: Arguments) -> Result<()> {
         print!("{}", kld::table(far));
     }
     Ok(())
-}
-
-fn texts(path: &Path) -> Result<Vec<String>> {
-    let shown = path.display();
-    let text = std::fs::read_to_string(path).map_err(|e| Error::io(format!("{shown}: {e}")))?;
-    if path.extension().is_none_or(|e| e != "jsonl") {
-        return Ok(vec![text]);
-    }
-    let line = |(i, line): (usize, &str)| {
-        let bad = |why: String| Error::io(format!("{shown}:{}: {why}", i + 1));
-        let value: Value = serde_json::from_str(line).map_err(|e| bad(e.to_string()))?;
-        value["text"].as_str().map(str::to_string).ok_or_else(|| bad("no \"text\" in the object".into()))
-    };
-    text.lines().enumerate().filter(|(_, l)| !l.trim().is_empty()).map(line).collect()
 }

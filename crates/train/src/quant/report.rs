@@ -73,8 +73,12 @@ pub fn compare(
     mut each: impl FnMut(usize, usize),
 ) -> Result<Comparison> {
     let (nearest, n) = (original.nearest(formats)?, windows.len());
-    let near = divergence(original.model(), &*nearest, windows, 1, |done| each(done, 2 * n))?;
-    let far = divergence(original.model(), learned, windows, 1, |done| each(n + done, 2 * n))?;
+    let mut each = |done| {
+        each(done, 2 * n);
+        true
+    };
+    let near = divergence(original.model(), &*nearest, windows, 1, &mut each)?;
+    let far = divergence(original.model(), learned, windows, 1, |done| each(n + done))?;
     let mut source = Compared::new(original.model(), &near);
     (source.perplexity, source.kl, source.kl_error, source.agreement) = (near.perplexities()[0], 0.0, 0.0, 1.0);
     Ok(Comparison {

@@ -1,8 +1,8 @@
 //! What is typed: lines with editing and history on a terminal, or from a pipe.
 
 use lapis::{Error, Result};
-use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
+use rustyline::{Cmd, DefaultEditor, KeyCode, KeyEvent, Modifiers};
 use std::io::{BufRead, IsTerminal};
 use std::path::PathBuf;
 
@@ -18,6 +18,7 @@ impl Lines {
             return Ok(Lines::Pipe);
         }
         let mut editor = DefaultEditor::new().map_err(|e| Error::io(format!("terminal: {e}")))?;
+        editor.bind_sequence(KeyEvent(KeyCode::Enter, Modifiers::ALT), Cmd::Newline);
         let state = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from);
         let state = state.or_else(|| std::env::var_os("HOME").map(|h| PathBuf::from(h).join(".local/state")));
         let file = state.filter(|_| history).map(|s| s.join("lapis").join("history"));
@@ -32,7 +33,7 @@ impl Lines {
         matches!(self, Lines::Terminal(..))
     }
 
-    /// The next message: lines that end in a backslash go on. `None` at the end. Ctrl-C drops what was typed, and
+    /// The next message: lines that end in a backslash go on, and Alt-Enter begins one. `None` at the end. Ctrl-C drops what was typed, and
     /// ends when it comes twice.
     pub(super) fn next(&mut self) -> Result<Option<String>> {
         let (mut message, mut dropped) = (String::new(), false);
