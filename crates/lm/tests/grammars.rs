@@ -192,6 +192,31 @@ fn expressions_grammars_and_choices_are_followed_to_the_end() {
 }
 
 #[test]
+fn grammars_of_llama_cpp_are_followed_too() {
+    let t = bytes();
+    let say = |text: &str, right: &[&str], wrong: &[&str]| check(text, Grammar::lark(&t, text), right, wrong);
+    say("root ::= \"yes\" | \"no\"", &["yes", "no"], &["", "yesno", "y"]);
+    say("# A list.\nroot ::= item+\nitem ::= [a-c] \"-\" # one\n", &["a-", "c-b-"], &["", "d-", "a"]);
+    say("root ::= (\n  \"a\" |\n  \"b/\" [/\\]\\n]\n)", &["a", "b//", "b/]", "b/\n"], &["b/", "ab//", "b/a"]);
+    say(
+        "root ::= a-b a_b start\na-b ::= \"1\"\na_b ::= \"2\"\nstart ::= .{2,3}",
+        &["12xy", "12é\n日"],
+        &["11xy", "12x", "12abcd"],
+    );
+    say(
+        "root ::= \"\\\"\" [^\"\\\\\\x7F]* \"\\\"\" A\nA ::= [[&~^]?",
+        &["\"a b\"", "\"\"[", "\"\"&", "\"\"^"],
+        &["\"\"\"", "\"\"]"],
+    );
+    // llama.cpp's own grammar of JSON, but for its rules of numbers and strings.
+    let json = "root ::= object\nvalue ::= object | array | \"true\" ws | \"0\" ws\n\nobject ::=\n  \"{\" ws (\n  key \":\" ws value\n    \
+                (\",\" ws key \":\" ws value)*\n  )? \"}\" ws\n\narray  ::=\n  \"[\" ws (\n            value\n    (\",\" ws value)*\n  )? \"]\" ws\n\
+                key ::= \"\\\"\" [a-z]+ \"\\\"\"\nws ::= | \" \" | \"\\n\" [ \\t]{0,20}";
+    say(json, &["{}", "{\"a\": [true, {\n  \"b\": 0}]}"], &["[]", "{\"a\" true}", "{,}"]);
+    assert!(Grammar::lark(&t, "root ::= nowhere").is_err());
+}
+
+#[test]
 fn other_writings_of_a_value_do_not_pass_either() {
     let t = bytes();
     let say = |schema: Value, right: &[&str], wrong: &[&str]| {
@@ -281,6 +306,64 @@ fn what_is_not_supported_is_named_with_its_place() {
         let why = Grammar::json_schema(&t, &schema).err().unwrap_or_else(|| panic!("{schema} is taken"));
         assert!(why.message().contains(says), "{schema}: {why}");
     }
+}
+
+#[test]
+fn a_schema_is_relaxed_by_what_is_not_supported_and_no_more() {
+    let t = bytes();
+    let say = |schema: Value, left: &[&str], right: &[&str], wrong: &[&str]| {
+        let (relaxed, said) = Grammar::relax(&t, &schema).unwrap_or_else(|e| panic!("{schema}: {e}"));
+        assert!(said.len() == left.len() && said.iter().zip(left).all(|(s, l)| s.starts_with(l)), "{schema}: {said:?}");
+        assert!(left.is_empty() == (relaxed == schema), "{relaxed}");
+        check(&schema.to_string(), Grammar::json_schema(&t, &relaxed), right, wrong);
+    };
+    say(json!({"type": "integer"}), &[], &["1"], &["\"a\""]);
+    let several = json!({"type": "object", "required": ["a"], "additionalProperties": false, "not": {"type": "null"},
+        "properties": {"a": {"type": "array", "uniqueItems": true, "items": {"type": "string", "format": "hostname"}}}});
+    let left = [
+        "`not` at # is not held to",
+        "`uniqueItems` at #/properties/a ",
+        "`format` \"hostname\" at #/properties/a/items ",
+    ];
+    let (_, mut said) = Grammar::relax(&t, &several).unwrap();
+    said.sort();
+    let mut sorted = left;
+    sorted.sort_unstable();
+    assert!(said.len() == 3 && said.iter().zip(sorted).all(|(s, l)| s.starts_with(l)), "{said:?}");
+    let relaxed = Grammar::relax(&t, &several).unwrap().0;
+    check(
+        "several",
+        Grammar::json_schema(&t, &relaxed),
+        &["{\"a\": [\"x\", \"x\"]}"],
+        &["{}", "{\"a\": [1]}", "{\"b\": 1}"],
+    );
+    let both = json!({"oneOf": [{"type": "integer"}, {"type": "number"}], "allOf": [{"maximum": 5}]});
+    say(both, &["`oneOf` of which several may hold at once at # "], &["1", "1.5"], &["6", "\"a\""]);
+    let deep =
+        json!({"$ref": "#/$defs/x", "$defs": {"x": {"anyOf": [{"type": "null"}, {"type": "array", "contains": {}}]}}});
+    say(deep, &["`contains` at #/$defs/x/anyOf/1 "], &["null", "[1]"], &["1"]);
+    // Names that a pattern would have allowed stay allowed.
+    let names = json!({"type": "object", "patternProperties": {"(?=a)b": {}}, "additionalProperties": false});
+    say(names, &["`patternProperties` "], &["{\"x\": 1}"], &["[]"]);
+    say(json!({"minProperties": 2, "maxProperties": 1e9, "type": "object"}), &["`minProperties`"], &["{}"], &["1"]);
+    say(
+        json!({"$schema": "http://json-schema.org/draft-04/schema#", "type": "null"}),
+        &["`$schema` of"],
+        &["null"],
+        &["1"],
+    );
+    say(json!({"type": ["null", "string"], "pattern": "(?=a)"}), &["`pattern` "], &["null", "\"x\""], &["1"]);
+    // What is no schema, or has no valid text, stays wrong.
+    for wrong in
+        [json!({"type": "strin"}), json!({"minLength": -1}), json!({"type": "integer", "minimum": 3, "maximum": 2})]
+    {
+        assert!(Grammar::relax(&t, &wrong).is_err(), "{wrong}");
+    }
+    // A hostile one ends as soon as any.
+    let many: Vec<Value> = (0..2000).map(|_| json!({"not": {}})).collect();
+    let begun = std::time::Instant::now();
+    let outcome = Grammar::relax(&t, &json!({"anyOf": many}));
+    assert!(outcome.is_err() && begun.elapsed().as_secs() < 6, "{:?}", begun.elapsed());
 }
 
 #[test]

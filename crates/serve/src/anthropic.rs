@@ -205,7 +205,11 @@ fn offered(body: &Body, warnings: &mut Vec<String>) -> Result<Vec<Value>, ApiErr
             return Err(wrong("tools", format_args!("[{i}].input_schema must be a JSON schema")));
         }
         let about = tool.get("description").and_then(Value::as_str).unwrap_or("");
-        all.push(json!({"type": "function", "function": {"name": name, "description": about, "parameters": schema}}));
+        let mut function = json!({"name": name, "description": about, "parameters": schema});
+        if tool.get("strict") == Some(&json!(true)) {
+            function["strict"] = json!(true);
+        }
+        all.push(json!({"type": "function", "function": function}));
     }
     Ok(all)
 }
@@ -279,7 +283,10 @@ fn ask(body: &mut Body, settings: &Settings) -> Result<Ask, ApiError> {
         stop: body.texts("stop_sequences", 16, 256)?,
         n: 1,
         thinking: budget,
-        format: schema.map(|s| json!({"type": "json_schema", "json_schema": {"name": "reply", "schema": s}})),
+        // This interface promises answers that are valid.
+        format: schema.map(
+            |schema| json!({"type": "json_schema", "json_schema": {"name": "reply", "schema": schema, "strict": true}}),
+        ),
         tools: offered(body, &mut warnings)?,
         ..Ask::default()
     };
@@ -324,6 +331,7 @@ pub(crate) async fn messages(service: Arc<Service>, call: Call) -> Outcome {
     let ask = ask(&mut body, &service.settings)?;
     let (asked, name) = (ask.max_tokens, ask.model.clone());
     let mut ticket = service.submit(ask, &call.owner, call.came).await?;
+    body.warnings.append(&mut ticket.warnings);
     let name = if name.is_empty() { ticket.model.id.clone() } else { name };
     let head = json!({
         "id": unique("msg_"), "type": "message", "role": "assistant",

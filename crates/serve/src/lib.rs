@@ -12,6 +12,7 @@ mod dashboard;
 mod embed;
 mod error;
 mod fields;
+mod grammars;
 mod http;
 mod job;
 mod ledger;

@@ -4,16 +4,17 @@
 //! was. What takes time happens on a thread of its own and never on the engine's.
 
 use crate::error::ApiError;
+use crate::grammars::Grammars;
 use crate::job::{InUse, Job, Update};
 use crate::metrics::Metrics;
 use crate::models::{Loaded, Models};
 use crate::openai::responses::Memory;
-use crate::settings::Settings;
+use crate::settings::{Log, Settings};
 use crate::worker::Command;
 use lapis::Error;
-use lapis_lm::reply::{ReplyOptions, call_grammar};
+use lapis_lm::reply::ReplyOptions;
 use lapis_lm::template::{Chat, Template};
-use lapis_lm::{Disk, Grammar, Sampling};
+use lapis_lm::{Disk, Sampling};
 use serde_json::{Map, Value, json};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -134,6 +135,8 @@ pub struct Ticket {
     pub came: Instant,
     /// Tokens of a reply at most.
     pub max_tokens: usize,
+    /// What was asked for and is not held to.
+    pub warnings: Vec<String>,
     updates: mpsc::Receiver<Update>,
     guard: Guard,
     /// When it is given up.
@@ -220,19 +223,14 @@ pub struct Service {
     pub(crate) slices: Semaphore,
     next: AtomicU64,
     owners: Mutex<HashMap<u64, usize>>,
-    grammars: Mutex<Vec<(GrammarKey, Arc<Grammar>)>>,
+    grammars: Grammars,
 }
-
-/// Of which model, and of what.
-type GrammarKey = (u64, String);
 
 /// A conversation by what stands before and after the words of each role.
 const ROLES: &str = "{% for m in messages %}{{ role_mapping[m.role] | default('') }}{{ m.content or '' }}\
     {{ role_mapping['stop'] | default('') }}{% endfor %}\
     {% if add_generation_prompt %}{{ role_mapping['assistant'] | default('') | trim }}{% endif %}";
 
-/// Grammars that are kept.
-const GRAMMARS: usize = 64;
 /// Updates that may wait for a client.
 const UPDATES: usize = 1 << 16;
 
@@ -271,7 +269,7 @@ impl Service {
             slices: Semaphore::new(1),
             next: AtomicU64::new(1),
             owners: Mutex::default(),
-            grammars: Mutex::default(),
+            grammars: Grammars::default(),
         }
     }
 
@@ -311,12 +309,19 @@ impl Service {
         let guard = if ask.further { self.guard(None) } else { self.enter(owner)? };
         let (service, salt) = (Arc::clone(self), self.salt(owner.number, &ask.salt));
         let (number, key, request) = (owner.number, owner.name.clone(), owner.request.clone());
-        let (job, updates) = blocking(move || {
+        let (job, updates, warnings) = blocking(move || {
             let loaded = Arc::clone(&model.0);
             let prompt = service.prompt(&loaded, &ask)?;
             let max_tokens = service.room(&loaded, prompt.len(), ask.max_tokens)?;
             let sampling = service.sampling(&loaded, &ask.wishes)?;
-            let grammar = service.grammar(&loaded, &ask)?;
+            let told = |time: Duration, warnings: &[String]| {
+                service.metrics.grammar_time.observe(time.as_secs_f64());
+                for warning in warnings.iter().filter(|_| service.settings.log != Log::Off) {
+                    crate::log::line(&format!("{request}: {}", warning.escape_default()));
+                }
+            };
+            let held = service.grammars.of(&loaded, &ask, told)?;
+            let (grammar, warnings) = held.map(|h| (h.grammar, h.warnings)).unzip();
             let (sender, updates) = mpsc::channel(UPDATES);
             let (raw, goes_on) = match &ask.prompt {
                 Some(Prompt::Chat { continued, .. }) => (false, *continued),
@@ -343,7 +348,7 @@ impl Service {
                 updates: sender,
                 came,
             };
-            Ok((job, updates))
+            Ok((job, updates, warnings))
         })
         .await?;
         let ticket = Ticket {
@@ -351,6 +356,7 @@ impl Service {
             prompt: job.prompt.clone(),
             seed: job.sampling.seed,
             max_tokens: job.max_tokens,
+            warnings: warnings.as_deref().unwrap_or_default().to_vec(),
             came,
             updates,
             guard,
@@ -490,66 +496,6 @@ impl Service {
         }
         sampling.check(vocabulary)?;
         Ok(sampling)
-    }
-
-    /// What replies must be.
-    fn grammar(&self, loaded: &Loaded, ask: &Ask) -> Result<Option<Arc<Grammar>>, ApiError> {
-        let tokenizer = &loaded.model.tokenizer;
-        let named = match &ask.tool_choice {
-            ToolChoice::Named(name) => Some(name.as_str()),
-            _ => None,
-        };
-        let forced = matches!(ask.tool_choice, ToolChoice::Required | ToolChoice::Named(_));
-        let (param, key) = match (&ask.format, forced) {
-            (_, true) => {
-                let key = json!(["call", ask.tools, named, ask.single_call]).to_string();
-                ("tool_choice", key)
-            }
-            (Some(format), false) => ("response_format", format.to_string()),
-            (None, false) => return Ok(None),
-        };
-        let key = (loaded.serial, key);
-        if let Some(grammar) = self.kept(&key) {
-            return Ok(Some(grammar));
-        }
-        let began = Instant::now();
-        if forced {
-            // Parameters that the model's markup writes as free text need a schema that is one, too.
-            for (i, parameters) in
-                ask.tools.iter().enumerate().filter_map(|(i, t)| Some((i, t["function"].get("parameters")?)))
-            {
-                if parameters.is_object() {
-                    Grammar::json_schema(tokenizer, parameters).map_err(|e| {
-                        let why = format!("tools[{i}].function.parameters: {}", e.message());
-                        ApiError::field("tools", why)
-                    })?;
-                }
-            }
-        }
-        let made = match (forced, &ask.format) {
-            (true, _) => call_grammar(tokenizer, &ask.tools, named, ask.single_call).map(Some),
-            (false, Some(format)) => Grammar::from_response_format(tokenizer, format),
-            (false, None) => Ok(None),
-        };
-        self.metrics.grammar_time.observe(began.elapsed().as_secs_f64());
-        let made = made.map_err(|e| {
-            let error = ApiError::from(e);
-            ApiError { status: 400, ..error }.about(param)
-        })?;
-        let Some(grammar) = made.map(Arc::new) else { return Ok(None) };
-        let mut kept = self.grammars.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.insert(0, (key, Arc::clone(&grammar)));
-        kept.truncate(GRAMMARS);
-        Ok(Some(grammar))
-    }
-
-    fn kept(&self, key: &GrammarKey) -> Option<Arc<Grammar>> {
-        let mut kept = self.grammars.lock().unwrap_or_else(PoisonError::into_inner);
-        let at = kept.iter().position(|(k, _)| k == key)?;
-        let entry = kept.remove(at);
-        let grammar = Arc::clone(&entry.1);
-        kept.insert(0, entry);
-        Some(grammar)
     }
 }
 

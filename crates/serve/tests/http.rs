@@ -320,7 +320,7 @@ fn grammars_hold() {
         at,
         "/v1/chat/completions",
         &chat(json!({"response_format": {"type": "json_schema",
-        "json_schema": {"name": "x", "schema": {"not": {}}}}})),
+        "json_schema": {"name": "x", "strict": true, "schema": {"not": {}}}}})),
     );
     assert_eq!((status, &error["error"]["param"]), (400, &json!("response_format")), "{error}");
 }

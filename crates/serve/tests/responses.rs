@@ -162,7 +162,7 @@ fn a_format_holds() {
     assert_eq!((&whole["text"], &*warnings), (&format, "text.verbosity: no effect"));
     for bad in [
         json!({"format": {"type": "json_schema", "name": "x"}}),
-        json!({"format": {"type": "json_schema", "name": "x", "schema": {"not": {}}}}),
+        json!({"format": {"type": "json_schema", "name": "x", "strict": true, "schema": {"not": {}}}}),
         json!({"format": {"type": "poem"}}),
         json!({"format": {}}),
     ] {

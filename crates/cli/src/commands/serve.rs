@@ -394,7 +394,14 @@ fn banner(server: &Server, model: &str, keys: usize, limit: u64) {
         0 => "none: whoever reaches it may ask".into(),
         n => format!("{n}"),
     };
-    eprintln!("model {model} · memory {} · keys {locked}", human(limit));
+    // A model that is yet to be fetched is not known.
+    let known = server.service.models.listing("").ok().filter(|m| m.bytes > 0);
+    let about = known.map_or(String::new(), |m| {
+        let packed = m.quantization.map_or(String::new(), |q| format!(" · {q}"));
+        let context = m.context.map_or(String::new(), |n| format!(" · context {n}"));
+        format!("{packed}{context} · weights {}", human(m.bytes))
+    });
+    eprintln!("model {model}{about} · memory {} · keys {locked}", human(limit));
     match &server.service.disk {
         Some(cache) => {
             let (dir, used) = (cache.dir().display(), disk::usage(cache.dir()).bytes);

@@ -6,7 +6,9 @@
 
 mod constraint;
 mod format;
+mod gbnf;
 mod pattern;
+mod relax;
 mod schema;
 mod tokens;
 
@@ -23,6 +25,8 @@ use serde_json::{Value, json};
 use crate::sample::Constraint;
 use crate::tokenizer::{Thinking, Tokenizer};
 use constraint::{Afterwards, Masked};
+pub(crate) use format::{ANSWER, Answer};
+use schema::Fault;
 pub(crate) use tokens::Tokens;
 
 /// Bytes of a grammar's text.
@@ -73,7 +77,18 @@ impl Grammar {
     pub fn json_schema(tokenizer: &Tokenizer, schema: &Value) -> Result<Grammar> {
         let tokens = tokenizer.grammar_tokens()?;
         let schema = schema.clone();
-        Grammar::make(tokens, move |tokens| compile_schema(tokens, &schema))
+        Grammar::make(tokens, move |tokens| compile_schema(tokens, &schema).map_err(|fault| fault.error))
+    }
+
+    /// A schema as near to `schema` as grammars can say, and what it leaves out: all that is valid under `schema` is valid
+    /// under it, unless the compiler cannot say that either. What can be said is given as it is.
+    ///
+    /// # Errors
+    /// `Value` as [`Grammar::json_schema`]; `Unsupported` for what cannot be left out.
+    pub fn relax(tokenizer: &Tokenizer, schema: &Value) -> Result<(Value, Vec<String>)> {
+        let tokens = tokenizer.grammar_tokens()?;
+        let schema = schema.clone();
+        Grammar::work(tokens, move |tokens| relax::relaxed(tokens, schema))
     }
 
     /// A JSON object.
@@ -98,7 +113,8 @@ impl Grammar {
         Grammar::compiled("regex", tokenizer, grammar)
     }
 
-    /// A text of a context-free grammar in Lark's syntax, as the `llguidance` crate has it; it begins with `start`.
+    /// A text of a context-free grammar in Lark's syntax, as the `llguidance` crate has it; it begins with `start`. A
+    /// grammar of llama.cpp (GBNF: `root ::= ...`) is taken, too.
     ///
     /// # Errors
     /// `Value` for a grammar that is malformed, too large (256 KiB, 64 brackets deep), or too costly.
@@ -110,7 +126,7 @@ impl Grammar {
             return Err(Error::value("[grammar] it is empty"));
         }
         check_nesting("grammar", grammar)?;
-        Grammar::compiled("grammar", tokenizer, TopLevelGrammar::from_lark(grammar.to_string()))
+        Grammar::compiled("grammar", tokenizer, TopLevelGrammar::from_lark(lark(grammar)))
     }
 
     /// One of several texts.
@@ -141,9 +157,11 @@ impl Grammar {
         })
     }
 
-    /// A text of a Lark grammar that was made here.
-    pub(crate) fn made(tokenizer: &Tokenizer, grammar: String) -> Result<Grammar> {
-        Grammar::compiled("tools", tokenizer, TopLevelGrammar::from_lark(grammar))
+    /// A text of a Lark grammar that was made here, and may name the `answer`.
+    pub(crate) fn made(tokenizer: &Tokenizer, grammar: String, answer: Option<GrammarWithLexer>) -> Result<Grammar> {
+        let mut grammar = TopLevelGrammar::from_lark(grammar);
+        grammar.grammars.extend(answer);
+        Grammar::compiled("tools", tokenizer, grammar)
     }
 
     /// The JSON of a schema as a piece of a Lark grammar.
@@ -151,30 +169,58 @@ impl Grammar {
     /// # Errors
     /// As [`Grammar::json_schema`].
     pub(crate) fn json_piece(schema: &Value) -> Result<String> {
-        let schema = schema::supported(schema, false)?.schema;
+        let schema = schema::supported(schema, false).map_err(|fault| fault.error)?.schema;
         let schema = spaced(schema).map_err(|why| Error::value(format!("[schema] {why}")))?;
         Ok(format!("%json {schema}"))
     }
 
-    /// Compiles where there is enough stack, and not for too long.
+    /// A JSON object of a function's `name` and its `parameters`, which are of a schema, as a piece of a Lark grammar.
+    ///
+    /// # Errors
+    /// As [`Grammar::json_schema`].
+    pub(crate) fn call_piece(name: &str, schema: &Value) -> Result<String> {
+        let schema::Supported { mut schema, defs, .. } =
+            schema::supported(schema, false).map_err(|fault| fault.error)?;
+        if let Value::Object(object) = &mut schema {
+            object.remove("$defs");
+        }
+        let call = json!({
+            "type": "object", "properties": {"name": {"const": name}, "parameters": schema},
+            "required": ["name", "parameters"], "additionalProperties": false,
+        });
+        let call = spaced(schema::with_defs(call, &defs)).map_err(|why| Error::value(format!("[schema] {why}")))?;
+        Ok(format!("%json {call}"))
+    }
+
+    /// Compiles a grammar, and begins it.
     fn make(
         tokens: Arc<Tokens>,
         compile: impl FnOnce(&Tokens) -> Result<TokenParser> + Send + 'static,
     ) -> Result<Grammar> {
-        let (sender, receiver) = mpsc::sync_channel(1);
-        let inner = Arc::clone(&tokens);
-        let thread = thread::Builder::new().name("grammar".into()).stack_size(STACK);
-        let begun = thread.spawn(move || {
-            let parser = compile(&inner).map(|mut parser| {
+        let compile = |tokens: &Tokens| {
+            compile(tokens).map(|mut parser| {
                 parser.start_without_prompt();
                 parser
-            });
-            // Nobody waits any more: let it go.
-            let _ = sender.send(parser);
+            })
+        };
+        let parser = Grammar::work(Arc::clone(&tokens), compile)?;
+        Ok(Grammar { tokens, parser: Mutex::new(parser) })
+    }
+
+    /// Works where there is enough stack, and not for too long.
+    fn work<T: Send + 'static>(
+        tokens: Arc<Tokens>,
+        work: impl FnOnce(&Tokens) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let (sender, receiver) = mpsc::sync_channel(1);
+        let thread = thread::Builder::new().name("grammar".into()).stack_size(STACK);
+        let begun = thread.spawn(move || {
+            // Where nobody waits any more, let it go.
+            let _ = sender.send(work(&tokens));
         });
         begun.map_err(|e| Error::memory(format!("[grammar] no thread to compile it: {e}")))?;
         match receiver.recv_timeout(TIME) {
-            Ok(parser) => Ok(Grammar { tokens, parser: Mutex::new(parser?) }),
+            Ok(done) => done,
             Err(mpsc::RecvTimeoutError::Timeout) => {
                 Err(Error::value(format!("[grammar] it takes more than {} s to compile", TIME.as_secs())))
             }
@@ -202,6 +248,11 @@ impl Grammar {
     }
 }
 
+/// A grammar in Lark's syntax, whichever of the two it was in.
+fn lark(grammar: &str) -> String {
+    gbnf::lark(grammar).unwrap_or_else(|| grammar.to_string())
+}
+
 /// What a grammar may cost.
 fn limits() -> ParserLimits {
     ParserLimits {
@@ -215,7 +266,7 @@ fn limits() -> ParserLimits {
 }
 
 /// Compiles what is supported of a schema.
-fn compile_schema(tokens: &Tokens, schema: &Value) -> Result<TokenParser> {
+fn compile_schema(tokens: &Tokens, schema: &Value) -> std::result::Result<TokenParser, Fault> {
     let supported = schema::supported(schema, false)?;
     let why = match json_parser(tokens, supported.schema) {
         Ok(parser) => return Ok(parser),
@@ -228,20 +279,24 @@ fn compile_schema(tokens: &Tokens, schema: &Value) -> Result<TokenParser> {
         begun.elapsed() < TIME / 4
             && json_parser(tokens, schema::with_defs(part.clone(), &again.defs)).is_err_and(|other| other == why)
     });
-    let at = schema::shown(&place.map_or(String::new(), |p| p.0));
-    let refused = |what: &str| Err(Error::unsupported(format!("[schema] {what} at {at} is not supported")));
+    let path = place.map_or(String::new(), |p| p.0);
+    let at = schema::shown(&path);
+    let refused = |key: &str, what: &str| {
+        let error = Error::unsupported(format!("[schema] {what} at {at} is not supported"));
+        Err(Fault { error, place: Some((path.clone(), key.to_owned())) })
+    };
     match why.as_str() {
-        w if w.contains("oneOf") => refused("`oneOf` of which several may hold at once"),
+        w if w.contains("oneOf") => refused("oneOf", "`oneOf` of which several may hold at once"),
         w if w.contains("not disjoint") || w.contains("are disjoint") => {
-            refused("`patternProperties` with patterns that may match the same name")
+            refused("patternProperties", "`patternProperties` with patterns that may match the same name")
         }
         w if w.contains("min/maxProperties") => {
-            refused("`minProperties` or `maxProperties` beside optional properties")
+            refused("minProperties", "`minProperties` or `maxProperties` beside optional properties")
         }
-        w if w.contains("'multipleOf'") => refused("`multipleOf` of so many digits"),
-        w if w.contains("circular references") => refused("a circular `$ref` with keywords beside it"),
-        w if w.contains("Unsatisfiable") => Err(Error::value(format!("[schema] nothing is valid under {at}"))),
-        w => Err(Error::value(format!("[schema] {at} cannot be compiled: {}", short(w)))),
+        w if w.contains("'multipleOf'") => refused("multipleOf", "`multipleOf` of so many digits"),
+        w if w.contains("circular references") => refused("$ref", "a circular `$ref` with keywords beside it"),
+        w if w.contains("Unsatisfiable") => Err(Error::value(format!("[schema] nothing is valid under {at}")).into()),
+        w => Err(Error::value(format!("[schema] {at} cannot be compiled: {}", short(w))).into()),
     }
 }
 

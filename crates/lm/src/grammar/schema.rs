@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 
-use lapis::{Error, Result};
+use lapis::Error;
 use serde_json::{Map, Value, json};
 
 use super::pattern;
@@ -59,6 +59,21 @@ const REFUSED: [&str; 14] = [
     "disallow",
 ];
 
+/// Why a schema is not taken.
+pub(super) struct Fault {
+    pub(super) error: Error,
+    /// The schema and its keyword that are not supported, where that is the reason.
+    pub(super) place: Option<(String, String)>,
+}
+
+impl From<Error> for Fault {
+    fn from(error: Error) -> Fault {
+        Fault { error, place: None }
+    }
+}
+
+type Result<T> = std::result::Result<T, Fault>;
+
 /// The schema that stands for another one.
 pub(super) struct Supported {
     pub(super) schema: Value,
@@ -85,7 +100,7 @@ pub(super) fn with_defs(mut schema: Value, defs: &Map<String, Value>) -> Value {
 pub(super) fn supported(schema: &Value, listed: bool) -> Result<Supported> {
     let bytes = schema.to_string().len();
     if bytes > MAX_BYTES {
-        return Err(Error::value(format!("[schema] it has {bytes} bytes; {MAX_BYTES} are taken")));
+        return Err(Error::value(format!("[schema] it has {bytes} bytes; {MAX_BYTES} are taken")).into());
     }
     let named = schema.get("$schema").and_then(Value::as_str);
     let tuples = match named.map(|s| s.trim_end_matches('#')) {
@@ -166,7 +181,7 @@ impl<'a> Reader<'a> {
     fn count(&mut self) -> Result<()> {
         self.nodes += 1;
         if self.nodes > MAX_NODES {
-            return Err(Error::value(format!("[schema] it has more than {MAX_NODES} schemas and values")));
+            return Err(Error::value(format!("[schema] it has more than {MAX_NODES} schemas and values")).into());
         }
         Ok(())
     }
@@ -179,7 +194,8 @@ impl<'a> Reader<'a> {
             return Err(Error::value(format!(
                 "[schema] it is more than {deepest} schemas deep{how}: {}",
                 shown(at.path)
-            )));
+            ))
+            .into());
         }
         let object = match schema {
             Value::Bool(_) => return Ok(schema.clone()),
@@ -428,7 +444,8 @@ impl<'a> Reader<'a> {
             return Err(Error::value(format!(
                 "[schema] {} combines more than {MAX_COMBINATIONS} alternatives",
                 shown(at.path)
-            )));
+            ))
+            .into());
         }
         Ok(())
     }
@@ -600,11 +617,12 @@ pub(super) fn shown(path: &str) -> String {
     format!("#{}", &path[..end])
 }
 
-fn refuse(key: &str, path: &str, what: &str) -> Error {
+fn refuse(key: &str, path: &str, what: &str) -> Fault {
     let space = if what.is_empty() { "" } else { " " };
-    Error::unsupported(format!("[schema] `{key}`{space}{what} at {} is not supported", shown(path)))
+    let error = Error::unsupported(format!("[schema] `{key}`{space}{what} at {} is not supported", shown(path)));
+    Fault { error, place: Some((path.to_owned(), key.to_owned())) }
 }
 
-fn malformed(key: &str, path: &str, what: &str) -> Error {
-    Error::value(format!("[schema] {key} {what} (at {})", shown(path)))
+fn malformed(key: &str, path: &str, what: &str) -> Fault {
+    Error::value(format!("[schema] {key} {what} (at {})", shown(path))).into()
 }

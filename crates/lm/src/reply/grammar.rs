@@ -7,7 +7,7 @@ use lapis::{Error, Result};
 use serde_json::{Value, json};
 
 use super::format::Format;
-use crate::grammar::Grammar;
+use crate::grammar::{ANSWER, Answer, Grammar};
 use crate::tokenizer::Tokenizer;
 
 /// How calls are written. `$f` is the function, `$k` a parameter, `$n` a number of the model's choice.
@@ -22,6 +22,8 @@ struct Writing {
 enum Arguments {
     /// A JSON object.
     Json,
+    /// A JSON object, and so is the call around it, however it is spaced.
+    Whole,
     /// One parameter after the other.
     Each {
         /// Before a value that is text, and after.
@@ -194,6 +196,121 @@ pub fn call_grammar(tokenizer: &Tokenizer, tools: &[Value], named: Option<&str>,
     let Some(format) = Format::of(tokenizer) else {
         return Err(Error::unsupported("[tools] the model is not known to call tools: its markup is not known"));
     };
+    let mut lark = Lark::new(tokenizer);
+    let writing = Writing::of(format, tokenizer);
+    let single = single || named.is_some() || format == Format::Harmony;
+    let calls = lark.calls(&writing, &functions(tools, named)?, single)?;
+    let thinking = lark.thinking(format, tokenizer);
+    Grammar::made(tokenizer, format!("start: {thinking} {calls}\n{}", lark.rules), None)
+}
+
+/// A grammar of replies that call tools, as [`call_grammar`], or are the answer that a `response_format` asks for
+/// ([`Grammar::from_response_format`]). None where the format is free text.
+///
+/// # Errors
+/// Those of both.
+pub fn call_or_answer(
+    tokenizer: &Tokenizer,
+    tools: &[Value],
+    single: bool,
+    response_format: &Value,
+) -> Result<Option<Grammar>> {
+    // What is wrong with the answer alone is told as ever.
+    let alone = Grammar::from_response_format(tokenizer, response_format)?;
+    let (Some(format), Some(answer)) = (Format::of(tokenizer), Answer::of(response_format)?) else {
+        return Ok(alone);
+    };
+    let mut lark = Lark::new(tokenizer);
+    let mut writing = Writing::of(format, tokenizer);
+    if format == Format::Llama3 {
+        // Answers may begin as calls do.
+        writing.arguments = Arguments::Whole;
+    }
+    let calls = lark.calls(&writing, &functions(tools, None)?, single || format == Format::Harmony)?;
+    let thinking = lark.thinking(format, tokenizer);
+    let has = |word: &str| tokenizer.token_id(word).is_some();
+    let wrapped = match format {
+        Format::Harmony => {
+            let [begin, json, body] = ["<|channel|>final", " <|constrain|>json", "<|message|>"].map(|t| lark.text(t));
+            format!("{begin} ({json})? {body} @{ANSWER}")
+        }
+        Format::CommandR if has("<|START_RESPONSE|>") => {
+            let [begin, end] = ["<|START_RESPONSE|>", "<|END_RESPONSE|>"].map(|t| lark.text(t));
+            format!("@{ANSWER} | {begin} @{ANSWER} {end}")
+        }
+        Format::KimiK3 => {
+            let [begin, end] = ["<|open|>response<|sep|>", "<|close|>response<|sep|>"].map(|t| lark.text(t));
+            format!("@{ANSWER} | {begin} @{ANSWER} {end}")
+        }
+        _ => format!("@{ANSWER}"),
+    };
+    let [calls, wrapped] = [calls, wrapped].map(|body| lark.rule(&body));
+    let grammar = format!("start: {thinking} ({calls} | {wrapped})\n{}", lark.rules);
+    Grammar::made(tokenizer, grammar, Some(answer.part()?)).map(Some)
+}
+
+/// A grammar of replies that are free text, and may then call tools, as [`call_grammar`]: arguments are of each tool's schema,
+/// and what begins as a call is one. None for a model whose markup is not known.
+///
+/// # Errors
+/// As [`call_grammar`].
+pub fn call_or_text(tokenizer: &Tokenizer, tools: &[Value], single: bool) -> Result<Option<Grammar>> {
+    let Some(format) = Format::of(tokenizer) else { return Ok(None) };
+    let mut lark = Lark::new(tokenizer);
+    let mut writing = Writing::of(format, tokenizer);
+    let functions = functions(tools, None)?;
+    let single = single || format == Format::Harmony;
+    let said = match format {
+        Format::Harmony => {
+            let calls = lark.calls(&writing, &functions, single)?;
+            let told = lark.until("<|end|>");
+            let [begin, body, next] = ["<|channel|>", "<|message|>", "<|start|>assistant"].map(|t| lark.text(t));
+            format!(
+                "({begin} /analysis|commentary/ {body} {told} {next})* ({calls} | {begin} \"final\" {body} /(?s:.*)/)"
+            )
+        }
+        Format::Llama3 => {
+            writing.arguments = Arguments::Whole;
+            let calls = lark.calls(&writing, &functions, single)?;
+            // A brace at the beginning begins a call.
+            let free = lark.free(tokenizer, format.begins(), "/\\s*\\{(?s:.*)/");
+            let python = lark.text("<|python_tag|>");
+            let begin = if python.starts_with("<[") { format!("({python})?") } else { String::new() };
+            format!("{} ({begin} {calls} | {free})", lark.thinking(format, tokenizer))
+        }
+        _ => {
+            let thinking = lark.thinking(format, tokenizer);
+            let whole = [writing.calls[0], writing.call[0]].concat();
+            let marker = format.begins().iter().find(|m| whole.starts_with(**m)).copied().unwrap_or_default();
+            let free = lark.free(tokenizer, format.begins(), "");
+            if lark.text(marker).starts_with("<[") || marker.is_empty() {
+                let calls = lark.calls(&writing, &functions, single)?;
+                format!("{thinking} {free} ({calls})?")
+            } else {
+                // Of a marker that is text, the text before it ends with it.
+                let mut after = Writing::of(format, tokenizer);
+                match (after.calls[0].strip_prefix(marker), after.call[0].strip_prefix(marker)) {
+                    (Some(rest), _) => after.calls[0] = rest,
+                    (None, Some(rest)) => after.call[0] = rest,
+                    (None, None) => return Ok(None),
+                }
+                let others: Vec<&str> = format.begins().iter().copied().filter(|m| *m != marker).collect();
+                let body = lark.without(&others, "");
+                let before = lark.attributed(&format!("[suffix={}]", Value::from(marker)), &body);
+                let first = lark.call_of(&after, &functions)?;
+                let next = lark.call_of(&writing, &functions)?;
+                let ([begin, ..], [_, between, end]) =
+                    (after.calls.map(|text| lark.text(text)), writing.calls.map(|text| lark.text(text)));
+                let more = if single { String::new() } else { format!("({between} {next})*") };
+                format!("{thinking} ({free} | {before} {begin} {first} {more} {end})")
+            }
+        }
+    };
+    Grammar::made(tokenizer, format!("start: {said}\n{}", lark.rules), None).map(Some)
+}
+
+/// Names and schemas of tools; of the one that is `named`.
+fn functions<'a>(tools: &'a [Value], named: Option<&str>) -> Result<Vec<(&'a str, &'a Value)>> {
     let functions: Vec<(&str, &Value)> = tools
         .iter()
         .filter_map(|tool| {
@@ -209,29 +326,7 @@ pub fn call_grammar(tokenizer: &Tokenizer, tools: &[Value], named: Option<&str>,
             None => "[tools] there are no tools to call".to_owned(),
         }));
     }
-    let writing = Writing::of(format, tokenizer);
-    let mut lark = Lark { special: tokenizer.special_words(), rules: String::new(), count: 0, texts: HashMap::new() };
-    let calls = functions.iter().map(|(name, schema)| lark.call(&writing, name, schema));
-    let calls = calls.collect::<Result<Vec<_>>>()?.join(" | ");
-    let call = lark.rule(&calls);
-    let [begin, between, end] = writing.calls.map(|text| lark.text(text));
-    let more = match single || named.is_some() || format == Format::Harmony {
-        true => String::new(),
-        false => format!("({between} {call})*"),
-    };
-    let thinking = match (format, tokenizer.thinking()) {
-        (Format::Harmony, _) => {
-            let thought = lark.until("<|end|>");
-            let (begin, end) = (lark.text("<|channel|>analysis<|message|>"), lark.text("<|start|>assistant"));
-            format!("({begin} {thought} {end})?")
-        }
-        (_, Some(thinking)) => {
-            let (begin, thought) = (lark.text(&thinking.start), lark.until(&thinking.end));
-            format!("({begin} {thought})? /\\n{{0,2}}/")
-        }
-        _ => String::new(),
-    };
-    Grammar::made(tokenizer, format!("start: {thinking} {begin} {call} {more} {end}\n{}", lark.rules))
+    Ok(functions)
 }
 
 /// A grammar being written.
@@ -244,6 +339,70 @@ struct Lark {
 }
 
 impl Lark {
+    fn new(tokenizer: &Tokenizer) -> Lark {
+        Lark { special: tokenizer.special_words(), rules: String::new(), count: 0, texts: HashMap::new() }
+    }
+
+    /// Calls, or one call, of functions.
+    fn calls(&mut self, writing: &Writing, functions: &[(&str, &Value)], single: bool) -> Result<String> {
+        let call = self.call_of(writing, functions)?;
+        let [begin, between, end] = writing.calls.map(|text| self.text(text));
+        let more = if single { String::new() } else { format!("({between} {call})*") };
+        Ok(format!("{begin} {call} {more} {end}"))
+    }
+
+    /// One call of one of the functions.
+    fn call_of(&mut self, writing: &Writing, functions: &[(&str, &Value)]) -> Result<String> {
+        let calls = functions.iter().map(|(name, schema)| self.call(writing, name, schema));
+        let calls = calls.collect::<Result<Vec<_>>>()?.join(" | ");
+        Ok(self.rule(&calls))
+    }
+
+    /// Free text in which none of the markers is; special tokens that are no markers and end nothing may be. It does not
+    /// begin as `other` has it, a regular expression, where there is one.
+    fn free(&mut self, tokenizer: &Tokenizer, markers: &[&str], other: &str) -> String {
+        let begins = |word: &str| markers.iter().any(|m| m.starts_with(word));
+        let silent =
+            |(id, word): &&(u32, String)| !word.is_empty() && !begins(word) && !tokenizer.eos_ids().contains(id);
+        let special: Vec<String> = self.special.iter().filter(silent).map(|(id, _)| id.to_string()).collect();
+        let (first, text) = (self.without(markers, other), self.without(markers, ""));
+        match special.is_empty() {
+            true => first,
+            false => self.rule(&format!("{first} (<[{}]> {text})*", special.join(","))),
+        }
+    }
+
+    /// A terminal of any text without some words, that does not begin as `other` has it.
+    fn without(&mut self, words: &[&str], other: &str) -> String {
+        let mut body = String::from("/(?s:.*)/");
+        for word in words.iter().filter(|word| !self.text(word).starts_with("<[")) {
+            let _ = write!(body, " & ~(/(?s:.*)/ {} /(?s:.*)/)", Value::from(*word));
+        }
+        if !other.is_empty() {
+            let _ = write!(body, " & ~{other}");
+        }
+        self.count += 1;
+        let name = format!("T{}", self.count);
+        let _ = writeln!(self.rules, "{name}: {body}");
+        name
+    }
+
+    /// Thinking before anything else, where the model can think.
+    fn thinking(&mut self, format: Format, tokenizer: &Tokenizer) -> String {
+        match (format, tokenizer.thinking()) {
+            (Format::Harmony, _) => {
+                let thought = self.until("<|end|>");
+                let (begin, end) = (self.text("<|channel|>analysis<|message|>"), self.text("<|start|>assistant"));
+                format!("({begin} {thought} {end})?")
+            }
+            (_, Some(thinking)) => {
+                let (begin, thought) = (self.text(&thinking.start), self.until(&thinking.end));
+                format!("({begin} {thought})? /\\n{{0,2}}/")
+            }
+            _ => String::new(),
+        }
+    }
+
     /// A new rule's name.
     fn rule(&mut self, body: &str) -> String {
         self.attributed("", body)
@@ -324,6 +483,7 @@ impl Lark {
         };
         let arguments = match &writing.arguments {
             Arguments::Json => Grammar::json_piece(&schema)?,
+            Arguments::Whole => return Ok(self.rule(&Grammar::call_piece(name, &schema)?)),
             Arguments::Each { text, json, between, texts } => {
                 let mut all = Vec::new();
                 let required = |key: &str| {

@@ -39,7 +39,7 @@ use serde_json::Value;
 use crate::engine::Finish;
 use crate::tokenizer::{Detokenizer, Tokenizer};
 pub use format::Format;
-pub use grammar::call_grammar;
+pub use grammar::{call_grammar, call_or_answer, call_or_text};
 use out::Out;
 use reader::Reader;
 

@@ -252,11 +252,11 @@ fn long_calls_are_read_as_they_come() {
 }
 
 /// A text under a grammar, chosen by chance, with a liking for what ends things.
-fn wander(tokenizer: &Tokenizer, grammar: &Grammar, random: &mut Random, end: u32) -> Vec<u32> {
+fn wander(tokenizer: &Tokenizer, grammar: &Grammar, random: &mut Random, end: u32, most: usize) -> Vec<u32> {
     let eos = Arc::new(BTreeSet::from([end]));
     let mut constraint = grammar.constraint(&eos);
     let mut ids = Vec::new();
-    for _ in 0..6000 {
+    for _ in 0..most {
         let mut logits = vec![0.0; tokenizer.vocab_size()];
         constraint.restrict(&mut logits).unwrap();
         let open: Vec<u32> = (0..logits.len() as u32).filter(|&i| logits[i as usize] == 0.0).collect();
@@ -298,7 +298,7 @@ fn grammars_make_calls_that_are_read_as_such() {
         for (named, single) in [(None, false), (None, true), (Some("make_it"), false)] {
             let grammar = call_grammar(&tokenizer, &tools, named, single).unwrap_or_else(|e| panic!("{format:?}: {e}"));
             for _ in 0..3 {
-                let ids = wander(&tokenizer, &grammar, &mut random, end);
+                let ids = wander(&tokenizer, &grammar, &mut random, end, 6000);
                 if ids.is_empty() {
                     continue;
                 }
@@ -323,5 +323,107 @@ fn grammars_make_calls_that_are_read_as_such() {
             }
         }
         assert!(finished > 0, "{format:?}: no text has an end");
+    });
+}
+
+/// A short text under a grammar.
+fn written(tokenizer: &Tokenizer, grammar: &Grammar, random: &mut Random, end: u32) -> String {
+    let ids = (0..100).map(|_| wander(tokenizer, grammar, random, end, 300)).find(|ids| !ids.is_empty());
+    tokenizer.decode(&ids.expect("no text has an end"), false).unwrap()
+}
+
+/// Whether a text is one of a grammar, to its end.
+fn takes(grammar: &Grammar, tokenizer: &Tokenizer, end: u32, text: &str) -> bool {
+    let mut constraint = grammar.constraint(&Arc::new(BTreeSet::from([end])));
+    let ids = tokenizer.encode(text, false).unwrap();
+    ids.into_iter().chain([end]).all(|id| {
+        let mut logits = vec![0.0; tokenizer.vocab_size()];
+        let open = constraint.restrict(&mut logits).is_ok() && logits[id as usize] == 0.0;
+        open && constraint.accept(id).is_ok()
+    })
+}
+
+#[test]
+fn calls_and_answers_of_a_format_are_both_free() {
+    let parameters = json!({
+        "type": "object", "properties": {"n": {"enum": [1, 2]}}, "required": ["n"], "additionalProperties": false,
+    });
+    let tools = vec![json!({"type": "function", "function": {"name": "make_it", "parameters": parameters}})];
+    let schema = json!({
+        "type": "object", "properties": {"name": {"type": "boolean"}}, "required": ["name"], "additionalProperties": false,
+    });
+    let formats = [
+        (json!({"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}), "{\"name\": true}"),
+        (json!({"type": "json_object"}), "{\"name\": {\"k\": []}}"),
+        (json!({"type": "regex", "regex": "[a-c]{3}"}), "abc"),
+        (json!({"type": "grammar", "grammar": "start: \"x\" start | \"y\""}), "xxy"),
+    ];
+    let seen = RefCell::new(BTreeSet::new());
+    cases(|_, case, _, _| {
+        if !seen.borrow_mut().insert(case.template.to_owned()) {
+            return;
+        }
+        let mut random = Random(5);
+        let tokenizer = tokenizer(case.template, &[case.markers, &["<eos>"]].concat(), &[]);
+        let format = Format::of(&tokenizer).unwrap();
+        let end = tokenizer.token_id("<eos>").unwrap();
+        let case = Case { options: ReplyOptions { tools: tools.clone(), ..case.options.clone() }, ..case };
+        let forced = call_grammar(&tokenizer, &tools, None, true).unwrap();
+        for (response_format, answer) in &formats {
+            let both = call_or_answer(&tokenizer, &tools, true, response_format).unwrap().unwrap();
+            let answer = match format {
+                Format::Harmony => format!("<|channel|>final<|message|>{answer}"),
+                _ => answer.to_string(),
+            };
+            assert!(takes(&both, &tokenizer, end, &answer), "{format:?}: {answer}");
+            assert!(!takes(&both, &tokenizer, end, &format!("{answer}!")), "{format:?}: {answer}");
+            assert!(!takes(&both, &tokenizer, end, "Well"), "{format:?}");
+            let (parts, _, reply) = case.run(&tokenizer, &tokenizer.encode(&answer, false).unwrap());
+            let bare = answer.trim_start_matches("<|channel|>final<|message|>");
+            assert_eq!((said(&parts).as_str(), reply.calls()), (bare, 0), "{format:?}");
+            let call = written(&tokenizer, &forced, &mut random, end);
+            assert!(takes(&both, &tokenizer, end, &call), "{format:?}: {call}");
+            assert!(!takes(&both, &tokenizer, end, &(call + &answer)), "{format:?}");
+        }
+        assert!(call_or_answer(&tokenizer, &tools, true, &json!({"type": "text"})).unwrap().is_none());
+    });
+    assert_eq!(seen.borrow().len(), 24);
+}
+
+#[test]
+fn free_text_may_be_followed_by_calls_that_are_valid() {
+    let parameters = json!({
+        "type": "object", "properties": {"n": {"enum": [1, 2]}}, "required": ["n"], "additionalProperties": false,
+    });
+    let tool =
+        |parameters: &Value| json!({"type": "function", "function": {"name": "make_it", "parameters": parameters}});
+    let (tools, others) = (
+        vec![tool(&parameters)],
+        vec![tool(&json!({
+            "type": "object", "properties": {"n": {"enum": [3, 4]}}, "required": ["n"], "additionalProperties": false,
+        }))],
+    );
+    let seen = RefCell::new(BTreeSet::new());
+    cases(|name, case, _, _| {
+        if !seen.borrow_mut().insert(case.template.to_owned()) {
+            return;
+        }
+        let mut random = Random(9);
+        let tokenizer = tokenizer(case.template, &[case.markers, &["<eos>"]].concat(), &[]);
+        let format = Format::of(&tokenizer).unwrap();
+        let end = tokenizer.token_id("<eos>").unwrap();
+        let free = call_or_text(&tokenizer, &tools, true).unwrap().unwrap();
+        let head = if format == Format::Harmony { "<|channel|>final<|message|>" } else { "" };
+        for text in ["Well", "Zürich <b> [1] (2)\n\n日", ""] {
+            assert!(takes(&free, &tokenizer, end, &format!("{head}{text}")), "{format:?}: {text}");
+        }
+        for (offered, valid) in [(&tools, true), (&others, false)] {
+            let forced = call_grammar(&tokenizer, offered, None, true).unwrap();
+            let call = written(&tokenizer, &forced, &mut random, end);
+            for before in ["", "Well: "].into_iter().take(if stands_alone(name) { 1 } else { 2 }) {
+                let all = format!("{before}{call}");
+                assert!(takes(&free, &tokenizer, end, &all) == valid, "{format:?}: {all}");
+            }
+        }
     });
 }

@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use std::process::Command;
 use std::sync::Arc;
 
-use lapis_lm::reply::{Format, Stop, Taken, call_grammar};
+use lapis_lm::reply::{Format, Stop, Taken, call_grammar, call_or_answer, call_or_text};
 use lapis_lm::tokenizer::Tokenizer;
 use lapis_lm::{Finish, Grammar, Part, Reply, ReplyOptions};
 use serde_json::{Map, Value, json};

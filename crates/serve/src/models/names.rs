@@ -165,11 +165,12 @@ impl Models {
             capabilities.push("embeddings");
         }
         let progress = self.progress(&id);
+        let most = |n: usize| self.settings.max_context.map_or(n, |m| m.min(n));
         Ok(Listing {
             capabilities,
             id: if name.is_empty() || name.starts_with("default") { id } else { name.to_string() },
             created,
-            context: loaded.as_ref().map(|l| l.context).or_else(|| context(&config)),
+            context: loaded.as_ref().map(|l| l.context).or_else(|| context(&config).map(most)),
             quantization: quantization(&config),
             family: config.get("model_type").and_then(Value::as_str).unwrap_or("unknown").to_string(),
             bytes,

@@ -138,7 +138,11 @@ pub(crate) async fn run(service: Arc<Service>, call: Call) -> Outcome {
         };
         // The tickets of all prompts are kept to the end, so that the first one's count is enough.
         let ask = Ask { prompt: Some(prompt), further: !parts.is_empty(), ..ask.clone() };
-        let ticket = service.submit(ask, &call.owner, call.came).await.map_err(own)?;
+        let mut ticket = service.submit(ask, &call.owner, call.came).await.map_err(own)?;
+        // Of the first prompt: those of the others are the same.
+        if parts.is_empty() {
+            body.warnings.append(&mut ticket.warnings);
+        }
         let decoded = || ticket.model.model.tokenizer.decode(&ticket.prompt, true).unwrap_or_default();
         let echo = echo.then(|| shown.unwrap_or_else(decoded));
         parts.push(Piece { replies: Replies::new(best, top.is_some() || best > n), ticket, echo });

@@ -5,6 +5,7 @@ import hashlib
 import http.server
 import json
 import pathlib
+import re
 import shutil
 import struct
 import subprocess
@@ -51,6 +52,18 @@ def deterministic():
         finally:
             server.stop()
     assert found[0] == found[1] != found[2], found
+
+
+@case((), ("--max-context", "100"))
+def banner(*flags):
+    server = Server(suite.PROGRAM, *flags)
+    try:
+        until(lambda: any(line.startswith("model ") for line in server.lines), 5, f"{server.lines}")
+        [line] = [line for line in server.lines if line.startswith("model ")]
+        context = flags[-1] if flags else server.http.get("/v1/models").json()["data"][0]["context_length"]
+        assert re.match(rf"model lapis-demo · 8bit · context {context} · weights [0-9.]+ MiB · memory [0-9.]+ GiB · keys none", line), line
+    finally:
+        server.stop()
 
 
 @case(("--memory-limit", "2GiB"), ("LAPIS_MEMORY_LIMIT", "2GiB"))

@@ -70,6 +70,34 @@ def format_wrong(format):
     error(suite.PLAIN.post("/v1/chat/completions", {"messages": HI, "max_tokens": 3, "response_format": format}), 400, "response_format")
 
 
+def formatted(keyword, value, **more):
+    schema = {"type": "object", "properties": {"a": {"type": "boolean"}}, "required": ["a"], "additionalProperties": False, keyword: value}
+    return suite.PLAIN.post("/v1/chat/completions", {"messages": FOX, "response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": schema, **more}}})
+
+
+BEYOND = [("not", {"type": "null"}), ("uniqueItems", True), ("contains", {}), ("if", {"type": "null"}), ("propertyNames", {"maxLength": 9}),
+          ("dependentRequired", {"a": ["b"]}), ("oneOf", [{"type": "object"}, {"minProperties": 1}]), ("allOf", [{"pattern": "(?=a)"}])]
+
+
+@case(*BEYOND)
+def format_keyword_that_is_not_supported(keyword, value):
+    value = {"type": "null"} if keyword == "not" else value
+    more = {"then": False} if keyword == "if" else {}
+    word = "pattern" if keyword == "allOf" else keyword
+    if more:
+        value, keyword = [{keyword: value, **more}], "allOf"
+    error(formatted(keyword, value, strict=True), 400, "response_format", holds=f"`{word}`")
+    for free in ({}, {"strict": False}, {"strict": None}):
+        got = formatted(keyword, value, **free)
+        equal(got.status_code, 200, got.text)
+        warned = got.headers["x-lapis-warnings"]
+        assert f"the answer's schema: `{word}`" in warned and "not held to" in warned, warned
+        # The rest of the schema holds.
+        equal([type(v) for v in json.loads(got.json()["choices"][0]["message"]["content"]).values()], [bool])
+    # A grammar that is kept warns as well.
+    equal(formatted(keyword, value).headers["x-lapis-warnings"], warned)
+
+
 # Tools
 
 
@@ -153,6 +181,72 @@ def tool_older_form():
     calls = reply.choices[0].message.tool_calls
     assert calls or reply.choices[0].message.function_call, reply
     holds(parameters("take"), json.loads((calls[0].function if calls else reply.choices[0].message.function_call).arguments))
+
+
+BEGIN = "<tool_call>"
+
+
+def begins(bias):
+    """A bias for or against the first token of a call."""
+    return {str(suite.TOOLS.post("/tokenize", {"content": BEGIN, "add_special": False}).json()["tokens"][0]): bias}
+
+
+FORMAT = {"type": "json_schema", "json_schema": {"name": "a", "schema": SCHEMA}}
+
+
+@case(*[(format, stream) for format in (FORMAT, {"type": "json_object"}, {"type": "regex", "regex": "[a-c]{3}"}) for stream in (False, True)])
+def tool_free_beside_a_format(format, stream):
+    ask = dict(tools=TWO, response_format=format, seed=1, temperature=1, max_tokens=300, parallel_tool_calls=False, stream=stream)
+    reply = chat(FOX, suite.TOOLS, logit_bias=begins(30), **ask)
+    if stream:
+        got, reasons, chunks = joined(reply)
+        named = [d.function.name for c in chunks for p in c.choices for d in p.delta.tool_calls or [] if d.function.name]
+        equal((got, reasons, len(named)), ("", ["tool_calls"], 1))
+    else:
+        equal((reply.choices[0].finish_reason, reply.choices[0].message.content), ("tool_calls", None))
+        [call] = reply.choices[0].message.tool_calls
+        check_call(call)
+    ends = {str(t): 8 for t in suite.TOOLS.post("/tokenize", {"content": "}"}).json()["tokens"]}
+    reply = chat(FOX, suite.TOOLS, logit_bias={**ends, **begins(-100)}, **ask)
+    got = joined(reply)[0] if stream else text(reply)
+    match format["type"]:
+        case "json_schema":
+            holds(SCHEMA, json.loads(got))
+        case "json_object":
+            assert isinstance(json.loads(got), dict), got
+        case _:
+            assert re.fullmatch("[a-c]{3}", got), got
+
+
+@case(*BEYOND[:6])
+def tool_with_a_keyword_that_is_not_supported(keyword, value):
+    schema = {**parameters("take"), keyword: value, "then": False}
+    ask = lambda choice, strict, **more: suite.TOOLS.post("/v1/chat/completions", {"messages": FOX, "max_tokens": 60, "tool_choice": choice, "parallel_tool_calls": False, **more,
+        "tools": [TWO[0], {"type": "function", "function": {**tool("take", schema)["function"], "strict": strict}}]})
+    for choice, more in (("required", {}), ({"type": "function", "function": {"name": "take"}}, {}), ("auto", {"response_format": FORMAT})):
+        error(ask(choice, True, **more), 400, "tools", holds=f"tools[1].function.parameters: `{keyword}`")
+        got = ask(choice, False, **more)
+        equal(got.status_code, 200, got.text)
+        assert f"tool take: `{keyword}` at # is not held to" in got.headers["x-lapis-warnings"], got.headers
+    call = ask({"type": "function", "function": {"name": "take"}}, None).json()["choices"][0]["message"]["tool_calls"][0]
+    holds(parameters("take"), json.loads(call["function"]["arguments"]))
+    # A tool that need not be called is in nobody's way.
+    equal(ask({"type": "function", "function": {"name": "look"}}, None).headers.get("x-lapis-warnings"), None)
+    odd = {**schema, "type": "nonsense"}
+    got = suite.TOOLS.post("/v1/chat/completions", {"messages": FOX, "max_tokens": 3, "tools": [tool("take", odd)], "response_format": FORMAT})
+    equal(got.status_code, 200, got.text)
+    assert "tool take: its schema is not held to" in got.headers["x-lapis-warnings"], got.headers
+
+
+@case()
+def tool_strict_and_free():
+    """What a model says of its own accord stays what it is; a call would be valid (crates/lm/tests/reply)."""
+    strict = lambda schema: {"type": "function", "function": {**tool("take", schema)["function"], "strict": True}}
+    ask = lambda tools: chat(FOX, suite.TOOLS, tools=tools, max_tokens=40, temperature=0)
+    equal(text(ask([TWO[0], strict(parameters("take"))])), text(ask(TWO)))
+    refusal = suite.TOOLS.post("/v1/chat/completions", {"messages": HI, "max_tokens": 2, "tools": [TWO[0], strict({"type": "object", "not": {}})]})
+    error(refusal, 400, "tools", holds="tools[1].function.parameters: `not` at #")
+    equal(suite.TOOLS.post("/v1/chat/completions", {"messages": HI, "max_tokens": 2, "tool_choice": "none", "tools": [strict({"type": "object", "not": {}})]}).status_code, 200)
 
 
 @case()

@@ -44,6 +44,21 @@ def refused(response, status, kind, holds=""):
     assert holds in body["error"]["message"], body["error"]["message"]
 
 
+@case()
+def message_tools_beside_a_format():
+    format = {"format": {"type": "json_schema", "schema": CLOCK["input_schema"]}}
+    ask = lambda tool, **more: post(server=suite.TOOLS, messages=FOX, max_tokens=200, tools=[tool], output_config=format, **more)
+    [block] = ask(CLOCK).json()["content"]
+    if block["type"] == "text":
+        holds(CLOCK["input_schema"], json.loads(block["text"]))
+    odd = {**CLOCK, "input_schema": {**CLOCK["input_schema"], "not": {"type": "null"}}}
+    assert "tool clock: `not`" in ask(odd).headers["x-lapis-warnings"]
+    refused(ask({**odd, "strict": True}), 400, "invalid_request_error", "`not`")
+    assert "tool clock: `not`" in ask(odd, tool_choice={"type": "any"}).headers["x-lapis-warnings"]
+    # The format of an answer is a promise here.
+    refused(post(output_config={"format": {"type": "json_schema", "schema": odd["input_schema"]}}), 400, "invalid_request_error", "`not`")
+
+
 def texts(message):
     return "".join(b.text for b in message.content if b.type == "text")
 

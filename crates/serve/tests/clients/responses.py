@@ -45,6 +45,25 @@ def refused(call, status, param=None, code=None):
     raise AssertionError("it is not refused")
 
 
+SCHEMA = {"type": "object", "properties": {"n": {"enum": [1, 2]}}, "required": ["n"], "additionalProperties": False}
+
+
+@case()
+def responses_tools_beside_a_format(plain, tools):
+    begin = tools.post("/tokenize", {"content": "<tool_call>", "add_special": False}).json()["tokens"][0]
+    ask = lambda bias, parameters=SCHEMA, **more: tools.post("/v1/responses", {
+        "input": FOX, "seed": 1, "max_output_tokens": 200, "logit_bias": {str(begin): bias}, "parallel_tool_calls": False,
+        "tools": [{"type": "function", "name": "take", "parameters": parameters, **more}],
+        "text": {"format": {"type": "json_schema", "name": "a", "schema": SCHEMA, "strict": True}}})
+    [item] = ask(30).json()["output"]
+    equal((item["type"], item["name"], list(json.loads(item["arguments"]))), ("function_call", "take", ["n"]))
+    [item] = ask(-100).json()["output"]
+    equal((item["type"], list(json.loads(item["content"][0]["text"]))), ("message", ["n"]))
+    odd = {**SCHEMA, "not": {"type": "null"}}
+    assert "tool take: `not`" in ask(-100, odd).headers["x-lapis-warnings"]
+    equal(ask(-100, odd, strict=True).status_code, 400)
+
+
 @case()
 def responses_plain(plain, tools):
     got = respond(plain, temperature=0, instructions="You are kind.", metadata={"a": "b"}, user="me", top_p=0.5)

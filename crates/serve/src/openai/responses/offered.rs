@@ -118,9 +118,13 @@ impl Offered {
             warnings.push(format!("{at}: a second tool of its name was left out"));
             return Ok(());
         }
-        self.tools.push(json!({
-            "type": "function", "function": {"name": known, "description": about.trim(), "parameters": parameters},
-        }));
+        let mut function = json!({"name": known, "description": about.trim(), "parameters": parameters});
+        // A grammar that can be held to is.
+        let held = custom && parameters["properties"][INPUT].get("pattern").is_some();
+        if held || tool.get("strict") == Some(&json!(true)) {
+            function["strict"] = json!(true);
+        }
+        self.tools.push(json!({"type": "function", "function": function}));
         self.origins.insert(known, Origin { name: name.into(), namespace: namespace.map(str::to_string), custom });
         Ok(())
     }
