@@ -14,7 +14,7 @@ pub(crate) struct GrammarArguments {
     /// The reply is a match of a regular expression, as a whole
     #[arg(long, allow_hyphen_values = true)]
     regex: Option<String>,
-    /// The reply follows a grammar in Lark's syntax: a grammar, or a file of it
+    /// The reply follows a grammar in Lark's syntax, or llama.cpp's GBNF: a grammar, or a file of it
     #[arg(long)]
     grammar: Option<String>,
 }

@@ -155,11 +155,18 @@ impl Heads {
 
 /// Rows of heads to (1, heads, rows, width).
 fn split(x: &Array, heads: usize) -> Result<Array> {
+    // The heads of one row lie as they are.
+    if x.dim(0) == 1 {
+        return ops::reshape(x, &[1, heads as i64, 1, -1]);
+    }
     ops::transpose(&ops::reshape(x, &[1, x.dim(0) as i64, heads as i64, -1])?, Some(&[0, 2, 1, 3]))
 }
 
 /// The other way: (1, heads, rows, width) to (rows, heads * width).
 fn joined(y: &Array) -> Result<Array> {
+    if y.dim(2) == 1 {
+        return ops::reshape(y, &[1, -1]);
+    }
     ops::reshape(&ops::transpose(y, Some(&[0, 2, 1, 3]))?, &[y.dim(2) as i64, -1])
 }
 
