@@ -181,13 +181,8 @@ pub(crate) fn run(a: Arguments) -> Result<()> {
         )));
     }
     let written = a.generation_tokens.unwrap_or_else(|| context.map_or(1024, |c| (c - longest).min(1024)));
-    let bench = Bench {
-        model: Arc::from(loaded),
-        vocabulary,
-        step: a.prefill_step_size.max(1),
-        written,
-        memory: Bandwidth::new()?,
-    };
+    let bench =
+        Bench { model: Arc::from(loaded), vocabulary, step: a.prefill_step_size, written, memory: Bandwidth::new()? };
     let plain = !a.json && !a.markdown;
     let (mut rows, mut most) = (Vec::new(), 0f64);
     for &prompt_tokens in &a.prompt_tokens {

@@ -459,6 +459,26 @@ impl TapeBuilder {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ops;
+    use crate::schedule::collect::collect;
+
+    /// What a plan depends on, of rows that grow, are cut and summed, and of a product with weights.
+    fn key_of(rows: usize, cut: i64, scale: f32) -> Vec<u64> {
+        let x = ops::full(&[rows, 64], scale, Some(Dtype::Float32)).unwrap();
+        let seen = ops::slice(&x, &[(None, Some(cut), 1)]).unwrap();
+        let sum = ops::sum(&ops::multiply(&seen, &seen).unwrap(), 0, false).unwrap();
+        let y = ops::matmul(&x, &crate::array::Array::from_vec(vec![1f32; 64 * 64], &[64, 64])).unwrap();
+        let [graph] = collect([&sum, &y].into_iter()).try_into().unwrap_or_else(|_| panic!("one stream"));
+        key(&graph)
+    }
+
+    #[test]
+    fn what_grows_keeps_its_plan() {
+        assert_eq!(key_of(2, 1, 1.0), key_of(FEW_ROWS, 7, 2.0));
+        assert_eq!(key_of(FEW_ROWS + 1, 1, 1.0), key_of(4096, 4095, 1.0));
+        // Weights are asked for ahead where there are few rows.
+        assert_ne!(key_of(FEW_ROWS, 1, 1.0), key_of(FEW_ROWS + 1, 1, 1.0));
+    }
 
     #[test]
     fn plans_in_use_stay_and_the_others_make_room() {

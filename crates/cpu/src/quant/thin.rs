@@ -36,13 +36,12 @@ pub(super) const STRIP: usize = 16;
 pub(super) const ROWS: usize = 8;
 
 /// Rows from one of a strip to the next, where rows are short.
-pub(super) const APART: usize = 4;
+const APART: usize = 4;
 /// Bytes of a packed row up to which they are: memory answers sixteen rows that lie in sixteen pages faster than those of
 /// four.
 const SHORT_ROW: usize = 2048;
 
-/// Sixteen rows of a block of 64: the first, and from one to the next. Two numbers that travel in registers: a block of
-/// their own would be read before the store buffer has it, which waits for all of memory that was asked for before.
+/// Sixteen rows of a block of 64: the first, and from one to the next.
 #[derive(Clone, Copy)]
 pub(super) struct Strip {
     pub(super) first: usize,
