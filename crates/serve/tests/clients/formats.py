@@ -228,7 +228,7 @@ def tool_with_a_keyword_that_is_not_supported(keyword, value):
         got = ask(choice, False, **more)
         equal(got.status_code, 200, got.text)
         assert f"tool take: `{keyword}` at # is not held to" in got.headers["x-lapis-warnings"], got.headers
-    # Room for all the blanks that JSON may have here.
+    # Room for the blanks that JSON may have.
     call = ask({"type": "function", "function": {"name": "take"}}, None, max_tokens=250).json()["choices"][0]["message"]["tool_calls"][0]
     holds(parameters("take"), json.loads(call["function"]["arguments"]))
     # A tool that need not be called is in nobody's way.

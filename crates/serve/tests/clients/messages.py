@@ -244,7 +244,7 @@ def tool_results(array):
 @case(*[(kind, stream) for kind in ("any", "tool", "none", "auto") for stream in (False, True)])
 def tool_choice(kind, stream):
     choice = {"type": kind, **({"name": "clock"} if kind == "tool" else {})}
-    more = dict(model="default", max_tokens=120, messages=FOX, tools=[WEATHER, CLOCK], tool_choice=choice)
+    more = dict(model="default", max_tokens=300, messages=FOX, tools=[WEATHER, CLOCK], tool_choice=choice)
     if stream:
         with client(suite.TOOLS).messages.stream(**more) as s:
             got = s.get_final_message()
@@ -449,7 +449,7 @@ def effort(value):
 
 @case(False, True)
 def output_format(stream):
-    got = say(max_tokens=100, stream=stream, extra_body={"output_config": {"format": {"type": "json_schema", "schema": SCHEMA}}})
+    got = say(max_tokens=300, stream=stream, extra_body={"output_config": {"format": {"type": "json_schema", "schema": SCHEMA}}})
     if stream:
         text = "".join(e.delta.text for e in got if e.type == "content_block_delta")
     else:

@@ -175,14 +175,14 @@ PATCH = {"type": "custom", "name": "patch", "format": {"type": "grammar", "synta
 
 @case({"type": "function", "name": "Take"}, "required")
 def responses_function(plain, tools, choice):
-    got = respond(tools, tools=[TAKE, {"type": "web_search"}], tool_choice=choice, parallel_tool_calls=False, max_output_tokens=100)
+    got = respond(tools, tools=[TAKE, {"type": "web_search"}], tool_choice=choice, parallel_tool_calls=False, max_output_tokens=250)
     equal([(i.type, i.name, i.status) for i in got.output], [("function_call", "Take", "completed")])
     assert json.loads(got.output[0].arguments)["count"] in (1, 2, 3) and got.output[0].call_id
 
 
 @case()
 def responses_function_turn(plain, tools):
-    first = respond(tools, tools=[TAKE], tool_choice="required", parallel_tool_calls=False, max_output_tokens=100)
+    first = respond(tools, tools=[TAKE], tool_choice="required", parallel_tool_calls=False, max_output_tokens=250)
     call = first.output[0]
     items = [{"role": "user", "content": FOX}, call.model_dump(exclude_none=True),
              {"type": "function_call_output", "call_id": call.call_id, "output": "done"}]
@@ -209,7 +209,7 @@ def responses_function_stream(plain, tools):
 
 @case(False, True)
 def responses_custom(plain, tools, stream):
-    ask = {"tools": [PATCH], "tool_choice": {"type": "custom", "name": "patch"}, "max_output_tokens": 60}
+    ask = {"tools": [PATCH], "tool_choice": {"type": "custom", "name": "patch"}, "max_output_tokens": 250}
     if stream:
         events = list(respond(tools, stream=True, **ask))
         got = events[-1].response
