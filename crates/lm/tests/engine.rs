@@ -2,12 +2,14 @@
 
 mod shared;
 
-use lapis::{Array, Dtype, ops};
+use lapis::{Array, Dtype, Error, Result, ops};
 use lapis_lm::engine::{Drafter, Place, Prefixes};
 use lapis_lm::{Batch, Checkpoint, Engine, Event, Model, Request, Sampling, Sequence, models};
+use lapis_nn::Module;
 use serde_json::Value;
 use shared::golden::{all, tensors, uniform};
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 const VOCABULARY: usize = 96;
@@ -238,4 +240,171 @@ fn short_prompts_go_first_and_long_ones_still_go_on() {
     }
     assert_eq!(got[&first], want_long);
     assert!(later.iter().all(|(id, _)| got[id] == want_short));
+}
+
+/// A model with a fault: a step breaks down when all is computed, if a token is in it.
+#[derive(Clone)]
+struct Trap {
+    inner: Arc<dyn Model>,
+    token: i32,
+    panics: bool,
+}
+
+impl Model for Trap {
+    fn hidden(&self, tokens: &Array, batch: &mut Batch) -> Result<Array> {
+        let hidden = self.inner.hidden(tokens, batch)?;
+        match tokens.to_vec::<i32>()?.contains(&self.token) {
+            true if self.panics => panic!("the trap"),
+            true => Err(Error::value("the trap")),
+            false => Ok(hidden),
+        }
+    }
+
+    fn logits(&self, hidden: &Array) -> Result<Array> {
+        self.inner.logits(hidden)
+    }
+
+    fn module(&self) -> &dyn Module {
+        self.inner.module()
+    }
+
+    fn module_mut(&mut self) -> &mut dyn Module {
+        unreachable!("nobody changes it")
+    }
+
+    fn depth(&self) -> usize {
+        self.inner.depth()
+    }
+}
+
+/// Requests whose prompts and texts lack the last token.
+fn harmless(seed: u64, len: usize) -> Request {
+    let last = VOCABULARY as u32 - 1;
+    let tokens: Vec<u32> = prompt(seed, len).into_iter().map(|t| t.min(last - 1)).collect();
+    let mut request = request(&tokens, 0.7);
+    request.sampling.logit_bias.insert(last, -1e9);
+    request
+}
+
+/// A request that breaks a step ends by itself; those beside it get what they get alone.
+#[test]
+fn a_fault_is_one_requests_own() {
+    let goldens = all();
+    for (name, golden) in
+        goldens.iter().filter(|(name, _)| ["llama", "gemma3_text", "mamba2", "qwen3_next"].contains(&&**name))
+    {
+        let inner = model(golden);
+        let requests = || (0..4).map(|i| harmless(i, 20 + 9 * i as usize)).collect::<Vec<_>>();
+        let (want, ..) = texts(&mut Engine::new(Arc::clone(&inner), VOCABULARY), requests());
+        for (panics, drafts) in [(true, false), (false, false), (true, true)] {
+            let trap = Trap { inner: Arc::clone(&inner), token: VOCABULARY as i32 - 1, panics };
+            let mut engine = Engine::new(Arc::new(trap), VOCABULARY);
+            engine.prefixes = Some(Prefixes::new(1 << 20));
+            engine.drafter = drafts.then_some(Drafter::Lookup);
+            let ids: Vec<u64> = requests().into_iter().map(|r| engine.add(r, Sequence::new()).unwrap()).collect();
+            let (mut got, mut failed, mut bad, mut steps) = (BTreeMap::<u64, Vec<u32>>::new(), Vec::new(), None, 0);
+            while !engine.is_idle() {
+                if steps == 5 {
+                    let mut fatal = harmless(9, 12);
+                    fatal.prompt.push(VOCABULARY as u32 - 1);
+                    bad = Some(engine.add(fatal, Sequence::new()).unwrap());
+                }
+                steps += 1;
+                assert!(steps < 500, "{name}: no end");
+                let stepped = catch_unwind(AssertUnwindSafe(|| engine.step().unwrap()));
+                for event in stepped.unwrap_or_else(|_| engine.recover(&Error::io("it broke down"))) {
+                    match event {
+                        Event::Token { id, choice, .. } => got.entry(id).or_default().push(choice.token),
+                        Event::Failed { id, .. } => failed.push(id),
+                        _ => {}
+                    }
+                }
+            }
+            assert_eq!(failed, [bad.unwrap()], "{name}");
+            let got: Vec<Vec<u32>> = ids.iter().map(|id| got.remove(id).unwrap()).collect();
+            assert!(got == want, "{name}: another text beside a fault");
+        }
+    }
+}
+
+/// What was put aside in the middle goes on as if nothing had been.
+#[test]
+fn a_pause_changes_nothing() {
+    for (name, golden) in all() {
+        let model = model(&golden);
+        let requests = || {
+            let mut all: Vec<Request> = (0..3).map(|i| request(&prompt(i, 30), 0.7)).collect();
+            all[2].scores = Some(2);
+            all
+        };
+        let run = |pauses: &[(usize, usize, usize)]| {
+            let mut engine = Engine::new(Arc::clone(&model), VOCABULARY);
+            engine.prefill_step = 16;
+            let ids: Vec<u64> = requests().into_iter().map(|r| engine.add(r, Sequence::new()).unwrap()).collect();
+            let (mut texts, mut scores) = (vec![Vec::new(); 3], Vec::new());
+            for step in 0.. {
+                for &(which, from, to) in pauses {
+                    if step == from {
+                        engine.pause(ids[which]);
+                    } else if step == to {
+                        engine.resume(ids[which]);
+                    }
+                }
+                if engine.is_idle() {
+                    break;
+                }
+                for event in engine.step().unwrap() {
+                    match event {
+                        Event::Token { id, choice, .. } => texts[id as usize].push(choice.token),
+                        Event::Scored { places, .. } => scores.extend(places),
+                        _ => {}
+                    }
+                }
+            }
+            (texts, scores)
+        };
+        let want = run(&[]);
+        assert_eq!(want.1.len(), 29, "{name}");
+        let got = run(&[(0, 8, 20), (1, 1, 3), (2, 2, 4), (2, 12, 14)]);
+        assert!(got == want, "{name}: a pause changed something");
+    }
+}
+
+/// What systems were told outlives what was said to them, wherever room is short.
+#[test]
+fn what_a_system_was_told_is_remembered_for_longest() {
+    let goldens = all();
+    for (name, golden) in goldens.iter().filter(|(name, _)| ["llama", "mamba2", "qwen3_next"].contains(&&**name)) {
+        let told = prompt(50, 600);
+        let ask = |seed: u64, len: usize| {
+            let tokens = [&told[..], &prompt(seed, len)].concat();
+            Request { system: told.len(), max_tokens: 4, ..request(&tokens, 0.0) }
+        };
+        let cached = |engine: &mut Engine, request: Request| {
+            let (mut cached, _) = (0, engine.add(request, Sequence::new()).unwrap());
+            engine
+                .run(|event| {
+                    if let Event::Started { cached: n, .. } = event {
+                        cached = n;
+                    }
+                    true
+                })
+                .unwrap();
+            cached
+        };
+        let mut engine = Engine::new(model(golden), VOCABULARY);
+        engine.prefixes = Some(Prefixes::new(1 << 30));
+        assert_eq!(cached(&mut engine, ask(1, 700)), 0, "{name}");
+        // The other conversation with the same system begins where the system's part ends.
+        assert_eq!(cached(&mut engine, ask(2, 700)), 600, "{name}");
+        // Others come, with room for little more than one of them.
+        let one = engine.prefixes.as_ref().unwrap().bytes() / 2;
+        engine.prefixes.as_mut().unwrap().set_limit(2 * one);
+        for seed in 3..7 {
+            let other = Request { max_tokens: 4, ..request(&prompt(seed, 900), 0.0) };
+            cached(&mut engine, other);
+        }
+        assert!(engine.prefixes.as_ref().unwrap().bytes() <= 2 * one, "{name}");
+        assert_eq!(cached(&mut engine, ask(8, 30)), 600, "{name}: the system's part is gone");
+    }
 }

@@ -7,8 +7,9 @@ mod shared;
 
 use lapis::io::Arrays;
 use lapis::{Array, Dtype, ops};
+use lapis_lm::adapter::Mixed;
 use lapis_lm::{Batch, Checkpoint, Model, Sequence, models};
-use lapis_nn::quantize_where;
+use lapis_nn::{LowRank, Side, for_each_packable, quantize_where};
 use serde_json::{Map, Value, json};
 use shared::golden::{all, tensors, uniform};
 use shared::shared;
@@ -412,6 +413,87 @@ fn what_was_guessed_is_forgotten() {
         let rest = g.run(vec![(&tokens[at..], &mut sequence)]);
         assert!(rest[..] == whole[at * width..], "{name}: other bits after guesses");
     }
+}
+
+/// A copy of a model with a change of low rank on every product, drawn from a seed.
+fn fine_tuned(model: &dyn Model, seed: u64) -> Box<dyn Model> {
+    let (mut copy, mut at) = (model.copied(), 0);
+    for_each_packable(copy.module_mut(), &mut |_, layer| {
+        let shape = layer.matrix().shape();
+        let Some(slot) = layer.slot().filter(|slot| slot.side == Side::Linear) else { return };
+        let shapes = Side::Linear.shapes(&shape, 2).unwrap();
+        let [a, b] = [shapes.a, shapes.b].map(|shape| {
+            let n: usize = shape.iter().product();
+            at += 1;
+            let drawn = (0..n as u64).map(|i| uniform(1000 * seed + at, i) as f32 - 0.5);
+            Array::from_vec(drawn.collect::<Vec<f32>>(), &shape)
+        });
+        *slot.change = Some(Box::new(LowRank::from_parts(Side::Linear, [a, b], None, 0.5, 0.0).unwrap()));
+    });
+    copy.module_mut().eval();
+    copy
+}
+
+/// Rows of a model and of fine-tuned copies of it go through one step with the bits that they have alone.
+#[test]
+fn rows_of_several_adapters_share_a_step() {
+    // Of these, at least; copies of others may have steps of their own.
+    let sharing = ["llama", "llama4_text", "qwen2", "qwen3", "gemma2", "mamba2", "phimoe", "nemotron_h", "falcon_h1"];
+    let mut failed = Vec::new();
+    for (name, golden) in all() {
+        let config = golden["config"].as_object().unwrap().clone();
+        let mut checkpoint = Checkpoint::from_parts(config, tensors(&golden["params"])).unwrap();
+        let mut base = models::load(&mut checkpoint).unwrap();
+        base.module_mut().eval();
+        let copies = [fine_tuned(&*base, 1), fine_tuned(&*base, 2)];
+        let Some(mixed) = Mixed::new(&*base, &copies.each_ref().map(|copy| Some(&**copy))) else {
+            if sharing.contains(&&*name) {
+                failed.push(format!("{name}: its copies do not share steps"));
+            }
+            continue;
+        };
+        let [one, two] = copies;
+        let models = [base, one, two];
+        let tokens: Vec<i32> = (0..12).map(|i| (uniform(11, i) * 90.0) as i32).collect();
+        // Rows of each of the three in two steps.
+        let counts = [[5, 1], [3, 2], [1, 4]];
+        let (mut got, mut alone) = (vec![Vec::new(); 3], vec![Vec::new(); 3]);
+        let (mut together, mut apart) = (vec![Sequence::new(); 3], vec![Sequence::new(); 3]);
+        let mut fault = None;
+        for step in 0..2 {
+            let rows: Vec<usize> = counts.iter().map(|c| c[step]).collect();
+            let parts: Vec<&[i32]> = (0..3).map(|i| &tokens[apart[i].len()..apart[i].len() + rows[i]]).collect();
+            let all: Vec<i32> = parts.iter().flat_map(|p| p.iter().copied()).collect();
+            let n = all.len();
+            let mut batch = mixed.batch(together.iter_mut().enumerate().map(|(i, s)| (rows[i], s, i)));
+            let logits = mixed.model().hidden(&Array::from_vec(all, &[n]), &mut batch).and_then(|hidden| {
+                batch.finish();
+                let logits = mixed.logits(&hidden, rows.iter().copied().zip(0..))?;
+                ops::astype(&logits, Dtype::Float32)?.to_vec::<f32>()
+            });
+            let logits = match logits {
+                Ok(logits) => logits,
+                Err(e) => {
+                    fault = Some(e.message().to_string());
+                    break;
+                }
+            };
+            let (width, mut at) = (logits.len() / n, 0);
+            for i in 0..3 {
+                got[i].extend_from_slice(&logits[at * width..(at + rows[i]) * width]);
+                at += rows[i];
+                let g = Golden { model: models[i].copied(), tokens: vec![] };
+                alone[i].extend(g.run(vec![(parts[i], &mut apart[i])]));
+            }
+        }
+        match fault {
+            Some(fault) => failed.push(format!("{name}: {fault}")),
+            None if got != alone => failed.push(format!("{name}: other bits than alone")),
+            None if alone[0] == alone[1] => failed.push(format!("{name}: the changes change nothing")),
+            None => {}
+        }
+    }
+    assert!(failed.is_empty(), "{}", failed.join("\n"));
 }
 
 #[test]

@@ -1,8 +1,9 @@
 //! Packing the weights of a module tree.
 
-use crate::{Module, Slot, Weight};
+use crate::{Mix, Module, Slot, Weight};
 use lapis::ops::quantize::{Format, Mode, dequantize, quantize as pack};
 use lapis::{Error, Result};
+use std::sync::Arc;
 
 /// A layer whose weight can be packed in place. `#[module(quantize)]` on a type that derives [`Module`] makes
 /// [`quantize`] find it.
@@ -21,6 +22,11 @@ pub trait Quantize: Module {
 
     /// Where the layer takes a change of low rank, if it does.
     fn slot(&mut self) -> Option<Slot<'_>> {
+        None
+    }
+
+    /// Where the layer takes the changes of several fine-tuned models, if it does.
+    fn mix(&mut self) -> Option<&mut Option<Arc<Mix>>> {
         None
     }
 

@@ -330,7 +330,7 @@ pub(crate) async fn messages(service: Arc<Service>, call: Call) -> Outcome {
     let mut body = Body::read(&call.body, &[MESSAGE])?;
     let ask = ask(&mut body, &service.settings)?;
     let (asked, name) = (ask.max_tokens, ask.model.clone());
-    let mut ticket = service.submit(ask, &call.owner, call.came).await?;
+    let mut ticket = service.submit(ask, &call).await?;
     body.warnings.append(&mut ticket.warnings);
     let name = if name.is_empty() { ticket.model.id.clone() } else { name };
     let head = json!({

@@ -58,7 +58,7 @@ pub(crate) async fn now(service: Arc<Service>, _call: Call) -> Outcome {
             "memory": {"used": memory::active(), "limit": settings.memory_limit, "reserved": m.reserved.load(Relaxed)},
             "times": {"queue": times(&m.queue_time), "first": times(&m.first_token), "between": times(&m.between_tokens),
                 "step": times(&m.steps)},
-            "requests": answers, "cancelled": m.cancelled.load(Relaxed), "refused": m.refused.load(Relaxed),
+            "requests": answers, "cancelled": m.cancelled.load(Relaxed), "refused": m.rejected("queue_full") + m.rejected("key_limit"),
             "faults": m.faults.load(Relaxed), "models": models,
         }),
     ))

@@ -3,10 +3,11 @@
 //! Only one slice waits for the engine at a time, whoever asks; a request whose client has gone sends no more of them.
 
 use crate::error::ApiError;
+use crate::http::request::Call;
 use crate::job::InUse;
 use crate::metrics::Metrics;
 use crate::models::Loaded;
-use crate::service::{Owner, Service};
+use crate::service::Service;
 use crate::worker::Command;
 use lapis_lm::embed::{Pooling, Reading};
 use std::sync::Arc;
@@ -52,7 +53,8 @@ async fn reserve(service: &Service, loaded: &Loaded, longest: usize) -> Result<R
         }
         drop(reserved);
         if Instant::now() > until {
-            return Err(ApiError::later(503, 5, "others use the memory that these texts need; try again later"));
+            return Err(ApiError::later(503, 5, "others use the memory that these texts need; try again later")
+                .code("no_memory"));
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
@@ -67,10 +69,10 @@ pub(crate) async fn run(
     loaded: &Arc<Loaded>,
     texts: Vec<Vec<u32>>,
     pooling: Pooling,
-    owner: &Owner,
+    call: &Call,
 ) -> Result<Vec<Vec<f32>>, ApiError> {
     let _used = InUse::new(Arc::clone(loaded));
-    let _guard = service.enter(owner)?;
+    let _guard = service.enter(&call.owner)?;
     let (longest, total) = (texts.iter().map(Vec::len).max().unwrap_or(0), texts.iter().map(Vec::len).sum::<usize>());
     let most = loaded.context;
     if longest > most {
@@ -81,10 +83,10 @@ pub(crate) async fn run(
     let mut reading = Reading::new(&loaded.model, texts, pooling).map_err(|e| ApiError::from(e).about("input"))?;
     let _room = reserve(service, loaded, longest).await?;
     service.metrics.prompt_tokens.fetch_add(total as u64, Relaxed);
+    call.record.asks(&loaded.id, total);
     let mut rows = FIRST;
     while !reading.is_over() {
-        let stopping = || ApiError::later(503, 10, "the server is stopping");
-        let _turn = service.slices.acquire().await.map_err(|_| stopping())?;
+        let _turn = service.slices.acquire().await.map_err(|_| ApiError::stopping())?;
         let (sender, receiver) = oneshot::channel();
         let work = move || {
             let began = Instant::now();
@@ -92,7 +94,7 @@ pub(crate) async fn run(
             // Nobody may listen any more.
             let _ = sender.send((reading, done, began.elapsed().as_secs_f64()));
         };
-        service.commands.send(Command::Compute(Box::new(work))).map_err(|_| stopping())?;
+        service.commands.send(Command::Compute(Box::new(work))).map_err(|_| ApiError::stopping())?;
         let broke = |_| match service.draining() {
             Ok(()) => ApiError::new(500, "a step of the model broke down"),
             Err(stopping) => stopping,

@@ -45,10 +45,25 @@ impl ApiError {
         ApiError { retry_after: Some(seconds), ..ApiError::new(status, message) }
     }
 
+    /// The server takes no more work.
+    pub fn stopping() -> ApiError {
+        ApiError::later(503, 10, "the server is stopping").code("draining")
+    }
+
     /// The same with a name for programs.
     pub fn code(mut self, code: &'static str) -> ApiError {
         self.code = Some(code);
         self
+    }
+
+    /// What programs call it: its own name, or that of its kind.
+    pub fn name(&self) -> &'static str {
+        self.code.unwrap_or(kinds(self.status).0)
+    }
+
+    /// Whether it says that the server did not take the request, whatever is in it.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self.status, 401 | 403 | 408 | 413 | 415 | 429 | 503)
     }
 
     /// The same about a field, unless it is about one already.
@@ -101,7 +116,7 @@ impl From<lapis::Error> for ApiError {
         let text = text.split_once("] ").filter(|(op, _)| op.starts_with('[')).map_or(text, |(_, rest)| rest);
         match error.kind() {
             ErrorKind::Value | ErrorKind::Index | ErrorKind::Unsupported => ApiError::new(400, text),
-            ErrorKind::Memory => ApiError::later(503, 5, text),
+            ErrorKind::Memory => ApiError::later(503, 5, text).code("no_memory"),
             _ => ApiError::new(500, text),
         }
     }

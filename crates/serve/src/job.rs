@@ -2,6 +2,7 @@
 
 use crate::error::ApiError;
 use crate::models::Loaded;
+use crate::record::Record;
 use lapis_lm::engine::Finish;
 use lapis_lm::reply::{Part, ReplyOptions, Stop};
 use lapis_lm::{Grammar, Sampling};
@@ -16,6 +17,8 @@ pub struct Job {
     pub model: InUse,
     /// Tokens.
     pub prompt: Vec<u32>,
+    /// Those of them that the system is told.
+    pub system: usize,
     /// Replies.
     pub n: usize,
     /// Tokens of each at most.
@@ -34,16 +37,12 @@ pub struct Job {
     pub thinking: Option<usize>,
     /// Whose job it is: prompts of others are not shared with it, and it takes turns with theirs.
     pub owner: u64,
-    /// Its name, and the number of the request, for the log.
-    pub key: String,
-    /// See [`Job::key`].
-    pub request: String,
+    /// The request that it is of.
+    pub record: Arc<Record>,
     /// Beginnings of prompts are shared among jobs with the same number.
     pub salt: u64,
     /// Where updates go.
     pub updates: mpsc::Sender<Update>,
-    /// When it came.
-    pub came: Instant,
 }
 
 /// A model that is not let go for as long as this lives.

@@ -3,6 +3,7 @@
 //! Everything is an atomic number: nothing here waits for anything. No label holds what clients chose, but for names of
 //! keys that the operator gave.
 
+use crate::error::ApiError;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::Mutex;
@@ -58,7 +59,13 @@ pub struct Metrics {
     pub working: AtomicBool,
     /// Answers by route and status.
     answers: Mutex<BTreeMap<(&'static str, u16), u64>>,
-    /// Time of a request from its first byte to its last.
+    /// Errors by what programs call them.
+    errors: Mutex<BTreeMap<&'static str, u64>>,
+    /// Requests refused before any work, by the same.
+    rejected: Mutex<BTreeMap<&'static str, u64>>,
+    /// Requests by the names of their keys.
+    keys: Mutex<BTreeMap<String, u64>>,
+    /// Time of a request from its first byte to the last of its answer.
     pub request_time: Times,
     /// Time in the queue.
     pub queue_time: Times,
@@ -86,8 +93,10 @@ pub struct Metrics {
     pub drafted: AtomicU64,
     /// Rows of all steps.
     pub rows: AtomicU64,
-    /// Prompt tokens read by the latest slice's request.
+    /// Tokens of prompts that were computed.
     pub prefilled: AtomicU64,
+    /// Steps in which replies were written, and how many replies that was in all.
+    pub decoding: (AtomicU64, AtomicU64),
     /// Replies that are computed now.
     pub running: AtomicUsize,
     /// Replies that wait in the engine.
@@ -108,17 +117,33 @@ pub struct Metrics {
     pub cache_entries: AtomicUsize,
     /// Their bytes.
     pub cache_bytes: AtomicU64,
+    /// Blocks of keys that are held.
+    pub pages: AtomicUsize,
     cache_seen: AtomicU64,
     /// Jobs whose clients had gone.
     pub cancelled: AtomicU64,
+    /// Jobs that had to wait for room in the middle of their replies.
+    pub paused: AtomicU64,
+    /// Time of the step that a model takes before it is ready.
+    pub warm_up: Times,
     /// Faults that were caught.
     pub faults: AtomicU64,
-    /// Requests refused because the queue was full.
-    pub refused: AtomicU64,
-    /// Requests refused because their key had too many.
-    pub refused_key: AtomicU64,
     /// Connections that are open.
     pub connections: AtomicUsize,
+}
+
+/// Counts one more.
+fn count<K: Ord>(counts: &Mutex<BTreeMap<K, u64>>, key: K) {
+    *counts.lock().unwrap_or_else(PoisonError::into_inner).entry(key).or_default() += 1;
+}
+
+/// A counter with a label.
+fn labelled<K: AsRef<str>>(out: &mut String, name: &str, about: &str, label: &str, counts: &Mutex<BTreeMap<K, u64>>) {
+    let _ = writeln!(out, "# HELP lapis_{name} {about}\n# TYPE lapis_{name} counter");
+    for (value, n) in counts.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+        let value = value.as_ref().replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+        let _ = writeln!(out, "lapis_{name}{{{label}=\"{value}\"}} {n}");
+    }
 }
 
 /// No turn of the engine takes so long.
@@ -132,6 +157,9 @@ impl Metrics {
             beat: AtomicU64::new(0),
             working: AtomicBool::new(false),
             answers: Mutex::default(),
+            errors: Mutex::default(),
+            rejected: Mutex::default(),
+            keys: Mutex::default(),
             request_time: Times::default(),
             queue_time: Times::default(),
             first_token: Times::default(),
@@ -147,6 +175,7 @@ impl Metrics {
             drafted: AtomicU64::new(0),
             rows: AtomicU64::new(0),
             prefilled: AtomicU64::new(0),
+            decoding: Default::default(),
             running: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
             queued: AtomicUsize::new(0),
@@ -157,11 +186,12 @@ impl Metrics {
             cache_evictions: AtomicU64::new(0),
             cache_entries: AtomicUsize::new(0),
             cache_bytes: AtomicU64::new(0),
+            pages: AtomicUsize::new(0),
             cache_seen: AtomicU64::new(0),
             cancelled: AtomicU64::new(0),
+            paused: AtomicU64::new(0),
+            warm_up: Times::default(),
             faults: AtomicU64::new(0),
-            refused: AtomicU64::new(0),
-            refused_key: AtomicU64::new(0),
             connections: AtomicUsize::new(0),
         }
     }
@@ -196,10 +226,32 @@ impl Metrics {
         due
     }
 
-    /// A request was answered.
+    /// A request is over: its answer was sent, or nobody waits for it any more.
     pub fn answered(&self, route: &'static str, status: u16, seconds: f64) {
-        *self.answers.lock().unwrap_or_else(PoisonError::into_inner).entry((route, status)).or_default() += 1;
+        count(&self.answers, (route, status));
         self.request_time.observe(seconds);
+    }
+
+    /// A request of a key of some name.
+    pub fn asked(&self, key: &str) {
+        let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        match keys.get_mut(key) {
+            Some(n) => *n += 1,
+            None => drop(keys.insert(key.to_string(), 1)),
+        }
+    }
+
+    /// A request came to grief.
+    pub fn erred(&self, error: &ApiError) {
+        count(&self.errors, error.name());
+        if error.is_refusal() {
+            count(&self.rejected, error.name());
+        }
+    }
+
+    /// Requests refused for some reason.
+    pub fn rejected(&self, reason: &str) -> u64 {
+        self.rejected.lock().unwrap_or_else(PoisonError::into_inner).get(reason).copied().unwrap_or(0)
     }
 
     /// Answers so far.
@@ -223,21 +275,26 @@ impl Metrics {
         for (route, status, n) in self.answers() {
             let _ = writeln!(out, "lapis_requests_total{{route=\"{route}\",status=\"{status}\"}} {n}");
         }
+        labelled(&mut out, "errors_total", "Errors by code.", "code", &self.errors);
+        labelled(&mut out, "rejected_total", "Requests refused before any work.", "reason", &self.rejected);
+        labelled(&mut out, "key_requests_total", "Requests by the name of their key.", "key", &self.keys);
         let u = |a: &AtomicU64| a.load(Relaxed) as f64;
         let n = |a: &AtomicUsize| a.load(Relaxed) as f64;
         let counters = [
             ("prompt_tokens_total", "Tokens of prompts.", u(&self.prompt_tokens)),
             ("cached_tokens_total", "Tokens of prompts that were known.", u(&self.cached_tokens)),
+            ("prefill_tokens_total", "Tokens of prompts that were computed.", u(&self.prefilled)),
             ("output_tokens_total", "Tokens written.", u(&self.output_tokens)),
             ("draft_proposed_tokens_total", "Tokens that were guessed.", u(&self.guessed)),
             ("draft_accepted_tokens_total", "Tokens written that had been guessed.", u(&self.drafted)),
             ("rows_total", "Rows of all steps: tokens read and written.", u(&self.rows)),
+            ("decode_steps_total", "Steps in which replies were written.", u(&self.decoding.0)),
+            ("decode_rows_total", "Replies written in them.", u(&self.decoding.1)),
             ("prefix_cache_hits_total", "Prompts of which a beginning was known.", u(&self.cache_hits)),
             ("prefix_cache_misses_total", "Prompts of which nothing was known.", u(&self.cache_misses)),
             ("prefix_cache_evictions_total", "Remembered prompts let go for room.", u(&self.cache_evictions)),
             ("cancelled_total", "Jobs whose clients had gone.", u(&self.cancelled)),
-            ("refused_total", "Requests refused because the queue was full.", u(&self.refused)),
-            ("refused_key_total", "Requests refused because their key had too many.", u(&self.refused_key)),
+            ("paused_total", "Jobs that waited for room in the middle of their replies.", u(&self.paused)),
             ("faults_total", "Faults that were caught.", u(&self.faults)),
         ];
         let own = [
@@ -249,6 +306,7 @@ impl Metrics {
             ("embedding_bytes", "What embeddings may come to need.", u(&self.embedding)),
             ("prefix_cache_entries", "Remembered prompts.", n(&self.cache_entries)),
             ("prefix_cache_bytes", "Their bytes.", u(&self.cache_bytes)),
+            ("kv_pages_used", "Blocks of 512 positions that replies and remembered prompts hold.", n(&self.pages)),
             ("connections", "Open connections.", n(&self.connections)),
         ];
         for (kind, all) in [("counter", &counters[..]), ("counter", more), ("gauge", &own[..]), ("gauge", gauges)] {
@@ -257,13 +315,14 @@ impl Metrics {
             }
         }
         for (times, name, about) in [
-            (&self.request_time, "request_seconds", "Time of a request."),
+            (&self.request_time, "request_seconds", "Time of a request, to the end of its answer."),
             (&self.queue_time, "queue_seconds", "Time in the queue."),
             (&self.first_token, "time_to_first_token_seconds", "Time to the first token."),
             (&self.between_tokens, "inter_token_seconds", "Time between two tokens of a reply."),
             (&self.steps, "step_seconds", "Time of a step."),
             (&self.grammar_time, "grammar_compile_seconds", "Time to compile a grammar."),
             (&self.load_time, "model_load_seconds", "Time to load a model."),
+            (&self.warm_up, "model_warm_up_seconds", "Time of the step that a model takes before it is ready."),
             (&self.adapter_time, "adapter_load_seconds", "Time to put an adapter on a model."),
         ] {
             times.write(&mut out, name, about);

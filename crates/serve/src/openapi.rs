@@ -1,20 +1,47 @@
-//! `/openapi.json` and `/docs`, from the table of routes.
+//! `/openapi.json` and `/docs`, from the table of routes, of fields and of [`crate::schemas`].
 
+use crate::error::Dialect;
 use crate::fields::Effect;
 use crate::http::answer::{self, Outcome};
 use crate::http::request::Call;
-use crate::routes::{Access, ROUTES, Route};
+use crate::routes::{self, Access, ROUTES, Route, Says};
+use crate::schemas;
 use crate::service::Service;
 use crate::web;
 use serde_json::{Map, Value, json};
 use std::fmt::Write;
 use std::sync::Arc;
 
-fn operation(route: &Route) -> Value {
-    let answers = json!({
-        "200": {"description": "The answer."},
-        "default": {"description": "An error, in the form of the interface."},
+/// What a route answers: by status, or any other, which is an error.
+fn answers(route: &Route) -> Value {
+    let error = match routes::dialect(route.path) {
+        Dialect::OpenAi => "Error",
+        Dialect::Anthropic => "AnthropicError",
+        Dialect::Ollama => "OllamaError",
+    };
+    let of = |name: &str| json!({"schema": schemas::named(name)});
+    let content = match route.says {
+        Says::Json(name) => json!({"application/json": of(name)}),
+        // Each event's data; one that ends the stream early is an error.
+        Says::Events(name, event) => {
+            let events = json!({"anyOf": [schemas::named(event), schemas::named(error)]});
+            json!({"application/json": of(name), "text/event-stream": {"schema": events}})
+        }
+        Says::Other(kind) => json!({kind: {}}),
+    };
+    let mut answers = json!({
+        "200": {"description": "The answer.", "content": content.clone()},
+        "default": {"description": "An error.", "content": {"application/json": of(error)}},
     });
+    // How the server is has the same form whether it is well or not.
+    if matches!(route.path, "/health" | "/ready") {
+        answers["503"] = json!({"description": "Not now.", "content": content});
+    }
+    answers
+}
+
+fn operation(route: &Route) -> Value {
+    let answers = answers(route);
     let mut operation = json!({"summary": route.about, "responses": answers});
     operation["security"] = match route.access {
         Access::Open => json!([]),
@@ -47,7 +74,7 @@ fn document() -> Value {
         "openapi": "3.1.0",
         "info": {"title": "lapis", "version": env!("CARGO_PKG_VERSION"), "description": "Language models on your own machine."},
         "paths": paths,
-        "components": {"securitySchemes": {"key": {"type": "http", "scheme": "bearer"}}},
+        "components": {"schemas": schemas::all(), "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}}},
     })
 }
 

@@ -5,13 +5,16 @@
 
 use crate::error::ApiError;
 use crate::grammars::Grammars;
+use crate::http::request::Call;
 use crate::job::{InUse, Job, Update};
 use crate::metrics::Metrics;
 use crate::models::{Loaded, Models};
 use crate::openai::responses::Memory;
+use crate::record::Record;
 use crate::settings::{Log, Settings};
 use crate::worker::Command;
 use lapis::Error;
+use lapis_lm::engine::common;
 use lapis_lm::reply::ReplyOptions;
 use lapis_lm::template::{Chat, Template};
 use lapis_lm::{Disk, Sampling};
@@ -114,17 +117,15 @@ pub struct Ask {
 
 /// Whose request it is.
 #[derive(Clone, Debug)]
-pub struct Owner {
+pub(crate) struct Owner {
     /// Number of the key; 0 where there are none.
     pub number: u64,
     /// Its name.
     pub name: String,
-    /// The number of the request, for the log.
-    pub request: String,
 }
 
 /// A job that was taken: its updates. Dropping it cancels the job.
-pub struct Ticket {
+pub(crate) struct Ticket {
     /// The model.
     pub model: Arc<Loaded>,
     /// Tokens of the prompt.
@@ -137,6 +138,7 @@ pub struct Ticket {
     pub max_tokens: usize,
     /// What was asked for and is not held to.
     pub warnings: Vec<String>,
+    record: Arc<Record>,
     updates: mpsc::Receiver<Update>,
     guard: Guard,
     /// When it is given up.
@@ -168,37 +170,50 @@ impl Drop for Guard {
     }
 }
 
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        if !self.guard.over {
+            self.record.left();
+        }
+    }
+}
+
 impl Ticket {
     /// The next update; an error when the job has come to grief.
     ///
     /// # Errors
     /// What the job came to grief of.
-    pub async fn next(&mut self) -> Result<Update, ApiError> {
+    pub(crate) async fn next(&mut self) -> Result<Update, ApiError> {
         let update = match self.until {
             None => self.updates.recv().await,
             // First of all: a reader that is slow must not have more time.
             Some(until) => tokio::select! {
                 biased;
                 () = tokio::time::sleep_until(until) => {
-                    return Err(late(until.into_std().duration_since(self.came)));
+                    let error = late(until.into_std().duration_since(self.came));
+                    self.record.failed(&error);
+                    return Err(error);
                 }
                 update = self.updates.recv() => update,
             },
         };
-        match update {
+        let error = match update {
             Some(Update::Failed(error)) => {
                 self.guard.over = true;
-                Err(error)
+                error
             }
-            Some(update) => Ok(update),
+            Some(update) => return Ok(update),
             None => {
-                Err(ApiError::later(503, 5, "the reply was given up: its reader was too slow, or the server stops"))
+                let why = "the reply was given up: its reader was too slow, or the server stops";
+                ApiError::later(503, 5, why).code("given_up")
             }
-        }
+        };
+        self.record.failed(&error);
+        Err(error)
     }
 
     /// All replies are over.
-    pub fn finished(&mut self) {
+    pub(crate) fn finished(&mut self) {
         self.guard.over = true;
     }
 }
@@ -224,12 +239,17 @@ pub struct Service {
     next: AtomicU64,
     owners: Mutex<HashMap<u64, usize>>,
     grammars: Grammars,
+    /// What systems were told of late, as tokens, by model and text.
+    systems: Mutex<Vec<((u64, String), Vec<u32>)>>,
 }
 
 /// A conversation by what stands before and after the words of each role.
 const ROLES: &str = "{% for m in messages %}{{ role_mapping[m.role] | default('') }}{{ m.content or '' }}\
     {{ role_mapping['stop'] | default('') }}{% endfor %}\
     {% if add_generation_prompt %}{{ role_mapping['assistant'] | default('') | trim }}{% endif %}";
+
+/// What systems were told is kept of so many.
+const SYSTEMS: usize = 16;
 
 /// Updates that may wait for a client.
 const UPDATES: usize = 1 << 16;
@@ -270,6 +290,7 @@ impl Service {
             next: AtomicU64::new(1),
             owners: Mutex::default(),
             grammars: Grammars::default(),
+            systems: Mutex::default(),
         }
     }
 
@@ -287,7 +308,7 @@ impl Service {
 
     pub(crate) fn draining(&self) -> Result<(), ApiError> {
         match self.draining.load(Relaxed) {
-            true => Err(ApiError::later(503, 10, "the server is stopping")),
+            true => Err(ApiError::stopping()),
             false => Ok(()),
         }
     }
@@ -296,7 +317,7 @@ impl Service {
     ///
     /// # Errors
     /// What is wrong with it; a queue that is full.
-    pub async fn submit(self: &Arc<Service>, mut ask: Ask, owner: &Owner, came: Instant) -> Result<Ticket, ApiError> {
+    pub(crate) async fn submit(self: &Arc<Service>, mut ask: Ask, call: &Call) -> Result<Ticket, ApiError> {
         self.draining()?;
         let model = InUse::new(self.models.get_with(&ask.model, ask.adapter.as_deref()).await?);
         if !model.0.model.writes {
@@ -306,18 +327,20 @@ impl Service {
         if ask.ttl.is_some() {
             *model.0.ttl.lock().unwrap_or_else(PoisonError::into_inner) = ask.ttl;
         }
+        let (owner, came) = (&call.owner, call.record.came);
         let guard = if ask.further { self.guard(None) } else { self.enter(owner)? };
         let (service, salt) = (Arc::clone(self), self.salt(owner.number, &ask.salt));
-        let (number, key, request) = (owner.number, owner.name.clone(), owner.request.clone());
+        let (number, record) = (owner.number, Arc::clone(&call.record));
         let (job, updates, warnings) = blocking(move || {
             let loaded = Arc::clone(&model.0);
             let prompt = service.prompt(&loaded, &ask)?;
+            let system = service.system(&loaded, &ask, &prompt);
             let max_tokens = service.room(&loaded, prompt.len(), ask.max_tokens)?;
             let sampling = service.sampling(&loaded, &ask.wishes)?;
             let told = |time: Duration, warnings: &[String]| {
                 service.metrics.grammar_time.observe(time.as_secs_f64());
                 for warning in warnings.iter().filter(|_| service.settings.log != Log::Off) {
-                    crate::log::line(&format!("{request}: {}", warning.escape_default()));
+                    crate::log::line(&format!("{}: {}", record.id, warning.escape_default()));
                 }
             };
             let held = service.grammars.of(&loaded, &ask, told)?;
@@ -333,6 +356,7 @@ impl Service {
             let job = Job {
                 model,
                 prompt,
+                system,
                 n: ask.n.max(1),
                 max_tokens,
                 sampling,
@@ -342,16 +366,16 @@ impl Service {
                 reply,
                 thinking: ask.thinking,
                 owner: number,
-                key,
-                request,
+                record,
                 salt,
                 updates: sender,
-                came,
             };
             Ok((job, updates, warnings))
         })
         .await?;
+        job.record.asks(&job.model.0.id, job.prompt.len());
         let ticket = Ticket {
+            record: Arc::clone(&job.record),
             model: Arc::clone(&job.model.0),
             prompt: job.prompt.clone(),
             seed: job.sampling.seed,
@@ -365,12 +389,13 @@ impl Service {
         let queued = self.metrics.queued.fetch_add(1, Relaxed);
         if queued >= self.settings.queue_size {
             self.metrics.queued.fetch_sub(1, Relaxed);
-            self.metrics.refused.fetch_add(1, Relaxed);
             let most = self.settings.queue_size;
-            return Err(ApiError::later(429, 2, format!("{most} requests wait already; try again later")));
+            return Err(
+                ApiError::later(429, 2, format!("{most} requests wait already; try again later")).code("queue_full")
+            );
         }
         if self.commands.send(Command::Run(ticket.guard.id, Box::new(job))).is_err() {
-            return Err(ApiError::later(503, 10, "the server is stopping"));
+            return Err(ApiError::stopping());
         }
         Ok(ticket)
     }
@@ -380,9 +405,10 @@ impl Service {
         let mut owners = self.owners.lock().unwrap_or_else(PoisonError::into_inner);
         let count = owners.entry(owner.number).or_default();
         if owner.number > 0 && *count >= self.settings.per_key {
-            self.metrics.refused_key.fetch_add(1, Relaxed);
             let most = self.settings.per_key;
-            return Err(ApiError::later(429, 2, format!("{most} requests of this key run or wait already")));
+            return Err(
+                ApiError::later(429, 2, format!("{most} requests of this key run or wait already")).code("key_limit")
+            );
         }
         *count += 1;
         Ok(self.guard(Some(owner.number)))
@@ -415,6 +441,47 @@ impl Service {
             Some(t) => wrong(format!("token {t} is beyond the model's vocabulary of {}", model.vocabulary)),
             None => Ok(tokens),
         }
+    }
+
+    /// Tokens at the beginning of a prompt that are what the system is told, and the tools: what the next turn begins
+    /// with, whatever is said in it.
+    fn system(&self, loaded: &Loaded, ask: &Ask, prompt: &[u32]) -> usize {
+        let Some(Prompt::Chat { messages, keywords, template, .. }) = &ask.prompt else { return 0 };
+        let list = messages.as_array().map_or(&[][..], Vec::as_slice);
+        let told = |m: &&Value| matches!(m.get("role").and_then(Value::as_str), Some("system" | "developer"));
+        let count = list.iter().take_while(told).count();
+        if count == 0 || count == list.len() {
+            return 0;
+        }
+        let key = (loaded.serial, json!([list[..count], ask.tools, keywords, template]).to_string());
+        let known = |all: &mut Vec<((u64, String), Vec<u32>)>| {
+            let at = all.iter().position(|(k, _)| *k == key)?;
+            let entry = all.remove(at);
+            all.push(entry);
+            all.last().map(|(_, tokens)| common(prompt, tokens))
+        };
+        let all = || self.systems.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(n) = known(&mut all()) {
+            return n;
+        }
+        let alone = Prompt::Chat {
+            messages: list[..count].into(),
+            keywords: keywords.clone(),
+            template: template.clone(),
+            continued: false,
+        };
+        let (tools, tool_choice) = (ask.tools.clone(), ask.tool_choice.clone());
+        let alone = Ask { prompt: Some(alone), tools, tool_choice, ..Ask::default() };
+        // A template that does not take a system alone has none.
+        let text = self.chat_text(loaded, &alone, false).unwrap_or_default();
+        let tokens = loaded.model.tokenizer.encode(&text, false).unwrap_or_default();
+        let n = common(prompt, &tokens);
+        let mut all = all();
+        all.push((key, tokens));
+        if all.len() > SYSTEMS {
+            all.remove(0);
+        }
+        n
     }
 
     /// The text of a conversation.
@@ -501,7 +568,7 @@ impl Service {
 
 /// What is told whose request took longer than `--request-timeout`.
 pub(crate) fn late(limit: Duration) -> ApiError {
-    ApiError::later(503, 5, format!("the request took longer than {} s", limit.as_secs_f64()))
+    ApiError::later(503, 5, format!("the request took longer than {} s", limit.as_secs_f64())).code("timeout")
 }
 
 /// Runs what takes time on a thread of its own.

@@ -84,6 +84,8 @@ pub struct Settings {
     pub drain_timeout: Duration,
     /// How long a body may stand still.
     pub body_stall: Duration,
+    /// Tokens of a reply that has no bound for which room is set aside at a time.
+    pub open_tokens: usize,
     /// Sequences that write at once.
     pub decode_concurrency: usize,
     /// Prompts that are read at once.
@@ -203,6 +205,7 @@ impl Settings {
             request_timeout: None,
             body_stall: Duration::from_secs(30),
             drain_timeout: Duration::from_secs(30),
+            open_tokens: 4096,
             decode_concurrency: 32,
             prompt_concurrency: 8,
             prefill_step: 2048,

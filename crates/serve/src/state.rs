@@ -5,6 +5,7 @@ use crate::http::answer::{self, Outcome};
 use crate::http::request::Call;
 use crate::service::Service;
 use lapis::memory;
+use lapis::ops::fast::KEY_BLOCK;
 use serde_json::json;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -63,14 +64,28 @@ pub(crate) async fn metrics(service: Arc<Service>, _call: Call) -> Outcome {
     }
     let loaded = service.models.all_loaded();
     let weights: u64 = loaded.iter().map(|l| l.fit.weights).sum();
-    let mut counters = Vec::new();
+    let limit = service.settings.memory_limit;
+    // Of all models, the one whose blocks are the largest.
+    let page = loaded.iter().map(|l| l.fit.remembered(KEY_BLOCK)).max().unwrap_or(0);
+    let pages = limit.saturating_sub(weights).checked_div(page).unwrap_or(0);
+    let running = service.metrics.running.load(Relaxed) as f64;
+    let batch = service.settings.decode_concurrency.max(1) as f64;
+    let with_adapters = loaded.iter().filter(|l| l.variant.is_some()).count();
+    let models = &service.models;
+    let mut counters = vec![
+        ("model_loads_total", "Models loaded since the start.", models.loads.load(Relaxed) as f64),
+        ("model_unloads_total", "Models let go since the start.", models.unloads.load(Relaxed) as f64),
+    ];
     let mut gauges = vec![
         ("models_loaded", "Models that are loaded.", loaded.len() as f64),
-        ("models_loads", "Models loaded since the start.", service.models.loads.load(Relaxed) as f64),
-        ("models_unloads", "Models let go since the start.", service.models.unloads.load(Relaxed) as f64),
+        ("models_with_adapters", "Those of them that have an adapter.", with_adapters as f64),
+        ("adapters", "Adapters that are loaded.", models.adapters.list().len() as f64),
+        ("batch_limit", "Replies that are computed at once at most.", batch),
+        ("batch_occupancy", "Replies that are computed now, of those.", running / batch),
+        ("kv_pages_total", "Blocks of 512 positions that fit beside the weights.", pages as f64),
         ("weights_bytes", "Bytes of their weights.", weights as f64),
         ("memory_bytes", "Bytes of arrays.", memory::active() as f64),
-        ("memory_limit_bytes", "Bytes that may be used.", service.settings.memory_limit as f64),
+        ("memory_limit_bytes", "Bytes that may be used.", limit as f64),
     ];
     if let Some(disk) = &service.disk {
         let (usage, c) = (disk.usage(), disk.counts());

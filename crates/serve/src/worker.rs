@@ -4,16 +4,17 @@
 //! by the number of prompt rows in them, so that replies keep their pace and short requests do not wait for long ones.
 //! Knows nothing of HTTP.
 
+use crate::desk::Desk;
 use crate::error::ApiError;
 use crate::job::{Ending, Job, Scored, Update};
-use crate::ledger::Ledger;
 use crate::metrics::Metrics;
-use crate::models::Loaded;
-use crate::pace::{EARLY, Pace};
+use crate::pace::EARLY;
+use crate::record;
 use crate::settings::{Log, Settings};
+use lapis::Error;
 use lapis_lm::engine::{LOGITS, Place};
-use lapis_lm::{Engine, Event, Prefixes, Reply, Request, Sequence};
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use lapis_lm::{Event, Prefixes};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -36,33 +37,6 @@ pub enum Command {
     Stop,
 }
 
-/// A prompt of so many tokens goes before longer ones.
-const SHORT: usize = 64;
-/// Prompts and replies beyond so many tokens are counted as that many where room is planned.
-const OPEN: usize = 4096;
-
-/// One reply in an engine.
-struct Writing {
-    job: u64,
-    choice: usize,
-    reply: Reply,
-    tokens: usize,
-    last: Instant,
-}
-
-/// A model at work.
-struct Desk {
-    model: Arc<Loaded>,
-    engine: Engine,
-    writing: HashMap<u64, Writing>,
-    pace: Pace,
-    /// Seconds of computing so far, for turns among models.
-    spent: f64,
-    evicted: u64,
-    /// Guesses that the metrics know of.
-    guessed: u64,
-}
-
 struct Running {
     job: Job,
     /// Replies that are not over.
@@ -70,7 +44,12 @@ struct Running {
     /// Replies that wait for the first to have read the prompt.
     held: usize,
     bytes: u64,
-    ledger: Ledger,
+    /// Tokens of each reply for which there is room.
+    reach: usize,
+    /// Bytes that it needs to go on, while it waits for them.
+    waits: Option<u64>,
+    /// The tokens of each reply, where the log has them.
+    said: BTreeMap<usize, Vec<u32>>,
 }
 
 /// The state of the thread.
@@ -105,12 +84,13 @@ impl Worker {
     pub(crate) fn run(mut self) {
         while !self.over {
             self.listen();
+            self.go_on();
             self.admit();
             self.step();
             self.metrics.beat();
         }
         for (_, running) in self.running.drain() {
-            tell(&running.job, Update::Failed(ApiError::later(503, 10, "the server is stopping")));
+            tell(&running.job, Update::Failed(ApiError::stopping()));
         }
     }
 
@@ -121,7 +101,8 @@ impl Worker {
             self.metrics.working.store(false, Relaxed);
             match self.commands.recv_timeout(Duration::from_secs(1)) {
                 Ok(command) => self.obey(command),
-                Err(std::sync::mpsc::RecvTimeoutError::Timeout) => {}
+                // What is seen from outside is of now.
+                Err(std::sync::mpsc::RecvTimeoutError::Timeout) => self.note(),
                 Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => self.over = true,
             }
             self.metrics.working.store(true, Relaxed);
@@ -143,13 +124,16 @@ impl Worker {
     fn obey(&mut self, command: Command) {
         match command {
             Command::Run(id, job) => self.queue.entry(job.owner).or_default().push_back((id, *job)),
-            Command::Cancel(id) => self.cancel(id, "cancelled"),
+            Command::Cancel(id) => self.cancel(id),
             Command::Compute(work) => {
                 if catch_unwind(AssertUnwindSafe(work)).is_err() {
                     self.metrics.faults.fetch_add(1, Relaxed);
                 }
             }
-            Command::Forget(serial) => drop(self.desks.remove(&serial)),
+            Command::Forget(serial) => {
+                self.desks.remove(&serial);
+                self.desks.values_mut().for_each(|desk| desk.forget(serial));
+            }
             Command::ClearCache(done) => {
                 let all = self.desks.values_mut().filter_map(|d| d.engine.prefixes.as_mut());
                 let count = all.map(|p| {
@@ -164,7 +148,7 @@ impl Worker {
     }
 
     /// Ends a job before it is done: its client has gone, or it has come to grief.
-    fn cancel(&mut self, id: u64, end: &str) {
+    fn cancel(&mut self, id: u64) {
         for waiting in self.queue.values_mut() {
             let before = waiting.len();
             waiting.retain(|(i, _)| *i != id);
@@ -175,9 +159,9 @@ impl Worker {
         }
         self.queue.retain(|_, waiting| !waiting.is_empty());
         let Some(running) = self.running.remove(&id) else { return };
-        self.metrics.cancelled.fetch_add(1, Relaxed);
-        running.ledger.close(&running.job, end, &self.settings);
-        if let Some(desk) = self.desks.get_mut(&running.job.model.0.serial) {
+        self.metrics.cancelled.fetch_add(u64::from(!running.job.record.has_failed()), Relaxed);
+        self.close(&running);
+        if let Some(desk) = self.desks.get_mut(&running.job.model.0.home().serial) {
             desk.drop_job(id);
         }
         self.note();
@@ -189,10 +173,9 @@ impl Worker {
             let next = self.queue.range(self.turn + 1..).next().or_else(|| self.queue.iter().next());
             let Some((&owner, waiting)) = next else { return };
             let Some((_, job)) = waiting.front() else { return };
-            let bytes = reserve(job);
-            let taken = self.running.values().map(|r| r.bytes).sum::<u64>() + self.metrics.embedding.load(Relaxed);
-            let weights = crate::models::weights_of(self.desks.values().map(|d| &d.model));
-            if !self.running.is_empty() && weights + taken + bytes > self.settings.memory_limit {
+            let bytes = remembered(job, self.settings.open_tokens);
+            let paused = self.running.values().any(|r| r.waits.is_some());
+            if !self.running.is_empty() && (paused || bytes > self.left()) {
                 return;
             }
             self.turn = owner;
@@ -205,14 +188,73 @@ impl Worker {
         }
     }
 
+    /// Bytes that nobody has set aside; what prompts are remembered with makes room.
+    fn left(&self) -> u64 {
+        let taken = self.running.values().map(|r| r.bytes).sum::<u64>() + self.metrics.embedding.load(Relaxed);
+        let weights = crate::models::weights_of(self.desks.values().flat_map(Desk::models));
+        self.settings.memory_limit.saturating_sub(weights + taken)
+    }
+
+    /// Prompts are remembered in what is left, and in no more than they may have.
+    fn level_caches(&mut self) {
+        let each = self.left() / self.desks.len().max(1) as u64;
+        for desk in self.desks.values_mut() {
+            let limit = desk.remembers.min(each) as usize;
+            if let Some(prefixes) = &mut desk.engine.prefixes {
+                prefixes.set_limit(limit);
+            }
+        }
+    }
+
+    /// Jobs that wait in the middle of their replies go on, the oldest first, as there is room for them.
+    fn go_on(&mut self) {
+        loop {
+            let waiting = self.running.iter().filter_map(|(&id, r)| Some((id, r.waits?))).min();
+            let Some((id, bytes)) = waiting else { return };
+            let others = self.running.values().any(|r| r.waits.is_none());
+            if others && bytes > self.left() {
+                return;
+            }
+            let Some(running) = self.running.get_mut(&id) else { return };
+            (running.bytes, running.waits) = (bytes, None);
+            running.reach += self.settings.open_tokens;
+            if let Some(desk) = self.desks.get_mut(&running.job.model.0.home().serial) {
+                desk.keys(id).into_iter().for_each(|key| desk.engine.resume(key));
+            }
+            self.level_caches();
+        }
+    }
+
+    /// A reply has come to the end of the room that was set aside for it: there is more, or it waits.
+    fn outgrown(&mut self, id: u64) {
+        let left = self.left();
+        let others = self.running.iter().any(|(&i, r)| i != id && r.waits.is_none());
+        let Some(running) = self.running.get_mut(&id).filter(|r| r.waits.is_none()) else { return };
+        let (job, open) = (&running.job, self.settings.open_tokens);
+        let bytes = remembered(job, running.reach + open).max(running.bytes);
+        if bytes - running.bytes <= left || !others {
+            running.bytes = bytes;
+            running.reach += open;
+            return self.level_caches();
+        }
+        (running.bytes, running.waits) = (0, Some(bytes));
+        self.metrics.paused.fetch_add(1, Relaxed);
+        if let Some(desk) = self.desks.get_mut(&job.model.0.home().serial) {
+            desk.keys(id).into_iter().for_each(|key| desk.engine.pause(key));
+        }
+    }
+
     fn begin(&mut self, id: u64, job: Job, bytes: u64) {
-        let model = Arc::clone(&job.model.0);
+        let model = Arc::clone(job.model.0.home());
         let settings = &self.settings;
         let desk = self.desks.entry(model.serial).or_insert_with(|| Desk::new(model, settings));
         match desk.add(id, &job, 0) {
             Ok(()) => {
                 let left = job.n;
-                self.running.insert(id, Running { held: job.n - 1, left, job, bytes, ledger: Ledger::default() });
+                let (held, reach) = (job.n - 1, self.settings.open_tokens);
+                let new = Running { held, left, job, bytes, reach, waits: None, said: BTreeMap::new() };
+                self.running.insert(id, new);
+                self.level_caches();
                 self.note();
             }
             Err(e) => drop(tell(&job, Update::Failed(e))),
@@ -221,7 +263,7 @@ impl Worker {
 
     /// One step of the model that has computed least.
     fn step(&mut self) {
-        let busy = self.desks.values_mut().filter(|d| !d.engine.is_idle());
+        let busy = self.desks.values_mut().filter(|d| d.engine.has_work());
         let Some(desk) = busy.min_by(|a, b| a.spent.total_cmp(&b.spent)) else { return };
         let serial = desk.model.serial;
         let (writing, reading) = desk.engine.work();
@@ -239,6 +281,8 @@ impl Worker {
         desk.spent += seconds;
         self.metrics.steps.observe(seconds);
         self.metrics.rows.fetch_add(rows as u64, Relaxed);
+        self.metrics.decoding.0.fetch_add(u64::from(writing > 0), Relaxed);
+        self.metrics.decoding.1.fetch_add(writing as u64, Relaxed);
         match stepped {
             Ok(Ok(events)) => {
                 for event in events {
@@ -247,7 +291,13 @@ impl Worker {
             }
             // A drafter that failed has been let go; requests go on without it.
             Ok(Err(_)) => drop(self.metrics.faults.fetch_add(1, Relaxed)),
-            Err(_) => self.rebuild(serial),
+            Err(_) => self.recover(serial, began),
+        }
+        let room = |r: &Running| r.reach < r.job.max_tokens;
+        let grown = self.desks.get(&serial).map(|desk| desk.writing.values()).into_iter().flatten();
+        let grown = grown.filter(|w| self.running.get(&w.job).is_some_and(|r| room(r) && w.tokens >= r.reach));
+        for id in grown.map(|w| w.job).collect::<BTreeSet<_>>() {
+            self.outgrown(id);
         }
         self.level();
         self.note();
@@ -264,17 +314,33 @@ impl Worker {
         }
     }
 
-    /// A step broke down: its requests are lost, the model gets a new engine.
+    /// A step broke down: whose fault it was is found by trying each request by itself; the others go on.
+    fn recover(&mut self, serial: u64, began: Instant) {
+        let Some(desk) = self.desks.get_mut(&serial) else { return };
+        let error = Error::io("a step of the model broke down");
+        let recovered = catch_unwind(AssertUnwindSafe(|| desk.engine.recover(&error)));
+        match recovered {
+            Ok(events) => {
+                self.metrics.faults.fetch_add(1, Relaxed);
+                for event in events {
+                    self.hear(serial, began, event);
+                }
+            }
+            Err(_) => self.rebuild(serial),
+        }
+    }
+
+    /// What a step broke down over is in the engine itself: its requests are lost, the model gets a new one.
     fn rebuild(&mut self, serial: u64) {
         self.metrics.faults.fetch_add(1, Relaxed);
         let Some(desk) = self.desks.remove(&serial) else { return };
         let lost: Vec<u64> =
-            self.running.iter().filter(|(_, r)| r.job.model.0.serial == serial).map(|(&id, _)| id).collect();
+            self.running.iter().filter(|(_, r)| r.job.model.0.home().serial == serial).map(|(&id, _)| id).collect();
         for id in lost {
-            if let Some(mut running) = self.running.remove(&id) {
+            if let Some(running) = self.running.remove(&id) {
                 let error = ApiError::new(500, "a step of the model broke down");
-                running.ledger.why = Some(error.message.clone());
-                running.ledger.close(&running.job, "failed", &self.settings);
+                running.job.record.failed(&error);
+                self.close(&running);
                 tell(&running.job, Update::Failed(error));
             }
         }
@@ -289,21 +355,23 @@ impl Worker {
         let Some(running) = self.running.get_mut(&id) else { return };
         let total = running.job.prompt.len();
         let mut gone;
-        let mut end = "cancelled";
         match event {
             Event::Started { cached, .. } => {
                 self.metrics.cached_tokens.fetch_add(cached as u64, Relaxed);
                 self.metrics.prompt_tokens.fetch_add(total as u64, Relaxed);
                 let hit = if cached > 0 { &self.metrics.cache_hits } else { &self.metrics.cache_misses };
                 hit.fetch_add(1, Relaxed);
+                writing.read = cached;
                 if choice == 0 {
-                    (running.ledger.began, running.ledger.cached) = (Some(began), cached);
-                    self.metrics.queue_time.observe(began.duration_since(running.job.came).as_secs_f64());
+                    let record = &running.job.record;
+                    record.began(began, cached);
+                    self.metrics.queue_time.observe(began.saturating_duration_since(record.came).as_secs_f64());
                 }
                 gone = !tell(&running.job, Update::Started { choice, cached, began });
             }
             Event::Prefill { done, .. } => {
-                self.metrics.prefilled.store(done as u64, Relaxed);
+                let read = std::mem::replace(&mut writing.read, done.min(total));
+                self.metrics.prefilled.fetch_add(writing.read.saturating_sub(read) as u64, Relaxed);
                 gone = !tell(&running.job, Update::Progress { done, total });
             }
             Event::Scored { places, over, .. } => {
@@ -320,28 +388,28 @@ impl Worker {
                         );
                     }
                     if let Some(done) = self.running.remove(&id) {
-                        done.ledger.close(&done.job, "done", &self.settings);
+                        self.close(&done);
                     }
                 }
             }
             Event::Failed { error, .. } => {
                 desk.writing.remove(&key);
-                running.ledger.why = Some(error.message().to_string());
-                tell(&running.job, Update::Failed(error.into()));
-                (gone, end) = (true, "failed");
+                let error = ApiError::from(error);
+                running.job.record.failed(&error);
+                tell(&running.job, Update::Failed(error));
+                gone = true;
             }
             Event::Token { choice: chosen, top, finish, drafted, .. } => {
                 let now = Instant::now();
                 if writing.tokens == 0 {
-                    self.metrics.first_token.observe(running.job.came.elapsed().as_secs_f64());
+                    self.metrics.first_token.observe(running.job.record.came.elapsed().as_secs_f64());
                 } else {
                     self.metrics.between_tokens.observe(now.duration_since(writing.last).as_secs_f64());
                 }
                 writing.last = now;
-                running.ledger.first.get_or_insert(now);
-                running.ledger.tokens += 1;
+                running.job.record.wrote(now);
                 if self.settings.log_content {
-                    running.ledger.said.entry(choice).or_default().push(chosen.token);
+                    running.said.entry(choice).or_default().push(chosen.token);
                 }
                 writing.tokens += 1;
                 self.metrics.output_tokens.fetch_add(1, Relaxed);
@@ -350,16 +418,17 @@ impl Worker {
                 let taken = match taken {
                     Ok(Ok(taken)) => taken,
                     Ok(Err(e)) => {
-                        running.ledger.why = Some(e.message().to_string());
-                        tell(&running.job, Update::Failed(e.into()));
-                        return self.cancel(id, "failed");
+                        let error = ApiError::from(e);
+                        running.job.record.failed(&error);
+                        tell(&running.job, Update::Failed(error));
+                        return self.cancel(id);
                     }
                     Err(_) => {
                         self.metrics.faults.fetch_add(1, Relaxed);
                         let error = ApiError::new(500, "the reply could not be read");
-                        running.ledger.why = Some(error.message.clone());
+                        running.job.record.failed(&error);
                         tell(&running.job, Update::Failed(error));
-                        return self.cancel(id, "failed");
+                        return self.cancel(id);
                     }
                 };
                 let scored = Scored { token: chosen.token, logprob: chosen.logprob, top };
@@ -387,14 +456,22 @@ impl Worker {
                         gone = true;
                     }
                 }
-                if running.left == 0 {
-                    running.ledger.close(&running.job, "done", &self.settings);
-                    self.running.remove(&id);
+                if running.left == 0
+                    && let Some(done) = self.running.remove(&id)
+                {
+                    self.close(&done);
                 }
             }
         }
         if gone && self.running.contains_key(&id) {
-            self.cancel(id, end);
+            self.cancel(id);
+        }
+    }
+
+    /// A job is over.
+    fn close(&self, running: &Running) {
+        if self.settings.log_content {
+            record::content(&running.job, &running.said, self.settings.log);
         }
     }
 
@@ -413,10 +490,13 @@ impl Worker {
             }
         }
         // Adding up what entries hold takes a while; once a second is enough.
-        if metrics.cache_due() {
+        if self.metrics.cache_due() {
+            self.level_caches();
+            let metrics = &self.metrics;
             let all = || self.desks.values().filter_map(|d| d.engine.prefixes.as_ref());
             metrics.cache_entries.store(all().map(Prefixes::len).sum(), Relaxed);
             metrics.cache_bytes.store(all().map(|p| p.bytes() as u64).sum(), Relaxed);
+            metrics.pages.store(self.desks.values().map(|d| d.engine.pages()).sum(), Relaxed);
             let disk = self.desks.values().find_map(|d| d.engine.disk.as_ref());
             if let Some(trouble) = disk.and_then(|d| d.disk().trouble()) {
                 crate::log::line(&trouble);
@@ -425,75 +505,10 @@ impl Worker {
     }
 }
 
-impl Desk {
-    fn new(model: Arc<Loaded>, settings: &Settings) -> Desk {
-        let mut engine = model.model.engine();
-        engine.max_batch = settings.decode_concurrency.max(1);
-        engine.max_prompts = settings.prompt_concurrency.max(1);
-        engine.short_prompt = SHORT;
-        engine.kv = settings.kv;
-        engine.checkpoint_every = settings.checkpoint_every.max(1);
-        let free = settings.memory_limit.saturating_sub(model.bytes());
-        let bytes = match settings.prompt_cache_bytes {
-            0 => free / 4,
-            bytes => bytes.min(free),
-        };
-        let mut prefixes = Prefixes::new(bytes as usize);
-        prefixes.most = settings.prompt_cache_size;
-        engine.prefixes = Some(prefixes);
-        engine.disk = model.prefixes.clone();
-        if let Some((drafter, tokens)) = &settings.drafter
-            && drafter.check(model.model.vocabulary).is_ok()
-        {
-            engine.drafter = Some(drafter.clone());
-            engine.draft_tokens = *tokens;
-        }
-        Desk { model, engine, writing: HashMap::new(), pace: Pace::default(), spent: 0.0, evicted: 0, guessed: 0 }
-    }
-
-    /// Adds one reply of a job to the engine.
-    fn add(&mut self, id: u64, job: &Job, choice: usize) -> Result<(), ApiError> {
-        let model = &self.model.model;
-        let request = Request {
-            prompt: job.prompt.clone(),
-            max_tokens: job.max_tokens,
-            sampling: job.sampling.clone(),
-            eos: Arc::clone(&model.eos),
-            choice: choice as u64,
-            top: job.top,
-            salt: job.salt,
-            // The others of several replies find the prompt read.
-            scores: job.scores.filter(|_| choice == 0),
-        };
-        let key = self.engine.add(request, Sequence::new())?;
-        let marks = if job.reply.raw { None } else { model.tokenizer.thinking() };
-        let grammar = job.grammar.as_ref().map(|g| g.reply(&model.eos, marks, &job.prompt));
-        let constraint = match (marks, job.thinking) {
-            (Some(marks), Some(most)) => Some(marks.budget(&job.prompt, most, grammar)),
-            _ => grammar,
-        };
-        if let Some(constraint) = constraint {
-            self.engine.constrain(key, constraint);
-        }
-        let reply = Reply::new(&model.tokenizer, &job.prompt, job.reply.clone());
-        self.writing.insert(key, Writing { job: id, choice, reply, tokens: 0, last: Instant::now() });
-        Ok(())
-    }
-
-    /// Ends all replies of a job.
-    fn drop_job(&mut self, id: u64) {
-        let keys: Vec<u64> = self.writing.iter().filter(|(_, w)| w.job == id).map(|(&k, _)| k).collect();
-        for key in keys {
-            self.writing.remove(&key);
-            self.engine.end(key);
-        }
-    }
-}
-
-/// Bytes that the replies of a job may come to need.
-fn reserve(job: &Job) -> u64 {
+/// Bytes that the replies of a job come to need by the time that each has so many tokens.
+fn remembered(job: &Job, tokens: usize) -> u64 {
     let fit = &job.model.0.fit;
-    let length = job.prompt.len() + job.max_tokens.min(OPEN);
+    let length = job.prompt.len() + job.max_tokens.min(tokens);
     // Logits of some of the prompt's rows, as they come and as they are sorted.
     let scores = if job.scores.is_some() { 16 * LOGITS as u64 } else { 0 };
     fit.remembered(length.min(job.model.0.context)) * job.n as u64 + fit.working + scores

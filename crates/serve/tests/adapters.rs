@@ -137,6 +137,36 @@ fn base_and_adapters_answer_side_by_side_as_alone() {
     assert_eq!((status, serde_json::from_str::<Value>(&one).unwrap()["loaded"].as_bool()), (200, Some(true)));
 }
 
+/// A step has a row of each, so that the weights are read once for all.
+#[test]
+fn rows_with_different_adapters_share_steps() {
+    let folder = Folder::new("shared");
+    folder.adapter("fox", 1);
+    folder.adapter("owl", 2);
+    let (_server, at) = server(|s| s.adapters_dir = Some(folder.0.clone()));
+    let models = ["demo", "demo:fox", "demo:owl"];
+    // With one token each, so that all are loaded.
+    for model in models {
+        assert_eq!(write(at, &json!({"model": model, "max_tokens": 1})).0, 200);
+    }
+    let told = |name: &str| -> f64 {
+        let text = get(at, "/metrics").2;
+        text.lines().find_map(|l| l.strip_prefix(name)?.trim().parse().ok()).unwrap()
+    };
+    let now = || [told("lapis_decode_rows_total"), told("lapis_decode_steps_total")];
+    let before = now();
+    let bias = json!({"2": -100});
+    std::thread::scope(|scope| {
+        for model in models {
+            let bias = &bias;
+            scope.spawn(move || write(at, &json!({"model": model, "max_tokens": 300, "logit_bias": bias})));
+        }
+    });
+    let after = now();
+    let (rows, steps) = (after[0] - before[0], after[1] - before[1]);
+    assert!(rows >= 890.0 && rows / steps > 2.0, "{rows} rows in {steps} steps");
+}
+
 #[test]
 fn nothing_outside_the_folder_can_be_named() {
     let folder = Folder::new("jail");

@@ -3,7 +3,10 @@
 //! A directory is opened and checked by itself; put on a model, it gives another model that shares every array it does
 //! not change. Knows no architecture: layers are found by their paths.
 
+mod mix;
 mod peft;
+
+pub use mix::Mixed;
 
 use crate::models::Model;
 use lapis::io::{self, Arrays};

@@ -135,6 +135,11 @@ impl Keys {
         self.before = None;
     }
 
+    /// What tells its blocks from those of others.
+    pub(crate) fn block_ids(&self) -> impl Iterator<Item = (u64, u32)> {
+        self.blocks.iter().filter_map(|b| b.arrays().next().map(Array::id))
+    }
+
     /// Adds rows (1, heads, rows, width): keys, and values where they are not part of them.
     pub(super) fn add(&mut self, new: &[&Array]) -> Result<()> {
         let (rows, mut done) = (new.first().map_or(0, |k| k.dim(2)), 0);

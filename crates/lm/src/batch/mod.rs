@@ -14,8 +14,10 @@ pub use sequence::{Mark, Memory, Sequence};
 use lapis::ops::fast::{AttentionMask, AttentionOptions, attention_of_blocks, scaled_dot_product_attention};
 use lapis::transforms::checkpoint;
 use lapis::{Array, Error, Result, ops};
+use lapis_nn::Owners;
 use std::collections::HashMap;
 use std::ops::Range;
+use std::sync::Arc;
 
 /// A whole axis.
 const ALL: (Option<i64>, Option<i64>, i64) = (None, None, 1);
@@ -184,6 +186,15 @@ pub struct Batch<'a> {
     shared: HashMap<usize, Vec<Vec<View>>>,
     /// The only layer that is run.
     only: Option<Only>,
+    /// Where layers look for whose rows they have, and whose those of each sequence are.
+    owners: Option<(Arc<Owners>, Vec<usize>)>,
+}
+
+/// Layers have the rows of one sequence.
+fn one_owner(owners: &Option<(Arc<Owners>, Vec<usize>)>, sequence: usize, rows: &Range<usize>) {
+    if let Some((owners, each)) = owners {
+        owners.set([(rows.len(), each[sequence])]);
+    }
 }
 
 /// One layer of a model, run alone.
@@ -205,7 +216,21 @@ impl<'a> Batch<'a> {
             let start = spans.last().map_or(0, |s| s.0.end);
             spans.push((start..start + rows, sequence));
         }
-        Batch { spans, again: false, shared: HashMap::new(), only: None }
+        Batch { spans, again: false, shared: HashMap::new(), only: None, owners: None }
+    }
+
+    /// The same; `owners` is told whose rows layers have, by the owner of each sequence.
+    pub(crate) fn owned(mut self, owners: Arc<Owners>, each: Vec<usize>) -> Batch<'a> {
+        self.owners = Some((owners, each));
+        self.all_rows();
+        self
+    }
+
+    /// Layers have the rows of all sequences.
+    fn all_rows(&self) {
+        if let Some((owners, each)) = &self.owners {
+            owners.set(self.spans.iter().map(|s| s.0.len()).zip(each.iter().copied()));
+        }
     }
 
     /// Keeps what rows see in `layer` from now on, for [`Batch::each_of`].
@@ -227,10 +252,12 @@ impl<'a> Batch<'a> {
         let none = || Error::value(format!("[batch] what rows see in layer {layer} was not kept"));
         let views = self.shared.get(&layer).ok_or_else(none)?;
         let mut results = Vec::with_capacity(self.spans.len());
-        for ((rows, sequence), views) in self.spans.iter().zip(views) {
+        for (i, ((rows, sequence), views)) in self.spans.iter().zip(views).enumerate() {
+            one_owner(&self.owners, i, rows);
             let own = ops::slice(input, &[(Some(rows.start as i64), Some(rows.end as i64), 1)])?;
             results.push(f(&own, sequence.seen, views)?);
         }
+        self.all_rows();
         if results.len() == 1 { Ok(results.swap_remove(0)) } else { ops::concatenate(&results, 0) }
     }
 
@@ -265,7 +292,8 @@ impl<'a> Batch<'a> {
         let alone = self.spans.len() == 1;
         let mut results = Vec::with_capacity(self.spans.len());
         let mut kept = self.shared.get_mut(&layer).map(|all| all.iter_mut());
-        for (rows, sequence) in &mut self.spans {
+        for (i, (rows, sequence)) in self.spans.iter_mut().enumerate() {
+            one_owner(&self.owners, i, rows);
             let views = kept.as_mut().and_then(Iterator::next);
             if sequence.layers.len() <= layer {
                 sequence.layers.resize_with(layer + 1, Memory::default);
@@ -279,6 +307,7 @@ impl<'a> Batch<'a> {
             let mut slot = Slot { at, memory: &mut sequence.layers[layer], kv, whole, views };
             results.push(f(&inputs, &mut slot)?);
         }
+        self.all_rows();
         if alone { Ok(results.swap_remove(0)) } else { ops::concatenate(&results, 0) }
     }
 

@@ -4,120 +4,33 @@
 //! prompts as the step has room for, through the model at once. Rows do not see each other's batch, so what a request gets
 //! never depends on the others.
 
+mod again;
 pub mod disk;
 mod draft;
 mod likeliest;
+mod pages;
 mod parked;
 mod prefix;
+mod request;
 mod rows;
 mod score;
 
 pub use disk::{Disk, DiskPrefixes};
 pub use draft::Drafter;
 pub use prefix::{Prefixes, common};
+pub use request::{Event, Finish, Request};
 pub use score::{LOGITS, Place};
 
 use likeliest::{Best, Likeliest};
 use rows::Rows;
 
+use crate::adapter::Mixed;
 use crate::batch::{Batch, KvOptions, Mark, Sequence};
 use crate::models::Model;
-use crate::sample::{Choice, Constraint, Sampling};
+use crate::sample::Constraint;
 use lapis::{Array, Dtype, Error, Result, eval, ops};
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
-
-/// What is asked for.
-#[derive(Clone, Debug, Default)]
-pub struct Request {
-    /// Tokens, one at least.
-    pub prompt: Vec<u32>,
-    /// Tokens to write at most; 0 only reads the prompt, for its scores.
-    pub max_tokens: usize,
-    /// How they are chosen.
-    pub sampling: Sampling,
-    /// Tokens that end a text.
-    pub eos: Arc<BTreeSet<u32>>,
-    /// Which of several replies to one prompt this is.
-    pub choice: u64,
-    /// How many of the likeliest tokens are told of at each place.
-    pub top: usize,
-    /// Beginnings of prompts are shared among requests with the same number.
-    pub salt: u64,
-    /// Tell how likely the tokens of the prompt are, and of so many of the likeliest at each place. Nothing of such a
-    /// prompt is taken from others.
-    pub scores: Option<usize>,
-}
-
-/// Why a text ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Finish {
-    /// A token that ends texts.
-    Stop,
-    /// As many tokens as were asked for.
-    Length,
-}
-
-/// What a step did for a request.
-#[derive(Clone, Debug)]
-pub enum Event {
-    /// A request has its place in the batch.
-    Started {
-        /// The request.
-        id: u64,
-        /// Tokens of its prompt that were read before, for another.
-        cached: usize,
-    },
-    /// This much of the prompt was read.
-    Prefill {
-        /// The request.
-        id: u64,
-        /// Tokens read.
-        done: usize,
-    },
-    /// Tokens of the prompt were scored; in order, all but the first, or but those that a given sequence had seen.
-    Scored {
-        /// The request.
-        id: u64,
-        /// The tokens.
-        places: Vec<Place>,
-        /// Whether the request is over, because it asked for nothing else.
-        over: bool,
-    },
-    /// A token was written.
-    Token {
-        /// The request.
-        id: u64,
-        /// The token; one that ends the text is not part of it.
-        choice: Choice,
-        /// The likeliest tokens with their log-probabilities, as many as were asked for.
-        top: Vec<(u32, f32)>,
-        /// Why the text ended, if it did.
-        finish: Option<Finish>,
-        /// Whether it had been guessed.
-        drafted: bool,
-    },
-    /// The request came to grief; the others go on.
-    Failed {
-        /// The request.
-        id: u64,
-        /// Why.
-        error: Error,
-    },
-}
-
-impl Event {
-    /// The request that it is about.
-    pub fn id(&self) -> u64 {
-        match self {
-            Event::Started { id, .. }
-            | Event::Prefill { id, .. }
-            | Event::Scored { id, .. }
-            | Event::Token { id, .. }
-            | Event::Failed { id, .. } => *id,
-        }
-    }
-}
 
 struct Running {
     id: u64,
@@ -132,12 +45,26 @@ struct Running {
     short: bool,
     /// How often files were read for it.
     tried: u8,
+    /// Rows of its prompt by which scores were told.
+    told: usize,
+    /// It waits for room.
+    paused: bool,
+    /// A step with it broke down when it had so many tokens, and it has not written since.
+    suspect: Option<usize>,
+    /// How often that was.
+    chances: u8,
 }
 
 impl Running {
     /// Tokens that the model has not read.
     fn pending(&self) -> usize {
         self.tokens.len() - self.sequence.len()
+    }
+
+    /// Where what all its prompts begin with ends, and where its prompt does.
+    fn marks(&self) -> [usize; 2] {
+        let prompt = self.request.prompt.len();
+        [Some(self.request.system).filter(|&n| n < prompt).unwrap_or(0), prompt]
     }
 
     fn room(&self) -> usize {
@@ -223,6 +150,8 @@ pub struct Engine {
     pub draft_tokens: usize,
     /// Tokens between places of a prompt that are kept, where layers cannot come back to any other.
     pub checkpoint_every: usize,
+    /// The model with adapters, for requests that have one.
+    pub mixed: Option<Mixed>,
     /// What was read before, if that is kept.
     pub prefixes: Option<Prefixes>,
     /// What is kept of that on disk, if anything.
@@ -258,6 +187,7 @@ impl Engine {
             drafter: None,
             draft_tokens: 2,
             checkpoint_every: 1024,
+            mixed: None,
             prefixes: None,
             disk: None,
             kv: KvOptions::default(),
@@ -289,14 +219,29 @@ impl Engine {
         if request.max_tokens == 0 && request.scores.is_none() {
             return Err(Error::value("[generate] max_tokens is 0: ask for one token at least"));
         }
+        if request.adapter > self.mixed.as_ref().map_or(0, Mixed::len) {
+            return Err(Error::value(format!("[generate] there is no adapter {}", request.adapter)));
+        }
         request.sampling.check(self.vocabulary)?;
         self.kv.check()?;
         let id = self.next;
         self.next += 1;
         let tokens = request.prompt.clone();
-        let (constraint, guesses) = (None, draft::Memory::default());
-        let new = Running { id, request, tokens, written: 0, sequence, constraint, guesses, short: false, tried: 0 };
-        self.waiting.push_back(new);
+        self.waiting.push_back(Running {
+            id,
+            request,
+            tokens,
+            written: 0,
+            sequence,
+            constraint: None,
+            guesses: draft::Memory::default(),
+            short: false,
+            tried: 0,
+            told: 0,
+            paused: false,
+            suspect: None,
+            chances: 0,
+        });
         Ok(id)
     }
 
@@ -312,6 +257,12 @@ impl Engine {
         self.running.is_empty() && self.waiting.is_empty() && self.parked.is_empty()
     }
 
+    /// Whether a step would do anything: not where all that is left was put aside.
+    pub fn has_work(&self) -> bool {
+        let able = |r: &Running| !r.paused;
+        self.running.iter().chain(&self.waiting).chain(&self.parked).any(able)
+    }
+
     /// Requests that run, and those that wait.
     pub fn counts(&self) -> (usize, usize) {
         (self.running.len(), self.waiting.len() + self.parked.len())
@@ -319,8 +270,9 @@ impl Engine {
 
     /// Requests that write, and those whose prompts are still to be read, a place or not.
     pub fn work(&self) -> (usize, usize) {
-        let writing = self.running.iter().filter(|r| r.pending() == 1).count();
-        (writing, self.running.len() - writing + self.waiting.len())
+        let running = || self.running.iter().filter(|r| !r.paused);
+        let writing = running().filter(|r| r.pending() == 1).count();
+        (writing, running().count() - writing + self.waiting.len())
     }
 
     /// Whether a request writes that has written fewer than so many tokens.
@@ -353,7 +305,8 @@ impl Engine {
         self.parked.retain(|r| r.id != id);
     }
 
-    /// One step. Events come in the order of the requests' numbers; a fault is an event of each request that it concerns.
+    /// One step. Events of requests with one adapter come in the order of their numbers; a fault is an event of the request
+    /// that it concerns. After a panic, [`Engine::recover`] has the others go on.
     ///
     /// # Errors
     /// The drafter failed: it is let go, and the next step goes on without it.
@@ -373,17 +326,15 @@ impl Engine {
         let (likeliest, scored) = match self.compute(&mut rows) {
             Ok(computed) => computed,
             Err(error) => {
-                // What these requests remember is lost with the step.
-                let ids: Vec<u64> = rows.iter().map(|r| self.running[r.index].id).collect();
-                self.running.retain(|r| !ids.contains(&r.id));
-                events.extend(ids.into_iter().map(|id| Event::Failed { id, error: error.clone() }));
+                events.extend(self.recover(&error));
                 return Ok(events);
             }
         };
         self.remember(&rows);
         let mut gone = Vec::new();
         for (index, places) in scored {
-            let running = &self.running[index];
+            let running = &mut self.running[index];
+            running.told = running.sequence.len().min(running.request.prompt.len() - 1);
             let over = running.request.max_tokens == 0 && running.pending() == 0;
             events.push(Event::Scored { id: running.id, places, over });
             gone.extend(over.then_some((running.id, Ended::Well)));
@@ -399,6 +350,7 @@ impl Engine {
             }
         }
         self.part(&gone);
+        self.acquit();
         Ok(events)
     }
 
@@ -415,7 +367,8 @@ impl Engine {
             {
                 let (prompt, salt) = (&new.request.prompt, new.request.salt);
                 let found = prefixes.find(prompt, salt).unwrap_or_default();
-                let shared = |r: &Running| match r.request.salt == salt {
+                let adapter = new.request.adapter;
+                let shared = |r: &Running| match (r.request.salt, r.request.adapter) == (salt, adapter) {
                     true => prefix::usable(&r.tokens, &r.sequence, prompt),
                     false => 0,
                 };
@@ -441,7 +394,8 @@ impl Engine {
             reading += usize::from(new.pending() > 1 && !new.short);
             self.running.push(new);
         }
-        self.running.sort_by_key(|r| r.id);
+        // Rows of one adapter are neighbours.
+        self.running.sort_by_key(|r| (r.request.adapter, r.id));
     }
 
     /// The next request that takes its place: where only short prompts have one, the first of them.
@@ -453,10 +407,11 @@ impl Engine {
     /// What may follow the tokens of each that runs.
     fn guess(&mut self) -> Result<Vec<Vec<u32>>> {
         let Some(drafter) = self.drafter.take() else { return Ok(vec![Vec::new(); self.running.len()]) };
-        let (most, step) = (self.draft_tokens, self.prefill_step.max(1));
+        let (most, step, alone) = (self.draft_tokens, self.prefill_step.max(1), self.trial().is_some());
         let asked = self.running.iter_mut().map(|r| {
             // Only where one step brings the text to its end; the last token has no guess to check.
-            let count = if r.pending() <= 1 + most { most.min(r.room().saturating_sub(1)) } else { 0 };
+            let near = r.pending() <= 1 + most && !alone && !r.paused;
+            let count = if near { most.min(r.room().saturating_sub(1)) } else { 0 };
             draft::Asked {
                 tokens: &r.tokens,
                 memory: &mut r.guesses,
@@ -480,9 +435,9 @@ impl Engine {
             let running = &self.running[r.index];
             let (from, start) = (running.sequence.len(), tokens.len());
             let prompt = &running.request.prompt;
-            if running.request.scores.is_some() && from < prompt.len() {
-                let end = (from + r.count + 1).min(prompt.len());
-                scored.push((r.index, start, prompt[from + 1..end].to_vec()));
+            let (told, end) = (from.max(running.told), (from + r.count + 1).min(prompt.len()));
+            if running.request.scores.is_some() && from < prompt.len() && told < end {
+                scored.push((r.index, start + told - from, prompt[told + 1..end].to_vec()));
             }
             let known = &running.tokens[from..from + r.count - r.guessed.len()];
             tokens.extend(known.iter().chain(&r.guessed).map(|&t| t as i32));
@@ -498,13 +453,18 @@ impl Engine {
             return Ok((None, Vec::new()));
         }
         let mut taken = rows.iter().peekable();
-        let parts = self
-            .running
-            .iter_mut()
-            .enumerate()
-            .filter_map(|(i, running)| taken.next_if(|r| r.index == i).map(|r| (r.count, &mut running.sequence)));
-        let mut batch = Batch::new(parts);
-        let hidden = self.model.hidden(&Array::from_vec(tokens, &[n]), &mut batch)?;
+        let parts = self.running.iter_mut().enumerate().filter_map(|(i, running)| {
+            taken.next_if(|r| r.index == i).map(|r| (r.count, &mut running.sequence, running.request.adapter))
+        });
+        let (model, mut batch) = match &self.mixed {
+            None => (&*self.model, Batch::new(parts.map(|(count, sequence, _)| (count, sequence)))),
+            Some(mixed) => (mixed.model(), mixed.batch(parts)),
+        };
+        let logits = |hidden: &Array, owners: &[(usize, usize)]| match &self.mixed {
+            None => self.model.logits(hidden),
+            Some(mixed) => mixed.logits(hidden, owners.iter().copied()),
+        };
+        let hidden = model.hidden(&Array::from_vec(tokens, &[n]), &mut batch)?;
         batch.finish();
         let all = (!scored.is_empty()).then(|| hidden.clone());
         // Logits of rows that nobody reads are not computed.
@@ -513,15 +473,19 @@ impl Engine {
         } else {
             let picked = wanted.len();
             let hidden = if picked == n { hidden } else { ops::take(&hidden, &Array::from_vec(wanted, &[picked]), 0)? };
-            Some(Likeliest::new(ops::astype(&self.model.logits(&hidden)?, Dtype::Float32)?)?)
+            let owner = |r: &Rows| (1 + r.guessed.len(), self.running[r.index].request.adapter);
+            let owners: Vec<_> = rows.iter().filter(|r| r.first.is_some()).map(owner).collect();
+            Some(Likeliest::new(ops::astype(&logits(&hidden, &owners)?, Dtype::Float32)?)?)
         };
         let memory = rows.iter().flat_map(|r| self.running[r.index].sequence.arrays());
         eval(memory.chain(likeliest.iter().flat_map(Likeliest::arrays)).chain(&all))?;
         let mut places = Vec::new();
         if let Some(hidden) = all {
             for (index, start, tokens) in scored {
-                let top = self.running[index].request.scores.unwrap_or(0);
-                places.push((index, score::places(&*self.model, &hidden, start, &tokens, self.vocabulary, top)?));
+                let request = &self.running[index].request;
+                let (top, adapter) = (request.scores.unwrap_or(0), request.adapter);
+                let logits = |rows: &Array| logits(rows, &[(rows.dim(0), adapter)]);
+                places.push((index, score::places(&logits, &hidden, start, &tokens, self.vocabulary, top)?));
             }
         }
         Ok((likeliest.map(|l| l.read().map(|best| (l, best))).transpose()?, places))
@@ -535,11 +499,12 @@ impl Engine {
         for r in rows {
             let running = &self.running[r.index];
             let (seen, prompt) = (running.sequence.len(), running.request.prompt.len());
-            let place = seen + 1 == prompt || seen < prompt && seen.is_multiple_of(every);
+            let place =
+                seen + 1 == prompt || seen < prompt && (seen.is_multiple_of(every) || seen == running.request.system);
             let free = running.sequence.is_free();
             self.free = Some(free);
             if place && !free {
-                prefixes.insert(&running.tokens, running.request.salt, running.sequence.clone());
+                prefixes.insert(&running.tokens, running.request.salt, running.marks(), running.sequence.clone());
             }
             // On disk, what was read is safe before the reply is over.
             if let Some(disk) = &self.disk
@@ -559,7 +524,7 @@ impl Engine {
             if why == Ended::Well
                 && let Some(prefixes) = &mut self.prefixes
             {
-                prefixes.insert(&ended.tokens, ended.request.salt, ended.sequence.clone());
+                prefixes.insert(&ended.tokens, ended.request.salt, ended.marks(), ended.sequence.clone());
                 if let Some(disk) = &self.disk {
                     disk.offer(&ended.tokens, ended.request.salt, &ended.sequence);
                 }

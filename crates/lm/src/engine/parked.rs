@@ -49,7 +49,7 @@ impl Engine {
             && let Some(new) = self.parked.iter_mut().find(|r| r.id == id)
         {
             if let Some(prefixes) = &mut self.prefixes {
-                prefixes.insert(&new.request.prompt, new.request.salt, sequence.clone());
+                prefixes.insert(&new.request.prompt, new.request.salt, new.marks(), sequence.clone());
             }
             new.sequence = sequence;
         }

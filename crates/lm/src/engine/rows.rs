@@ -24,10 +24,16 @@ impl Engine {
     /// Rows of each prompt in this step.
     fn shares(&mut self) -> Vec<usize> {
         let pending: Vec<usize> = self.running.iter().map(Running::pending).collect();
-        let mut shares = vec![1; pending.len()];
-        let mut reading: Vec<usize> = (0..pending.len()).filter(|&i| pending[i] > 1).collect();
+        let mut shares: Vec<usize> = self.running.iter().map(|r| usize::from(!r.paused)).collect();
+        if let Some(alone) = self.trial() {
+            shares = vec![0; pending.len()];
+            shares[alone] = pending[alone].min(self.prefill_step.max(64));
+            return shares;
+        }
+        let mut reading: Vec<usize> =
+            (0..pending.len()).filter(|&i| pending[i] > 1 && !self.running[i].paused).collect();
         reading.sort_by_key(|&i| pending[i]);
-        let writes = pending.contains(&1);
+        let writes = (0..pending.len()).any(|i| pending[i] == 1 && !self.running[i].paused);
         if self.prefill_step == 0 && writes {
             reading.iter().for_each(|&i| shares[i] = 0);
             return shares;
@@ -66,8 +72,8 @@ impl Engine {
                 // the same prompt reads for its logits.
                 let end = running.request.prompt.len() - 1;
                 let every = self.checkpoint_every.max(1);
-                let next = (seen / every + 1) * every;
-                count = count.min(if seen < end { next.min(end) } else { next } - seen);
+                let places = [(seen / every + 1) * every, end, running.marks()[0]];
+                count = count.min(places.into_iter().filter(|&p| p > seen).min().unwrap_or(end) - seen);
             }
             if count == 0 {
                 continue;

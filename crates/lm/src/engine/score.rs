@@ -3,7 +3,6 @@
 //! Logits of a whole prompt would be far more than its keys and values: they are made of some rows at a time, and only
 //! where a request asks for them.
 
-use crate::models::Model;
 use crate::sample::likeliest;
 use lapis::{Array, Dtype, Result, ops};
 
@@ -23,7 +22,7 @@ pub const LOGITS: usize = 8 << 20;
 
 /// The places of `tokens`, which follow the rows of `hidden` that begin at `from`, with `top` of the likeliest each.
 pub(super) fn places(
-    model: &dyn Model,
+    logits: &dyn Fn(&Array) -> Result<Array>,
     hidden: &Array,
     from: usize,
     tokens: &[u32],
@@ -35,7 +34,7 @@ pub(super) fn places(
     for (i, part) in tokens.chunks(rows).enumerate() {
         let start = (from + i * rows) as i64;
         let rows = ops::slice(hidden, &[(Some(start), Some(start + part.len() as i64), 1)])?;
-        let logits = ops::astype(&model.logits(&rows)?, Dtype::Float32)?;
+        let logits = ops::astype(&logits(&rows)?, Dtype::Float32)?;
         if top > 0 {
             let values = logits.to_vec::<f32>()?;
             for (&token, row) in part.iter().zip(values.chunks(logits.dim(1).max(1))) {

@@ -1,10 +1,11 @@
 //! Products with a matrix of parameters.
 
-use super::{Layer, LowRank, Side, Slot, Weight, truth, uniform};
+use super::{Layer, LowRank, Mix, Side, Slot, Weight, truth, uniform};
 use crate::quantize::{Packing, Quantize};
 use crate::{Mode, Module, Param, record};
 use lapis::ops::quantize::{Format, quantize};
 use lapis::{Array, Result, ops};
+use std::sync::Arc;
 
 /// `x @ weight.T + bias`: weight (output, input), both uniform in ±1/√input (`nn.Linear`).
 ///
@@ -21,6 +22,9 @@ pub struct Linear {
     /// What fine-tuning adds to the matrix: parameters `lora_a`, `lora_b` and, for DoRA, `m`.
     #[flatten]
     pub change: Option<Box<LowRank>>,
+    /// What takes the place of the change where rows of a step are those of several fine-tuned models.
+    #[plain]
+    pub mix: Option<Arc<Mix>>,
     mode: Mode,
 }
 
@@ -37,7 +41,7 @@ impl Linear {
     pub(crate) fn with_bound(k: f64, input: usize, output: usize, bias: bool) -> Result<Linear> {
         let weight = Weight::dense(uniform(k, &[output, input])?);
         let bias = bias.then(|| uniform(k, &[output]).map(Param::new)).transpose()?;
-        Ok(Linear { weight, bias, change: None, mode: Mode::Train })
+        Ok(Linear { weight, bias, change: None, mix: None, mode: Mode::Train })
     }
 
     /// A packed layer with a random weight and a bias of zeros, all frozen (`nn.QuantizedLinear`).
@@ -47,7 +51,8 @@ impl Linear {
     pub fn quantized(input: usize, output: usize, bias: bool, format: Format) -> Result<Linear> {
         let weight = uniform((1.0 / input as f64).sqrt(), &[output, input])?;
         let bias = bias.then(|| ops::zeros::<f32>(&[output]).map(Param::fixed)).transpose()?;
-        Ok(Linear { weight: Weight::packed(quantize(&weight, format, None)?), bias, change: None, mode: Mode::Train })
+        let weight = Weight::packed(quantize(&weight, format, None)?);
+        Ok(Linear { weight, bias, change: None, mix: None, mode: Mode::Train })
     }
 
     /// A layer whose inputs are rounded as its weight is: `format` is nvfp4 or mxfp8 (`nn.QQLinear`). In training mode
@@ -63,7 +68,7 @@ impl Linear {
 
     /// A layer of given parameters.
     pub fn from_parts(weight: Weight, bias: Option<Array>) -> Linear {
-        Linear { weight, bias: bias.map(Param::new), change: None, mode: Mode::Train }
+        Linear { weight, bias: bias.map(Param::new), change: None, mix: None, mode: Mode::Train }
     }
 
     /// (input, output) features.
@@ -102,9 +107,10 @@ impl Linear {
 
 impl Layer for Linear {
     fn forward(&self, x: &Array) -> Result<Array> {
-        let y = match &self.change {
-            None => self.weight.project(x, self.bias.as_deref())?,
-            Some(change) => change.project(x, &self.weight, self.bias.as_deref())?,
+        let y = match (&self.mix, &self.change) {
+            (Some(mix), _) => mix.project(x, &self.weight, self.bias.as_deref())?,
+            (None, None) => self.weight.project(x, self.bias.as_deref())?,
+            (None, Some(change)) => change.project(x, &self.weight, self.bias.as_deref())?,
         };
         record::note(&self.weight, &y, || Ok((x.clone(), None)))?;
         Ok(y)
@@ -131,6 +137,10 @@ impl Quantize for Linear {
 
     fn slot(&mut self) -> Option<Slot<'_>> {
         Some(Slot { side: Side::Linear, change: &mut self.change })
+    }
+
+    fn mix(&mut self) -> Option<&mut Option<Arc<Mix>>> {
+        Some(&mut self.mix)
     }
 }
 

@@ -160,6 +160,20 @@ impl LowRank {
     /// `y`, which is `x @ w.T`, changed; `bias` is added.
     pub(crate) fn project(&self, x: &Array, weight: &Weight, bias: Option<&Array>) -> Result<Array> {
         let y = weight.project(x, if self.m.is_some() { None } else { bias })?;
+        self.change(y, x, weight, bias)
+    }
+
+    /// As [`LowRank::project`] where `y` is `x @ w.T` with `bias` already.
+    pub(super) fn project_onto(&self, y: Array, x: &Array, weight: &Weight, bias: Option<&Array>) -> Result<Array> {
+        match (&self.m, bias) {
+            // Lengths are given to what has no bias yet.
+            (Some(_), Some(_)) => self.project(x, weight, bias),
+            _ => self.change(y, x, weight, bias),
+        }
+    }
+
+    /// `y`, changed: `x @ w.T` with the bias, for DoRA without.
+    fn change(&self, y: Array, x: &Array, weight: &Weight, bias: Option<&Array>) -> Result<Array> {
         let dropped = self.dropout.forward(x)?;
         let z = match self.side {
             Side::Table => {

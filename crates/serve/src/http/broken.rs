@@ -43,7 +43,7 @@ impl<S> Worded<S> {
         let (before, status) = silent(last)?;
         let error = match status {
             400 => ApiError::new(400, "this is no HTTP/1.1: the first line, a header or a length cannot be read"),
-            _ => ApiError::new(413, "the headers or the address are too large"),
+            _ => ApiError::new(413, "the headers or the address are too large").code("headers_too_large"),
         };
         let id = format!("req_{:016x}", random());
         let body = error.body(self.dialect, &id).to_string();
@@ -54,6 +54,7 @@ impl<S> Worded<S> {
             body.len()
         );
         self.service.metrics.answered("other", error.status, 0.0);
+        self.service.metrics.erred(&error);
         match self.service.settings.log {
             Log::Off => {}
             Log::Text => crate::log::line(&format!("no HTTP {} · {id}", error.status)),

@@ -62,7 +62,8 @@ fn check_name(host: &str, settings: &Settings, loopback: bool) -> Result<(), Api
         return Ok(());
     }
     let shown: String = name.chars().filter(|c| !c.is_control()).take(80).collect();
-    Err(ApiError::new(403, format!("the host {shown:?} is not known; --allowed-host {shown} makes it so")))
+    Err(ApiError::new(403, format!("the host {shown:?} is not known; --allowed-host {shown} makes it so"))
+        .code("host_not_allowed"))
 }
 
 /// What an origin may do.
@@ -80,7 +81,9 @@ pub(crate) enum Origin {
 pub(crate) fn check_origin(headers: &HeaderMap, settings: &Settings) -> Result<Origin, ApiError> {
     let Some(origin) = headers.get(ORIGIN) else {
         return match header(headers, &SITE) {
-            Some("cross-site") => Err(ApiError::new(403, "pages of other sites may not ask")),
+            Some("cross-site") => {
+                Err(ApiError::new(403, "pages of other sites may not ask").code("origin_not_allowed"))
+            }
             _ => Ok(Origin::None),
         };
     };
@@ -104,7 +107,8 @@ pub(crate) fn check_origin(headers: &HeaderMap, settings: &Settings) -> Result<O
         return Ok(Origin::Allowed(origin.clone()));
     }
     let shown: String = text.chars().filter(|c| !c.is_control()).take(80).collect();
-    Err(ApiError::new(403, format!("pages of {shown:?} may not ask; --allowed-origins {shown} lets them")))
+    Err(ApiError::new(403, format!("pages of {shown:?} may not ask; --allowed-origins {shown} lets them"))
+        .code("origin_not_allowed"))
 }
 
 /// Whether two texts are the same, in a time that does not say where they differ.
@@ -129,7 +133,7 @@ fn shown(headers: &HeaderMap) -> Option<&str> {
 /// No key where one is needed, or a wrong one.
 pub(crate) fn check_key(headers: &HeaderMap, settings: &Settings) -> Result<Owner, ApiError> {
     if settings.keys.is_empty() {
-        return Ok(Owner { number: 0, name: "-".into(), request: String::new() });
+        return Ok(Owner { number: 0, name: "-".into() });
     }
     let denied = |why: &str| Err(ApiError::new(401, why).code("invalid_api_key"));
     let Some(key) = shown(headers) else {
@@ -139,7 +143,7 @@ pub(crate) fn check_key(headers: &HeaderMap, settings: &Settings) -> Result<Owne
     let mut found = None;
     for (i, known) in settings.keys.iter().enumerate() {
         if same(known.secret.as_bytes(), key.as_bytes()) {
-            found = Some(Owner { number: i as u64 + 1, name: known.name.clone(), request: String::new() });
+            found = Some(Owner { number: i as u64 + 1, name: known.name.clone() });
         }
     }
     found.map_or_else(|| denied("the key is wrong"), Ok)
@@ -153,7 +157,9 @@ pub(crate) fn check_admin(headers: &HeaderMap, settings: &Settings, unix: bool) 
     match (&settings.admin_key, shown(headers)) {
         (Some(known), Some(key)) if same(known.as_bytes(), key.as_bytes()) => Ok(()),
         (None, _) if unix => Ok(()),
-        (None, _) => Err(ApiError::new(403, "start the server with --admin-key-file to use /admin")),
+        (None, _) => {
+            Err(ApiError::new(403, "start the server with --admin-key-file to use /admin").code("admin_not_allowed"))
+        }
         (Some(_), _) => Err(ApiError::new(401, "the admin key is needed").code("invalid_api_key")),
     }
 }

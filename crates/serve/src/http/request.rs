@@ -3,6 +3,7 @@
 use super::answer::{Answer, Body, json};
 use super::guard::{self, Origin};
 use crate::error::{ApiError, Dialect};
+use crate::record::Record;
 use crate::routes::{self, Access, Found, Route};
 use crate::service::{Owner, Service, late, random};
 use crate::settings::{Log, Settings};
@@ -17,7 +18,7 @@ use hyper::http::request::Parts;
 use hyper::{Method, Request, Response};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::task::JoinSet;
 
 /// Bytes of a body at most.
@@ -46,8 +47,8 @@ pub(crate) struct Call {
     pub owner: Owner,
     /// Its number, for the log.
     pub id: String,
-    /// When it came.
-    pub came: Instant,
+    /// What is known of it.
+    pub record: Arc<Record>,
 }
 
 /// How a connection came.
@@ -61,7 +62,6 @@ pub(crate) struct Way {
 
 /// Answers a request.
 pub(crate) async fn answer(service: Arc<Service>, request: Request<Incoming>, way: Way) -> Answer {
-    let came = Instant::now();
     let id = request_id(request.headers());
     let origin = guard::check_origin(request.headers(), &service.settings);
     let path = request.uri().path().to_string();
@@ -73,7 +73,7 @@ pub(crate) async fn answer(service: Arc<Service>, request: Request<Incoming>, wa
     };
     let asked_headers = request.headers().get(ACCESS_CONTROL_REQUEST_HEADERS).cloned();
     let network = request.headers().contains_key(ASK_NETWORK);
-    let mut who = String::from("-");
+    let record = Record::new(&id, [method.as_str(), &path], name, &service.settings, &service.metrics);
     let known = || {
         let target = request.uri().authority().map(|a| a.as_str());
         way.unix || guard::check_host(request.headers(), target, &service.settings, way.loopback).is_ok()
@@ -86,13 +86,15 @@ pub(crate) async fn answer(service: Arc<Service>, request: Request<Incoming>, wa
         }
         Ok(answer)
     } else {
-        let work = attend(&service, request, way, found, id.clone(), came, &mut who);
+        let work = attend(&service, request, way, found, Arc::clone(&record));
         match service.settings.request_timeout {
             None => work.await,
             Some(limit) => tokio::time::timeout(limit, work).await.unwrap_or(Err(late(limit).into())),
         }
     };
-    let failed = done.as_ref().err().cloned();
+    if let Err(refusal) = &done {
+        record.failed(&refusal.error);
+    }
     let mut answer = done.unwrap_or_else(|e| e.answer(dialect, &id));
     let headers = answer.headers_mut();
     if let Ok(Origin::Allowed(value)) = origin {
@@ -106,14 +108,16 @@ pub(crate) async fn answer(service: Arc<Service>, request: Request<Incoming>, wa
         }
         headers.insert(REQUEST_ID, value);
     }
-    if service.settings.log == Log::Text
-        && let Some(warnings) = headers.get(WARNINGS).and_then(|v| v.to_str().ok())
-    {
-        warnings.split("; ").for_each(|w| crate::log::once(&format!("warning: {path}: {w}")));
+    if let Some(warnings) = headers.get(WARNINGS).and_then(|v| v.to_str().ok()) {
+        for warning in warnings.split("; ") {
+            match service.settings.log {
+                Log::Off => {}
+                Log::Text => crate::log::once(&format!("warning: {path}: {warning}")),
+                Log::Json => crate::log::once(&serde_json::json!({"path": path, "warning": warning}).to_string()),
+            }
+        }
     }
-    let (status, seconds) = (answer.status().as_u16(), came.elapsed().as_secs_f64());
-    service.metrics.answered(name, status, seconds);
-    log(&service, &id, &who, &method, &path, status, seconds, failed.as_ref().map(|e| &e.error));
+    record.answered(answer.status().as_u16());
     answer
 }
 
@@ -123,22 +127,19 @@ async fn attend(
     request: Request<Incoming>,
     way: Way,
     found: Found,
-    id: String,
-    came: Instant,
-    who: &mut String,
+    record: Arc<Record>,
 ) -> Result<Answer, Refusal> {
     let (parts, mut body) = request.into_parts();
-    let (route, tail, mut owner) = match check(&service.settings, &parts, way, found) {
+    let (route, tail, owner) = match check(&service.settings, &parts, way, found) {
         Ok(passed) => passed,
         Err(refusal) => {
             return Err(Refusal { closes: !rest(&parts.headers, &mut body).await, ..refusal });
         }
     };
-    who.clone_from(&owner.name);
-    owner.request.clone_from(&id);
+    record.of(&owner.name);
     let body = read(&parts.headers, body, service.settings.body_stall).await;
     let body = body.map_err(|error| Refusal { closes: true, ..error.into() })?;
-    let call = Call { tail, body, owner, id, came };
+    let call = Call { tail, body, owner, id: record.id.clone(), record };
     // A task of its own: a fault in it is an answer, and it ends with the connection.
     let mut task = JoinSet::new();
     task.spawn((route.call)(Arc::clone(service), call));
@@ -200,7 +201,7 @@ fn check(
     let lines = parts.headers.len();
     if size > HEADERS || lines > LINES {
         let why = format!("the headers have {size} bytes in {lines} lines; {HEADERS} bytes in {LINES} lines are taken");
-        return Err(ApiError::new(413, why).into());
+        return Err(ApiError::new(413, why).code("headers_too_large").into());
     }
     let (route, tail) = match found {
         Found::Route(route, tail) => (route, tail),
@@ -216,11 +217,11 @@ fn check(
         }
     };
     let owner = match route.access {
-        Access::Open => Owner { number: 0, name: "-".into(), request: String::new() },
+        Access::Open => Owner { number: 0, name: "-".into() },
         Access::Key => guard::check_key(&parts.headers, settings)?,
         Access::Admin => {
             guard::check_admin(&parts.headers, settings, way.unix)?;
-            Owner { number: 0, name: "admin".into(), request: String::new() }
+            Owner { number: 0, name: "admin".into() }
         }
     };
     if parts.method == Method::POST {
@@ -228,7 +229,8 @@ fn check(
         let plain = kind.split(';').next().unwrap_or("").trim();
         if !plain.eq_ignore_ascii_case("application/json") {
             let shown: String = plain.chars().take(60).collect();
-            let error = ApiError::new(415, format!("the content type must be application/json, and is {shown:?}"));
+            let error = ApiError::new(415, format!("the content type must be application/json, and is {shown:?}"))
+                .code("unsupported_media_type");
             return Err(error.into());
         }
     }
@@ -249,7 +251,7 @@ fn stated(headers: &HeaderMap) -> Option<u64> {
 
 /// The whole body.
 async fn read(headers: &HeaderMap, mut body: Incoming, stall: Duration) -> Result<Bytes, ApiError> {
-    let large = || ApiError::new(413, format!("the body is larger than {} MiB", BODY >> 20));
+    let large = || ApiError::new(413, format!("the body is larger than {} MiB", BODY >> 20)).code("body_too_large");
     let stated = stated(headers);
     if stated.is_some_and(|n| n > BODY) {
         return Err(large());
@@ -257,7 +259,7 @@ async fn read(headers: &HeaderMap, mut body: Incoming, stall: Duration) -> Resul
     let mut all = Vec::with_capacity(stated.unwrap_or(0) as usize);
     loop {
         let frame = match tokio::time::timeout(stall, body.frame()).await {
-            Err(_) => return Err(ApiError::new(408, "the body does not come")),
+            Err(_) => return Err(ApiError::new(408, "the body does not come").code("body_timeout")),
             Ok(None) => return Ok(all.into()),
             Ok(Some(Err(e))) => return Err(ApiError::new(400, format!("the body broke off: {e}"))),
             Ok(Some(Ok(frame))) => frame,
@@ -311,36 +313,5 @@ pub(crate) fn warn(answer: &mut Answer, warnings: &[String]) {
     let text: String = warnings.join("; ").chars().filter(|c| (' '..='~').contains(c)).take(1000).collect();
     if let Ok(value) = HeaderValue::from_str(&text) {
         answer.headers_mut().insert(WARNINGS, value);
-    }
-}
-
-fn log(
-    service: &Service,
-    id: &str,
-    who: &str,
-    method: &Method,
-    path: &str,
-    status: u16,
-    seconds: f64,
-    error: Option<&ApiError>,
-) {
-    let path: String = path.chars().take(200).flat_map(char::escape_default).collect();
-    let why: String =
-        error.map_or(String::new(), |e| e.message.chars().take(300).flat_map(char::escape_default).collect());
-    match service.settings.log {
-        // The answer says that the log has more.
-        Log::Off if status == 500 => crate::log::line(&format!("{method} {path} 500 · {who} · {id} · {why}")),
-        Log::Off => {}
-        Log::Text => {
-            let why = if why.is_empty() { why } else { format!(" · {why}") };
-            crate::log::line(&format!("{method} {path} {status} · {:.0} ms · {who} · {id}{why}", seconds * 1e3));
-        }
-        Log::Json => crate::log::line(
-            &serde_json::json!({
-                "id": id, "key": who, "method": method.as_str(), "path": path, "status": status,
-                "ms": (seconds * 1e5).round() / 1e2, "error": error.map(|_| why),
-            })
-            .to_string(),
-        ),
     }
 }

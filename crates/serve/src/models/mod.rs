@@ -14,10 +14,12 @@ use crate::metrics::Metrics;
 use crate::service::blocking;
 use crate::settings::{Log, Settings, Source};
 use lapis::Error;
+use lapis_lm::adapter::Mixed;
+use lapis_lm::embed::{Pool, Pooling, Reading};
 use lapis_lm::engine::disk;
 use lapis_lm::fit::Fit;
 use lapis_lm::template::Template;
-use lapis_lm::{Checkpoint, Disk, DiskPrefixes, LanguageModel};
+use lapis_lm::{Checkpoint, Disk, DiskPrefixes, LanguageModel, Request, Sequence};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -55,6 +57,10 @@ pub struct Loaded {
     pub jobs: AtomicUsize,
     /// The model without the adapter, and the adapter, where there is one.
     pub variant: Option<(Arc<Loaded>, Arc<Generation>)>,
+    /// Its rows may stand in one step with those of the model without the adapter.
+    pub shares: bool,
+    /// What of its adapter goes into the salt of prompts, where prompts of several are remembered together.
+    pub salt: u64,
     /// Where it is kept.
     key: String,
 }
@@ -183,7 +189,12 @@ impl Models {
 
     /// Why the start-up model could not be loaded.
     pub fn failure(&self) -> Option<ApiError> {
-        match self.slots().get(self.start()) {
+        self.failure_of(self.start())
+    }
+
+    /// Why a model could not be loaded, if that is how it is.
+    pub(crate) fn failure_of(&self, id: &str) -> Option<ApiError> {
+        match self.slots().get(id) {
             Some(Slot::Failed { error, .. }) => Some(error.clone()),
             _ => None,
         }
@@ -285,7 +296,7 @@ impl Models {
                 let fetched = progress.fetched().map(|(n, of)| format!(", {} of {} fetched", human(n), human(of)));
                 let (seconds, fetched) = (progress.seconds(), fetched.unwrap_or_default());
                 let why = format!("{id} is still being loaded: {seconds:.0} s so far{fetched}; try again later");
-                return Err(ApiError::later(503, 10, why));
+                return Err(ApiError::later(503, 10, why).code("model_loading"));
             }
         }
     }
@@ -328,7 +339,7 @@ impl Models {
         };
         // A thread of its own: a download may take an hour, and requests are prepared by a few threads.
         if let Err(e) = std::thread::Builder::new().name("load".into()).stack_size(16 << 20).spawn(work) {
-            let error = ApiError::later(503, 5, format!("there is no thread to load a model: {e}"));
+            let error = ApiError::later(503, 5, format!("there is no thread to load a model: {e}")).code("no_memory");
             self.slots().insert(own, Slot::Failed { error, when: Instant::now() });
         }
     }
@@ -343,7 +354,9 @@ impl Models {
             progress.bytes.store(total, Relaxed);
             true
         });
-        let fail = |e: Error| ApiError::later(503, 30, format!("{name} cannot be fetched: {}", e.message()));
+        let fail = |e: Error| {
+            ApiError::later(503, 30, format!("{name} cannot be fetched: {}", e.message())).code("model_not_loaded")
+        };
         Ok(What::Model(Source::Path(path.map_err(fail)?)))
     }
 
@@ -356,7 +369,9 @@ impl Models {
     }
 
     fn load(&self, id: &str, source: &Source) -> Result<Loaded, ApiError> {
-        let fail = |e: Error| ApiError::later(503, 30, format!("{id} cannot be loaded: {}", e.message()));
+        let fail = |e: Error| {
+            ApiError::later(503, 30, format!("{id} cannot be loaded: {}", e.message())).code("model_not_loaded")
+        };
         let (mut model, fit, config) = match source {
             Source::Files(files) => {
                 let weights = lapis::io::Bytes::copy(files.weights).map_err(fail)?;
@@ -379,6 +394,9 @@ impl Models {
         if let Some(source) = self.settings.chat_template.as_deref() {
             model.tokenizer.set_chat_template(Template::new(source).map_err(fail)?);
         }
+        let began = Instant::now();
+        warm_up(&model).map_err(fail)?;
+        self.metrics.warm_up.observe(began.elapsed().as_secs_f64());
         let most = model.context.unwrap_or(CONTEXT);
         let text = Value::Object(config.clone()).to_string();
         let fingerprint = self.fingerprint(id, &model, &fit, &text).map_err(fail)?;
@@ -397,6 +415,8 @@ impl Models {
             ttl: Mutex::default(),
             jobs: AtomicUsize::new(0),
             variant: None,
+            shares: false,
+            salt: 0,
             key: id.to_string(),
             model,
         })
@@ -435,7 +455,11 @@ impl Models {
         let digest = lapis_lm::adapter::digest(model.model.module()).map_err(misfit)?;
         // The scale of an adapter is no tensor: its digest tells of it.
         let text = format!("{} {}", Value::Object(base.config.clone()), digest.as_deref().unwrap_or_default());
-        let prefixes = self.prefixes(&model, &text);
+        // What shares steps shares what is remembered, too, by salts that tell one from the other.
+        let shares = Mixed::new(&*base.model.model, &[Some(&*model.model)]).is_some();
+        let prefixes = if shares { None } else { self.prefixes(&model, &text) };
+        let salt = ring::digest::digest(&ring::digest::SHA256, digest.as_deref().unwrap_or_default().as_bytes());
+        let salt = u64::from_le_bytes(salt.as_ref()[..8].try_into().unwrap_or_default());
         let mut fit = base.fit.clone();
         fit.weights = adapter.adapter.bytes;
         Ok(Loaded {
@@ -451,6 +475,8 @@ impl Models {
             ttl: Mutex::default(),
             jobs: AtomicUsize::new(0),
             variant: Some((Arc::clone(base), Arc::clone(adapter))),
+            shares,
+            salt: if shares { salt } else { 0 },
             key: key.to_string(),
             model,
         })
@@ -477,13 +503,16 @@ impl Models {
                     503,
                     30,
                     format!(
-                        "no room for another model: it needs {}, {} loaded take {} of {}, and none of them is idle",
+                        "no room for another model: it needs {}, {} loaded take {} of {}, and none of them is idle; unload one \
+                         (DELETE /admin/models/ID), raise --memory-limit or --max-models, or take one that is packed in \
+                         fewer bits",
                         human(needed),
                         loaded.len(),
                         human(taken),
                         human(self.settings.memory_limit)
                     ),
-                ));
+                )
+                .code("no_memory"));
             };
             self.drop_slot(&id);
         }
@@ -577,6 +606,19 @@ impl Models {
     }
 }
 
+/// Takes a step with a model that is not used yet: weights are read and kernels are chosen, so that the first request
+/// does not wait for that, nor anybody beside it.
+fn warm_up(model: &LanguageModel) -> lapis::Result<()> {
+    if !model.writes {
+        let pooling = Pooling { pool: Pool::Mean, normalize: false };
+        return Reading::new(model, vec![vec![0]], pooling)?.step(1).map(drop);
+    }
+    let mut engine = model.engine();
+    engine.add(Request { prompt: vec![0], max_tokens: 1, ..Request::default() }, Sequence::new())?;
+    // A model that can say nothing says so to whoever asks.
+    engine.run(|_| true)
+}
+
 /// Bytes of the weights of some models, those that they share counted once.
 pub(crate) fn weights_of<'a>(models: impl Iterator<Item = &'a Arc<Loaded>>) -> u64 {
     let each = models.flat_map(|l| [Some(l), l.variant.as_ref().map(|v| &v.0)]).flatten();
@@ -584,6 +626,14 @@ pub(crate) fn weights_of<'a>(models: impl Iterator<Item = &'a Arc<Loaded>>) -> u
 }
 
 impl Loaded {
+    /// The model whose steps its rows stand in.
+    pub fn home(self: &Arc<Loaded>) -> &Arc<Loaded> {
+        match &self.variant {
+            Some((base, _)) if self.shares => base,
+            _ => self,
+        }
+    }
+
     /// Bytes of its weights, with those that it shares.
     pub fn bytes(&self) -> u64 {
         self.fit.weights + self.variant.as_ref().map_or(0, |v| v.0.fit.weights)

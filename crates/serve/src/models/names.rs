@@ -20,6 +20,8 @@ pub struct Listing {
     pub loaded: bool,
     /// How far it is, while it is being loaded.
     pub(crate) progress: Option<Arc<Progress>>,
+    /// Why it could not be loaded, of late.
+    pub failure: Option<String>,
     /// Positions, where they are known.
     pub context: Option<usize>,
     /// Such as `4bit`.
@@ -165,6 +167,11 @@ impl Models {
             capabilities.push("embeddings");
         }
         let progress = self.progress(&id);
+        let failure = self.failure_of(&id).map(|e| match &source {
+            // No path is told to clients.
+            Source::Path(path) => e.message.replace(&path.display().to_string(), &id),
+            _ => e.message,
+        });
         let most = |n: usize| self.settings.max_context.map_or(n, |m| m.min(n));
         Ok(Listing {
             capabilities,
@@ -176,6 +183,7 @@ impl Models {
             bytes,
             parameters: loaded.as_ref().map(|l| l.fit.parameters),
             progress,
+            failure,
             loaded: loaded.is_some(),
         })
     }

@@ -277,7 +277,7 @@ pub(crate) async fn run(service: Arc<Service>, call: Call) -> Outcome {
     let streams = body.flag("stream") == Some(true);
     let counts = body.get("stream_options").and_then(|o| o.get("include_usage")) == Some(&json!(true));
     let (name, n, top) = (ask.model.clone(), ask.n, ask.top);
-    let mut ticket = service.submit(ask, &call.owner, call.came).await?;
+    let mut ticket = service.submit(ask, &call).await?;
     body.warnings.append(&mut ticket.warnings);
     let fields = service.settings.reasoning_field;
     let mut answer = if streams {

@@ -138,7 +138,7 @@ pub(crate) async fn run(service: Arc<Service>, call: Call) -> Outcome {
         };
         // The tickets of all prompts are kept to the end, so that the first one's count is enough.
         let ask = Ask { prompt: Some(prompt), further: !parts.is_empty(), ..ask.clone() };
-        let mut ticket = service.submit(ask, &call.owner, call.came).await.map_err(own)?;
+        let mut ticket = service.submit(ask, &call).await.map_err(own)?;
         // Of the first prompt: those of the others are the same.
         if parts.is_empty() {
             body.warnings.append(&mut ticket.warnings);

@@ -124,7 +124,7 @@ pub(crate) async fn run(service: Arc<Service>, call: Call) -> Outcome {
     })
     .await?;
     let tokens: usize = texts.iter().map(Vec::len).sum();
-    let mut vectors = embed::run(&service, &loaded, texts, pooling, &call.owner).await?;
+    let mut vectors = embed::run(&service, &loaded, texts, pooling, &call).await?;
     if let Some(n) = cut {
         vectors.iter_mut().for_each(|v| shorten(v, n));
     }

@@ -24,8 +24,17 @@ fn entry(model: &Listing) -> Value {
         // What Anthropic's clients read.
         "type": "model", "display_name": model.id, "created_at": crate::ollama::time(model.created),
     });
+    entry["state"] = json!(match (&model.progress, &model.failure) {
+        _ if model.loaded => "ready",
+        (Some(_), _) => "loading",
+        (None, Some(_)) => "failed",
+        (None, None) => "absent",
+    });
     if let Some(progress) = &model.progress {
         entry["loading"] = loading(progress);
+    }
+    if let Some(failure) = &model.failure {
+        entry["failure"] = json!(failure);
     }
     if let Some(context) = model.context {
         entry["context_length"] = json!(context);

@@ -50,7 +50,7 @@ pub(crate) async fn run(service: Arc<Service>, call: Call) -> Outcome {
     })
     .await?;
     let tokens: usize = texts.iter().map(Vec::len).sum();
-    let vectors = embed::run(&service, &loaded, texts, pooling, &call.owner).await;
+    let vectors = embed::run(&service, &loaded, texts, pooling, &call).await;
     let vectors = vectors.map_err(|e| ApiError { param: e.param.map(|_| "documents".into()), ..e })?;
     let mut scores: Vec<(usize, f64)> = vectors[1..].iter().map(|v| cosine(&vectors[0], v)).enumerate().collect();
     // Of equal ones, the first comes first.

@@ -1,6 +1,6 @@
 """Cases of the server, driven by the official clients of OpenAI and Anthropic, by httpx and by plain sockets.
 
-    pip install openai anthropic httpx
+    pip install openai anthropic httpx jsonschema
     python crates/serve/tests/clients /path/to/lapis [part of a case's name]
 
 Starts its own servers on free ports. Prints a line for each failure and a count; exits with 1 on a failure.
@@ -20,12 +20,14 @@ import embeddings
 import end  # noqa: F401
 import flags  # noqa: F401
 import formats  # noqa: F401
+import held
 import messages  # noqa: F401
 import refusals  # noqa: F401
 import responses
 import routes  # noqa: F401
 import scores
 import suite
+import told  # noqa: F401
 import wire  # noqa: F401
 
 
@@ -40,6 +42,7 @@ def main():
         settings = json.loads((folder / "tools" / "tokenizer_config.json").read_text())
         (folder / "tools" / "tokenizer_config.json").write_text(json.dumps({**settings, "chat_template": suite.TEMPLATE}))
         suite.PLAIN = suite.Server(suite.PROGRAM)
+        held.begin(suite.PLAIN.url)
         suite.KEYED = suite.Server(suite.PROGRAM, "--api-key-file", str(folder / "keys"), "--alias", "claude-*=default", "--alias", "claude-other=nope", key="first-key-123")
         suite.TOOLS = suite.Server(suite.PROGRAM, "--model", str(folder / "tools"))
         shutil.copytree(folder / "tools", folder / "marked")
@@ -56,11 +59,16 @@ def main():
             ran += 1
             try:
                 run()
+                assert not held.WRONG, held.WRONG[0]
             except Exception as e:
                 failed += 1
                 at = traceback.extract_tb(e.__traceback__)[:3][-1].lineno  # in the case itself
                 shown = " ".join(f"{type(e).__name__}: {e}".split())
                 print(f"FAIL {name}: {shown[:600]} (line {at})", flush=True)
+            held.WRONG.clear()
+        if not wanted and (unseen := held.unseen()):
+            failed += 1
+            print(f"FAIL no answer was held to {unseen}")
     finally:
         for server in (suite.PLAIN, suite.KEYED, suite.TOOLS, suite.MARKED, suite.EMBEDDER):
             if server:

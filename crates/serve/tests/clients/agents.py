@@ -467,7 +467,7 @@ def flag_log_content(*flags):
     server = suite.Server(suite.PROGRAM, *flags)
     try:
         said = text(chat([{"role": "user", "content": "a secret\nword"}], server, max_tokens=8, temperature=0))
-        until(lambda: any("done" in line for line in server.lines), 5, "no line in the log")
+        until(lambda: any("POST /v1/chat" in line or '"route":"/v1/chat' in line for line in server.lines), 5, "no line in the log")
         log = "".join(server.lines)
         shown = ["a secret\\nword" in log, json.dumps(said)[1:-1] in log]
         equal(shown, [bool(flags)] * 2, log)

@@ -285,7 +285,12 @@ def refused_429_and_503_beside_work():
 @case()
 def refused_503_broken_model():
     with limited() as server:
+        states = lambda: {m["id"]: m["state"] for m in server.http.get("/v1/models").json()["data"]}
+        equal(states(), {"model": "ready", "other": "absent", "broken": "absent"})
         server.post(OPENAI, {**RIGHT[OPENAI], "model": "broken"})
+        equal(states(), {"model": "absent", "other": "absent", "broken": "failed"})
+        listed = {m["id"]: m for m in server.http.get("/v1/models").json()["data"]}
+        assert "cannot be loaded" in listed["broken"]["failure"] and "/tmp" not in json.dumps(listed), listed
         for path in (OPENAI, ANTHROPIC):
             soon("model that cannot be loaded", 503, path, post(path, {**RIGHT[path], "model": "broken"}), server, holds="cannot be loaded")
 

@@ -197,7 +197,7 @@ pub(crate) async fn run(service: Arc<Service>, call: Call) -> Outcome {
         }
     }
     let (name, top) = (ask.model.clone(), ask.top);
-    let mut ticket = service.submit(ask, &call.owner, call.came).await.map_err(own)?;
+    let mut ticket = service.submit(ask, &call).await.map_err(own)?;
     body.warnings.append(&mut ticket.warnings);
     let mut shape = Shape::new(&body, if name.is_empty() { &ticket.model.id } else { &name });
     if memory.keeps() && body.flag("store") != Some(false) {
