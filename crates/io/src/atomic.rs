@@ -5,15 +5,16 @@
 //! second writer out and tells it who the first is; both side files are gone afterwards, and what a killed process
 //! leaves behind is taken over by the next.
 
+use crate::blocks::Blocks;
 use lapis_core::error::{Error, Result};
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 /// A file in the making. Dropped without [`AtomicFile::commit`], it leaves the old file as it was.
 #[derive(Debug)]
 pub struct AtomicFile {
-    file: Option<File>,
+    file: Option<Blocks<File>>,
     target: PathBuf,
     partial: PathBuf,
     lock: Option<(PathBuf, File)>,
@@ -53,7 +54,7 @@ impl AtomicFile {
         // From here on, dropping `this` removes what was made.
         let mut this = AtomicFile { file: None, target, partial, lock: Some((lock_path, lock)), op };
         let file = OpenOptions::new().write(true).create(true).truncate(true).open(&this.partial);
-        this.file = Some(file.map_err(|e| this.error(e))?);
+        this.file = Some(Blocks::new(file.map_err(|e| this.error(e))?, 0));
         Ok(this)
     }
 
@@ -66,23 +67,13 @@ impl AtomicFile {
         file.write_all(bytes).map_err(|e| self.error(e))
     }
 
-    /// Writes `bytes` over what stands at `at`, and goes on at the end.
-    ///
-    /// # Errors
-    /// As [`AtomicFile::write`].
-    pub fn write_at(&mut self, at: u64, bytes: &[u8]) -> Result<()> {
-        let file = self.file.as_mut().expect("open until committed");
-        let result = file.seek(SeekFrom::Start(at)).and_then(|_| file.write_all(bytes));
-        result.and_then(|()| file.seek(SeekFrom::End(0))).map(|_| ()).map_err(|e| self.error(e))
-    }
-
     /// Puts the file in its place.
     ///
     /// # Errors
     /// As [`AtomicFile::write`]; the old file is then untouched.
     pub fn commit(mut self) -> Result<()> {
-        let file = self.file.take().expect("open until committed");
-        file.sync_all().map_err(|e| self.error(e))?;
+        let mut file = self.file.take().expect("open until committed");
+        file.flush().and_then(|()| file.get_ref().sync_all()).map_err(|e| self.error(e))?;
         drop(file);
         std::fs::rename(&self.partial, &self.target).map_err(|e| self.error(e))?;
         // A directory that cannot be opened or synced (some network file systems) is no fault of the file.
@@ -218,8 +209,8 @@ mod tests {
         let path = dir.join("a.bin");
         std::fs::write(&path, "old").unwrap();
         let mut f = AtomicFile::create(&path, "save", 3).unwrap();
-        f.write(b"__w").unwrap();
-        f.write_at(0, b"ne").unwrap();
+        f.write(b"ne").unwrap();
+        f.write(b"w").unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), b"old");
         f.commit().unwrap();
         assert_eq!((std::fs::read(&path).unwrap(), files(&dir)), (b"new".to_vec(), vec!["a.bin".into()]));

@@ -10,6 +10,7 @@
 
 pub mod arrays;
 pub mod atomic;
+pub mod blocks;
 pub mod bytes;
 pub mod function;
 pub mod gguf;

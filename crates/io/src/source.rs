@@ -65,6 +65,9 @@ impl Source {
                 // SAFETY: the map is read-only. Others may still write or cut the file: the module's documentation
                 // says what that means, and `ReadMode::Copy` is there for it.
                 let map = unsafe { Mmap::map(&file) }.map_err(fail)?;
+                // Read in pieces of a large page where the file system can: a wish, so whatever comes of it is right.
+                #[cfg(target_os = "linux")]
+                drop(map.advise(memmap2::Advice::HugePage));
                 let len = map.len() as u64;
                 memory::mapped_changed(map.len() as isize);
                 return Ok(Arc::new(Source { name, len, kind: Kind::Map { map, file } }));

@@ -12,6 +12,9 @@ use super::pack::Lanes;
 use super::pack::{AHEAD, Lines, Quad, prefetch};
 use crate::isa::Isa;
 
+/// Lines of a piece that is asked for at once: 4 KiB.
+const PIECE: usize = 64;
+
 /// Rows of a stretch of k when the rows of the right side are contiguous.
 pub(crate) const STRETCH: usize = 32;
 
@@ -62,15 +65,33 @@ unsafe fn columns<Q: Quad, const MR: usize, const NV: usize>(
         let mut lines = Lines::new();
         let (line, ahead) = (Lines::elements::<Q>(), AHEAD / size_of::<Q::E>());
         let all = NV * Q::LANES;
+        // Lines of a lane, of a piece, of this piece that are read; where the next piece begins.
+        let whole = k / line;
+        let piece = whole / whole.div_ceil(PIECE).max(1);
+        let (mut read, mut after) = (0, piece);
         for at in (0..k / line * line).step_by(line) {
-            // Two steps share their pairs of lines: each asks for those of half the rows.
-            let odd = at / line % 2;
-            let next = at - odd * line + ahead;
-            let next = if next < k { next as isize } else { (next - k) as isize + jump };
-            lines.fetch::<Q>(&lanes[..all], at, |l| {
-                let lane = lanes[odd * (all / 2) + l / 2];
-                lane.wrapping_offset(next).wrapping_add(l % 2 * line)
-            });
+            if Q::LANES == 8 && piece >= all {
+                // While pieces of all lanes are read crosswise, the next ones are asked for one after the other.
+                let (lane, first) = (read * all / piece, read * all % piece);
+                let next = if after < whole { (after * line) as isize } else { jump };
+                lines.fetch::<Q>(&lanes[..all], at, |l| {
+                    let over = usize::from(first + l >= piece);
+                    lanes[lane + over].wrapping_offset(next).wrapping_add((first + l - over * piece) * line)
+                });
+                read += 1;
+                if read == piece {
+                    (read, after) = (0, after + piece);
+                }
+            } else {
+                // Two steps share their pairs of lines: each asks for those of half the rows.
+                let odd = at / line % 2;
+                let next = at - odd * line + ahead;
+                let next = if next < k { next as isize } else { (next - k) as isize + jump };
+                lines.fetch::<Q>(&lanes[..all], at, |l| {
+                    let lane = lanes[odd * (all / 2) + l / 2];
+                    lane.wrapping_offset(next).wrapping_add(l % 2 * line)
+                });
+            }
             for c in 0..4 {
                 let a = a.add((at + c * Q::CHUNK) / Q::PER * MR);
                 for j in 0..NV {

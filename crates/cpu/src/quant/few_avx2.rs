@@ -13,6 +13,7 @@ use super::thin::{Job, units};
 use super::weights::{Block, ScaleKind};
 use std::arch::x86_64::*;
 use std::mem::MaybeUninit;
+use std::ops::Range;
 
 /// Lanes: packed rows of a strip, columns of the result.
 pub(super) const STRIP: usize = 8;
@@ -23,53 +24,94 @@ const TILE: usize = 8;
 /// Vectors of sums that wait for the other rows: 8 KiB.
 const STRETCH: usize = 256;
 
-/// How far ahead of the reads memory is asked for, in bytes.
-const AHEAD: usize = 2048;
+/// How far ahead of the reads memory is asked for at the end of a strip's reads, in bytes.
+const AHEAD: usize = 4096;
 
-/// The result of eight columns, row by row of the activations, to `out(row)`.
+/// The result of a block's columns, row by row of the activations, to `out(row)`.
 ///
 /// # Safety
-/// The machine has AVX2, FMA and F16C; `block` has eight rows of `job.cols` codes, with their scales; `job.x` was gathered
-/// for words of eight; `out(row)` has room for 8.
+/// The machine has AVX2, FMA and F16C; `block` has a multiple of eight rows of `job.cols` codes, with their scales; `job.x`
+/// was gathered for words of eight; `out(row)` has room for as many.
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(super) unsafe fn strip(block: &Block, job: &Job, out: impl Fn(usize) -> *mut f32) {
-    let mut row = 0;
-    while row < job.x.rows {
-        let count = (job.x.rows - row).min(4);
-        // SAFETY: as the caller promises; rows of activations are padded to a power of two.
+pub(super) unsafe fn block(block: &Block, job: &Job, out: impl Fn(usize) -> *mut f32) {
+    let (rows, strips) = (job.x.rows, block.valid / STRIP);
+    if rows <= 4 {
+        // SAFETY: as the caller promises.
+        unsafe { formats(block, 0..strips, job, 0..rows, &out) }
+        return;
+    }
+    for strip in 0..strips {
+        // SAFETY: as the caller promises.
         unsafe {
-            match count {
-                1 => formats::<1>(block, job, row, &out),
-                2 => formats::<2>(block, job, row, &out),
-                _ => formats::<4>(block, job, row, &out),
-            }
+            formats(block, strip..strip + 1, job, 0..4, &out);
+            formats(block, strip..strip + 1, job, 4..rows, &out);
         }
-        row += count;
     }
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-unsafe fn formats<const M: usize>(block: &Block, job: &Job, row: usize, out: &impl Fn(usize) -> *mut f32) {
+unsafe fn formats(
+    block: &Block,
+    strips: Range<usize>,
+    job: &Job,
+    rows: Range<usize>,
+    out: &impl Fn(usize) -> *mut f32,
+) {
+    // SAFETY: as the caller promises; rows of activations are padded to a power of two.
+    unsafe {
+        match rows.len() {
+            1 => widths::<1>(block, strips, job, rows.start, out),
+            2 => widths::<2>(block, strips, job, rows.start, out),
+            _ => widths::<4>(block, strips, job, rows.start, out),
+        }
+    }
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+unsafe fn widths<const M: usize>(
+    block: &Block,
+    strips: Range<usize>,
+    job: &Job,
+    row: usize,
+    out: &impl Fn(usize) -> *mut f32,
+) {
     let words = job.group * job.bits / 32;
     // SAFETY: as the caller promises.
     unsafe {
         match (job.bits, job.fp4, words) {
-            (4, true, 2) => kernel::<4, true, 2, M, true>(block, job, row, out),
-            (4, true, _) => kernel::<4, true, 4, M, true>(block, job, row, out),
-            (4, false, 4) => kernel::<4, false, 4, M, true>(block, job, row, out),
-            (4, false, 8) => kernel::<4, false, 8, M, true>(block, job, row, out),
-            (4, false, _) => kernel::<4, false, 8, M, false>(block, job, row, out),
-            (8, ..) => kernel::<8, false, 8, M, false>(block, job, row, out),
-            (2, _, 2) => kernel::<2, false, 2, M, true>(block, job, row, out),
-            (2, _, 4) => kernel::<2, false, 4, M, true>(block, job, row, out),
-            (2, ..) => kernel::<2, false, 8, M, true>(block, job, row, out),
-            (1, _, 1) => kernel::<1, false, 1, M, true>(block, job, row, out),
-            (1, _, 2) => kernel::<1, false, 2, M, true>(block, job, row, out),
-            (1, ..) => kernel::<1, false, 4, M, true>(block, job, row, out),
+            (4, true, 2) => kernel::<4, true, 2, M, true>(block, strips, job, row, out),
+            (4, true, _) => kernel::<4, true, 4, M, true>(block, strips, job, row, out),
+            (4, false, 4) => kernel::<4, false, 4, M, true>(block, strips, job, row, out),
+            (4, false, 8) => kernel::<4, false, 8, M, true>(block, strips, job, row, out),
+            (4, false, _) => kernel::<4, false, 8, M, false>(block, strips, job, row, out),
+            (8, ..) => kernel::<8, false, 8, M, false>(block, strips, job, row, out),
+            (2, _, 2) => kernel::<2, false, 2, M, true>(block, strips, job, row, out),
+            (2, _, 4) => kernel::<2, false, 4, M, true>(block, strips, job, row, out),
+            (2, ..) => kernel::<2, false, 8, M, true>(block, strips, job, row, out),
+            (1, _, 1) => kernel::<1, false, 1, M, true>(block, strips, job, row, out),
+            (1, _, 2) => kernel::<1, false, 2, M, true>(block, strips, job, row, out),
+            (1, ..) => kernel::<1, false, 4, M, true>(block, strips, job, row, out),
             // Other widths are spread to bytes first: 4 codes a word, whole vectors a group.
-            _ => kernel::<0, false, 8, M, false>(block, job, row, out),
+            _ => kernel::<0, false, 8, M, false>(block, strips, job, row, out),
         }
+    }
+}
+
+/// Memory that will be read soon, asked for a few lines at a time: in three quarters by the reads of packed rows, in one by the
+/// scaling after them, so that memory is never left waiting for either.
+struct Soon(*const u8);
+
+impl Soon {
+    /// Asks for the lines of the next `bytes` bytes.
+    #[inline(always)]
+    fn ask(&mut self, bytes: usize) {
+        for line in (0..bytes).step_by(64) {
+            // SAFETY: a prefetch may name any address.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(self.0.wrapping_add(line).cast()) }
+        }
+        self.0 = self.0.wrapping_add(bytes);
     }
 }
 
@@ -81,6 +123,7 @@ unsafe fn formats<const M: usize>(block: &Block, job: &Job, row: usize, out: &im
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn kernel<const BITS: usize, const FP4: bool, const WORDS: usize, const M: usize, const ONE: bool>(
     block: &Block,
+    strips: Range<usize>,
     job: &Job,
     row: usize,
     out: &impl Fn(usize) -> *mut f32,
@@ -91,83 +134,102 @@ unsafe fn kernel<const BITS: usize, const FP4: bool, const WORDS: usize, const M
     let groups = job.cols / job.group;
     let (sums, whole) = (groups.div_ceil(per), groups / per);
     let most = STRETCH / (M * 8 * per) * 8;
-    let first = x.codes.as_ptr().wrapping_add(row * x.stride());
-    let reader = Reader::<BITS, FP4, ONE> { cutter: Cutter::new(job.bits), vectors, end: job.cols * job.bits / 8 };
+    let (width, stride) = (x.width(), x.stride());
+    let first = x.codes.as_ptr().wrapping_add(row * stride);
+    let reader =
+        Reader::<BITS, FP4, ONE> { cutter: Cutter::new::<BITS>(job.bits), vectors, end: job.cols * job.bits / 8 };
+    // Bytes of eight sums of a packed row, and of their scales (and biases) in eight rows.
+    let (bytes, entries) = (8 * per * job.group * job.bits / 8, 8 * per * STRIP * block.kind.size());
     let mut wait = [const { MaybeUninit::<[__m256i; 8]>::uninit() }; STRETCH / 8];
     let wait = wait.as_mut_ptr().cast::<__m256i>();
     let mut scales = Scales([[_mm256_setzero_ps(); 2]; TILE]);
-    let mut acc = [_mm256_setzero_ps(); M];
-    for start in (0..sums).step_by(most) {
-        let count = most.min(sums - start);
-        // Eight sums of packed row `i`, as `columns` leaves them.
-        let place = |m: usize, i: usize, at: usize| wait.wrapping_add(((m * STRIP + i) * most + at) / 8 * per);
-        for i in 0..STRIP {
-            let codes = block.packed.as_ptr().wrapping_add(i * block.stride);
-            for at in (0..count).step_by(8) {
-                // SAFETY: as the caller promises: reads stay within the row, `x` is padded to whole vectors; `wait` has
-                // room for `most` sums of eight rows and `M`.
-                unsafe {
-                    let eight = if start + at + 8 <= whole {
-                        reader.eight::<M, false>(codes, start + at, first, x.stride())
-                    } else {
-                        reader.eight::<M, true>(codes, start + at, first, x.stride())
-                    };
-                    for m in 0..M {
-                        let sums = columns::<WORDS>(eight[m], short(BITS, FP4, ONE));
-                        for g in 0..per {
-                            place(m, i, at).add(g).write(sums[g]);
-                        }
-                    }
-                }
-            }
-        }
-        for at in (0..count).step_by(8) {
-            // Where a packed row's sums were, now a sum of each row.
-            for m in 0..M {
-                for g in 0..per {
-                    let mut sums = [_mm256_setzero_si256(); STRIP];
-                    // SAFETY: written above.
+    let after = |strip: usize, from: &[u8]| Soon(from.as_ptr().wrapping_add((strip + 1) * STRIP * block.scale_stride));
+    for strip in strips {
+        let packed = block.packed.as_ptr().wrapping_add(strip * STRIP * block.stride);
+        let mut soon = Soon(packed.wrapping_add(AHEAD + STRIP * block.stride / 4));
+        let (mut soon_scales, mut soon_biases) = (after(strip, block.scales), after(strip, block.biases));
+        let mut acc = [_mm256_setzero_ps(); M];
+        for start in (0..sums).step_by(most) {
+            let count = most.min(sums - start);
+            // Eight sums of packed row `i`, as `columns` leaves them.
+            let place = |m: usize, i: usize, at: usize| wait.wrapping_add(((m * STRIP + i) * most + at) / 8 * per);
+            for i in 0..STRIP {
+                let codes = packed.wrapping_add(i * block.stride);
+                for at in (0..count).step_by(8) {
+                    soon.ask(bytes / 4 * 3);
+                    // SAFETY: as the caller promises: reads stay within the row, `x` is padded to whole vectors; `wait`
+                    // has room for `most` sums of eight rows and `M`.
                     unsafe {
-                        for i in 0..STRIP {
-                            sums[i] = place(m, i, at).add(g).read();
-                        }
-                        let sums = transpose(sums);
-                        for i in 0..STRIP {
-                            place(m, i, at).add(g).write(sums[i]);
+                        let eight = if start + at + 8 <= whole {
+                            reader.eight::<M, false>(codes, start + at, first, stride)
+                        } else {
+                            reader.eight::<M, true>(codes, start + at, first, stride)
+                        };
+                        for m in 0..M {
+                            let sums = columns::<WORDS>(eight[m], short(BITS, FP4, ONE));
+                            for g in 0..per {
+                                place(m, i, at).add(g).write(sums[g]);
+                            }
                         }
                     }
                 }
             }
-            let end = groups.min((start + at + 8) * per);
-            for group in ((start + at) * per..end).step_by(TILE) {
-                let count = TILE.min(end - group);
-                // SAFETY: the groups exist.
-                unsafe { scales.load(block, group, count, FP4) }
+            for at in (0..count).step_by(8) {
+                soon.ask(bytes * 2);
+                soon_scales.ask(entries);
+                if !FP4 {
+                    soon_biases.ask(entries);
+                }
+                // Where a packed row's sums were, now a sum of each row.
                 for m in 0..M {
-                    for g in 0..count {
-                        let [scale, bias] = scales.0[g];
-                        // SAFETY: written above; each row's scales and sums have one entry a group.
-                        let (sum, x_scale, x_sum) = unsafe {
-                            let nth = group + g - (start + at) * per;
-                            let at_x = (group + g) * x.width() + row + m;
-                            let sum = place(m, nth / per, at).add(nth % per).read();
-                            (sum, *x.scales.as_ptr().add(at_x), *x.sums.as_ptr().add(at_x))
-                        };
-                        let product = if FP4 {
-                            _mm256_mul_ps(scale, _mm256_cvtepi32_ps(_mm256_add_epi32(sum, _mm256_set1_epi32(x_sum))))
-                        } else {
-                            let x_sum = _mm256_set1_ps(f32::from_bits(x_sum as u32));
-                            _mm256_fmadd_ps(scale, _mm256_cvtepi32_ps(sum), _mm256_mul_ps(bias, x_sum))
-                        };
-                        acc[m] = _mm256_fmadd_ps(_mm256_set1_ps(x_scale), product, acc[m]);
+                    for g in 0..per {
+                        let mut sums = [_mm256_setzero_si256(); STRIP];
+                        // SAFETY: written above.
+                        unsafe {
+                            for i in 0..STRIP {
+                                sums[i] = place(m, i, at).add(g).read();
+                            }
+                            let sums = transpose(sums);
+                            for i in 0..STRIP {
+                                place(m, i, at).add(g).write(sums[i]);
+                            }
+                        }
+                    }
+                }
+                let end = groups.min((start + at + 8) * per);
+                for group in ((start + at) * per..end).step_by(TILE) {
+                    let count = TILE.min(end - group);
+                    // SAFETY: the groups exist.
+                    unsafe { scales.load(block, strip * STRIP, group, count, FP4) }
+                    for m in 0..M {
+                        for g in 0..count {
+                            let [scale, bias] = scales.0[g];
+                            // SAFETY: written above; each row's scales and sums have one entry a group.
+                            let (sum, x_scale, x_sum) = unsafe {
+                                let nth = group + g - (start + at) * per;
+                                let at_x = (group + g) * width + row + m;
+                                let sum = place(m, nth / per, at).add(nth % per).read();
+                                (sum, *x.scales.as_ptr().add(at_x), *x.sums.as_ptr().add(at_x))
+                            };
+                            let product = if FP4 {
+                                _mm256_mul_ps(
+                                    scale,
+                                    _mm256_cvtepi32_ps(_mm256_add_epi32(sum, _mm256_set1_epi32(x_sum))),
+                                )
+                            } else {
+                                let x_sum = _mm256_set1_ps(f32::from_bits(x_sum as u32));
+                                _mm256_fmadd_ps(scale, _mm256_cvtepi32_ps(sum), _mm256_mul_ps(bias, x_sum))
+                            };
+                            acc[m] = _mm256_fmadd_ps(_mm256_set1_ps(x_scale), product, acc[m]);
+                        }
                     }
                 }
             }
         }
-    }
-    for m in 0..M.min(x.rows - row) {
-        // SAFETY: as the caller promises.
-        unsafe { _mm256_storeu_ps(out(row + m), acc[m]) }
+        for m in 0..M.min(x.rows - row) {
+            // SAFETY: as the caller promises.
+            unsafe { _mm256_storeu_ps(out(row + m).add(strip * STRIP), acc[m]) }
+        }
     }
 }
 
@@ -208,11 +270,8 @@ impl<const BITS: usize, const FP4: bool, const ONE: bool> Reader<BITS, FP4, ONE>
             for v in j * vectors..(j + 1) * vectors {
                 let p = codes.wrapping_add(v * bytes);
                 let left = if PART { self.end.saturating_sub((first * vectors + v) * bytes).min(bytes) } else { bytes };
-                // SAFETY: as the caller promises; a prefetch may name any address.
+                // SAFETY: as the caller promises.
                 unsafe {
-                    if v % 2 == 0 {
-                        _mm_prefetch::<_MM_HINT_T0>(p.wrapping_add(AHEAD).cast());
-                    }
                     let words = if BITS == 0 || PART { self.cutter.some(p, left) } else { whole(p) };
                     let words = if BITS == 0 { self.cutter.spread(words) } else { words };
                     let cut = self.cutter.units::<BITS, FP4>(words);
@@ -274,7 +333,14 @@ struct Cutter {
 impl Cutter {
     #[target_feature(enable = "avx2")]
     #[inline]
-    fn new(bits: usize) -> Cutter {
+    fn new<const BITS: usize>(bits: usize) -> Cutter {
+        let zero = _mm256_setzero_si256();
+        // SAFETY: loads of arrays.
+        let fp4 = unsafe { _mm256_broadcastsi128_si256(_mm_loadu_si128(FP4_BYTES.as_ptr().cast())) };
+        let mask = _mm256_set1_epi8(((1u16 << bits) - 1) as i8);
+        if BITS != 0 {
+            return Cutter { bits: bits as i32, mask, fp4, words: zero, bytes: zero, shifts: zero };
+        }
         // Sixteen codes are `2 * bits` bytes; those of the upper half begin in word `bits / 2`.
         let half = bits / 2;
         let words: [i32; 8] = std::array::from_fn(|i| (i % 4 + i / 4 * half) as i32);
@@ -285,8 +351,8 @@ impl Cutter {
         unsafe {
             Cutter {
                 bits: bits as i32,
-                mask: _mm256_set1_epi8(((1u16 << bits) - 1) as i8),
-                fp4: _mm256_broadcastsi128_si256(_mm_loadu_si128(FP4_BYTES.as_ptr().cast())),
+                mask,
+                fp4,
                 words: _mm256_loadu_si256(words.as_ptr().cast()),
                 bytes: _mm256_loadu_si256(bytes.as_ptr().cast()),
                 shifts: _mm256_loadu_si256(shifts.as_ptr().cast()),
@@ -436,19 +502,19 @@ pub(super) fn transpose(r: [__m256i; 8]) -> [__m256i; 8] {
 struct Scales([[__m256; 2]; TILE]);
 
 impl Scales {
-    /// Takes groups `first..first + count`, where `first` is a multiple of 8 and `count` at most 8.
+    /// Takes groups `first..first + count` of eight rows from `row` on, where `first` is a multiple of 8 and `count` at most 8.
     ///
     /// # Safety
-    /// They exist in eight rows of the block.
+    /// They exist in the block.
     #[target_feature(enable = "avx2,f16c")]
     #[inline]
-    unsafe fn load(&mut self, block: &Block, first: usize, count: usize, fp4: bool) {
+    unsafe fn load(&mut self, block: &Block, row: usize, first: usize, count: usize, fp4: bool) {
         let factor = if fp4 { 0.5 * block.factor } else { block.factor };
         if block.kind == ScaleKind::Bf16 && !fp4 && count == TILE {
             // Scale and bias of a group in a word.
             let mut rows = [_mm256_setzero_si256(); STRIP];
             for i in 0..STRIP {
-                let at = i * block.scale_stride + 2 * first;
+                let at = (row + i) * block.scale_stride + 2 * first;
                 // SAFETY: as the caller promises.
                 unsafe {
                     let scales = _mm_loadu_si128(block.scales.as_ptr().add(at).cast());
@@ -465,10 +531,10 @@ impl Scales {
         }
         // SAFETY: as the caller promises.
         unsafe {
-            let scales = decoded(block, block.scales, first, count, factor);
+            let scales = decoded(block, block.scales, row, first, count, factor);
             (0..TILE).for_each(|g| self.0[g][0] = scales[g]);
             if !fp4 {
-                let biases = decoded(block, block.biases, first, count, 1.0);
+                let biases = decoded(block, block.biases, row, first, count, 1.0);
                 (0..TILE).for_each(|g| self.0[g][1] = biases[g]);
             }
         }
@@ -478,12 +544,12 @@ impl Scales {
 /// Eight groups of eight rows, by group.
 ///
 /// # Safety
-/// Groups `first..first + count` (at most 8) of eight rows are readable in `from`.
+/// Groups `first..first + count` (at most 8) of eight rows from `row` on are readable in `from`.
 #[target_feature(enable = "avx2,f16c")]
 #[inline]
-unsafe fn decoded(block: &Block, from: &[u8], first: usize, count: usize, factor: f32) -> [__m256; TILE] {
+unsafe fn decoded(block: &Block, from: &[u8], row: usize, first: usize, count: usize, factor: f32) -> [__m256; TILE] {
     let mut r = [_mm256_setzero_si256(); STRIP];
-    let row = |i: usize| from.as_ptr().wrapping_add(i * block.scale_stride + first * block.kind.size());
+    let row = |i: usize| from.as_ptr().wrapping_add((row + i) * block.scale_stride + first * block.kind.size());
     // SAFETY: as the caller promises.
     unsafe {
         match block.kind {

@@ -416,19 +416,16 @@ impl Product<'_> {
         let (w, content) = (self.w, Content::of(self.w.format));
         let (group, bits, fp4) = (w.format.group(), content.bits, content.fp4);
         let width = (self.n - index * COLUMNS).min(COLUMNS);
+        let block = w.block(task.matrix, index * COLUMNS, COLUMNS);
         if self.isa == Isa::Avx2 {
-            for column in (0..width).step_by(few_avx2::STRIP) {
-                let block = w.block(task.matrix, index * COLUMNS + column, few_avx2::STRIP);
-                for (part, few) in tiles(task.pairs.len(), thin::ROWS).zip(few) {
-                    let job = thin::Job { x: few, cols: w.cols, group, bits, fp4 };
-                    let start = scratch.sums[part].as_mut_ptr().cast::<f32>();
-                    // SAFETY: the level is present (it was passed), and each row of sums has room for 8 from `column` on.
-                    unsafe { few_avx2::strip(&block, &job, |m| start.add(m * COLUMNS + column)) }
-                }
+            for (part, few) in tiles(task.pairs.len(), thin::ROWS).zip(few) {
+                let job = thin::Job { x: few, cols: w.cols, group, bits, fp4 };
+                let start = scratch.sums[part].as_mut_ptr().cast::<f32>();
+                // SAFETY: the level is present (it was passed), and each row of sums has room for 64.
+                unsafe { few_avx2::block(&block, &job, |m| start.add(m * COLUMNS)) }
             }
             return;
         }
-        let block = w.block(task.matrix, index * COLUMNS, COLUMNS);
         if let ([_], [few, ..]) = (task.pairs, few) {
             let job = thin::Job { x: few, cols: w.cols, group, bits, fp4 };
             // SAFETY: the level is present (it was passed), and there is room for 64.

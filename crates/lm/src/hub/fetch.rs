@@ -8,6 +8,7 @@ use super::digest::Digest;
 use super::http::{Answer, Ask, Fault, TRIES, escape, header};
 use super::{Hub, Name, Watch};
 use lapis::io::atomic::{free_bytes, human};
+use lapis::io::blocks::Blocks;
 use lapis::{Error, Result};
 use serde_json::Value;
 use std::fs::{self, File, OpenOptions};
@@ -244,25 +245,14 @@ impl Hub {
             growing.cut(*have)?;
             (*have, *digest) = growing.resume()?;
         }
-        let mut body = response.body_mut().as_reader();
-        let mut buffer = vec![0; 1 << 18];
-        loop {
-            let n = match body.read(&mut buffer) {
-                Ok(0) => break,
-                Ok(n) => n,
-                Err(e) => return Ok(Err(Fault::Transport(e.to_string()))),
-            };
-            if *have + n as u64 > growing.file.size {
-                growing.cut(*have)?;
-                (*have, *digest) = growing.resume()?;
-                return Ok(Err(Fault::Transport(format!("{url}: more bytes than the file has"))));
-            }
-            growing.out.write_all(&buffer[..n]).map_err(|e| cannot("write", &growing.path, e))?;
-            digest.update(&buffer[..n]);
-            *have += n as u64;
-            if !growing.progress.add(n as u64) {
-                return Err(stopped());
-            }
+        let poured = growing.pour(response.body_mut().as_reader(), have, digest)?;
+        if matches!(poured, Ok(false)) {
+            growing.cut(*have)?;
+            (*have, *digest) = growing.resume()?;
+            return Ok(Err(Fault::Transport(format!("{url}: more bytes than the file has"))));
+        }
+        if let Err(fault) = poured {
+            return Ok(Err(fault));
         }
         match *have < growing.file.size {
             true => Ok(Err(Fault::Transport(format!("{url}: broken off at byte {have}")))),
@@ -334,6 +324,31 @@ impl Growing<'_> {
         }
         let have = self.out.stream_position().map_err(|e| cannot("read", &self.path, e))?;
         Ok((have, digest))
+    }
+
+    /// Appends what comes, whose end tells whether the file has room for it all.
+    fn pour(&self, mut body: impl Read, have: &mut u64, digest: &mut Digest) -> Result<Answer<bool>> {
+        let mut out = Blocks::new(&self.out, *have);
+        let mut buffer = vec![0; 1 << 18];
+        let ended = loop {
+            let n = match body.read(&mut buffer) {
+                Ok(0) => break Ok(Ok(true)),
+                Ok(n) => n,
+                Err(e) => break Ok(Err(Fault::Transport(e.to_string()))),
+            };
+            if *have + n as u64 > self.file.size {
+                break Ok(Ok(false));
+            }
+            out.write_all(&buffer[..n]).map_err(|e| cannot("write", &self.path, e))?;
+            digest.update(&buffer[..n]);
+            *have += n as u64;
+            if !self.progress.add(n as u64) {
+                break Err(stopped());
+            }
+        };
+        // However it ended, what came is kept.
+        out.flush().map_err(|e| cannot("write", &self.path, e))?;
+        ended
     }
 
     /// Forgets everything; `counted` bytes of it were counted as done.

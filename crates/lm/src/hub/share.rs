@@ -9,6 +9,7 @@ use super::cache::safe_path;
 use super::digest::Digest;
 use super::fetch::cannot;
 use super::upload::gather;
+use lapis::io::blocks::Blocks;
 use lapis::{Error, Result};
 use serde_json::{Value, json};
 use std::fs::{self, File};
@@ -163,7 +164,7 @@ fn take(from: &mut dyn Read, dir: &Path) -> Result<Shared> {
     let mut all = Shared::default();
     let mut piece = vec![0; PIECE];
     // The file that is being written: its path, itself, what is left of it, its digest.
-    let mut open: Option<(PathBuf, File, u64, Digest)> = None;
+    let mut open: Option<(PathBuf, Blocks<File>, u64, Digest)> = None;
     loop {
         let mut head = [0; 9];
         exactly(from, &mut head)?;
@@ -200,15 +201,16 @@ fn take(from: &mut dyn Read, dir: &Path) -> Result<Shared> {
                 let folder = path.parent().unwrap_or(dir);
                 fs::create_dir_all(folder).map_err(|e| cannot("make", folder, e))?;
                 let file = File::create_new(&path).map_err(|e| cannot("write", &path, e))?;
+                let file = Blocks::new(file, 0);
                 open = Some((path, file, number(&value, "size")?, Digest::sha256()));
             }
-            (b'D', Some((path, file, 0, digest))) => {
+            (b'D', Some((path, mut file, 0, digest))) => {
                 if !digest.is(&String::from_utf8_lossy(&text)) {
                     return Err(wrong(format!("{} has another digest than was sent", path.display())));
                 }
-                file.sync_all().map_err(|e| cannot("write", &path, e))?;
+                file.flush().and_then(|()| file.get_ref().sync_all()).map_err(|e| cannot("write", &path, e))?;
                 all.files += 1;
-                all.bytes += file.metadata().map_err(|e| cannot("read", &path, e))?.len();
+                all.bytes += file.get_ref().metadata().map_err(|e| cannot("read", &path, e))?.len();
             }
             (b'E', None) => {
                 let value = object()?;
