@@ -24,7 +24,7 @@ pub struct Request {
     pub choice: u64,
     /// How many of the likeliest tokens are told of at each place.
     pub top: usize,
-    /// The number of the adapter in [`Engine::mixed`]; 0 is the model as it is.
+    /// The number of the adapter in [`Engine::mixed`](super::Engine::mixed); 0 is the model as it is.
     pub adapter: usize,
     /// Beginnings of prompts are shared among requests with the same number: not those with different adapters.
     pub salt: u64,
