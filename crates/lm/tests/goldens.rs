@@ -438,7 +438,22 @@ fn fine_tuned(model: &dyn Model, seed: u64) -> Box<dyn Model> {
 #[test]
 fn rows_of_several_adapters_share_a_step() {
     // Of these, at least; copies of others may have steps of their own.
-    let sharing = ["llama", "llama4_text", "qwen2", "qwen3", "gemma2", "mamba2", "phimoe", "nemotron_h", "falcon_h1"];
+    let sharing = [
+        "llama",
+        "mistral",
+        "llama-rope-llama3",
+        "phi3",
+        "gemma3",
+        "qwen3_moe",
+        "llama4_text",
+        "qwen2",
+        "qwen3",
+        "gemma2",
+        "mamba2",
+        "phimoe",
+        "nemotron_h",
+        "falcon_h1",
+    ];
     let mut failed = Vec::new();
     for (name, golden) in all() {
         let config = golden["config"].as_object().unwrap().clone();

@@ -3,8 +3,7 @@
 use crate::batch::{Batch, Sequence};
 use crate::models::Model;
 use lapis::{Array, Result};
-use lapis_nn::{Linear, LowRank, Mix, Owners, for_each_packable};
-use std::any::Any;
+use lapis_nn::{LowRank, Mix, Owners, for_each_packable};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -19,20 +18,17 @@ pub struct Mixed {
 /// The changes of low rank by which a copy of a model differs from it; `None` where it differs in anything else, or in
 /// layers whose rows are not those of a step (tables, stacks of experts).
 fn changes(base: &dyn Model, copy: &dyn Model) -> Option<BTreeMap<String, LowRank>> {
-    let mut all = BTreeMap::new();
-    for (path, layer) in copy.module().named_modules() {
-        let layer: &dyn Any = layer;
-        if let Some(change) = layer.downcast_ref::<Linear>().and_then(|l| l.change.as_deref()) {
-            all.insert(path, change.clone());
+    let (mut all, mut copy) = (BTreeMap::new(), copy.copied());
+    for_each_packable(copy.module_mut(), &mut |path, layer| {
+        if layer.mix().is_some()
+            && let Some(change) = layer.slot().and_then(|slot| slot.change.take())
+        {
+            all.insert(path.to_string(), *change);
         }
-    }
-    let (own, given) = (base.module().parameters(), copy.module().parameters());
-    let part = |name: &str| {
-        name.rsplit_once('.')
-            .is_some_and(|(layer, last)| matches!(last, "lora_a" | "lora_b" | "m") && all.contains_key(layer))
-    };
-    let same = |name: &str, value: &Array| own.get(name).is_some_and(|o| o.id() == value.id());
-    given.iter().all(|(name, value)| same(name, value) || part(name)).then_some(all)
+    });
+    let (own, left) = (base.module().parameters(), copy.module().parameters());
+    let same = |(name, value): (&String, &Array)| own.get(name).is_some_and(|o| o.id() == value.id());
+    (own.len() == left.len() && left.iter().all(same)).then_some(all)
 }
 
 impl Mixed {
@@ -48,7 +44,18 @@ impl Mixed {
                 *mix = any.then(|| Arc::new(Mix { changes, owners: Arc::clone(&owners) }));
             }
         });
-        left.iter().all(BTreeMap::is_empty).then_some(Mixed { model, owners, count: copies.len() })
+        let mixed = Mixed { model, owners, count: copies.len() };
+        let first = copies.iter().position(Option::is_some).map_or(0, |at| at + 1);
+        (left.iter().all(BTreeMap::is_empty) && mixed.goes(first)).then_some(mixed)
+    }
+
+    /// Whether rows of the model and of a copy go through one step, in which nothing is computed: not where a layer sees
+    /// them along another axis.
+    fn goes(&self, copy: usize) -> bool {
+        let [mut one, mut other] = [Sequence::new(), Sequence::new()];
+        let mut batch = self.batch([(3, &mut one, 0), (2, &mut other, copy)]);
+        let hidden = self.model.hidden(&Array::from_vec(vec![0i32; 5], &[5]), &mut batch);
+        hidden.and_then(|hidden| self.logits(&hidden, [(3, 0), (2, copy)])).is_ok()
     }
 
     /// Copies that there are.
