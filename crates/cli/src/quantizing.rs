@@ -138,7 +138,7 @@ impl Job<'_> {
         let (target, mut model) = (&self.common.mlx_path, made.model);
         let file = [("quantization_report.json", format!("{report:#}\n").into_bytes())];
         let bits_per_weight = files.save(&mut *model, made.base, made.every, &file, target)?;
-        self.card(target, bits_per_weight)?;
+        self.card(target, bits_per_weight, comparison.as_ref())?;
         state.finish()?;
         if self.common.json {
             println!("{report}");
@@ -152,7 +152,7 @@ impl Job<'_> {
         Ok(())
     }
 
-    fn card(&self, target: &Path, bits_per_weight: f64) -> Result<()> {
+    fn card(&self, target: &Path, bits_per_weight: f64, comparison: Option<&Comparison>) -> Result<()> {
         let (base, text) = match (&self.model, &self.source) {
             (Some(model), Some(dir)) => match self.common.hub.named(model)? {
                 Some((hub, name)) => (Some(name.repo.clone()), hub.text(&name, "README.md").ok().flatten()),
@@ -162,7 +162,20 @@ impl Job<'_> {
         };
         let command: Vec<String> = std::env::args().skip(1).collect();
         let command = format!("lapis {}", command.join(" "));
-        Card { source: text.as_deref(), base: base.as_deref(), command: &command, bits_per_weight }.write(target)
+        let measured = comparison.map(|c| {
+            let (own, source) = (&c.learned, &c.source);
+            format!(
+                "On {} tokens that the method did not see: perplexity {:.3} (the source: {:.3}), mean KL from the source {:.4} nats a token, \
+                 the same likeliest token {:.1} % of the time.",
+                c.tokens,
+                own.perplexity,
+                source.perplexity,
+                own.kl,
+                100.0 * own.agreement
+            )
+        });
+        let (source, base, measured) = (text.as_deref(), base.as_deref(), measured.as_deref());
+        Card { source, base, command: &command, bits_per_weight, measured }.write(target)
     }
 }
 

@@ -15,6 +15,8 @@ pub struct Card<'a> {
     pub command: &'a str,
     /// Bits a weight.
     pub bits_per_weight: f64,
+    /// What was measured of it, as sentences.
+    pub measured: Option<&'a str>,
 }
 
 impl Card<'_> {
@@ -45,6 +47,14 @@ impl Card<'_> {
         out.push_str(&match config.get("quantization").and_then(Value::as_object) {
             Some(block) => format!(" ({}).\n", packing(block)),
             None => ".\n".to_string(),
+        });
+        if let Some(measured) = self.measured {
+            out.push_str(&format!("\n{measured}\n"));
+        }
+        let licence = licence(self.source.unwrap_or_default());
+        out.push_str(&match licence.as_deref() {
+            Some(licence) => format!("\nLicence: {licence}, that of the source.\n"),
+            None => "\nLicence: the source does not say.\n".to_string(),
         });
         out
     }
@@ -95,6 +105,18 @@ fn front(source: &str, base: Option<&str>) -> String {
     out + "---\n"
 }
 
+/// The licence that the front matter of a card names.
+fn licence(source: &str) -> Option<String> {
+    let inside = source.strip_prefix("---")?.lines().skip(1).take_while(|line| line.trim_end() != "---");
+    let value = |key: &str| {
+        let line = inside.clone().find_map(|line| line.strip_prefix(key))?;
+        let value = line.trim().trim_matches(['"', '\'']).to_string();
+        (!value.is_empty()).then_some(value)
+    };
+    // Of one that has no name of its own, what it is called.
+    value("license:").filter(|name| name != "other").or_else(|| value("license_name:")).or_else(|| value("license:"))
+}
+
 /// The entries of a list, in either of YAML's forms.
 fn items(block: &[&str]) -> Vec<String> {
     let first = block[0].split_once(':').map_or("", |(_, rest)| rest).trim();
@@ -114,13 +136,25 @@ mod tests {
         let source = "---\nlicense: apache-2.0\nlanguage:\n- en\n- fr\ntags:\n- chat\nlibrary_name: transformers\n\
                       base_model:\n  - other/thing\n---\n# Title\n\ntext\n";
         let config = json!({"quantization": {"bits": 4, "group_size": 64, "lm_head": {"bits": 6, "group_size": 64}}});
-        let card = Card { source: Some(source), base: Some("a/b"), command: "lapis convert -q", bits_per_weight: 4.5 };
+        let card = Card {
+            source: Some(source),
+            base: Some("a/b"),
+            command: "lapis convert -q",
+            bits_per_weight: 4.5,
+            measured: Some("Perplexity 3."),
+        };
         let text = card.text(config.as_object().unwrap(), 3 << 20);
         let want = "---\nlicense: apache-2.0\nlanguage:\n- en\n- fr\nlibrary_name: mlx\npipeline_tag: text-generation\n\
                     base_model: a/b\ntags:\n- chat\n- mlx\n---\n";
         assert!(text.starts_with(want), "{text}");
-        for part in ["[a/b](https://huggingface.co/a/b)", "    lapis convert -q", "3.0 MiB, 4.500 bits", "for 1 layers"]
-        {
+        for part in [
+            "[a/b](https://huggingface.co/a/b)",
+            "    lapis convert -q",
+            "3.0 MiB, 4.500 bits",
+            "for 1 layers",
+            "\nPerplexity 3.\n",
+            "Licence: apache-2.0",
+        ] {
             assert!(text.contains(part), "{part}: {text}");
         }
         assert!(!text.contains("Title"));
@@ -131,6 +165,14 @@ mod tests {
         let bare = "---\nlibrary_name: mlx\npipeline_tag: text-generation\ntags:\n- mlx\n---\n";
         for source in ["", "# Title\n---\nlicense: x\n---\n", "---\ntags: [mlx]\n---\n", "---"] {
             assert_eq!(front(source, None), bare, "{source:?}");
+        }
+        for (source, name) in [
+            ("---\nlicense: other\nlicense_name: 'llama 3'\n---\n", Some("llama 3")),
+            ("---\nlicense: other\n---\n", Some("other")),
+            ("---\ntags: []\n---\nlicense: mit\n", None),
+            ("license: mit\n", None),
+        ] {
+            assert_eq!(licence(source).as_deref(), name, "{source:?}");
         }
         assert!(front("---\ntags: [a, b]\n", None).contains("- a\n- b\n- mlx\n"));
     }

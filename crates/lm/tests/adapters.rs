@@ -10,6 +10,7 @@ use lapis_lm::{Adapter, Batch, Checkpoint, LanguageModel, Model, Sequence, adapt
 use lapis_nn::{Packing, for_each_packable, quantize};
 use serde_json::{Value, json};
 use shared::golden::tensors;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 fn data() -> Value {
@@ -213,6 +214,40 @@ fn adapters_of_peft_say_the_same() {
             assert!(worst < 3e-5, "{name} {change}: {worst}");
         }
     }
+}
+
+#[test]
+fn adapters_are_written_as_peft_has_them() {
+    let data = data();
+    for name in ["lora", "lora_parts", "lora_packed", "dora", "dora_parts"] {
+        let case = &data["cases"][name];
+        let (from, to) = (Folder::new(&format!("from-{name}")), Folder::new(&format!("to-{name}")));
+        let (config, tensors) = peft(case);
+        let adapter = Adapter::open(from.fill(&config, "adapter_model.safetensors", &tensors)).unwrap();
+        let mut changed = model(&data, case);
+        put(&adapter, &mut *changed);
+        adapter::peft::write(&mut *changed, Some("owner/base"), &to.0).unwrap();
+
+        let written = lapis::io::load_safetensors(to.0.join("adapter_model.safetensors")).unwrap().0;
+        assert_eq!(written.len(), tensors.len());
+        for (key, value) in &tensors {
+            assert_eq!(written[key].to_bytes().unwrap(), value.to_bytes().unwrap(), "{name}: {key}");
+        }
+        let config: Value = serde_json::from_slice(&std::fs::read(to.0.join("adapter_config.json")).unwrap()).unwrap();
+        assert_eq!((&config["r"], &config["lora_alpha"]), (&json!(3), &json!(7.5)));
+        let targets = config["target_modules"].as_array().unwrap().iter().map(|t| t.as_str().unwrap());
+        let paths = tensors.keys().map(|k| k["base_model.model.".len()..].split(".lora_").next().unwrap());
+        assert_eq!(targets.collect::<BTreeSet<_>>(), paths.collect::<BTreeSet<_>>(), "{name}");
+        let mut again = model(&data, case);
+        let adapter = Adapter::open(&to.0).unwrap();
+        assert_eq!(adapter.base.as_deref(), Some("owner/base"));
+        put(&adapter, &mut *again);
+        let worst = worst(&data, case, &*again);
+        assert!(worst < 3e-5, "{name}: {worst}");
+    }
+    let (case, folder) = (&data["cases"]["lora"], Folder::new("no-change"));
+    let e = adapter::peft::write(&mut *model(&data, case), None, &folder.0).unwrap_err();
+    assert!(e.message().contains("no changes of low rank"), "{e}");
 }
 
 #[test]

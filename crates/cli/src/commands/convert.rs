@@ -112,7 +112,8 @@ pub(crate) fn run(a: Arguments) -> Result<()> {
     let command: Vec<String> = std::env::args().skip(1).collect();
     let command = format!("lapis {}", command.join(" "));
     let (source, base) = (text.as_deref(), base.as_deref());
-    Card { source, base, command: &command, bits_per_weight: report.bits_per_weight }.write(&a.mlx_path)?;
+    Card { source, base, command: &command, bits_per_weight: report.bits_per_weight, measured: None }
+        .write(&a.mlx_path)?;
     match upload {
         Some((hub, name)) => super::upload::upload(&hub, &a.mlx_path, &name),
         None => Ok(()),

@@ -1,13 +1,14 @@
 //! `lapis fuse`: an adapter as a part of its model.
 
-use crate::model::{DEMO, Source};
+use crate::model::{AdapterArguments, DEMO, Source};
 use crate::{Manner, say};
 use lapis::Result;
+use lapis_lm::adapter::peft;
 use lapis_lm::card::Card;
 use lapis_lm::convert::writable;
 use lapis_lm::fuse::{Base, fuse};
 use lapis_lm::gguf::{Kind, export};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -31,6 +32,9 @@ pub(crate) struct Arguments {
     /// How its matrices are written
     #[arg(long, default_value = "f16", value_parser = ["f32", "f16", "bf16", "q8_0", "q4_0"])]
     gguf_type: String,
+    /// Write the adapter to this directory as PEFT does, and no model
+    #[arg(long, conflicts_with_all = ["dequantize", "export_gguf", "upload_repo", "save_path"])]
+    export_peft: Option<PathBuf>,
     /// The name of the base model, for the card
     #[arg(long, hide = true)]
     hf_path: Option<String>,
@@ -42,12 +46,26 @@ pub(crate) struct Arguments {
 /// Packing that takes away more of a change than this is worth a word.
 const LOSS: f64 = 0.5;
 
+/// The adapter in PEFT's files.
+fn as_peft(a: &Arguments, dir: &Path) -> Result<()> {
+    writable(dir)?;
+    let adapted = AdapterArguments::of(&a.adapter_path.display().to_string()).load(&a.source)?;
+    let mut model = adapted.model.copied();
+    let named = a.hf_path.clone().or_else(|| a.source.model.as_ref().map(|m| m.display().to_string()));
+    peft::write(&mut *model, named.as_deref(), dir)?;
+    say::told(&format!("Saved the adapter to {}.", dir.display()));
+    Ok(())
+}
+
 pub(crate) fn run(mut a: Arguments, manner: Manner) -> Result<()> {
     let upload = match &a.upload_repo {
         Some(name) => Some(super::upload::target(&a.source.hub, name)?),
         None => None,
     };
     a.source.model = a.source.model.or_else(|| (manner == Manner::Mlx).then(|| "mlx_model".into()));
+    if let Some(dir) = &a.export_peft {
+        return as_peft(&a, dir);
+    }
     let source = a.source.find()?;
     writable(&a.save_path)?;
     say::told("Loading pretrained model");
@@ -77,7 +95,8 @@ pub(crate) fn run(mut a: Arguments, manner: Manner) -> Result<()> {
     let command: Vec<String> = std::env::args().skip(1).collect();
     let command = format!("lapis {}", command.join(" "));
     let (source, base) = (text.as_deref(), named.as_deref());
-    Card { source, base, command: &command, bits_per_weight: report.bits_per_weight }.write(&a.save_path)?;
+    Card { source, base, command: &command, bits_per_weight: report.bits_per_weight, measured: None }
+        .write(&a.save_path)?;
     say::told(&format!("Saved to {}.", a.save_path.display()));
     if a.export_gguf {
         let kind = Kind::ALL.iter().find(|k| k.0 == a.gguf_type).map_or(Kind::F16, |k| k.1);

@@ -4,7 +4,7 @@
 //! not change. Knows no architecture: layers are found by their paths.
 
 mod mix;
-mod peft;
+pub mod peft;
 
 pub use mix::Mixed;
 

@@ -1,9 +1,12 @@
 //! PEFT's directories: other names, factors transposed, a scale that follows from `lora_alpha` and the rank.
 
 use super::{Adapter, Change, Scope, tensors, text, wrong};
-use lapis::{Array, Result, ops};
-use lapis_nn::Params;
-use serde_json::{Map, Value};
+use crate::models::Model;
+use lapis::io::atomic::AtomicFile;
+use lapis::io::{Metadata, save_safetensors};
+use lapis::{Array, Error, Result, eval, ops};
+use lapis_nn::{Params, Side, for_each_packable};
+use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -75,6 +78,70 @@ pub(super) fn open(dir: &Path, config: &Map<String, Value>) -> Result<Adapter> {
     };
     let base = text(config, "base_model_name_or_path").filter(|base| !base.is_empty());
     Ok(Adapter { name: dir.display().to_string(), kind, base, bytes: 0, scope: Scope::All, changes, whole })
+}
+
+/// Writes the changes of low rank that lie on a model as PEFT does: `adapter_model.safetensors` and `adapter_config.json`, in a
+/// directory that is made. `base` is what the configuration calls the model. Layers have the names of checkpoints, which are those
+/// of transformers where a model was not given others when it was read.
+///
+/// # Errors
+/// No changes of low rank; experts, which PEFT has as layers of their own; different ranks or scales; faults of files.
+pub fn write(model: &mut dyn Model, base: Option<&str>, dir: &Path) -> Result<()> {
+    let wrong = |what: String| Error::unsupported(format!("[adapter] {}: {what}", dir.display()));
+    let (mut out, mut targets, mut found) = (Params::new(), Vec::new(), None::<(usize, f64, bool)>);
+    let mut failed = None;
+    for_each_packable(model.module_mut(), &mut |path, layer| {
+        let Some(slot) = layer.slot() else { return };
+        let Some(change) = slot.change.as_deref() else { return };
+        let ends = match slot.side {
+            Side::Linear => ["lora_A.weight", "lora_B.weight"],
+            Side::Table => ["lora_embedding_A", "lora_embedding_B"],
+            Side::Stack => {
+                failed = Some(wrong(format!(
+                    "{path} are experts, which PEFT has one by one; lapis fuse makes them a part of the model"
+                )));
+                return;
+            }
+        };
+        let own = (change.lora_a.dim(-1), change.scale(), change.m.is_some());
+        if *found.get_or_insert(own) != own {
+            failed = Some(wrong(format!("{path} has another rank or scale than the layers before")));
+        }
+        targets.push(path.to_string());
+        let factors =
+            [&change.lora_a, &change.lora_b].map(|a| ops::transpose(a, None).and_then(|a| ops::contiguous(&a, false)));
+        for (end, factor) in ends.into_iter().zip(factors) {
+            match factor {
+                Ok(factor) => drop(out.insert(format!("base_model.model.{path}.{end}"), factor)),
+                Err(e) => failed = Some(e),
+            }
+        }
+        if let Some(m) = &change.m {
+            out.insert(format!("base_model.model.{path}.lora_magnitude_vector"), m.value().clone());
+        }
+    });
+    if let Some(error) = failed {
+        return Err(error);
+    }
+    let Some((rank, scale, dora)) = found else {
+        return Err(wrong("there are no changes of low rank to write; whole weights are no adapter of PEFT".into()));
+    };
+    let config = json!({
+        "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base, "r": rank, "lora_alpha": scale * rank as f64,
+        "lora_dropout": 0.0, "bias": "none", "use_dora": dora, "use_rslora": false, "fan_in_fan_out": false, "inference_mode": true,
+        "target_modules": targets,
+    });
+    eval(out.values())?;
+    std::fs::create_dir_all(dir).map_err(|e| Error::io(format!("[adapter] {}: {e}", dir.display())))?;
+    save_safetensors(
+        dir.join("adapter_model.safetensors"),
+        &out,
+        &Metadata::from_iter([("format".into(), "pt".into())]),
+    )?;
+    let text = format!("{config:#}\n");
+    let mut file = AtomicFile::create(dir.join("adapter_config.json"), "adapter", text.len() as u64)?;
+    file.write(text.as_bytes())?;
+    file.commit()
 }
 
 /// A number of a layer: the one of the pattern that its path ends with, or else that of all.
