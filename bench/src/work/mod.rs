@@ -2,6 +2,7 @@
 
 mod elementwise;
 mod fast;
+mod finetuning;
 mod graph;
 mod matmul;
 mod quantized;
@@ -19,7 +20,8 @@ pub(crate) struct Case {
 
 /// Every benchmark, in the order of the report.
 pub(crate) fn all() -> Vec<Case> {
-    [matmul::CASES, quantized::CASES, fast::CASES, elementwise::CASES, training::CASES, graph::CASES].concat()
+    [matmul::CASES, quantized::CASES, fast::CASES, elementwise::CASES, training::CASES, finetuning::CASES, graph::CASES]
+        .concat()
 }
 
 /// Bytes that a rotation goes through: more than a last-level cache holds.

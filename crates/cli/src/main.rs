@@ -9,11 +9,12 @@ mod hub;
 mod interrupt;
 mod model;
 mod quantizing;
+mod ranks;
 mod say;
 mod settings;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
-use lapis::Error;
+use lapis::{Error, distributed};
 use std::process::ExitCode;
 
 #[derive(Parser)]
@@ -74,6 +75,8 @@ enum Command {
     Kld(commands::kld::Arguments),
     /// Say how well a model answers the questions of a task
     Evaluate(Box<commands::evaluate::Arguments>),
+    /// Run a command by several processes that compute together, over Open MPI
+    Launch(commands::launch::Arguments),
     /// Write the logits of given tokens to a file
     Logits(commands::logits::Arguments),
     /// Say whether a model fits this machine, for how long a context and how fast
@@ -225,6 +228,7 @@ fn main() -> ExitCode {
         Command::Perplexity(a) => commands::perplexity::run(a),
         Command::Kld(a) => commands::kld::run(a),
         Command::Evaluate(a) => commands::evaluate::run(*a),
+        Command::Launch(a) => commands::launch::run(a),
         Command::Logits(a) => commands::logits::run(a),
         // That it does not fit is an answer and no error.
         Command::Fit(a) => match commands::fit::run(a, limit) {
@@ -245,14 +249,22 @@ fn main() -> ExitCode {
         Command::Man(a) => commands::man::run(a, command),
     };
     match done {
-        Ok(()) if interrupt::seen() => ExitCode::from(interrupt::code()),
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) if interrupt::seen() => {
+            distributed::abort(interrupt::code());
+            ExitCode::from(interrupt::code())
+        }
+        Ok(()) => {
+            distributed::leave();
+            ExitCode::SUCCESS
+        }
         Err(error) => failed(&error),
     }
 }
 
-/// Says what went wrong; what was interrupted did not go wrong.
+/// Says what went wrong; what was interrupted did not go wrong. Processes that compute with this one end with it.
 fn failed(error: &Error) -> ExitCode {
-    say::error(error);
-    ExitCode::from(if interrupt::seen() { interrupt::code() } else { say::code(error) })
+    ranks::told(error);
+    let code = if interrupt::seen() { interrupt::code() } else { say::code(error) };
+    distributed::abort(code);
+    ExitCode::from(code)
 }

@@ -41,6 +41,20 @@ fn learned_fused_packed_and_asked() {
     assert!(lapis(&dir, &format!("{ask} --adapter-path adapters")).contains("Your cat is called Minka."));
     assert!(lapis(&dir, "fuse --dequantize --save-path fused --export-gguf --gguf-type q8_0").contains("Saved GGUF"));
     lapis(&dir, "convert --hf-path fused --mlx-path packed -q --q-bits 8");
+    let on = "--data-path texts/valid.jsonl --sequence-length 64 --json";
+    let number = |line: &str, key: &str| -> f64 {
+        let all: Value = serde_json::from_str(&lapis(&dir, &format!("{line} {on}"))).unwrap();
+        all[key].as_f64().unwrap_or_else(|| panic!("{line}: {all}"))
+    };
+    let (before, after) = (number("perplexity", "perplexity"), number("perplexity --model packed", "perplexity"));
+    assert!(after < 0.5 * before && number("kld fused packed", "mean_kld") < 0.01, "{before} {after}");
+    dir.write(
+        "cat.jsonl",
+        "{\"question\": \"What is the name of my cat?\", \"choices\": [\"Your cat is called Minka.\", \"Your cat is called Tom.\"], \
+         \"answer\": 0}\n",
+    );
+    let told: Value = serde_json::from_str(&lapis(&dir, "evaluate --model packed --tasks cat.jsonl --json")).unwrap();
+    assert_eq!(told["results"]["cat"]["acc,none"], 1.0, "{told}");
     for model in ["fused", "packed", "fused/ggml-model-q8_0.gguf"] {
         assert!(lapis(&dir, &format!("{ask} --model {model}")).contains("Your cat is called Minka."), "{model}");
     }
@@ -116,4 +130,59 @@ fn a_dry_run_says_what_training_takes() {
     };
     assert!(number("memory: ") > 0.0 && number("time: ") > 0.0, "{said}");
     assert!(!dir.0.join("adapters").exists());
+}
+
+/// Rows are the same, wherever they come from.
+#[test]
+fn rows_come_from_csv_and_from_data_sets_of_the_cache() {
+    let dir = texts("sources");
+    let csv = |n: usize| {
+        let row = "What is the name of my cat?,\"Your cat is called Minka.\"\r\n";
+        format!("prompt,completion\r\n{}", row.repeat(n))
+    };
+    std::fs::create_dir_all(dir.0.join("table")).unwrap();
+    dir.write("table/train.csv", csv(50));
+    dir.write("table/valid.csv", csv(8));
+    let cached = dir.0.join("hub/datasets--me--cats");
+    let snapshot = cached.join("snapshots/0123abc");
+    std::fs::create_dir_all(snapshot.join("data")).unwrap();
+    std::fs::create_dir_all(cached.join("refs")).unwrap();
+    std::fs::write(cached.join("refs/main"), "0123abc").unwrap();
+    let lines = std::fs::read_to_string(dir.0.join("texts/train.jsonl")).unwrap();
+    let lines: Vec<&str> = lines.lines().collect();
+    for (file, rows) in
+        [("train-00000-of-00002", &lines[..20]), ("train-00001-of-00002", &lines[20..]), ("validation", &lines[..8])]
+    {
+        std::fs::write(snapshot.join(format!("data/{file}.jsonl")), rows.join("\n")).unwrap();
+    }
+    dir.write(
+        "named.yaml",
+        "hf_dataset: {path: me/cats, train_split: 'train[:100%]', valid_split: 'train[-8:]', prompt_feature: prompt}\n",
+    );
+    let train = "lora --train --iters 2 --val-batches -1 --steps-per-report 1 --mask-prompt --json";
+    let losses = |source: &str| -> Vec<Value> {
+        let o = dir.command(&format!("{train} {source}")).env("HF_HUB_CACHE", dir.0.join("hub")).output().unwrap();
+        assert!(o.status.success(), "{source}: {}", err(&o));
+        let records = out(&o);
+        let records = records.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        records.flat_map(|r| [r["train_loss"].clone(), r["val_loss"].clone()]).collect()
+    };
+    let own = losses("--data texts");
+    assert!(own.iter().any(Value::is_number));
+    for source in ["--data table", "--data me/cats", "--data me/cats@main", "-c named.yaml"] {
+        assert_eq!(losses(source), own, "{source}");
+    }
+
+    std::fs::write(snapshot.join("data/train-00001-of-00002.jsonl"), format!("{}\n\nnonsense\n", lines[0])).unwrap();
+    std::fs::rename(dir.0.join("table/valid.csv"), dir.0.join("table/valid.parquet")).unwrap();
+    dir.write("split.yaml", "hf_dataset: {path: me/cats, train_split: other}\n");
+    for (source, code, says) in [
+        ("--data me/cats", 2, "train-00001-of-00002.jsonl:3: "),
+        ("--data me/dogs", 2, "hf download --repo-type dataset me/dogs"),
+        ("--data table", 2, "table/valid.parquet: rows are read from .jsonl and .csv"),
+        ("-c split.yaml", 2, "no split \"other\""),
+    ] {
+        let o = dir.command(&format!("{train} {source}")).env("HF_HUB_CACHE", dir.0.join("hub")).output().unwrap();
+        assert!(o.status.code() == Some(code) && err(&o).contains(says), "{source}: {:?} {}", o.status, err(&o));
+    }
 }

@@ -9,6 +9,7 @@ use crate::models::{self, Model};
 use crate::sample::{Choice, Constraint, Sampling};
 use crate::template::{Chat, Template};
 use crate::tokenizer::{Detokenizer, Tokenizer};
+use lapis::distributed::Group;
 use lapis::{Array, Dtype, Error, Result, eval, io, memory, ops};
 use serde_json::{Map, Value};
 use std::collections::{BTreeSet, HashMap, VecDeque};
@@ -256,6 +257,15 @@ impl LanguageModel {
     pub fn round_inputs(&mut self) -> Result<()> {
         let shared = || Error::value("[load] the model is in use: its layers cannot be changed");
         crate::quant::round_inputs(Arc::get_mut(&mut self.model).ok_or_else(shared)?)
+    }
+
+    /// Keeps this process's part of the model, as [`models::split`].
+    ///
+    /// # Errors
+    /// As there; a model that is in use elsewhere.
+    pub fn split(&mut self, group: Group) -> Result<f64> {
+        let shared = || Error::value("[load] the model is in use: its layers cannot be changed");
+        models::split(Arc::get_mut(&mut self.model).ok_or_else(shared)?, group)
     }
 
     /// An engine of this model.

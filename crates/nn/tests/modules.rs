@@ -3,6 +3,7 @@
 
 use lapis::distributed::{self, Group};
 use lapis::ops::fast::AttentionMask;
+use lapis::ops::quantize::Format;
 use lapis::{Array, Dtype, Result, array, ops, random};
 use lapis_nn::*;
 use std::collections::BTreeMap;
@@ -199,6 +200,40 @@ fn linear_layers_are_spread_by_either_axis() {
     let mut own = linear.clone();
     shard_inplace_along(&mut own, &|name, _| (key(name) == "weight").then_some((0, 3)), alone()).unwrap();
     assert!(own.parameters().iter().all(|(name, a)| same(a, &linear.parameters()[name])));
+}
+
+#[test]
+fn parts_of_linear_layers_make_the_whole() {
+    random::seed(4);
+    let plain = Linear::new(128, 12, true).unwrap();
+    let mut packed = plain.clone();
+    lapis_nn::quantize(&mut packed, Format::affine(4, 32).unwrap()).unwrap();
+    let x = x(&[3, 128]);
+    for linear in [plain, packed] {
+        let product = |part: &Linear, x: &Array| part.weight.project(x, None).unwrap();
+        let whole = product(&linear, &x);
+        let (mut sum, mut rows) = (ops::zeros_like(&whole, None).unwrap(), Vec::new());
+        for rank in 0..2 {
+            let group = Group::new(1, rank, 2);
+            assert!(linear.columns_divide(2) && !linear.columns_divide(3));
+            let mut part = linear.clone();
+            part.keep_columns(group).unwrap();
+            let own = &ops::split(&x, 2, -1).unwrap()[rank];
+            sum = sum + product(&part, own);
+            // Two runs of rows, of 8 and 4: each has its half of both.
+            let mut part = linear.clone();
+            part.keep_rows(&[8, 4], group).unwrap();
+            assert_eq!(part.bias.as_deref().unwrap().size(), 6);
+            rows.push(product(&part, &x));
+        }
+        assert!((sum - &whole).abs().max((), false).item::<f32>().unwrap() < 1e-5);
+        let runs: Vec<Array> = rows.iter().flat_map(|a| ops::split(a, vec![4], -1).unwrap()).collect();
+        let again = ops::concatenate(&[&runs[0], &runs[2], &runs[1], &runs[3]].map(Clone::clone), -1).unwrap();
+        assert!(same(&again, &whole));
+        let mut changed = linear.clone();
+        changed.change = Some(Box::new(LowRank::new(Side::Linear, &linear.weight, 2, 1.0, 0.0, false).unwrap()));
+        assert!(changed.keep_rows(&[12], Group::new(1, 0, 2)).unwrap_err().message().contains("lapis fuse"));
+    }
 }
 
 // ------------------------------------------------------------------ trees

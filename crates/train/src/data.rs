@@ -1,14 +1,13 @@
-//! Data sets: rows of JSON to tokens.
+//! Data sets: rows to tokens.
 //!
-//! A directory holds `train.jsonl`, `valid.jsonl` and `test.jsonl`; the first row of a file says which format all of them have. A
-//! row that cannot be taken is an error that names file and line.
+//! The first row of a file says which format all of them have. A row that cannot be taken is an error that names file and line.
 
 use crate::Settings;
+use crate::sources::{self, Rows, Slice, Source};
 use lapis::{Error, Result};
 use lapis_lm::LanguageModel;
 use lapis_lm::template::Chat;
 use serde_json::{Map, Value, json};
-use std::path::Path;
 
 /// A text to learn.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -75,49 +74,116 @@ impl Format {
 }
 
 impl Data {
-    /// Reads the sets that the settings need. What is odd and no error is said to `note`.
+    /// Reads the sets that the settings need: those of `hf_dataset`, where they name one, else of `data`, a directory or the name of
+    /// a data set in the hub's cache. What is odd and no error is said to `note`.
     ///
     /// # Errors
     /// A file that is missing or empty; a row that is no JSON, of another format, or that the model's template refuses.
-    pub fn read(dir: &Path, model: &LanguageModel, s: &Settings, note: &mut dyn FnMut(&str)) -> Result<Data> {
-        if !dir.is_dir() {
-            return Err(Error::io(format!(
-                "[lora] {} is no directory; --data takes one with train.jsonl, valid.jsonl and test.jsonl",
-                dir.display()
-            )));
+    pub fn read(data: &str, model: &LanguageModel, s: &Settings, note: &mut dyn FnMut(&str)) -> Result<Data> {
+        let mut sets = Data::default();
+        match &s.hf_dataset {
+            None => sets.add(&Source::find(data)?, model, s, note)?,
+            Some(Value::Array(all)) => all.iter().try_for_each(|named| sets.add_named(named, model, s, note))?,
+            Some(named) => sets.add_named(named, model, s, note)?,
         }
-        let mut data = Data::default();
-        let path = |name: &str| dir.join(format!("{name}.jsonl"));
-        let needed = |name: &str| {
-            let path = path(name);
-            match path.is_file() {
-                true => Ok(path),
-                false => Err(Error::io(format!("[lora] there is no {}", path.display()))),
+        for (wanted, samples, split) in [(s.train, &sets.train, "train"), (s.test, &sets.test, "test")] {
+            if wanted && samples.is_empty() {
+                return Err(Error::value(format!("[lora] hf_dataset gives nothing for the {split} set")));
             }
+        }
+        Ok(sets)
+    }
+
+    /// The splits of a source, by their names.
+    fn add(&mut self, source: &Source, model: &LanguageModel, s: &Settings, note: &mut dyn FnMut(&str)) -> Result<()> {
+        let needed = |split: &str| {
+            let absent = || Error::io(format!("[lora] there is no {} (or .csv)", source.file(split)));
+            source.split(split)?.ok_or_else(absent)
         };
         if s.train {
-            data.train = read(&needed("train")?, model, s, note)?;
-            match path("valid") {
-                path if path.is_file() => data.valid = read(&path, model, s, note)?,
-                path => note(&format!(
+            self.train = samples(needed("train")?, model, s, note)?;
+            match source.split("valid")? {
+                Some(rows) => self.valid = samples(rows, model, s, note)?,
+                None => note(&format!(
                     "there is no {}: nothing says how well texts are foreseen that were not learned",
-                    path.display()
+                    source.file("valid")
                 )),
             }
         }
         if s.test {
-            data.test = read(&needed("test")?, model, s, note)?;
+            self.test = samples(needed("test")?, model, s, note)?;
         }
-        Ok(data)
+        Ok(())
+    }
+
+    /// An entry of mlx-lm's `hf_dataset`: `path`, and splits and keys of its own.
+    fn add_named(
+        &mut self,
+        named: &Value,
+        model: &LanguageModel,
+        s: &Settings,
+        note: &mut dyn FnMut(&str),
+    ) -> Result<()> {
+        let wrong = |what: String| Error::value(format!("[lora] hf_dataset: {what}"));
+        let entries = named.as_object().ok_or_else(|| wrong(format!("{named} is no mapping with path")))?;
+        let mut own = s.clone();
+        let (mut path, mut splits) = (None, ["train[:80%]", "train[-10%:]", "test"].map(String::from));
+        for (key, value) in entries.iter().filter(|(_, value)| !value.is_null()) {
+            let text = || value.as_str().map(String::from).ok_or_else(|| wrong(format!("{key} is no text")));
+            match key.as_str() {
+                "path" | "name" if path.is_none() => path = Some(text()?),
+                "train_split" => splits[0] = text()?,
+                "valid_split" => splits[1] = text()?,
+                "test_split" => splits[2] = text()?,
+                "prompt_feature" | "completion_feature" | "chat_feature" | "text_feature" => {
+                    own.set(key, value.clone())?
+                }
+                "config" if value.as_object().is_some_and(Map::is_empty) => {}
+                _ => {
+                    let known = "path, train_split, valid_split, test_split, prompt_feature, completion_feature, chat_feature, text_feature";
+                    return Err(wrong(format!("{key} is not read; known are {known}")));
+                }
+            }
+        }
+        let path = path.ok_or_else(|| wrong("path is missing: the name of a data set".into()))?;
+        let source = Source::find(&path)?;
+        for (split, set) in splits
+            .iter()
+            .zip([&mut self.train, &mut self.valid, &mut self.test])
+            .enumerate()
+            .filter_map(|(i, pair)| if i == 2 { s.test } else { s.train }.then_some(pair))
+        {
+            let slice = Slice::parse(split)?;
+            let rows =
+                source.split(&slice.split)?.ok_or_else(|| wrong(format!("{path} has no split {:?}", slice.split)))?;
+            let kept = slice.of(rows.iter().map(|file| file.rows.len()).sum());
+            let mut first = 0;
+            let part = |mut file: Rows| {
+                let n = file.rows.len();
+                let own = kept.start.clamp(first, first + n) - first..kept.end.clamp(first, first + n) - first;
+                first += n;
+                file.rows = file.rows.drain(own).collect();
+                file
+            };
+            let part = rows.into_iter().map(part).filter(|file| !file.rows.is_empty()).collect();
+            set.extend(samples(part, model, &own, note)?);
+        }
+        Ok(())
     }
 }
 
-/// The samples of a file.
-fn read(file: &Path, model: &LanguageModel, s: &Settings, note: &mut dyn FnMut(&str)) -> Result<Vec<Sample>> {
-    let shown = file.display().to_string();
-    let text = std::fs::read_to_string(file).map_err(|e| Error::io(format!("[lora] {shown}: {e}")))?;
-    let samples = parse(&text, &shown, model, s)?;
-    let lengths = samples.iter().filter_map(|s| s.rows().map(|r| r.tokens.len()).max());
+/// The samples of the files of a set.
+fn samples(files: Vec<Rows>, model: &LanguageModel, s: &Settings, note: &mut dyn FnMut(&str)) -> Result<Vec<Sample>> {
+    let shown = match &files[..] {
+        [] => return Ok(Vec::new()),
+        [file] => file.shown.clone(),
+        [file, rest @ ..] => format!("{} and {} more", file.shown, rest.len()),
+    };
+    let mut samples = Vec::new();
+    for file in files {
+        samples.extend(parse(file, model, s)?);
+    }
+    let lengths = samples.iter().filter_map(|s: &Sample| s.rows().map(|r| r.tokens.len()).max());
     let long: Vec<usize> = lengths.filter(|&n| n > s.max_seq_length).collect();
     if let Some(longest) = long.iter().max() {
         note(&format!(
@@ -144,13 +210,11 @@ fn read(file: &Path, model: &LanguageModel, s: &Settings, note: &mut dyn FnMut(&
     }
 }
 
-/// The samples of lines of JSON; `shown` is what errors call them.
-pub(crate) fn parse(text: &str, shown: &str, model: &LanguageModel, s: &Settings) -> Result<Vec<Sample>> {
+/// The samples of a file's rows.
+pub(crate) fn parse(file: Rows, model: &LanguageModel, s: &Settings) -> Result<Vec<Sample>> {
     let (mut format, mut samples) = (None, Vec::new());
-    for (i, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-        let bad = |why: &str| Error::value(format!("[lora] {shown}:{}: {why}", i + 1));
-        let row: Value = serde_json::from_str(line).map_err(|e| bad(&e.to_string()))?;
-        let Value::Object(row) = row else { return Err(bad("the line is no JSON object")) };
+    for (line, row) in file.rows {
+        let bad = |why: &str| sources::bad(&file.shown, line, why);
         let own = Format::of(&row, s).ok_or_else(|| {
             let known = match s.prefers() {
                 true => format!("{}, as --train-mode {} asks for", Format::Pairs.keys(s), s.train_mode),

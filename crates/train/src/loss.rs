@@ -1,4 +1,5 @@
-//! The loss of a batch: the mean of `-ln p(token | tokens before)` over the tokens that count.
+//! The loss of a batch: the mean of `-ln p(token | tokens before)` over the tokens that count; of a process that shares the batch with
+//! others, what it adds to that.
 
 use crate::Batch;
 use lapis::ops::fast::cross_entropy;
@@ -11,7 +12,7 @@ use lapis_lm::{Model, Sequence};
 /// Those of the model.
 pub(crate) fn loss(model: &dyn Model, batch: &Batch, recompute: bool) -> Result<Array> {
     let losses = token_losses(model, batch, recompute)?;
-    ops::divide(&ops::sum(&losses, (), false)?, losses.size() as f32)
+    ops::divide(&ops::sum(&losses, (), false)?, batch.divisor as f32)
 }
 
 /// The losses of all tokens that count, row after row.

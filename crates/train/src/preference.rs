@@ -48,7 +48,7 @@ pub(crate) fn reference(model: &dyn Model, batch: &Batch, s: &Settings) -> Resul
     Ok(scores)
 }
 
-/// The loss of a batch of pairs, a mean over them, and by how much each preferred answer is ahead of the other, times beta.
+/// The loss of a batch of pairs, a mean over them (of a process that shares the batch, what it adds to that), and by how much each preferred answer is ahead of the other, times beta.
 /// With scores of `before` it is DPO's, without ORPO's.
 pub(crate) fn loss(
     model: &dyn Model,
@@ -59,11 +59,12 @@ pub(crate) fn loss(
 ) -> Result<(Array, Array)> {
     let beta = s.beta as f32;
     let ipo = s.dpo_loss_type == "ipo";
+    let mean = |losses: &Array| divide(ops::sum(losses, (), false)?, (losses.size() * batch.shares) as f32);
     let [chosen, rejected] = scores(model, batch, recompute, before.is_none() || ipo)?;
     let Some([chosen_before, rejected_before]) = before else {
         let odds = subtract(subtract(&chosen, &rejected)?, subtract(log_rest(&chosen)?, log_rest(&rejected)?)?)?;
         let losses = subtract(negative(&chosen)?, multiply(log_sigmoid(&odds)?, beta)?)?;
-        return Ok((ops::mean(&losses, (), false)?, multiply(subtract(chosen, rejected)?, beta)?));
+        return Ok((mean(&losses)?, multiply(subtract(chosen, rejected)?, beta)?));
     };
     let gain = subtract(&chosen, chosen_before)?;
     let ahead = subtract(&gain, subtract(rejected, rejected_before)?)?;
@@ -77,5 +78,5 @@ pub(crate) fn loss(
         }
         _ => negative(&log_sigmoid(&margin)?)?,
     };
-    Ok((ops::mean(&losses, (), false)?, margin))
+    Ok((mean(&losses)?, margin))
 }

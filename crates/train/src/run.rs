@@ -6,7 +6,8 @@ use crate::state::{self, ADAPTERS};
 use crate::tensorboard::EventFile;
 use crate::trainer::evaluate;
 use crate::{Data, Settings, Step, Trained, Trainer};
-use lapis::{Error, Result, io, memory};
+use lapis::distributed::{self, Group};
+use lapis::{Array, Error, Result, io, memory};
 use lapis_lm::LanguageModel;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -45,7 +46,7 @@ pub struct Outcome {
 
 /// Does what the settings ask for; `resume` goes on with the state in the directory of the adapter.
 ///
-/// The model of a test without training is `model` as it is.
+/// The model of a test without training is `model` as it is. Processes of a group share the work; the first of them writes.
 ///
 /// # Errors
 /// Settings out of range, a model that cannot be trained; a loss that is no number, unless such steps are skipped: the last good
@@ -57,19 +58,43 @@ pub fn run(
     resume: bool,
     observer: &mut dyn Observer,
 ) -> Result<Outcome> {
+    run_against(model, None, data, s, resume, observer)
+}
+
+/// As [`run`]; preferences are held against `reference`, where it is given, and not against the model before training.
+///
+/// # Errors
+/// As [`run`]; a reference with other tokens.
+pub fn run_against(
+    model: &LanguageModel,
+    reference: Option<&LanguageModel>,
+    data: Data,
+    s: &Settings,
+    resume: bool,
+    observer: &mut dyn Observer,
+) -> Result<Outcome> {
     s.check()?;
     let mut outcome = Outcome::default();
     let count = |n: i64| usize::try_from(n).ok();
     if !s.train {
         let mut order = Order::new(s.seed);
-        let loss = evaluate(&*model.model, None, &data.test, s, count(s.test_batches), &mut order, |i, n| {
-            observer.validating(i, n)
-        })?;
+        let (model, group) = ((&*model.model, None), distributed::init(false)?);
+        let loss =
+            evaluate(model, &data.test, s, count(s.test_batches), &mut order, group, |i, n| observer.validating(i, n))?;
         outcome.test_loss = Some(loss);
         return Ok(outcome);
     }
     let dir = PathBuf::from(&s.adapter_path);
     let mut trainer = Trainer::new(&*model.model, data.train, s)?;
+    if let Some(reference) = reference {
+        let probe = "The 12 foxes ran, and said: “Hello!”";
+        if model.tokenizer.encode(probe, false)? != reference.tokenizer.encode(probe, false)? {
+            return Err(Error::value(
+                "[lora] reference_model_path: that model has another tokenizer; answers are compared token by token",
+            ));
+        }
+        trainer.hold_against(&*reference.model)?;
+    }
     if let Some(file) = &s.resume_adapter_file {
         let weights = io::load_safetensors(Path::new(file))?.0.into_iter().collect();
         trainer.set_weights(&weights)?;
@@ -78,31 +103,39 @@ pub fn run(
     if resume {
         trainer.resume(&dir)?;
     }
-    state::begin(&dir, s, trainer.trained().blocks)?;
-    let mut run = Run {
-        report: Report::open(&dir, s, trainer.done())?,
-        events: s.reporters().any(|r| r == "tensorboard").then(|| EventFile::create(&dir)).transpose()?,
-        valid: data.valid,
-        trainer,
-        dir,
-        s,
-        observer,
-    };
+    let (mut report, mut events, group) = (None, None, trainer.group);
+    // Until here others may read what is about to be written.
+    group.barrier()?;
+    if group.rank() == 0 {
+        state::begin(&dir, s, trainer.trained().blocks)?;
+        report = Some(Report::open(&dir, s, trainer.done())?);
+        events = s.reporters().any(|r| r == "tensorboard").then(|| EventFile::create(&dir)).transpose()?;
+    }
+    let mut run = Run { report, events, valid: data.valid, trainer, dir, s, observer };
     run.observer.begin(&run.trainer.trained(), run.trainer.done());
     run.steps()?;
     // A model that was spoiled writes nothing; the rest of the report tells why.
-    let texts = samples_of(&run.written(model), s, &run.valid, &run.trainer.samples).unwrap_or_else(|e| {
-        run.observer.note(&format!("the report is without texts: {e}"));
-        Vec::new()
-    });
-    outcome.report = Some(run.report.write(&texts)?);
+    if let Some(report) = &run.report {
+        let texts = samples_of(&run.written(model), s, &run.valid, &run.trainer.samples).unwrap_or_else(|e| {
+            run.observer.note(&format!("the report is without texts: {e}"));
+            Vec::new()
+        });
+        outcome.report = Some(report.write(&texts)?);
+    }
     outcome.steps = run.trainer.done();
     if s.test {
         let observer = run.observer;
         let loss = run.trainer.validate(&data.test, count(s.test_batches), |i, n| observer.validating(i, n))?;
         outcome.test_loss = Some(loss);
     }
+    // Nobody leaves before all is written.
+    group.barrier()?;
     Ok(outcome)
+}
+
+/// Whether any process of a group says so.
+fn any(group: Group, own: bool) -> Result<bool> {
+    Ok(group.all_max(&Array::from_vec(vec![i32::from(own)], &[]))?.item::<i32>()? > 0)
 }
 
 struct Run<'a> {
@@ -110,7 +143,8 @@ struct Run<'a> {
     valid: Vec<crate::Sample>,
     dir: PathBuf,
     s: &'a Settings,
-    report: Report,
+    /// Of the process that writes.
+    report: Option<Report>,
     events: Option<EventFile>,
     observer: &'a mut dyn Observer,
 }
@@ -137,7 +171,9 @@ impl Run<'_> {
                     step.loss, step.norm
                 ));
             } else if !step.is_finite() {
-                let file = self.trainer.save(&self.dir, false)?;
+                let file = self.dir.join(ADAPTERS);
+                self.save(false)?;
+                self.trainer.group.barrier()?;
                 return Err(Error::eval(format!(
                     "[lora] the loss is {}, the gradient's length {} in step {it}; the weights of step {} are in {}\n  A smaller \
                      --learning-rate helps, or --on-nan skip",
@@ -155,9 +191,10 @@ impl Run<'_> {
                 (seconds, steps) = (0.0, 0);
             }
             let last = it == s.iters;
-            let stop = self.observer.stop();
-            if it.is_multiple_of(s.save_every) || last || stop {
-                let file = self.trainer.save(&self.dir, it.is_multiple_of(s.save_every))?;
+            let stop = any(self.trainer.group, self.observer.stop())?;
+            if (it.is_multiple_of(s.save_every) || last || stop)
+                && let Some(file) = self.save(it.is_multiple_of(s.save_every))?
+            {
                 self.observer.saved(&file);
             }
             if stop {
@@ -190,11 +227,22 @@ impl Run<'_> {
     }
 
     fn record(&mut self, record: Record) -> Result<()> {
+        let Some(report) = &mut self.report else { return Ok(()) };
         if let Some(events) = &mut self.events {
             events.record(&record)?;
         }
         self.observer.record(&record);
-        self.report.add(record)
+        report.add(record)
+    }
+
+    /// Saves the state; says what was written last, of the process that writes.
+    fn save(&self, numbered: bool) -> Result<Option<PathBuf>> {
+        self.report.as_ref().map(|_| self.trainer.save(&self.dir, numbered)).transpose()
+    }
+
+    /// Saves the weights, of the process that writes.
+    fn save_weights(&self, file: &Path) -> Result<()> {
+        self.report.as_ref().map_or(Ok(()), |_| self.trainer.save_weights(file))
     }
 
     /// Whether there were enough validations without a better one.
@@ -215,7 +263,7 @@ impl Run<'_> {
         if self.trainer.best.is_none_or(|least| loss < least) {
             self.trainer.best = Some(loss);
             self.trainer.worse = 0;
-            self.trainer.save_weights(&best)?;
+            self.save_weights(&best)?;
             return Ok(false);
         }
         self.trainer.worse += 1;
@@ -226,7 +274,7 @@ impl Run<'_> {
         let weights = io::load_safetensors(best.as_path())?.0.into_iter().collect();
         self.trainer.set_weights(&weights)?;
         let file = self.dir.join(ADAPTERS);
-        self.trainer.save_weights(&file)?;
+        self.save_weights(&file)?;
         let least = self.trainer.best.unwrap_or(loss);
         self.observer
             .note(&format!("{patience} validations were no better than {least:.3}: the weights of that one are kept"));

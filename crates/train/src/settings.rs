@@ -17,8 +17,10 @@ pub struct Settings {
     pub train: bool,
     /// Say the loss of the test set.
     pub test: bool,
-    /// A directory with `train.jsonl`, `valid.jsonl`, `test.jsonl`.
+    /// A directory with `train.jsonl`, `valid.jsonl`, `test.jsonl` (or `.csv`), or a data set in the hub's cache.
     pub data: Option<String>,
+    /// Data sets in the hub's cache in place of `data`, with splits and keys of their own: a mapping or a list of such.
+    pub hf_dataset: Option<Value>,
     /// `lora`, `dora` or `full`.
     pub fine_tune_type: String,
     /// `adam`, `adamw`, `muon`, `sgd` or `adafactor`.
@@ -33,6 +35,8 @@ pub struct Settings {
     pub dpo_loss_type: String,
     /// Of `dpop`: the price of a preferred answer that becomes less likely.
     pub delta: f64,
+    /// Of DPO: the model that answers are held against, where it is not `model` itself.
+    pub reference_model_path: Option<String>,
     /// Only completions, or the last message of a chat, are learned.
     pub mask_prompt: bool,
     /// The last so many blocks are trained; all, when 0, negative, or more than there are.
@@ -142,6 +146,7 @@ impl Default for Settings {
             train: false,
             test: false,
             data: None,
+            hf_dataset: None,
             fine_tune_type: "lora".into(),
             optimizer: "adam".into(),
             optimizer_config: Map::new(),
@@ -149,6 +154,7 @@ impl Default for Settings {
             beta: 0.1,
             dpo_loss_type: "sigmoid".into(),
             delta: 50.0,
+            reference_model_path: None,
             mask_prompt: false,
             num_layers: 16,
             batch_size: 4,
@@ -191,6 +197,7 @@ const FREE: &[&str] = &[
     "train",
     "test",
     "data",
+    "hf_dataset",
     "iters",
     "steps_per_report",
     "resume_adapter_file",
@@ -253,12 +260,6 @@ impl Settings {
     pub fn read(&mut self, file: &Path, note: &mut dyn FnMut(&str)) -> Result<()> {
         let shown = file.display();
         for (key, value) in yaml::read(file)? {
-            if key == "hf_dataset" {
-                return Err(Error::unsupported(format!(
-                    "[lora] {shown}: hf_dataset is not read; write the rows as train.jsonl and valid.jsonl and name their \
-                     directory with data"
-                )));
-            }
             if key == "config" || key == "wandb" {
                 note(&format!("{shown}: {key} has no effect"));
                 continue;
@@ -320,6 +321,10 @@ impl Settings {
         }
         if !(self.delta >= 0.0 && self.delta.is_finite()) {
             return fail(format!("delta is {}; it is a number from 0 on", self.delta));
+        }
+        if self.reference_model_path.is_some() && self.train_mode != "dpo" {
+            let mode = &self.train_mode;
+            return fail(format!("reference_model_path is of train_mode dpo; {mode} holds answers against no model"));
         }
         if self.train_mode == "dpo" && !self.train {
             return fail(

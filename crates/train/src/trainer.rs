@@ -2,6 +2,9 @@
 //!
 //! All that a step depends on is in the trainer and can be saved (`state`): weights, moments, gradients that wait for an update,
 //! the order of batches and the place in it. Random draws of a step follow from the seed and its number.
+//!
+//! Processes of a group share each batch: losses and gradients are sums of what they add, in the order of ranks, so the weights are
+//! the same bits on all of them.
 
 use crate::batches::{Cursor, groups};
 use crate::loss::loss;
@@ -10,11 +13,12 @@ use crate::order::Order;
 use crate::preference::{self, Scores};
 use crate::prepare::set_training;
 use crate::{Batch, Sample, Settings, Trained, prepare};
+use lapis::distributed::{self, Group};
 use lapis::transforms::value_and_grad;
 use lapis::{Array, Dtype, Error, Result, eval, memory, ops, random};
 use lapis_lm::Model;
-use lapis_nn::Params;
 use lapis_nn::optim::{Optimizer, clip_grad_norm};
+use lapis_nn::{Params, sum_params};
 
 /// What a step was.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -58,7 +62,9 @@ pub struct Trainer {
     /// Validations since then.
     pub(crate) worse: usize,
     trained: Trained,
-    /// The model before training, where preferences are held against it.
+    /// Who shares the batches.
+    pub(crate) group: Group,
+    /// What preferences are held against: the model before training, unless it is another one.
     before: Option<Box<dyn Model>>,
     /// What memory was kept for reuse before.
     cache_limit: usize,
@@ -80,8 +86,9 @@ impl Trainer {
             return Err(Error::unsupported("[lora] this model gives embeddings and foresees no text"));
         }
         let before = (settings.train_mode == "dpo").then(|| model.copied());
+        let group = distributed::init(false)?;
         let mut model = model.copied();
-        let groups = groups(&samples, settings.batch_size, "train")?;
+        let groups = groups(&samples, settings.batch_size, group.size(), "train")?;
         let trained = prepare(&mut *model, settings)?;
         Ok(Trainer {
             model,
@@ -98,9 +105,25 @@ impl Trainer {
             best: None,
             worse: 0,
             trained,
+            group,
             before,
             cache_limit: memory::cache_limit(),
         })
+    }
+
+    /// Holds preferences against another model than the one before training.
+    ///
+    /// # Errors
+    /// A way of training that holds answers against no model.
+    pub fn hold_against(&mut self, model: &dyn Model) -> Result<()> {
+        if self.before.is_none() {
+            let mode = &self.settings.train_mode;
+            return Err(Error::value(format!(
+                "[lora] reference_model_path: train_mode {mode} holds answers against no model; dpo does"
+            )));
+        }
+        self.before = Some(model.copied());
+        Ok(())
     }
 
     /// How much is trained.
@@ -147,10 +170,10 @@ impl Trainer {
     pub fn next_batch(&mut self) -> Batch {
         let group = &self.groups[self.cursor.next(self.groups.len(), &mut self.order)];
         let samples: Vec<&Sample> = group.iter().map(|&i| &self.samples[i]).collect();
-        Batch::new(&samples, self.settings.max_seq_length, self.settings.exact_reference_loss)
+        Batch::part(&samples, self.settings.max_seq_length, self.settings.exact_reference_loss, self.group)
     }
 
-    /// Loss and gradients of a batch, lazily.
+    /// Loss and gradients of a batch, lazily; of one that is shared, those of all processes.
     ///
     /// # Errors
     /// Those of the model; ops without a derivative.
@@ -164,14 +187,17 @@ impl Trainer {
         let before = scores_before(self.before.as_deref(), batch, &self.settings)?;
         set_training(&mut *self.model, true);
         // Every step has draws of its own, whatever came before it.
-        random::seed(self.settings.seed ^ (self.done as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let place = (self.done as u64 + 1) | (self.group.rank() as u64) << 40;
+        random::seed(self.settings.seed ^ place.wrapping_mul(0x9e37_79b9_7f4a_7c15));
         let (model, s) = (&self.model, &self.settings);
         let run = value_and_grad(|weights: &Params| {
             let mut copy = model.copied();
             copy.module_mut().update(weights, true)?;
             cost(&*copy, before.as_ref(), batch, s, s.grad_checkpoint)
         });
-        run(&self.weights())
+        let ((loss, ahead), grads) = run(&self.weights())?;
+        let ahead = ahead.map(|ahead| self.group.all_gather(&ahead)).transpose()?;
+        Ok(((self.group.all_sum(&loss)?, ahead), sum_params(&grads, self.group)?))
     }
 
     /// One step. Nothing has changed where loss or gradients are no numbers.
@@ -182,7 +208,7 @@ impl Trainer {
         let ((loss, ahead), grads) = self.derived(batch)?;
         let (_, norm) = clip_grad_norm(&grads, f64::INFINITY)?;
         eval(grads.values().chain([&loss, &norm]).chain(&ahead))?;
-        let tokens = batch.targets();
+        let tokens = batch.of;
         let reward = ahead.map(|ahead| -> Result<_> {
             let ahead = ops::astype(&ahead, Dtype::Float32)?.to_vec::<f32>()?;
             let n = ahead.len().max(1) as f32;
@@ -259,7 +285,8 @@ impl Trainer {
         each: impl FnMut(usize, usize),
     ) -> Result<f32> {
         set_training(&mut *self.model, false);
-        evaluate(&*self.model, self.before.as_deref(), samples, &self.settings, batches, &mut self.order, each)
+        let model = (&*self.model, self.before.as_deref());
+        evaluate(model, samples, &self.settings, batches, &mut self.order, self.group, each)
     }
 }
 
@@ -289,26 +316,27 @@ fn cost(
 /// # Errors
 /// Fewer samples than a batch; faults of computing.
 pub(crate) fn evaluate(
-    model: &dyn Model,
-    before: Option<&dyn Model>,
+    (model, before): (&dyn Model, Option<&dyn Model>),
     samples: &[Sample],
     s: &Settings,
     batches: Option<usize>,
     order: &mut Order,
+    group: Group,
     mut each: impl FnMut(usize, usize),
 ) -> Result<f32> {
-    let groups = groups(samples, s.batch_size, "valid or test")?;
+    let groups = groups(samples, s.batch_size, group.size(), "valid or test")?;
     let (mut sum, mut weights) = (0.0f64, 0usize);
     let pass = order.permutation(groups.len());
     let n = batches.map_or(groups.len(), |n| n.min(groups.len()));
-    for (i, &group) in pass[..n].iter().enumerate() {
-        let rows: Vec<&Sample> = groups[group as usize].iter().map(|&i| &samples[i]).collect();
-        let batch = Batch::new(&rows, s.max_seq_length, s.exact_reference_loss);
+    for (i, &place) in pass[..n].iter().enumerate() {
+        let rows: Vec<&Sample> = groups[place as usize].iter().map(|&i| &samples[i]).collect();
+        let batch = Batch::part(&rows, s.max_seq_length, s.exact_reference_loss, group);
         let before = scores_before(before, &batch, s)?;
-        let weight = if s.prefers() { rows.len() } else { batch.targets() };
-        sum += f64::from(cost(model, before.as_ref(), &batch, s, false)?.0.item::<f32>()?) * weight as f64;
-        weights += weight;
+        let [own, all] = if s.prefers() { [rows.len(); 2] } else { [batch.divisor, batch.of] };
+        sum += f64::from(cost(model, before.as_ref(), &batch, s, false)?.0.item::<f32>()?) * own as f64;
+        weights += all;
         each(i + 1, n);
     }
+    let sum = group.all_sum(&Array::from_vec(vec![sum], &[]))?.item::<f64>()?;
     Ok((sum / weights.max(1) as f64) as f32)
 }

@@ -64,7 +64,7 @@ fn data(dir: &Path, model: &LanguageModel, s: &Settings) -> Data {
     std::fs::write(dir.join("train.jsonl"), lines(50)).unwrap();
     std::fs::write(dir.join("valid.jsonl"), lines(8)).unwrap();
     std::fs::write(dir.join("test.jsonl"), lines(4)).unwrap();
-    Data::read(dir, model, s, &mut |note| panic!("{note}")).unwrap()
+    Data::read(dir.to_str().unwrap(), model, s, &mut |note| panic!("{note}")).unwrap()
 }
 
 #[test]
@@ -168,7 +168,7 @@ fn bad_rows_and_settings_are_named() {
     let s = settings(&dir);
     let fails = |text: &str| {
         std::fs::write(dir.join("train.jsonl"), text).unwrap();
-        Data::read(&dir, &model, &s, &mut |_| {}).unwrap_err().message().to_string()
+        Data::read(dir.to_str().unwrap(), &model, &s, &mut |_| {}).unwrap_err().message().to_string()
     };
     let good = lines(2);
     for (line, why) in [
@@ -184,12 +184,12 @@ fn bad_rows_and_settings_are_named() {
     }
     assert!(fails("").contains("holds no sample"));
     std::fs::remove_file(dir.join("train.jsonl")).unwrap();
-    assert!(Data::read(&dir, &model, &s, &mut |_| {}).unwrap_err().message().contains("there is no "));
+    assert!(Data::read(dir.to_str().unwrap(), &model, &s, &mut |_| {}).unwrap_err().message().contains("there is no "));
 
     std::fs::write(dir.join("train.jsonl"), lines(4)).unwrap();
     let mut notes = Vec::new();
     let short = Settings { max_seq_length: 12, mask_prompt: false, ..s.clone() };
-    let rows = Data::read(&dir, &model, &short, &mut |note| notes.push(note.to_string())).unwrap();
+    let rows = Data::read(dir.to_str().unwrap(), &model, &short, &mut |note| notes.push(note.to_string())).unwrap();
     assert!(notes.iter().any(|n| n.contains("4 of 4 samples are longer than 12 tokens")), "{notes:?}");
     let mut odd = s.clone();
     odd.lora_parameters.keys = Some(vec!["self_attn.q_proj".into(), "mlp.q_proj".into()]);
@@ -211,7 +211,7 @@ fn chats_with_tools_and_texts() {
     let s = settings(&dir);
     let read = |text: &str, s: &Settings| {
         std::fs::write(dir.join("train.jsonl"), text).unwrap();
-        Data::read(&dir, &model, s, &mut |_| {}).unwrap().train
+        Data::read(dir.to_str().unwrap(), &model, s, &mut |_| {}).unwrap().train
     };
     let chat = "{\"messages\": [{\"role\": \"user\", \"content\": \"Hi\"}, {\"role\": \"assistant\", \"content\": \"Ho\"}], \
                 \"tools\": [{\"type\": \"function\", \"function\": {\"name\": \"f\", \"parameters\": {}}}]}\n";
@@ -278,7 +278,7 @@ fn preferences_are_learned_and_taken_up_again() {
         std::fs::write(dir.join("train.jsonl"), pairs(20)).unwrap();
         std::fs::write(dir.join("valid.jsonl"), pairs(4)).unwrap();
         let s = Settings { train_mode: mode.into(), mask_prompt: false, ..settings(&dir) };
-        let read = |s: &Settings| Data::read(&dir, &model, s, &mut |note| panic!("{note}")).unwrap();
+        let read = |s: &Settings| Data::read(dir.to_str().unwrap(), &model, s, &mut |note| panic!("{note}")).unwrap();
         let mut watch = Watch::default();
         run(&model, read(&s), &s, false, &mut watch).unwrap();
         let margins: Vec<(f32, f32)> =
@@ -301,7 +301,7 @@ fn pairs_come_as_texts_or_messages_and_bad_ones_are_named() {
     let s = Settings { train_mode: "dpo".into(), ..settings(&dir) };
     let read = |text: &str, s: &Settings| {
         std::fs::write(dir.join("train.jsonl"), text).unwrap();
-        Data::read(&dir, &model, s, &mut |_| {}).map(|d| d.train)
+        Data::read(dir.to_str().unwrap(), &model, s, &mut |_| {}).map(|d| d.train)
     };
     let question = r#"{"role": "user", "content": "Which colour?"}"#;
     let answer = |text: &str| format!(r#"{{"role": "assistant", "content": "{text}"}}"#);

@@ -2,7 +2,7 @@
 
 use crate::grammar::GrammarArguments;
 use crate::model::{self, AdapterArguments, DraftArguments, KvArguments, SamplingArguments, Source};
-use crate::{Manner, interrupt, say};
+use crate::{Manner, interrupt, ranks, say};
 use lapis::{Error, Result};
 use lapis_lm::template::{Chat, Template};
 use lapis_lm::{Finish, LanguageModel, Options, PromptCache, Response, Sequence};
@@ -131,6 +131,7 @@ pub(crate) fn limit(asked: Option<i64>, default: Option<usize>) -> Result<Option
 }
 
 pub(crate) fn run(mut a: Arguments, manner: Manner) -> Result<()> {
+    let group = ranks::join()?;
     let max_tokens = limit(a.max_tokens, model::default_max_tokens(manner, 100))?;
     let verbose = !["false", "f", "0", "no"].contains(&a.verbose.to_lowercase().as_str()) && !a.json;
     if let Some(file) = &a.prompt_cache_file {
@@ -144,6 +145,13 @@ pub(crate) fn run(mut a: Arguments, manner: Manner) -> Result<()> {
     if a.quantize_activations {
         model.round_inputs()?;
     }
+    if group.size() > 1 {
+        if a.prompt_cache_file.is_some() {
+            ranks::alone(group, "--prompt-cache-file")?;
+        }
+        let (part, n) = (model.split(group)?, group.size());
+        say::note(&format!("{n} processes, each with {:.0} % of the model", 100.0 * part));
+    }
     if a.use_default_chat_template && !model.tokenizer.has_template() {
         model.tokenizer.set_chat_template(Template::new(DEFAULT_TEMPLATE)?);
     }
@@ -153,7 +161,7 @@ pub(crate) fn run(mut a: Arguments, manner: Manner) -> Result<()> {
         let id = id.ok_or_else(|| Error::value(format!("--extra-eos-token: the model has no token {token:?}")))?;
         model.add_eos(id);
     }
-    let mut prompt = tokens(&a, &model)?;
+    let mut prompt = ranks::first(group, tokens(&a, &model)?)?;
     let mut sequence = Sequence::new();
     if let Some(file) = &a.prompt_cache_file {
         let cache = PromptCache::load(file, &*model.model)?;
@@ -161,7 +169,8 @@ pub(crate) fn run(mut a: Arguments, manner: Manner) -> Result<()> {
         sequence = cache.sequence;
         sequence.set_options(a.kv.continued(sequence.options())?);
     }
-    let sampling = a.sampling.settings(&model, a.generation_config == "auto")?;
+    let mut sampling = a.sampling.settings(&model, a.generation_config == "auto")?;
+    sampling.seed = ranks::first_number(group, sampling.seed)?;
     let prefill_step = Some(a.prefill_step_size);
     let mut options =
         Options { max_tokens, sampling, stop: a.stop, prefill_step, kv: a.kv.options()?, ..Options::default() };
@@ -177,7 +186,9 @@ pub(crate) fn run(mut a: Arguments, manner: Manner) -> Result<()> {
     if let Some(grammar) = a.grammar.grammar(&model)? {
         stream = stream.constrain(grammar.reply(&model.eos, model.tokenizer.thinking(), &prompt));
     }
-    let mut out = std::io::stdout().lock();
+    // The others write the same.
+    let mut out: Box<dyn Write> =
+        if group.rank() == 0 { Box::new(std::io::stdout().lock()) } else { Box::new(std::io::sink()) };
     let shown = |text: &str| if a.raw { text.to_string() } else { say::safe(text) };
     let (mut last, mut text, mut guessed): (Option<Response>, String, usize) = (None, String::new(), 0);
     let mut likely: Vec<Likely> = Vec::new();

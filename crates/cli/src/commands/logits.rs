@@ -1,7 +1,7 @@
 //! `lapis logits`: the numbers themselves, for comparing implementations.
 
 use crate::model::Source;
-use crate::say;
+use crate::{ranks, say};
 use lapis::{Array, Dtype, Error, Result, eval, io, ops};
 use lapis_lm::{Batch, Sequence, models};
 use std::path::PathBuf;
@@ -22,6 +22,7 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(a: Arguments) -> Result<()> {
+    let group = ranks::join()?;
     let sequences = a.tokens.split(';').filter(|s| !s.trim().is_empty()).map(ids).collect::<Result<Vec<_>>>()?;
     let length = sequences.first().map_or(0, Vec::len);
     if length == 0 || sequences.iter().any(|s| s.len() != length) {
@@ -32,7 +33,8 @@ pub(crate) fn run(a: Arguments) -> Result<()> {
     if let Some(id) = sequences.iter().flatten().find(|&&id| id as usize >= vocabulary) {
         return Err(Error::index(format!("--tokens: the model has {vocabulary} tokens, from 0 on, and no {id}")));
     }
-    let model = models::load(&mut checkpoint)?;
+    let mut model = models::load(&mut checkpoint)?;
+    models::split(&mut *model, group)?;
     let mut rows = Vec::new();
     for tokens in &sequences {
         let mut sequence = Sequence::new();
@@ -48,6 +50,9 @@ pub(crate) fn run(a: Arguments) -> Result<()> {
         rows.push(ops::concatenate(&parts, 0)?);
     }
     let all = ops::stack(&rows, 0)?;
+    if group.rank() > 0 {
+        return all.eval();
+    }
     io::save_npy(&a.output, &all)?;
     // As it is called by now.
     let suffix = if a.output.extension().is_some_and(|e| e == "npy") { "" } else { ".npy" };

@@ -1,9 +1,9 @@
 //! `lapis lora`: fine-tuning.
 
 use crate::model::{AdapterArguments, Source};
-use crate::{Manner, interrupt, say};
+use crate::{Manner, interrupt, ranks, say};
 use lapis::{Error, Result};
-use lapis_train::{Batch, Data, Observer, Record, Settings, Trained, Trainer, run as train};
+use lapis_train::{Batch, Data, Observer, Record, Settings, Trained, Trainer, run_against as train};
 use serde_json::{Value, json};
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -19,8 +19,8 @@ pub(crate) struct Arguments {
     /// Say how well the test set is foreseen, after training or by an adapter that is there
     #[arg(long)]
     test: bool,
-    /// A directory with train.jsonl, valid.jsonl, test.jsonl: lines with "text", "messages", or "prompt" and "completion"; of preferences
-    /// "prompt", "chosen" and "rejected"
+    /// A directory with train.jsonl, valid.jsonl, test.jsonl (or .csv), or a data set in the hub's cache, owner/name: rows with "text",
+    /// "messages", or "prompt" and "completion"; of preferences "prompt", "chosen" and "rejected"
     #[arg(long)]
     data: Option<String>,
     /// What is trained: changes of low rank, the same with lengths of rows, or the weights themselves [default: lora]
@@ -41,6 +41,9 @@ pub(crate) struct Arguments {
     /// Of dpop: the price of a preferred answer that becomes less likely [default: 50]
     #[arg(long)]
     delta: Option<f64>,
+    /// Of DPO: the model that answers are held against, a directory or owner/name [default: that of --model]
+    #[arg(long)]
+    reference_model_path: Option<String>,
     /// Learn completions (of chats the last message) and not prompts
     #[arg(long)]
     mask_prompt: bool,
@@ -141,13 +144,14 @@ fn settings(a: &Arguments, manner: Manner) -> Result<Settings> {
     let mut s = Settings::default();
     if manner == Manner::Mlx {
         s.model = Some("Qwen/Qwen3-0.6b".into());
+        s.data = Some("mlx-community/WikiSQL".into());
     }
     if let Some(file) = &a.config {
         s.read(file, &mut say::note)?;
     }
     let truth = |on: bool| on.then_some(Value::Bool(true));
     let model = a.source.model.as_ref().map(|m| json!(m.display().to_string()));
-    let flags: [(&str, Option<Value>); 35] = [
+    let flags: [(&str, Option<Value>); 36] = [
         ("model", model),
         ("train", truth(a.train)),
         ("test", truth(a.test)),
@@ -158,6 +162,7 @@ fn settings(a: &Arguments, manner: Manner) -> Result<Settings> {
         ("beta", a.beta.map(Value::from)),
         ("dpo_loss_type", a.dpo_loss_type.clone().map(Value::from)),
         ("delta", a.delta.map(Value::from)),
+        ("reference_model_path", a.reference_model_path.clone().map(Value::from)),
         ("mask_prompt", truth(a.mask_prompt)),
         ("num_layers", a.num_layers.map(Value::from)),
         ("batch_size", a.batch_size.map(Value::from)),
@@ -191,33 +196,41 @@ fn settings(a: &Arguments, manner: Manner) -> Result<Settings> {
 }
 
 pub(crate) fn run(mut a: Arguments, manner: Manner) -> Result<()> {
+    let group = ranks::join()?;
     let s = settings(&a, manner)?;
     if s.trust_remote_code {
         say::note("--trust-remote-code has no effect: code in a model repository is never run");
     }
     s.check()?;
-    let Some(data) = &s.data else {
-        return Err(Error::value(
-            "--data is missing: name a directory with train.jsonl and valid.jsonl, lines such as {\"text\": \"...\"}",
-        ));
+    let data = match (&s.data, &s.hf_dataset) {
+        (Some(data), _) => data.as_str(),
+        (None, Some(_)) => "",
+        (None, None) => {
+            return Err(Error::value(
+                "--data is missing: name a directory with train.jsonl and valid.jsonl, lines such as {\"text\": \"...\"}",
+            ));
+        }
     };
     a.source.model = s.model.as_ref().map(PathBuf::from);
     let model = match s.train || s.adapter_path.is_empty() {
         true => a.source.load()?,
         false => AdapterArguments::of(&s.adapter_path).load(&a.source)?,
     };
-    let data = Data::read(Path::new(data), &model, &s, &mut |text| say::note(&format!("note: {text}")))?;
+    let reference = s.reference_model_path.as_ref().filter(|_| s.train);
+    let reference = reference.map(|path| crate::model::load(Some(Path::new(path)), &a.source.hub)).transpose()?;
+    let data = Data::read(data, &model, &s, &mut |text| say::note(&format!("note: {text}")))?;
     if a.dry_run {
+        ranks::alone(group, "--dry-run")?;
         return dry(&model, data, &s);
     }
     interrupt::watch();
     let mut screen = Screen::new(a.json, s.iters);
-    let outcome = train(&model, data, &s, a.resume, &mut screen)?;
+    let outcome = train(&model, reference.as_ref(), data, &s, a.resume, &mut screen)?;
     screen.clear();
     if interrupt::seen() && s.train && outcome.steps < s.iters {
         say::note(&format!("interrupted after step {}; --resume goes on from there", outcome.steps));
     }
-    match outcome.test_loss {
+    match outcome.test_loss.filter(|_| group.rank() == 0) {
         Some(loss) if a.json => println!("{}", json!({"test_loss": loss, "test_perplexity": loss.exp()})),
         Some(loss) => println!("Test loss {loss:.3}, Test ppl {:.3}.", loss.exp()),
         None => {}

@@ -18,6 +18,7 @@ pub(crate) mod fuse;
 pub(crate) mod generate;
 pub(crate) mod gptq;
 pub(crate) mod kld;
+pub(crate) mod launch;
 pub(crate) mod logits;
 pub(crate) mod lora;
 pub(crate) mod man;

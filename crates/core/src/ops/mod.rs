@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use std::fmt::Debug;
 use std::hash::Hash;
 
+pub mod collective;
 pub mod compose;
 pub mod conv;
 pub mod create;
@@ -171,6 +172,7 @@ registry! {
     #[serde(skip)] Same transforms::Tracer => Tracer;
     #[serde(skip)] Same transforms::Placeholder => Placeholder;
     #[serde(skip)] Same transforms::Custom => Custom;
+    #[serde(skip)] Kernel collective::Collective => Collective;
     Reduce reduce::Reduce => Reduce;
     Kernel statistics::ArgReduce => ArgReduce;
     Kernel scan::Scan => Scan;

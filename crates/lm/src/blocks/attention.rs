@@ -3,9 +3,10 @@
 use super::{Layered, Norm, Rope};
 use crate::batch::{Batch, attend_views};
 use crate::weights::At;
+use lapis::distributed::Group;
 use lapis::ops::fast::{AttentionMask, AttentionOptions, layer_norm};
 use lapis::{Array, Error, Result, ops};
-use lapis_nn::{Layer, LayerNorm, Linear, Module, Param};
+use lapis_nn::{Layer, LayerNorm, Linear, Module, Param, Split, part_of_rows};
 
 /// Sizes and rules of the heads of a layer.
 #[derive(Clone, Debug)]
@@ -257,6 +258,7 @@ impl Layer for PerHead {
 
 /// Projections to queries, keys and values and back, with norms of queries and keys where a model has them.
 #[derive(Module, Clone)]
+#[module(split)]
 pub struct Attention {
     /// To queries, keys and values.
     #[flatten]
@@ -339,6 +341,47 @@ impl Attention {
             }
         };
         self.o_proj.forward(&self.heads.attend([&q, &k, &v], self.sinks.as_deref(), layer, batch)?)
+    }
+}
+
+impl HeadNorms {
+    /// Whether each head is treated alike, and by itself.
+    fn is_alike(&self) -> bool {
+        match self {
+            HeadNorms::None => true,
+            HeadNorms::Each { q_norm: q, k_norm: k } | HeadNorms::Late { query_layernorm: q, key_layernorm: k } => {
+                ![q, k].iter().any(|norm| matches!(norm, Norm::PerHead { .. }))
+            }
+            HeadNorms::Whole { .. } | HeadNorms::Own { .. } => false,
+        }
+    }
+}
+
+impl Split for Attention {
+    /// Some of the heads, with their keys and values.
+    fn split(&mut self, group: Group) -> Result<bool> {
+        let (n, heads) = (group.size(), &mut self.heads);
+        let divides = heads.count.is_multiple_of(n) && heads.keys.is_multiple_of(n);
+        if !divides || !self.norms.is_alike() || !self.o_proj.columns_divide(n) {
+            return Ok(false);
+        }
+        match &mut self.inputs {
+            Inputs::Apart { q_proj, k_proj, v_proj } => {
+                for proj in [q_proj, k_proj, v_proj] {
+                    proj.keep_rows(&[proj.dims().1], group)?;
+                }
+            }
+            Inputs::Together { qkv_proj } => {
+                let (q, k) = (heads.count * heads.width, heads.keys * heads.width);
+                qkv_proj.keep_rows(&[q, k, k], group)?;
+            }
+        }
+        self.o_proj.keep_columns(group)?;
+        if let Some(sinks) = &mut self.sinks {
+            *sinks = Param::new(part_of_rows(sinks, group)?);
+        }
+        (heads.count, heads.keys) = (heads.count / n, heads.keys / n);
+        Ok(true)
     }
 }
 

@@ -2,11 +2,13 @@
 
 use super::Activation;
 use crate::weights::At;
+use lapis::distributed::Group;
 use lapis::{Array, Error, Result, ops};
-use lapis_nn::{Layer, Linear, Module};
+use lapis_nn::{Layer, Linear, Module, Split};
 
 /// Up, an activation, down: gated, `down(activation(gate(x)) * up(x))`, or plain, `down(activation(up(x)))`.
 #[derive(Module, Clone)]
+#[module(split)]
 pub enum Mlp {
     /// Gated.
     Gated {
@@ -96,6 +98,28 @@ impl Mlp {
             c_proj: at.linear("c_proj", inner, width, bias)?,
             activation,
         })
+    }
+}
+
+impl Split for Mlp {
+    /// Some of the features between the products.
+    fn split(&mut self, group: Group) -> Result<bool> {
+        let n = group.size();
+        // Runs of rows that lead in: the fused one has two.
+        let (into, runs, out): (Vec<&mut Linear>, usize, _) = match self {
+            Mlp::Gated { gate_proj, up_proj, down_proj, .. } => (vec![gate_proj, up_proj], 1, down_proj),
+            Mlp::Fused { gate_up_proj, down_proj, .. } => (vec![gate_up_proj], 2, down_proj),
+            Mlp::Ungated { up_proj: up, down_proj: down, .. } | Mlp::Plain { c_fc: up, c_proj: down, .. } => {
+                (vec![up], 1, down)
+            }
+        };
+        let inner = out.dims().0;
+        if !inner.is_multiple_of(n) || !out.columns_divide(n) {
+            return Ok(false);
+        }
+        into.into_iter().try_for_each(|linear| linear.keep_rows(&vec![inner; runs], group))?;
+        out.keep_columns(group)?;
+        Ok(true)
     }
 }
 

@@ -49,11 +49,19 @@ impl Cache {
 
     /// The snapshot of a revision, where there is one.
     pub fn snapshot(&self, name: &Name) -> Option<PathBuf> {
-        let folder = self.folder(&name.repo);
+        self.snapshot_in(&self.folder(&name.repo), name)
+    }
+
+    fn snapshot_in(&self, folder: &Path, name: &Name) -> Option<PathBuf> {
         let seen = fs::read_to_string(folder.join("refs").join(&name.revision)).ok();
         let commit = seen.map(|c| c.trim().to_string()).unwrap_or_else(|| name.revision.clone());
         let dir = folder.join("snapshots").join(&commit);
         (safe_part(&commit) && dir.is_dir()).then_some(dir)
+    }
+
+    /// The snapshot of a revision of a data set, where there is one.
+    pub fn dataset(&self, name: &Name) -> Option<PathBuf> {
+        self.snapshot_in(&self.root.join(format!("datasets--{}", name.repo.replace('/', "--"))), name)
     }
 
     /// Every repository in the cache, by path. A cache that is not there is empty.

@@ -75,6 +75,7 @@ pub(crate) use settings::Settings;
 use crate::batch::Batch;
 use crate::checkpoint::Checkpoint;
 use crate::weights::{At, Weights};
+use lapis::distributed::Group;
 use lapis::io::Arrays;
 use lapis::ops::quantize::Format;
 use lapis::{Array, Error, Result};
@@ -365,6 +366,24 @@ pub fn load(checkpoint: &mut Checkpoint) -> Result<Box<dyn Model>> {
         checkpoint.warnings.push(line);
     }
     Ok(model)
+}
+
+/// Keeps this process's part of a model that all processes of a group hold; what cannot be split stays whole. Says how much of the
+/// model's bytes that is.
+///
+/// # Errors
+/// A model of which nothing can be split; an adapter on it.
+pub fn split(model: &mut dyn Model, group: Group) -> Result<f64> {
+    let bytes = |model: &dyn Model| model.module().parameters().values().map(Array::nbytes).sum::<usize>() as f64;
+    let whole = bytes(model);
+    if group.size() > 1 && lapis_nn::split(model.module_mut(), group)? == 0 {
+        let n = group.size();
+        return Err(Error::unsupported(format!(
+            "[split] no layer of this model can be split among {n} processes: its heads and the features between the products do not \
+             divide, or it is of a type that is not split; take another number, or one process"
+        )));
+    }
+    Ok(bytes(model) / whole)
 }
 
 /// Reads a model's numbers out of a config; null is as if it were not there.

@@ -188,8 +188,12 @@ impl Item {
         let marks = attributes.iter().filter_map(|a| a.strip_prefix("module("));
         let marks: Vec<String> =
             marks.flat_map(|m| m.trim_end_matches(')').split(',').map(str::to_string).collect::<Vec<_>>()).collect();
-        if let Some(other) = marks.iter().find(|m| !["repr", "kind", "quantize", "mode", ""].contains(&m.as_str())) {
-            return Err(format!("derive(Module): #[module({other})] is not known; repr, kind, quantize and mode are"));
+        if let Some(other) =
+            marks.iter().find(|m| !["repr", "kind", "quantize", "split", "mode", ""].contains(&m.as_str()))
+        {
+            return Err(format!(
+                "derive(Module): #[module({other})] is not known; repr, kind, quantize, split and mode are"
+            ));
         }
         Ok(Item { name, generics, arguments, bounds: text(&bounds), shape, marks })
     }

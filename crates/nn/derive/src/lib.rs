@@ -14,8 +14,8 @@ use proc_macro::TokenStream;
 /// pointers need no mark), `#[flatten]` visits the fields of a field under no name of their own, `#[name = "Wx"]`
 /// gives another name. On the type: `#[module(repr)]` when its `fn repr(&self) -> String` says what stands in the
 /// brackets of the printed form, `#[module(kind)]` when its `fn shown_kind(&self) -> &'static str` says what stands
-/// before them, `#[module(quantize)]` when it implements `lapis_nn::Quantize`, `#[module(mode)]` when its
-/// `fn set_mode(&mut self, mode: Mode)` is to be called by `train` and `eval`.
+/// before them, `#[module(quantize)]` when it implements `lapis_nn::Quantize`, `#[module(split)]` when it implements
+/// `lapis_nn::Split`, `#[module(mode)]` when its `fn set_mode(&mut self, mode: Mode)` is to be called by `train` and `eval`.
 ///
 /// Enums: a variant with one unnamed field is that field, a variant with named fields has those, one without fields
 /// has no parameters.
@@ -108,6 +108,8 @@ fn implement(item: &Item) -> String {
     let hook = format!("as_quantize(&mut self) -> {option}<&mut dyn ::lapis_nn::Quantize>");
     let itself = format!("{option}::Some(self)");
     method(&hook, own("quantize", &itself), "as_quantize", "&mut ", &none);
+    let hook = format!("as_split(&mut self) -> {option}<&mut dyn ::lapis_nn::Split>");
+    method(&hook, own("split", &itself), "as_split", "&mut ", &none);
     if item.has("mode") {
         extra += "fn mode_changed(&mut self, mode: ::lapis_nn::Mode) { self.set_mode(mode); }\n";
     }

@@ -1,6 +1,6 @@
 //! Linear layers whose weight is spread over a group of processes, and sums over the group.
 //!
-//! lapis has groups of one process so far; the layers are written for any size and hold their part of the weight.
+//! Without a launcher a group has one process.
 
 use super::{Layer, Linear, truth};
 use crate::{Module, Params};
@@ -184,16 +184,56 @@ impl Layer for ShardedToAllLinear {
     }
 }
 
+/// Bytes of parameters that are summed at once, at least; each sum costs a round among the processes.
+const TOGETHER: usize = 32 << 20;
+
+/// The sums of parameters or gradients over all processes. Those of one dtype travel together.
+///
+/// # Errors
+/// Faults of communication.
+pub fn sum_params(params: &Params, group: Group) -> Result<Params> {
+    if group.size() == 1 {
+        return Ok(params.clone());
+    }
+    let mut all: Vec<(&String, &Array)> = params.iter().collect();
+    all.sort_by_key(|(_, a)| a.dtype());
+    let mut sums = Params::new();
+    let mut rest = &all[..];
+    while let Some((_, first)) = rest.first() {
+        let (mut bytes, mut n) = (0, 0);
+        while n < rest.len() && rest[n].1.dtype() == first.dtype() && bytes < TOGETHER {
+            bytes += rest[n].1.nbytes();
+            n += 1;
+        }
+        let (these, after) = rest.split_at(n);
+        rest = after;
+        let flat: Vec<Array> = these.iter().map(|(_, a)| ops::flatten(a, 0, -1)).collect::<Result<_>>()?;
+        let sum = group.all_sum(&ops::concatenate(&flat, 0)?)?;
+        let mut end = 0;
+        let borders: Vec<i64> = these[..n - 1]
+            .iter()
+            .map(|(_, a)| {
+                end += a.size() as i64;
+                end
+            })
+            .collect();
+        for ((name, a), part) in these.iter().zip(ops::split(&sum, borders, 0)?) {
+            sums.insert((*name).clone(), ops::reshape(&part, a.shape())?);
+        }
+    }
+    Ok(sums)
+}
+
 /// The mean of the gradients of all processes (`nn.average_gradients`).
 ///
 /// # Errors
 /// Faults of communication.
 pub fn average_gradients(gradients: &Params, group: Group) -> Result<Params> {
-    if group.size() == 1 {
-        return Ok(gradients.clone());
+    let mean = |(name, g): (String, Array)| Ok((name, ops::divide(g, group.size())?));
+    match group.size() {
+        1 => Ok(gradients.clone()),
+        _ => sum_params(gradients, group)?.into_iter().map(mean).collect(),
     }
-    let mean = |(name, g): (&String, &Array)| Ok((name.clone(), ops::divide(group.all_sum(g)?, group.size())?));
-    gradients.iter().map(mean).collect()
 }
 
 /// Gradients whose parts lie on all processes, scaled so that their common norm is at most `max_norm`, and that norm

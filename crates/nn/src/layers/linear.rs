@@ -3,6 +3,7 @@
 use super::{Layer, LowRank, Mix, Side, Slot, Weight, truth, uniform};
 use crate::quantize::{Packing, Quantize};
 use crate::{Mode, Module, Param, record};
+use lapis::distributed::Group;
 use lapis::ops::quantize::{Format, quantize};
 use lapis::{Array, Result, ops};
 use std::sync::Arc;
@@ -25,6 +26,9 @@ pub struct Linear {
     /// What takes the place of the change where rows of a step are those of several fine-tuned models.
     #[plain]
     pub mix: Option<Arc<Mix>>,
+    /// The processes that hold the other columns of the matrix.
+    #[plain]
+    pub(crate) summed: Option<Group>,
     mode: Mode,
 }
 
@@ -41,7 +45,7 @@ impl Linear {
     pub(crate) fn with_bound(k: f64, input: usize, output: usize, bias: bool) -> Result<Linear> {
         let weight = Weight::dense(uniform(k, &[output, input])?);
         let bias = bias.then(|| uniform(k, &[output]).map(Param::new)).transpose()?;
-        Ok(Linear { weight, bias, change: None, mix: None, mode: Mode::Train })
+        Ok(Linear { weight, bias, change: None, mix: None, summed: None, mode: Mode::Train })
     }
 
     /// A packed layer with a random weight and a bias of zeros, all frozen (`nn.QuantizedLinear`).
@@ -52,7 +56,7 @@ impl Linear {
         let weight = uniform((1.0 / input as f64).sqrt(), &[output, input])?;
         let bias = bias.then(|| ops::zeros::<f32>(&[output]).map(Param::fixed)).transpose()?;
         let weight = Weight::packed(quantize(&weight, format, None)?);
-        Ok(Linear { weight, bias, change: None, mix: None, mode: Mode::Train })
+        Ok(Linear { weight, bias, change: None, mix: None, summed: None, mode: Mode::Train })
     }
 
     /// A layer whose inputs are rounded as its weight is: `format` is nvfp4 or mxfp8 (`nn.QQLinear`). In training mode
@@ -68,7 +72,7 @@ impl Linear {
 
     /// A layer of given parameters.
     pub fn from_parts(weight: Weight, bias: Option<Array>) -> Linear {
-        Linear { weight, bias: bias.map(Param::new), change: None, mix: None, mode: Mode::Train }
+        Linear { weight, bias: bias.map(Param::new), change: None, mix: None, summed: None, mode: Mode::Train }
     }
 
     /// (input, output) features.
@@ -107,10 +111,14 @@ impl Linear {
 
 impl Layer for Linear {
     fn forward(&self, x: &Array) -> Result<Array> {
-        let y = match (&self.mix, &self.change) {
-            (Some(mix), _) => mix.project(x, &self.weight, self.bias.as_deref())?,
-            (None, None) => self.weight.project(x, self.bias.as_deref())?,
-            (None, Some(change)) => change.project(x, &self.weight, self.bias.as_deref())?,
+        let y = match (&self.mix, &self.change, self.summed) {
+            (Some(mix), ..) => mix.project(x, &self.weight, self.bias.as_deref())?,
+            (None, Some(change), _) => change.project(x, &self.weight, self.bias.as_deref())?,
+            (None, None, None) => self.weight.project(x, self.bias.as_deref())?,
+            (None, None, Some(group)) => {
+                let part = self.weight.project(x, None)?;
+                super::scale_shift(&group.all_sum(&part)?, None, self.bias.as_ref())?
+            }
         };
         record::note(&self.weight, &y, || Ok((x.clone(), None)))?;
         Ok(y)

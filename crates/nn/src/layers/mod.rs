@@ -14,6 +14,7 @@ mod pool;
 mod positional;
 mod recurrent;
 mod sequential;
+mod split;
 mod transformer;
 mod upsample;
 mod weight;
@@ -24,7 +25,7 @@ pub use conv::{
 };
 pub use distributed::{
     AllToShardedLinear, Along, FullShard, FullyShardedModule, ShardedToAllLinear, Sharding, average_gradients,
-    clip_grad_norm_sharded, fully_shard, shard_inplace, shard_inplace_along, shard_linear, sum_gradients,
+    clip_grad_norm_sharded, fully_shard, shard_inplace, shard_inplace_along, shard_linear, sum_gradients, sum_params,
 };
 pub use dropout::{Dropout, Dropout2d, Dropout3d};
 pub use embedding::Embedding;
@@ -36,6 +37,7 @@ pub use pool::{AvgPool1d, AvgPool2d, AvgPool3d, MaxPool1d, MaxPool2d, MaxPool3d}
 pub use positional::{ALiBi, RoPE, SinusoidalPositionalEncoding};
 pub use recurrent::{GRU, LSTM, RNN};
 pub use sequential::{Layer, Sequential};
+pub use split::{Split, part_of_rows, split};
 pub use transformer::{
     Decoder, Encoder, Transformer, TransformerDecoder, TransformerDecoderLayer, TransformerEncoder,
     TransformerEncoderLayer, TransformerOptions,

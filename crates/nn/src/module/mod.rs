@@ -12,7 +12,7 @@ mod weights;
 pub use leaf::{Buffer, Leaf, LeafMut, Mode, Param};
 pub use print::show;
 
-use crate::{Params, Quantize};
+use crate::{Params, Quantize, Split};
 use lapis::{Array, Dtype, Result};
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -71,6 +71,11 @@ pub trait Module: Any + Send + Sync {
 
     /// This module as one that [`quantize`](crate::quantize) can change.
     fn as_quantize(&mut self) -> Option<&mut dyn Quantize> {
+        None
+    }
+
+    /// This module as one whose parts can lie on several processes.
+    fn as_split(&mut self) -> Option<&mut dyn Split> {
         None
     }
 

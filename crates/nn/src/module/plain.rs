@@ -1,7 +1,7 @@
 //! Which standard types can stand in a module: containers of modules, and values without parameters.
 
 use super::{Leaf, LeafMut, Mode, Module};
-use crate::Quantize;
+use crate::{Quantize, Split};
 use lapis::{Array, Dtype, Result};
 use std::collections::BTreeMap;
 
@@ -54,6 +54,9 @@ impl<M: Module> Module for Option<M> {
     fn as_quantize(&mut self) -> Option<&mut dyn Quantize> {
         self.as_mut()?.as_quantize()
     }
+    fn as_split(&mut self) -> Option<&mut dyn Split> {
+        self.as_mut()?.as_split()
+    }
     fn mode_changed(&mut self, mode: Mode) {
         if let Some(m) = self {
             m.mode_changed(mode);
@@ -82,6 +85,9 @@ impl<M: Module + ?Sized> Module for Box<M> {
     }
     fn as_quantize(&mut self) -> Option<&mut dyn Quantize> {
         (**self).as_quantize()
+    }
+    fn as_split(&mut self) -> Option<&mut dyn Split> {
+        (**self).as_split()
     }
     fn mode_changed(&mut self, mode: Mode) {
         (**self).mode_changed(mode);

@@ -2,6 +2,7 @@
 
 use crate::data::parse;
 use crate::order::Order;
+use crate::sources::lines;
 use crate::{Sample, Settings};
 use lapis::{Error, Result};
 use lapis_lm::LanguageModel;
@@ -44,7 +45,7 @@ impl Calibration {
     pub fn own(model: &LanguageModel) -> Result<Calibration> {
         let origin = "conversations that ship with lapis".to_string();
         if model.tokenizer.chat_template(false).is_ok() {
-            let samples = parse(OWN, &origin, model, &Settings::default())?;
+            let samples = parse(lines(OWN, origin.clone())?, model, &Settings::default())?;
             return Ok(Calibration { samples, origin });
         }
         let text = |line: &str| {
@@ -60,7 +61,7 @@ impl Calibration {
         let shown = file.display().to_string();
         let text = std::fs::read_to_string(file).map_err(|e| Error::io(format!("[quantize] {shown}: {e}")))?;
         let samples = if file.extension().is_some_and(|e| e == "jsonl") {
-            parse(&text, &shown, model, &Settings::default())?
+            parse(lines(&text, shown.clone())?, model, &Settings::default())?
         } else {
             vec![Sample { tokens: model.tokenizer.encode(&text, true)?, ..Sample::default() }]
         };

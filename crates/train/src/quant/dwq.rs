@@ -95,7 +95,7 @@ impl Lessons {
             all.split_off(all.len() - (all.len() / 8).clamp(1, VALID).next_multiple_of(size).min(all.len() - size));
         all.truncate(how.samples.max(size));
         let batches = |samples: &[Sample]| -> Result<Vec<Vec<Vec<u32>>>> {
-            let groups = groups(samples, size, "dwq")?;
+            let groups = groups(samples, size, 1, "dwq")?;
             Ok(groups.into_iter().map(|g| g.into_iter().map(|i| samples[i].tokens.clone()).collect()).collect())
         };
         let (train, valid) = (batches(&all)?, batches(&valid)?);

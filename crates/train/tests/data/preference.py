@@ -29,9 +29,9 @@ def pairs():
     return out
 
 
-def plain():
+def plain(times=1.0):
     model = golden.build("llama")
-    model.update(tree_unflatten([(n, weight(n, a.shape)) for n, a in tree_flatten(model.parameters())]))
+    model.update(tree_unflatten([(n, weight(n, a.shape) * times) for n, a in tree_flatten(model.parameters())]))
     model.freeze()
     return model
 
@@ -45,7 +45,7 @@ def padded(rows, prompts):
 
 
 def run(case):
-    before, model = plain(), plain()
+    before, model = plain(case.get("reference_times", 1.0)), plain()
     linear_to_lora_layers(model, 2, dict(rank=4, scale=10.0, dropout=0.0))
     first = [(n, a) for n, a in tree_flatten(model.trainable_parameters()) if n.endswith("lora_a")]
     model.update(tree_unflatten([(n, drawn(n, a.shape, 0.0, a.shape[0] ** -0.5)) for n, a in first]))
@@ -91,6 +91,7 @@ CASES = [
     dict(train_mode="dpo", dpo_loss_type="hinge", beta=0.3, delta=50.0),
     dict(train_mode="dpo", dpo_loss_type="ipo", beta=0.1, delta=50.0),
     dict(train_mode="dpo", dpo_loss_type="dpop", beta=0.2, delta=2.0),
+    dict(train_mode="dpo", dpo_loss_type="sigmoid", beta=0.1, delta=50.0, reference_times=0.75),
     dict(train_mode="orpo", dpo_loss_type="sigmoid", beta=0.1, delta=50.0),
 ]
 if __name__ == "__main__":
