@@ -27,8 +27,8 @@ pub struct Call<'a> {
 pub trait Kernels: Send + Sync {
     /// Computes `outputs` from `inputs`; `None`, with nothing touched, for an op it does not know.
     ///
-    /// Inputs have any strides. Outputs are row-major and hold no values, with one exception: for ops of
-    /// [`Class::Update`](crate::ops::Class) the output starts as a copy of the first input.
+    /// Inputs have any strides. Outputs are row-major and hold no values, with one exception: where [`Op::updated`] names an
+    /// input the output starts as a copy of it.
     ///
     /// # Errors
     /// Faults in the values (an index out of range, a singular matrix) and memory.

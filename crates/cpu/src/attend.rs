@@ -90,7 +90,7 @@ pub(crate) fn attention_grads(op: &AttentionGrads, inputs: &[Tensor], outputs: &
     Ok(())
 }
 
-fn operand(t: &Tensor) -> Operand {
+pub(crate) fn operand(t: &Tensor) -> Operand {
     Operand { ptr: t.ptr(), dtype: t.dtype, strides: lead(t) }
 }
 
@@ -100,6 +100,6 @@ fn lead(t: &Tensor) -> [isize; 3] {
 }
 
 /// `t` with a contiguous last axis: itself, or a copy.
-fn dense_rows(t: &Tensor) -> Result<Tensor> {
+pub(crate) fn dense_rows(t: &Tensor) -> Result<Tensor> {
     if t.strides[3] == 1 || t.shape[3] == 1 { Ok(t.clone()) } else { contiguous(t) }
 }

@@ -1,8 +1,8 @@
 //! The entry of the CPU backend: which kernel computes which op.
 
 use crate::{
-    attend, categorical, convolve, fill, hadamard, matmul, memory, moves, pool, quantized, random, reduce, rows, scan,
-    soon, sort, tape,
+    attend, cached, categorical, convolve, fill, hadamard, matmul, memory, moves, pool, quantized, random, reduce,
+    rows, scan, soon, sort, tape,
 };
 use lapis_core::backend::{BACKENDS, Backend, Call, Kernels};
 use lapis_core::buffer::{Buffer, Tensor};
@@ -39,6 +39,7 @@ impl Kernels for Cpu {
             Op::InverseCdf(_) => categorical::inverse_cdf(&inputs[0], &inputs[1], &mut outputs[0]),
             Op::Attention(op) => attend::attention(op, inputs, &mut outputs[0]),
             Op::AttentionGrads(op) => attend::attention_grads(op, inputs, outputs),
+            Op::CachedAttention(op) => cached::attention(op, inputs, outputs),
             Op::Softmax(_) => rows::softmax::softmax(&inputs[0], &mut outputs[0]),
             Op::LogSumExp(_) => rows::softmax::logsumexp(&inputs[0], &mut outputs[0]),
             Op::CrossEntropy(_) => rows::softmax::cross_entropy(&inputs[0], &inputs[1], &mut outputs[0]),

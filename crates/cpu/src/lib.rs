@@ -6,6 +6,7 @@
 mod attend;
 pub mod attention;
 mod backend;
+mod cached;
 mod categorical;
 pub mod conv;
 mod convolve;

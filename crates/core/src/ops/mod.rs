@@ -96,7 +96,7 @@ pub enum Class {
     Kernel,
     /// The last inputs, unchanged, as many as there are outputs: marks for transforms.
     Same,
-    /// A kernel whose output starts as a copy of the first input, or takes it over when nobody else needs it.
+    /// A kernel with outputs that start as a copy of an input ([`Op::updated`]), or take it over when nobody else needs it.
     Update,
 }
 
@@ -185,6 +185,7 @@ registry! {
     Kernel fast::rope::Rope => Rope;
     Kernel fast::attention::Attention => Attention;
     Kernel fast::attention_grads::AttentionGrads => AttentionGrads;
+    #[serde(skip)] Update fast::cached::CachedAttention => CachedAttention;
     Kernel fast::delta::GatedDelta => GatedDelta;
     Kernel crate::random::RandomBits => RandomBits;
     Kernel crate::random::InverseCdf => InverseCdf;
@@ -224,9 +225,12 @@ registry! {
 }
 
 impl Op {
-    /// Whether the output starts as a copy of the first input (which it takes over when nobody else needs it).
-    pub fn updates_input(&self) -> bool {
-        self.class() == Class::Update
+    /// The input that an output starts as a copy of (or takes over when nobody else needs it).
+    pub fn updated(&self, output: usize) -> Option<usize> {
+        match self {
+            Op::CachedAttention(op) => op.updated(output),
+            _ => (self.class() == Class::Update && output == 0).then_some(0),
+        }
     }
 
     /// Whether it marks what is computed again for gradients, and nothing more.

@@ -253,10 +253,9 @@ fn execute(
         Class::Kernel | Class::Update => {
             let mut outputs: Tensors = SmallVec::new();
             for (o, aval) in node.outs.iter().enumerate() {
-                let tensor = if o == 0 && node.op.updates_input() {
-                    updated(backend, &mut inputs[0])?
-                } else {
-                    Tensor::row_major(backend.alloc(out_bytes(node, o)?)?, aval.shape.clone(), aval.dtype)
+                let tensor = match node.op.updated(o) {
+                    Some(input) => updated(backend, &mut inputs[input])?,
+                    None => Tensor::row_major(backend.alloc(out_bytes(node, o)?)?, aval.shape.clone(), aval.dtype),
                 };
                 outputs.push(tensor);
             }

@@ -33,6 +33,7 @@ use dispatch::Kernels;
 use kernels::BLOCK;
 use lapis_core::dtype::Dtype;
 use lapis_core::ops::fast::attention::KEY_BLOCK;
+use smallvec::SmallVec;
 
 /// Keys that one task takes when the tiles alone do not fill the threads. Part of the meaning of a result: changing
 /// it changes roundings.
@@ -179,6 +180,46 @@ pub unsafe fn attention(isa: Isa, a: &Attention) {
     }
 }
 
+/// As [`attention`], several calls of the same heads and widths with one query each.
+///
+/// # Safety
+/// As [`attention`], for each.
+pub unsafe fn attention_of_each(isa: Isa, calls: &[Attention]) {
+    let threads = pool::threads();
+    let [first, _, ..] = calls else {
+        // SAFETY: the caller's promises.
+        return calls.iter().for_each(|a| unsafe { attention(isa, a) });
+    };
+    let heads = first.batch * first.kv_heads;
+    let fills = calls.len() * heads >= 8 * threads || calls.iter().all(|a| a.kv_len <= CHUNK);
+    // SAFETY: the caller's promises.
+    unsafe {
+        match isa {
+            _ if first.out_dtype == Dtype::Float64 || !fills => calls.iter().for_each(|a| attention(isa, a)),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => side_by_side::<lanes::avx512::Avx512>(calls, heads),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => side_by_side::<lanes::avx2::Avx2>(calls, heads),
+            _ => side_by_side::<lanes::portable::Portable>(calls, heads),
+        }
+    }
+}
+
+/// The tiles of all calls, one a head of keys, those with the most keys first.
+///
+/// # Safety
+/// As [`attention_of_each`], with the instruction set of `K`.
+unsafe fn side_by_side<K: Kernels>(calls: &[Attention], heads: usize) {
+    let mut order: SmallVec<[&Attention; 16]> = calls.iter().collect();
+    order.sort_by_key(|a| std::cmp::Reverse(a.kv_len));
+    pool::run(order.len() * heads, &|i| {
+        let (a, head) = (order[i / heads], i % heads);
+        let cut = Cut::new::<K>(a);
+        // SAFETY: the caller's promises.
+        unsafe { tile::Layout::new::<K>(a, cut.rows).attend_all::<K>(a, &cut.tile(a, head)) };
+    });
+}
+
 /// Whether chunks of one tile may go to different threads. Never changes a result.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Split {
@@ -240,22 +281,8 @@ unsafe fn run<K: Kernels>(a: &Attention, split: Split) {
     };
     let layout = tile::Layout::new::<K>(a, cut.rows);
     if !split {
-        pool::run(cut.tiles, &|i| {
-            let tile = cut.tile(a, i);
-            layout.with_scratch(|scratch| {
-                // SAFETY: the caller's promises; the scratch has the layout's size.
-                unsafe {
-                    let [total, part] = scratch.states;
-                    layout.pack_queries::<K>(a, &tile, scratch);
-                    layout.clear(tile.rows(a), total);
-                    for chunk in tile.chunks(a) {
-                        layout.attend::<K>(a, &tile, None, chunk, scratch, part);
-                        K::merge(total, part, tile.rows(a), layout.width);
-                    }
-                    layout.finish::<K>(a, &tile, total);
-                }
-            })
-        });
+        // SAFETY: the caller's promises.
+        pool::run(cut.tiles, &|i| unsafe { layout.attend_all::<K>(a, &cut.tile(a, i)) });
         return;
     }
     // A task takes neighbouring chunks: what one fetches ahead is the next one's.

@@ -92,6 +92,9 @@ pub(super) enum Sum {
     Offset(i32),
 }
 
+/// Elements up to which one thread is as good as several.
+const SERIAL: usize = 4 << 10;
+
 /// Quantizes the rows for which `wanted(row)` holds, for weights of `bits` bits in groups of `group`.
 pub(super) fn activations(
     isa: Isa,
@@ -132,7 +135,7 @@ pub(super) fn activations(
             permute(isa, &order, codes);
         }
     };
-    if x.rows * x.cols <= 1 << 15 {
+    if x.rows * x.cols <= SERIAL {
         (0..tasks.len()).for_each(work);
     } else {
         pool::run(tasks.len(), &work);

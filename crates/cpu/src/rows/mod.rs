@@ -148,16 +148,16 @@ pub(crate) fn rows(t: &Tensor) -> (usize, usize) {
     (t.size().checked_div(len).unwrap_or(0), len)
 }
 
-/// Rows that one task takes.
+/// Rows that one task takes: few, so that steps of some sequences are shared out, too.
 pub(crate) fn grain(len: usize) -> usize {
-    (16usize << 10).div_ceil(len.max(1))
+    (4usize << 10).div_ceil(len.max(1))
 }
 
 /// Calls `f` with ranges of `count` rows of `len` elements. Where there are many (`streaming`), each thread goes along rows
 /// that are neighbours in memory: what it asked for ahead is what it reads next.
 pub(crate) fn in_stretches(count: usize, len: usize, streaming: bool, f: &(dyn Fn(Range<usize>) + Sync)) {
     if streaming {
-        let each = 4 * grain(len);
+        let each = 16 * grain(len);
         stretch::run(count.div_ceil(each), &|task| f(task * each..count.min((task + 1) * each)));
     } else {
         pool::for_each_chunk(count, grain(len), f);

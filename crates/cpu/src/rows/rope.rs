@@ -15,20 +15,25 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// Rotates the first `dims` features of every row.
 pub(crate) fn rope(op: &Rope, inputs: &[Tensor], out: &mut Tensor) -> Result<()> {
-    let nd = inputs[0].shape.len();
-    let (batch, steps, features) = (inputs[0].shape[0], inputs[0].shape[nd - 2], inputs[0].shape[nd - 1]);
+    let offsets = contiguous(&inputs[1])?;
+    turn(op, &inputs[0], bytemuck::pod_collect_to_vec(offsets.contiguous_bytes()), inputs.get(2), out)
+}
+
+/// As [`rope`], with the offsets as numbers.
+pub(crate) fn turn(op: &Rope, x: &Tensor, offsets: Vec<i64>, freqs: Option<&Tensor>, out: &mut Tensor) -> Result<()> {
+    let nd = x.shape.len();
+    let (batch, steps, features) = (x.shape[0], x.shape[nd - 2], x.shape[nd - 1]);
     if out.size() == 0 {
         return Ok(());
     }
-    let x = if inputs[0].strides[nd - 1] == 1 { inputs[0].clone() } else { contiguous(&inputs[0])? };
-    let offsets = contiguous(&inputs[1])?;
-    let freqs = inputs.get(2).map(contiguous).transpose()?;
+    let x = if x.strides[nd - 1] == 1 { x.clone() } else { contiguous(x)? };
+    let freqs = freqs.map(contiguous).transpose()?;
     let angles = Angles {
         dims: op.dims,
         base: op.base.map_or(10000.0, |b| b.0).to_bits(),
         freqs: freqs.map(|f| bytemuck::pod_collect_to_vec(f.contiguous_bytes())),
         scale: op.scale.0.to_bits(),
-        offsets: bytemuck::pod_collect_to_vec(offsets.contiguous_bytes()),
+        offsets,
         steps,
     };
     let job = Job {

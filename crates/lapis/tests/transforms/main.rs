@@ -1,6 +1,7 @@
 //! Transforms: derivatives, mapping, compilation, and their nesting.
 
 mod basic;
+mod cached;
 mod check;
 mod fast;
 mod interface;

@@ -83,25 +83,34 @@ impl Block {
             if rows == KEY_BLOCK {
                 return ops::contiguous(new, false);
             }
-            let room = old.as_ref().map_or(0, |old| old.dim(2));
-            let old = match old {
-                Some(old) if room >= end => old,
-                _ => {
-                    let fresh = end.next_power_of_two().clamp(Block::ROOM, KEY_BLOCK);
-                    let shape = [1, new.dim(1), fresh - at, new.dim(3)];
-                    let spare = ops::full(&shape, 0.0, Some(new.dtype()))?;
-                    match old {
-                        Some(old) if at > 0 => ops::concatenate(&[part(&old, 0..at)?, spare], 2)?,
-                        _ => spare,
-                    }
-                }
-            };
+            let old = Block::room(old, at, end, [new.dim(1), new.dim(3)], new.dtype())?;
             let range = (Some(at as i64), Some(end as i64), 1);
             ops::slice_update(&old, new, &[(None, None, 1), (None, None, 1), range])
         };
         let mut old = block.into_iter().flat_map(|b| b.plain);
         let plain = new.iter().map(|new| put(old.next(), new)).collect::<Result<_>>()?;
         Ok(Block { plain, packed: vec![] })
+    }
+
+    /// The first `at` positions of `old`, or none, with room up to `end`.
+    fn room(
+        old: Option<Array>,
+        at: usize,
+        end: usize,
+        [heads, width]: [usize; 2],
+        dtype: lapis::Dtype,
+    ) -> Result<Array> {
+        if let Some(old) = &old
+            && old.dim(2) >= end
+        {
+            return Ok(old.clone());
+        }
+        let fresh = end.next_power_of_two().clamp(Block::ROOM, KEY_BLOCK);
+        let spare = ops::full(&[1, heads, fresh - at, width], 0.0, Some(dtype))?;
+        match old {
+            Some(old) if at > 0 => ops::concatenate(&[part(&old, 0..at)?, spare], 2),
+            _ => Ok(spare),
+        }
     }
 
     fn arrays(&self) -> impl Iterator<Item = &Array> {
@@ -161,6 +170,37 @@ impl Keys {
             done += count;
         }
         Ok(())
+    }
+
+    /// Whether positions are kept as they come, keys and values both, and rows see all of them that are in reach.
+    pub(super) fn is_plain(&self) -> bool {
+        self.kv.format.is_none() && self.kv.max.is_none() && self.chunk.is_none() && self.latent.is_none()
+    }
+
+    /// Gives the blocks away for a row to be added to the last one, of keys and values with these heads and widths: what
+    /// [`Keys::lent`] takes back.
+    pub(super) fn lend(&mut self, sizes: [[usize; 2]; 2], dtype: lapis::Dtype) -> Result<[Vec<Array>; 2]> {
+        self.prepare()?;
+        let at = self.used % KEY_BLOCK;
+        let last = if at > 0 { self.blocks.pop() } else { None };
+        let mut last = last.into_iter().flat_map(|b| b.plain);
+        let all = |which: usize| self.blocks.iter().filter_map(|b| b.plain.get(which).cloned()).collect();
+        let mut lent: [Vec<Array>; 2] = [all(0), all(1)];
+        for (lent, size) in lent.iter_mut().zip(sizes) {
+            lent.push(Block::room(last.next(), at, at + 1, size, dtype)?);
+        }
+        Ok(lent)
+    }
+
+    /// The last block, with one more row.
+    pub(super) fn lent(&mut self, plain: [Array; 2]) {
+        self.blocks.push(Block { plain: plain.into(), packed: vec![] });
+        self.used += 1;
+    }
+
+    /// Positions that count, of those that are there.
+    pub(super) fn used(&self) -> usize {
+        self.used
     }
 
     /// How many of the latest positions are looked at, beside those kept.

@@ -11,7 +11,10 @@ pub use keys::{Keys, KvOptions};
 pub(crate) use pieces::Piece;
 pub use sequence::{Mark, Memory, Sequence};
 
-use lapis::ops::fast::{AttentionMask, AttentionOptions, attention_of_blocks, scaled_dot_product_attention};
+use lapis::ops::fast::{
+    AttentionMask, AttentionOptions, Cache, CachedHeads, attention_of_blocks, attention_with_cache,
+    scaled_dot_product_attention,
+};
 use lapis::transforms::checkpoint;
 use lapis::{Array, Error, Result, ops};
 use lapis_nn::Owners;
@@ -309,6 +312,50 @@ impl<'a> Batch<'a> {
         }
         self.all_rows();
         if alone { Ok(results.swap_remove(0)) } else { ops::concatenate(&results, 0) }
+    }
+
+    /// Rows (rows, heads * width) of queries, keys and values where each sequence has one, and what `layer` remembers are
+    /// keys and values as they come: all sequences at once. Nothing where that is not so.
+    ///
+    /// # Errors
+    /// Widths that do not fit.
+    pub fn attend_next(&mut self, layer: usize, qkv: [&Array; 3], heads: &CachedHeads<'_>) -> Result<Option<Array>> {
+        let [q, k, v] = qkv;
+        let window = heads.attention.window;
+        let plain = |(rows, sequence): &(Range<usize>, &mut Sequence)| {
+            let empty = || Keys::new(window, None, sequence.kv).is_plain();
+            let kept = match sequence.layers.get(layer) {
+                None | Some(Memory::Empty) => empty(),
+                Some(Memory::Keys(keys)) => keys.is_plain() && keys.window() == window,
+                Some(Memory::State(_)) => false,
+            };
+            kept && rows.len() == 1 && !sequence.whole
+        };
+        let alike = [k, v].iter().all(|a| a.dtype() == q.dtype());
+        if !alike || self.shared.contains_key(&layer) || !self.spans.iter().all(plain) {
+            return Ok(None);
+        }
+        let count = heads.heads[1];
+        let sizes = [k, v].map(|a| [count, a.dim(-1) / count.max(1)]);
+        let (mut caches, mut kept) = (Vec::with_capacity(self.spans.len()), Vec::with_capacity(self.spans.len()));
+        for (_, sequence) in &mut self.spans {
+            if sequence.layers.len() <= layer {
+                sequence.layers.resize_with(layer + 1, Memory::default);
+            }
+            let mut keys = match std::mem::take(&mut sequence.layers[layer]) {
+                Memory::Keys(keys) => keys,
+                _ => Keys::new(window, None, sequence.kv),
+            };
+            let [k, v] = keys.lend(sizes, q.dtype())?;
+            caches.push(Cache { position: sequence.seen as i64, seen: keys.used(), keys: k, values: v });
+            kept.push(keys);
+        }
+        let (y, blocks) = attention_with_cache(qkv, heads, caches)?;
+        for (((_, sequence), mut keys), blocks) in self.spans.iter_mut().zip(kept).zip(blocks) {
+            keys.lent(blocks);
+            sequence.layers[layer] = Memory::Keys(keys);
+        }
+        Ok(Some(y))
     }
 
     /// From now on values inside layers are computed again for gradients, in place of being kept: less memory for one

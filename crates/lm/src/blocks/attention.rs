@@ -4,9 +4,9 @@ use super::{Layered, Norm, Rope};
 use crate::batch::{Batch, attend_views};
 use crate::weights::At;
 use lapis::distributed::Group;
-use lapis::ops::fast::{AttentionMask, AttentionOptions, layer_norm};
+use lapis::ops::fast::{AttentionMask, AttentionOptions, CachedHeads, layer_norm};
 use lapis::{Array, Error, Result, ops};
-use lapis_nn::{Layer, LayerNorm, Linear, Module, Param, Split, part_of_rows};
+use lapis_nn::{Layer, LayerNorm, Linear, Module, Param, RMSNorm, Split, part_of_rows};
 
 /// Sizes and rules of the heads of a layer.
 #[derive(Clone, Debug)]
@@ -89,7 +89,37 @@ impl Heads {
         layer: usize,
         batch: &mut Batch,
     ) -> Result<Array> {
-        self.attend_after([q, k, v], |q, k| Ok((q, k)), sinks, layer, batch)
+        match self.attend_next([q, k, v], None, sinks, layer, batch)? {
+            Some(y) => Ok(y),
+            None => self.attend_after([q, k, v], |q, k| Ok((q, k)), sinks, layer, batch),
+        }
+    }
+
+    /// As [`Heads::attend`], with norms of each head of queries and keys, of rows that are one more position of each sequence:
+    /// norms, positions, memory and attention at once. Nothing where heads or memory need more than that.
+    fn attend_next(
+        &self,
+        qkv: [&Array; 3],
+        norms: Option<[&RMSNorm; 2]>,
+        sinks: Option<&Array>,
+        layer: usize,
+        batch: &mut Batch,
+    ) -> Result<Option<Array>> {
+        let rope = self.rope.as_ref().map(Rope::as_one);
+        let plain = self.clip.is_none() && self.growth.is_none() && self.chunk.is_none();
+        let dtype = qkv[0].dtype();
+        if !plain || matches!(rope, Some(None)) || norms.iter().flatten().any(|norm| norm.weight.dtype() != dtype) {
+            return Ok(None);
+        }
+        let rows = |x: &Array| if x.ndim() == 2 { Ok(x.clone()) } else { ops::reshape(x, &[x.dim(0) as i64, -1]) };
+        let [q, k, v] = qkv.map(rows);
+        let heads = CachedHeads {
+            heads: [self.count, self.keys],
+            norms: norms.map(|all| all.map(|norm| (&*norm.weight, norm.eps))),
+            rope: rope.flatten(),
+            attention: self.options(sinks),
+        };
+        batch.attend_next(layer, [&q?, &k?, &v?], &heads)
     }
 
     /// As [`Heads::attend`]; queries and keys, (1, heads, rows, width), pass through `after` once they have their
@@ -326,6 +356,16 @@ impl Attention {
             Inputs::Apart { q_proj, k_proj, v_proj } => (q_proj.forward(x)?, k_proj.forward(x)?, v_proj.forward(x)?),
             Inputs::Together { qkv_proj } => self.heads.split(&qkv_proj.forward(x)?)?,
         };
+        let norms = match &self.norms {
+            HeadNorms::None => Some(None),
+            HeadNorms::Each { q_norm: Norm::Rms(q), k_norm: Norm::Rms(k) } => Some(Some([q, k])),
+            _ => None,
+        };
+        if let Some(norms) = norms
+            && let Some(y) = self.heads.attend_next([&q, &k, &v], norms, self.sinks.as_deref(), layer, batch)?
+        {
+            return self.o_proj.forward(&y);
+        }
         let each = |x: &Array| ops::reshape(x, &[x.dim(0) as i64, -1, self.heads.width as i64]);
         let (q, k) = match &self.norms {
             HeadNorms::None => (q, k),

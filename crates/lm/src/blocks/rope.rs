@@ -202,6 +202,16 @@ impl Rope {
         rope(&x, self.dims, self.interleaved, frequencies, self.scale, at as i64)
     }
 
+    /// As [`CachedHeads::rope`](lapis::ops::fast::CachedHeads), if it is only that.
+    pub(super) fn as_one(&self) -> Option<(usize, bool, Frequencies<'_>, f64)> {
+        let frequencies = match &self.kind {
+            Kind::Base(base) => Frequencies::Base(*base),
+            Kind::Given(all) => Frequencies::Given(all),
+            Kind::Dynamic { .. } => return None,
+        };
+        (self.gain == 1.0).then_some((self.dims, self.interleaved, frequencies, self.scale))
+    }
+
     /// Rows within `context` as ever; the base of each row beyond it is that of a text which ends there, as if texts
     /// came token by token: how they are cut into steps must not matter.
     fn dynamic(&self, x: &Array, at: usize, base: f64, factor: f64, context: usize) -> Result<Array> {

@@ -17,9 +17,10 @@ pub(super) type Best = (Vec<u32>, Vec<f32>, Vec<f32>);
 
 impl Likeliest {
     pub(super) fn new(logits: Array) -> Result<Likeliest> {
+        let token = ops::astype(&ops::argmax(&logits, Some(-1), true)?, Dtype::Uint32)?;
         Ok(Likeliest {
-            token: ops::astype(&ops::argmax(&logits, Some(-1), false)?, Dtype::Uint32)?,
-            peak: ops::max(&logits, -1, false)?,
+            peak: ops::take_along_axis(&logits, &token, Some(-1))?,
+            token,
             norm: ops::logsumexp(&logits, -1, false)?,
             logits,
         })

@@ -3,11 +3,13 @@
 
 pub mod attention;
 pub mod attention_grads;
+pub mod cached;
 pub mod delta;
 pub mod norm;
 pub mod rope;
 
 pub use attention::{AttentionMask, AttentionOptions, KEY_BLOCK, attention_of_blocks, scaled_dot_product_attention};
+pub use cached::{Cache, CachedHeads, attention_with_cache};
 pub use delta::gated_delta_update;
 pub use norm::{cross_entropy, layer_norm, rms_norm};
 pub use rope::{Frequencies, Offset, rope};
