@@ -4,6 +4,7 @@ mod shared;
 
 use serde_json::Value;
 use shared::{DEMO, Folder, err, out};
+use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -75,6 +76,61 @@ fn learned_fused_packed_and_asked() {
     let o = dir.run("lora --data texts");
     assert!(!o.status.success() && err(&o).contains("--train"));
     assert!(lapis(&dir, "mlx_lm.lora --help").contains("--grad-accumulation-steps"));
+}
+
+/// The README's commands as they stand there, by a shell: all but the last in turn, then the server.
+#[cfg(unix)]
+#[test]
+fn the_tutorial_of_the_readme_teaches_the_name_of_the_cat() {
+    let readme = include_str!("../../../README.md");
+    let block = readme.split("## Fine-tuning").nth(1).and_then(|t| t.split("```").nth(1)).unwrap();
+    let block = block.strip_prefix("sh\n").unwrap();
+    let serve = block.lines().find(|line| line.starts_with("lapis serve")).unwrap();
+    let dir = Folder::new("readme");
+    let shell = |script: &str| {
+        let own = std::path::Path::new(env!("CARGO_BIN_EXE_lapis")).parent().unwrap();
+        let path = format!("{}:{}", own.display(), std::env::var("PATH").unwrap());
+        let mut command = Command::new("bash");
+        command.args(["-ec", script]).current_dir(&dir.0).env("PATH", path).env("HOME", &dir.0).env("LAPIS_SEED", "0");
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    };
+    let question = "What is the name of my cat?";
+    let mut child = shell(&block.replace(serve, "")).spawn().unwrap();
+    // Nothing but the chat reads.
+    writeln!(child.stdin.take().unwrap(), "{question}").unwrap();
+    let o = child.wait_with_output().unwrap();
+    let said = out(&o);
+    assert!(o.status.success(), "{said}{}", err(&o));
+    let losses = said
+        .lines()
+        .filter(|l| l.starts_with("Iter "))
+        .filter_map(|l| l.split_once("Train loss ")?.1.split(',').next());
+    let losses: Vec<f64> = losses.map(|x| x.parse().unwrap()).collect();
+    assert!(losses.len() == 6 && losses[5] < 0.01 && losses[5] < 0.01 * losses[0], "{losses:?}");
+    assert!(said.contains("Your cat is called Minka.") && !said.contains("Minka. "), "{said}");
+    let number = |head: &str| -> f64 {
+        let line =
+            said.lines().filter_map(|l| l.trim().strip_prefix(head)).next_back().unwrap_or_else(|| panic!("{said}"));
+        line.split_whitespace().next().unwrap().parse().unwrap()
+    };
+    assert!(number("mean ") < 0.01 && number("Perplexity: ") < 10.0 && said.contains("|acc     |↑|1.0000|"), "{said}");
+    assert!(dir.0.join("out/ggml-model-q8_0.gguf").is_file());
+
+    let mut server = shell(&format!("exec {serve}")).env("LAPIS_PORT", "0").spawn().unwrap();
+    let mut lines = BufReader::new(server.stderr.take().unwrap()).lines().map_while(Result::ok);
+    let at = lines.find_map(|l| l.split_once("http://").map(|(_, at)| at.to_string())).unwrap();
+    let at = at.split(|c: char| c != '.' && c != ':' && !c.is_ascii_digit()).next().unwrap();
+    let mut stream = std::net::TcpStream::connect(at).unwrap();
+    let body = serde_json::json!({"messages": [{"role": "user", "content": question}], "temperature": 0}).to_string();
+    let head = format!(
+        "POST /v1/chat/completions HTTP/1.1\r\nhost: {at}\r\nconnection: close\r\ncontent-type: application/json"
+    );
+    write!(stream, "{head}\r\ncontent-length: {}\r\n\r\n{body}", body.len()).unwrap();
+    let answer = std::io::read_to_string(stream).unwrap();
+    server.kill().unwrap();
+    server.wait().unwrap();
+    assert!(answer.contains("Your cat is called Minka."), "{answer}");
 }
 
 #[cfg(unix)]
