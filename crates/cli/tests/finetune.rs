@@ -225,17 +225,28 @@ fn rows_come_from_csv_and_from_data_sets_of_the_cache() {
     };
     let own = losses("--data texts");
     assert!(own.iter().any(Value::is_number));
-    for source in ["--data table", "--data me/cats", "--data me/cats@main", "-c named.yaml"] {
+    let rows = |name: &str| format!("{}/../train/tests/data/{name}", env!("CARGO_MANIFEST_DIR"));
+    let parquet = cached.with_file_name("datasets--me--columns");
+    let data = parquet.join("snapshots/0/data");
+    std::fs::create_dir_all(&data).unwrap();
+    std::fs::create_dir_all(parquet.join("refs")).unwrap();
+    std::fs::write(parquet.join("refs/main"), "0").unwrap();
+    std::fs::copy(rows("cats.parquet"), data.join("train-00000-of-00001.parquet")).unwrap();
+    dir.write("columns.yaml", "hf_dataset: {path: me/columns, train_split: train, valid_split: 'train[-8:]'}\n");
+    for source in ["-c columns.yaml", "--data table", "--data me/cats", "--data me/cats@main", "-c named.yaml"] {
         assert_eq!(losses(source), own, "{source}");
     }
 
     std::fs::write(snapshot.join("data/train-00001-of-00002.jsonl"), format!("{}\n\nnonsense\n", lines[0])).unwrap();
-    std::fs::rename(dir.0.join("table/valid.csv"), dir.0.join("table/valid.parquet")).unwrap();
+    std::fs::rename(dir.0.join("table/valid.csv"), dir.0.join("table/valid.arrow")).unwrap();
+    std::fs::create_dir_all(dir.0.join("columns")).unwrap();
+    std::fs::copy(rows("zstd.parquet"), dir.0.join("columns/train.parquet")).unwrap();
     dir.write("split.yaml", "hf_dataset: {path: me/cats, train_split: other}\n");
     for (source, code, says) in [
         ("--data me/cats", 2, "train-00001-of-00002.jsonl:3: "),
         ("--data me/dogs", 2, "hf download --repo-type dataset me/dogs"),
-        ("--data table", 2, "table/valid.parquet: rows are read from .jsonl and .csv"),
+        ("--data table", 2, "table/valid.arrow: rows are read from .jsonl, .csv and .parquet"),
+        ("--data columns", 2, "columns/train.parquet cannot be read: column text: it is packed by ZSTD"),
         ("-c split.yaml", 2, "no split \"other\""),
     ] {
         let o = dir.command(&format!("{train} {source}")).env("HF_HUB_CACHE", dir.0.join("hub")).output().unwrap();

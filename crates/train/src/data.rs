@@ -97,7 +97,7 @@ impl Data {
     /// The splits of a source, by their names.
     fn add(&mut self, source: &Source, model: &LanguageModel, s: &Settings, note: &mut dyn FnMut(&str)) -> Result<()> {
         let needed = |split: &str| {
-            let absent = || Error::io(format!("[lora] there is no {} (or .csv)", source.file(split)));
+            let absent = || Error::io(format!("[lora] there is no {} (or .csv, .parquet)", source.file(split)));
             source.split(split)?.ok_or_else(absent)
         };
         if s.train {

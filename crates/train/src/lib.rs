@@ -12,6 +12,7 @@ mod order {
     //! The order of batches: NumPy's, so that a run can be compared with mlx-lm's.
     pub(crate) use lapis_lm::twister::Twister as Order;
 }
+mod parquet;
 mod preference;
 mod prepare;
 pub mod quant;

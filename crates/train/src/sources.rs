@@ -1,13 +1,14 @@
-//! Where rows come from: JSON lines or CSV, in a directory or in a data set of the cache that tools of the hub share. Knows nothing of
-//! what rows mean.
+//! Where rows come from: JSON lines, CSV or Parquet, in a directory or in a data set of the cache that tools of the hub share. Knows
+//! nothing of what rows mean.
 
+use crate::parquet;
 use lapis::{Error, Result};
 use lapis_lm::hub::{Hub, Name};
 use serde_json::{Map, Value};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-/// Rows of a file, each with the number of its line.
+/// Rows of a file, each with the number of its line; of a Parquet file, which has none, with its own.
 pub(crate) struct Rows {
     /// What errors call the file.
     pub(crate) shown: String,
@@ -46,8 +47,8 @@ impl Source {
         let name = Name::parse(data).ok().filter(|name| name.repo.contains('/') && !dir.exists());
         let Some(name) = name else {
             return Err(Error::io(format!(
-                "[lora] {data} is no directory; --data takes one with train.jsonl, valid.jsonl and test.jsonl (or .csv), or the name of a \
-                 data set in the cache of the hub, owner/name"
+                "[lora] {data} is no directory; --data takes one with train.jsonl, valid.jsonl and test.jsonl (or .csv, .parquet), or the \
+                 name of a data set in the cache of the hub, owner/name"
             )));
         };
         let cache = Hub::from_env()?.cache;
@@ -68,7 +69,7 @@ impl Source {
     /// # Errors
     /// Files that cannot be read, and rows, by file and line; a split in a format that is not read.
     pub(crate) fn split(&self, split: &str) -> Result<Option<Vec<Rows>>> {
-        for end in [".jsonl", ".csv"] {
+        for end in [".jsonl", ".csv", ".parquet"] {
             let files: Vec<&String> =
                 self.files.iter().filter(|f| f.ends_with(end) && self.is_of(f, end, split)).collect();
             if !files.is_empty() {
@@ -77,12 +78,12 @@ impl Source {
         }
         let other = |f: &&String| {
             let end = f.rfind('.').map_or("", |at| &f[at..]);
-            [".parquet", ".json", ".gz", ".zst", ".arrow", ".txt"].contains(&end) && self.is_of(f, end, split)
+            [".json", ".gz", ".zst", ".arrow", ".txt"].contains(&end) && self.is_of(f, end, split)
         };
         match self.files.iter().find(other) {
             None => Ok(None),
             Some(file) => Err(Error::unsupported(format!(
-                "[lora] {}/{file}: rows are read from .jsonl and .csv; write them so, for instance with Python: \
+                "[lora] {}/{file}: rows are read from .jsonl, .csv and .parquet; write them so, for instance with Python: \
                  datasets.load_dataset(...).to_json(\"train.jsonl\")",
                 self.shown
             ))),
@@ -131,6 +132,9 @@ fn below(dir: &Path, depth: usize) -> Vec<String> {
 
 fn read(file: &Path) -> Result<Rows> {
     let shown = file.display().to_string();
+    if shown.ends_with(".parquet") {
+        return parquet::read(file, shown);
+    }
     let text = std::fs::read_to_string(file).map_err(|e| Error::io(format!("[lora] {shown}: {e}")))?;
     match shown.ends_with(".csv") {
         true => csv(&text, shown),
