@@ -173,6 +173,29 @@ fn a_run_that_is_killed_goes_on_with_the_same_bits() {
     }
 }
 
+/// Files of 50 KiB at most stand for a disk that is full.
+#[cfg(unix)]
+#[test]
+fn a_state_that_cannot_be_written_leaves_the_one_before() {
+    let dir = texts("full");
+    let train = "lora --train --data texts --save-every 2 --val-batches 1 --adapter-path a";
+    lapis(&dir, &format!("{train} --iters 2"));
+    let held = || -> Vec<(std::ffi::OsString, Vec<u8>)> {
+        let files = std::fs::read_dir(dir.0.join("a")).unwrap().map(|f| f.unwrap().path());
+        let saved =
+            files.filter(|f| f.extension().is_some_and(|e| e == "safetensors") || f.ends_with("training_state.json"));
+        let mut all: Vec<_> = saved.map(|f| (f.file_name().unwrap().into(), std::fs::read(&f).unwrap())).collect();
+        all.sort();
+        all
+    };
+    let before = held();
+    let script = format!("trap '' XFSZ; ulimit -f 50; exec {} {train} --iters 4 --resume", env!("CARGO_BIN_EXE_lapis"));
+    let o = Command::new("bash").args(["-c", &script]).current_dir(&dir.0).output().unwrap();
+    assert!(!o.status.success() && err(&o).contains("a/training_state.safetensors: "), "{}", err(&o));
+    assert!(held() == before && before.len() == 4);
+    lapis(&dir, &format!("{train} --iters 4 --resume"));
+}
+
 /// The share is that of `mlx_lm.lora` on the same packed model.
 #[test]
 fn a_dry_run_says_what_training_takes() {
