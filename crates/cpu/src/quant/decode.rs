@@ -7,6 +7,7 @@ use super::codes::{decode_e4m3, unpack_any};
 use super::format::Mode;
 use super::panel::{COLUMNS, FP4_BYTES, FP4_OFFSET, PANEL, SCALE_TILE, TILE_GROUPS};
 use super::weights::Block;
+use crate::simd::{Float, Int, Kernel, LANES32, Simd, Vector};
 
 /// Reduction steps of an f32 panel: 16 KiB, a third of the first-level cache.
 pub(super) const DEPTH: usize = 64;
@@ -34,54 +35,55 @@ impl Meaning {
     }
 }
 
-versions! {
-    /// Decodes units `first..first + units` of a byte panel. Unit `u` belongs to group `group + u / per_group` of the
-    /// scale tile; `order` is the order of codes in a run of 32 bytes.
-    pub(super) fn from_panel(
-        meaning: Meaning,
-        order: &[u8; 32],
-        panel: &[u8; PANEL],
-        first: usize,
-        units: usize,
-        per_group: usize,
-        group: usize,
-        scales: &[f32; SCALE_TILE],
-        biases: &[f32; SCALE_TILE],
-        out: &mut [f32; PANEL_F32],
-    ) = from_panel_body;
+/// Units of a byte panel that are decoded.
+pub(super) struct FromPanel<'a> {
+    pub(super) meaning: Meaning,
+    /// The order of codes in a run of 32 bytes.
+    pub(super) order: &'a [u8; 32],
+    pub(super) panel: &'a [u8; PANEL],
+    /// The first unit, and how many.
+    pub(super) first: usize,
+    pub(super) units: usize,
+    /// Unit `u` belongs to group `group + u / per_group` of the scale tile.
+    pub(super) per_group: usize,
+    pub(super) group: usize,
+    pub(super) scales: &'a [f32; SCALE_TILE],
+    pub(super) biases: &'a [f32; SCALE_TILE],
+    pub(super) out: &'a mut [f32; PANEL_F32],
 }
 
-#[inline(always)]
-fn from_panel_body(
-    meaning: Meaning,
-    order: &[u8; 32],
-    panel: &[u8; PANEL],
-    first: usize,
-    units: usize,
-    per_group: usize,
-    group: usize,
-    scales: &[f32; SCALE_TILE],
-    biases: &[f32; SCALE_TILE],
-    out: &mut [f32; PANEL_F32],
-) {
-    let (out, panel) = (out.as_chunks_mut::<COLUMNS>().0, panel.as_chunks::<{ 4 * COLUMNS }>().0);
-    let (scales, biases) = (scales.as_chunks::<COLUMNS>().0, biases.as_chunks::<COLUMNS>().0);
-    for u in 0..units {
-        let g = (group + (first + u) / per_group) % TILE_GROUPS;
-        let (scales, biases) = (&scales[g], &biases[g]);
-        let mut words = [0u32; COLUMNS];
-        for (word, bytes) in words.iter_mut().zip(panel[first + u].as_chunks::<4>().0) {
-            *word = u32::from_le_bytes(*bytes);
-        }
-        for byte in 0..4 {
-            let position = 4 * u + byte;
-            let k = position / 32 * 32 + order[position % 32] as usize;
-            let out = &mut out[k];
-            let code = |c: usize| (words[c] >> (8 * byte)) & 0xff;
-            match meaning {
-                Meaning::Affine => (0..COLUMNS).for_each(|c| out[c] = code(c) as f32 * scales[c] + biases[c]),
-                Meaning::Fp4 => (0..COLUMNS).for_each(|c| out[c] = (code(c) as i32 - FP4_OFFSET) as f32 * scales[c]),
-                Meaning::Fp8 => (0..COLUMNS).for_each(|c| out[c] = decode_e4m3(code(c) as u8) * scales[c]),
+impl Kernel for FromPanel<'_> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let (out, panel) = (self.out.as_chunks_mut::<COLUMNS>().0, self.panel.as_chunks::<{ 4 * COLUMNS }>().0);
+        let (scales, biases) = (self.scales.as_chunks::<COLUMNS>().0, self.biases.as_chunks::<COLUMNS>().0);
+        for u in 0..self.units {
+            let g = (self.group + (self.first + u) / self.per_group) % TILE_GROUPS;
+            let unit = &panel[self.first + u];
+            for byte in 0..4 {
+                let position = 4 * u + byte;
+                let k = position / 32 * 32 + self.order[position % 32] as usize;
+                if self.meaning == Meaning::Fp8 {
+                    (0..COLUMNS).for_each(|c| out[k][c] = decode_e4m3(unit[4 * c + byte]) * scales[g][c]);
+                    continue;
+                }
+                for c in (0..COLUMNS).step_by(LANES32) {
+                    // SAFETY: 16 of the 64 columns from `c` on, each of four bytes in `unit` and an element in the others.
+                    unsafe {
+                        let words = S::I32::load(s, unit.as_ptr().add(4 * c).cast());
+                        let codes = words.shr(8 * byte as u32) & s.i32(0xff);
+                        let scale = S::F32::load(s, scales[g].as_ptr().add(c));
+                        let value = match self.meaning {
+                            Meaning::Affine => {
+                                S::F32::from_int(codes) * scale + S::F32::load(s, biases[g].as_ptr().add(c))
+                            }
+                            _ => S::F32::from_int(codes - s.i32(FP4_OFFSET)) * scale,
+                        };
+                        value.store(out[k].as_mut_ptr().add(c));
+                    }
+                }
             }
         }
     }

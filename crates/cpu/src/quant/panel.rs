@@ -105,7 +105,7 @@ fn unpack_body(content: Content, block: &Block, offset: usize, codes: usize, pan
                 let mut natural = [0; DEPTH];
                 unpack_any(bits, row, &mut natural[..codes]);
                 for (unit, four) in units.iter_mut().zip(natural[..codes].as_chunks::<4>().0) {
-                    unit[4 * column..][..4].copy_from_slice(four);
+                    unit.as_chunks_mut::<4>().0[column] = *four;
                 }
             }
         }
@@ -125,7 +125,7 @@ fn words<const BITS: usize>(
         let word = u32::from_le_bytes(*word);
         for (h, unit) in units.iter_mut().enumerate() {
             let lanes = map((word >> (BITS * h) & mask).to_le_bytes());
-            unit[4 * column..][..4].copy_from_slice(&lanes);
+            unit.as_chunks_mut::<4>().0[column] = lanes;
         }
     }
 }

@@ -17,6 +17,7 @@ use super::{dot, fma, halves};
 #[cfg(target_arch = "x86_64")]
 use super::{few_avx2, lone, thin};
 use crate::isa::Isa;
+use crate::simd::dispatch_with;
 use crate::{pool, stretch};
 use lapis_core::dtype::Dtype;
 use lapis_core::error::{Error, Result};
@@ -486,19 +487,19 @@ impl Product<'_> {
             let codes = self.unpack(task, index, slab, scratch);
             for first in (0..codes).step_by(decode::DEPTH) {
                 let depth = (codes - first).min(decode::DEPTH);
-                decode::from_panel(
-                    self.isa,
+                let decode = decode::FromPanel {
                     meaning,
-                    &order,
-                    &scratch.panel,
-                    first / 4,
-                    depth / 4,
-                    format.group() / 4,
-                    slab * DEPTH / format.group(),
-                    &scratch.scales,
-                    &scratch.biases,
-                    &mut scratch.floats,
-                );
+                    order: &order,
+                    panel: &scratch.panel,
+                    first: first / 4,
+                    units: depth / 4,
+                    per_group: format.group() / 4,
+                    group: slab * DEPTH / format.group(),
+                    scales: &scratch.scales,
+                    biases: &scratch.biases,
+                    out: &mut scratch.floats,
+                };
+                dispatch_with(self.isa, decode);
                 self.multiply(task, x, slab * DEPTH + first, depth, scratch);
             }
         }
