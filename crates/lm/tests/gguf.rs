@@ -7,6 +7,7 @@ mod shared;
 
 use lapis::io::{Arrays, GgufMetadata, GgufValue, save_gguf};
 use lapis::{Array, Dtype, ops};
+use lapis_lm::gguf::{Kind, export};
 use lapis_lm::tokenizer::Tokenizer;
 use lapis_lm::{Batch, Checkpoint, Sequence, convert, models};
 use serde_json::Value;
@@ -499,6 +500,71 @@ fn smallest() -> (GgufMetadata, Arrays) {
         all.insert(format!("{name}.weight"), ops::ones::<f32>(shape).unwrap());
     }
     (meta, all)
+}
+
+/// A unigram model of SentencePiece, written and read again; `data/unigram.py` has made the tokenizer.
+#[test]
+fn the_likeliest_pieces_are_found_in_a_file_that_was_written_here() {
+    let mut told: Value = serde_json::from_slice(include_bytes!("data/unigram.json")).unwrap();
+    let (dir, rows) = (scratch("unigram"), told["tokenizer"]["model"]["vocab"].as_array().unwrap().len());
+    let config = serde_json::json!({
+        "model_type": "llama", "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1,
+        "num_attention_heads": 2, "vocab_size": rows, "rms_norm_eps": 1e-5, "max_position_embeddings": 64,
+        // As transformers 5 has it.
+        "rope_parameters": { "rope_type": "default", "rope_theta": 50.0 },
+    });
+    std::fs::write(dir.join("config.json"), config.to_string()).unwrap();
+    let words = serde_json::json!({ "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>" });
+    std::fs::write(dir.join("tokenizer_config.json"), words.to_string()).unwrap();
+    let layer = |name: &str| format!("model.layers.0.{name}.weight");
+    let mut all = Arrays::default();
+    for (i, (name, shape)) in [
+        ("model.embed_tokens.weight".to_string(), &[rows, 32][..]),
+        ("lm_head.weight".to_string(), &[rows, 32]),
+        ("model.norm.weight".to_string(), &[32]),
+        (layer("input_layernorm"), &[32]),
+        (layer("post_attention_layernorm"), &[32]),
+        (layer("self_attn.q_proj"), &[32, 32]),
+        (layer("self_attn.k_proj"), &[32, 32]),
+        (layer("self_attn.v_proj"), &[32, 32]),
+        (layer("self_attn.o_proj"), &[32, 32]),
+        (layer("mlp.gate_proj"), &[32, 32]),
+        (layer("mlp.up_proj"), &[32, 32]),
+        (layer("mlp.down_proj"), &[32, 32]),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let n: usize = shape.iter().product();
+        let values: Vec<f32> = (0..n).map(|j| ((i + 1) as f32 * (j + 3) as f32).sin() * 0.5).collect();
+        all.insert(name, Array::from_vec(values, shape));
+    }
+    lapis::io::save_safetensors(dir.join("model.safetensors"), &all, &Default::default()).unwrap();
+    let write = |tokenizer: &Value| {
+        std::fs::write(dir.join("tokenizer.json"), tokenizer.to_string()).unwrap();
+        export(&dir, &dir.join("model.gguf"), Kind::F32)
+    };
+    assert_eq!(write(&told["tokenizer"]).unwrap(), None);
+    let (theirs, ours) = (Tokenizer::load(&dir).unwrap(), Tokenizer::load(&dir.join("model.gguf")).unwrap());
+    for case in told["ids"].as_array().unwrap() {
+        let text = case[0].as_str().unwrap();
+        for tokenizer in [&theirs, &ours] {
+            assert_eq!(serde_json::json!(tokenizer.encode(text, true).unwrap()), case[1], "{text:?}");
+        }
+        let ids = theirs.encode(text, false).unwrap();
+        assert_eq!(ours.decode(&ids, false).unwrap(), theirs.decode(&ids, false).unwrap(), "{text:?}");
+    }
+    let tokens = serde_json::json!({ "tokens": [[1, 20, 30, 40, 50, 60]] });
+    let far = difference(&logits(&dir.join("model.gguf"), &tokens), &logits(&dir, &tokens));
+    assert!(far < 1e-5, "{far:.1e}");
+
+    let tokenizer = &mut told["tokenizer"];
+    tokenizer["model"]["byte_fallback"] = true.into();
+    assert!(write(tokenizer).unwrap().unwrap().contains("unknown token"));
+    tokenizer["normalizer"] = serde_json::json!({ "type": "NFKC" });
+    let why = write(tokenizer).err().unwrap().to_string();
+    assert!(why.contains("the normalizer {\"type\":\"NFKC\"} of the unigram tokenizer has no words in GGUF"), "{why}");
+    std::fs::remove_dir_all(dir).unwrap();
 }
 
 #[test]

@@ -102,7 +102,9 @@ pub(crate) fn run(mut a: Arguments, manner: Manner) -> Result<()> {
         let kind = Kind::ALL.iter().find(|k| k.0 == a.gguf_type).map_or(Kind::F16, |k| k.1);
         let name = a.gguf_path.unwrap_or_else(|| format!("ggml-model-{}.gguf", a.gguf_type).into());
         let file = a.save_path.join(name);
-        export(&a.save_path, &file, kind)?;
+        if let Some(otherwise) = export(&a.save_path, &file, kind)? {
+            say::told(&format!("{}: {otherwise}.", file.display()));
+        }
         say::told(&format!("Saved GGUF to {}.", file.display()));
     }
     match upload {

@@ -78,6 +78,10 @@ impl Notes {
         self.numbers(key.into(), Dtype::Int32, &[all.len()], &bytes)
     }
 
+    pub(super) fn bytes(&mut self, key: &str, all: &[u8]) -> Result<()> {
+        self.numbers(key.into(), Dtype::Uint8, &[all.len()], all)
+    }
+
     pub(super) fn float(&mut self, key: impl Into<String>, x: f64) -> Result<()> {
         self.numbers(key.into(), Dtype::Float32, &[], &(x as f32).to_le_bytes())
     }
@@ -92,12 +96,12 @@ impl Notes {
     }
 }
 
-/// Writes the model in a directory as a GGUF file.
+/// Writes the model in a directory as a GGUF file; gives what llama.cpp does otherwise with it, if anything.
 ///
 /// # Errors
 /// Before anything is written: an architecture, a tokenizer or scaled positions for which such files have no words; rows that
 /// fill no blocks. Faults of reading and writing.
-pub fn export(dir: &Path, to: &Path, kind: Kind) -> Result<()> {
+pub fn export(dir: &Path, to: &Path, kind: Kind) -> Result<Option<&'static str>> {
     let mut checkpoint = Checkpoint::open(dir)?;
     let name = dir.file_name().and_then(|n| n.to_str()).unwrap_or("model").to_string();
     let mut model = models::load(&mut checkpoint)?;
@@ -106,7 +110,7 @@ pub fn export(dir: &Path, to: &Path, kind: Kind) -> Result<()> {
     if let Some(error) = failed {
         return Err(error);
     }
-    let (config, params) = (&checkpoint.config, model.module().parameters());
+    let (config, params) = (&turning(&checkpoint.config), model.module().parameters());
     let family = families::of_config(config)?;
     let mut notes = Notes::default();
     notes.text("general.architecture", family.arch());
@@ -120,7 +124,7 @@ pub fn export(dir: &Path, to: &Path, kind: Kind) -> Result<()> {
         tensors.insert("rope_freqs.weight".into(), factors);
     }
     let rows = params.get("model.embed_tokens.weight").map_or(0, |a| a.dim(0));
-    vocab::describe(dir, config, rows, &mut notes)?;
+    let otherwise = vocab::describe(dir, config, rows, &mut notes)?;
     for (path, value) in &params {
         let name = super::names::back(family, path).ok_or_else(|| wrong(format!("{path} has no name in GGUF")))?;
         tensors.insert(name.clone(), super::pieces::redo(family, config, &name, value.clone())?);
@@ -128,7 +132,22 @@ pub fn export(dir: &Path, to: &Path, kind: Kind) -> Result<()> {
     let parts: Vec<Part> = tensors.iter().map(|(name, a)| part(name, a, kind)).collect::<Result<_>>()?;
     let all: Vec<&Array> = tensors.values().collect();
     let metadata = notes.0.into_iter().collect();
-    write_parts(to, &parts, &metadata, |i| bytes(all[i], parts[i].kind))
+    write_parts(to, &parts, &metadata, |i| bytes(all[i], parts[i].kind))?;
+    Ok(otherwise)
+}
+
+/// A config with what transformers 5 says in `rope_parameters` where it was before: the base beside the rest, and of models with
+/// several kinds of layers what holds for those that see everything.
+fn turning(config: &Map<String, Value>) -> Map<String, Value> {
+    let mut config = config.clone();
+    if let Some(block) = config.get("rope_parameters").cloned() {
+        let block = block.get("full_attention").cloned().unwrap_or(block);
+        if let Some(base) = block.get("rope_theta").cloned() {
+            config.entry("rope_theta").or_insert(base);
+        }
+        config.insert("rope_parameters".into(), block);
+    }
+    config
 }
 
 fn part(name: &str, a: &Array, kind: Kind) -> Result<Part> {

@@ -9,6 +9,7 @@ mod families;
 mod meta;
 mod names;
 mod pieces;
+mod unigram;
 mod vocab;
 
 pub use export::{Kind, export};

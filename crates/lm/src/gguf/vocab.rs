@@ -1,7 +1,7 @@
 //! The tokenizer of a file, as the `tokenizer.json` and `tokenizer_config.json` of a checkpoint.
 
 use super::export::Notes;
-use super::{Meta, unsupported};
+use super::{Meta, unigram, unsupported};
 use crate::checkpoint::read_object;
 use lapis::{Error, Result};
 use serde_json::{Map, Value, json};
@@ -86,8 +86,9 @@ pub(crate) fn tokenizer(meta: &Meta) -> Result<(Vec<u8>, Map<String, Value>)> {
     match meta.text(&key("model")) {
         Some("gpt2") => v.byte_level(),
         Some("llama") => v.pieces(of_length("scores")?),
+        Some("t5") => v.unigram(of_length("scores")?),
         Some(other) => {
-            Err(unsupported(meta, format!("vocabularies of kind {other:?} are not read; known are gpt2, llama")))
+            Err(unsupported(meta, format!("vocabularies of kind {other:?} are not read; known are gpt2, llama, t5")))
         }
         None => Err(meta.error(format!("{} is missing", key("model")))),
     }
@@ -121,7 +122,7 @@ impl Vocabulary<'_> {
             pre_tokenizer: json!({"type": "Sequence", "pretokenizers": steps}),
             decoder: bytes,
             options: json!({"unk_token": null, "fuse_unk": false, "byte_fallback": false, "ignore_merges": pre.whole}),
-            merges: serde_json::to_string(merges).unwrap_or_default(),
+            merges: Some(serde_json::to_string(merges).unwrap_or_default()),
         };
         self.write(parts, pre.begins, |i| self.tokens[i].clone())
     }
@@ -156,9 +157,24 @@ impl Vocabulary<'_> {
                 "unk_token": unknown.map(|i| &self.tokens[i]), "fuse_unk": true, "byte_fallback": true,
                 "ignore_merges": false,
             }),
-            merges: self.merges(&scores),
+            merges: Some(self.merges(&scores)),
         };
         self.write(parts, true, text)
+    }
+
+    /// SentencePiece's unigram models: the likeliest pieces of all that make up the text.
+    fn unigram(&self, scores: Option<Vec<f64>>) -> Result<(Vec<u8>, Map<String, Value>)> {
+        let Some(scores) = scores else {
+            return Err(self.meta.error("tokenizer.ggml.scores is missing".into()));
+        };
+        let [normalizer, pre_tokenizer, decoder] = unigram::pipeline(self.meta)?;
+        let unknown = self.special("unknown")?.or_else(|| self.kinds.iter().position(|&k| k == UNKNOWN));
+        // A piece that stands for itself wins where it can.
+        let score = |i: usize| if self.kinds[i] == USER { 0.0 } else { scores[i] };
+        let pieces: Vec<Value> = (0..self.tokens.len()).map(|i| json!([self.tokens[i], score(i)])).collect();
+        let options = json!({"unk_id": unknown, "byte_fallback": false, "vocab": pieces});
+        let parts = Parts { normalizer, pre_tokenizer, decoder, options, merges: None };
+        self.write(parts, false, |i| self.tokens[i].clone())
     }
 
     /// All pairs that give a token, those of the best scores first.
@@ -246,22 +262,30 @@ impl Vocabulary<'_> {
         let added: Vec<Value> = added.filter(|t| t["content"] != "").collect();
         let mut out = format!(
             "{{\"version\":\"1.0\",\"truncation\":null,\"padding\":null,\"added_tokens\":{},\"normalizer\":{},\
-             \"pre_tokenizer\":{},\"post_processor\":{around},\"decoder\":{},\"model\":{{\"type\":\"BPE\",\
-             \"dropout\":null,\"continuing_subword_prefix\":null,\"end_of_word_suffix\":null",
+             \"pre_tokenizer\":{},\"post_processor\":{around},\"decoder\":{},\"model\":{{\"type\":{}",
             Value::Array(added),
             parts.normalizer,
             parts.pre_tokenizer,
-            parts.decoder
+            parts.decoder,
+            match parts.merges {
+                Some(_) => {
+                    "\"BPE\",\"dropout\":null,\"continuing_subword_prefix\":null,\"end_of_word_suffix\":null"
+                }
+                None => "\"Unigram\"",
+            }
         );
         for (key, value) in parts.options.as_object().into_iter().flatten() {
             _ = write!(out, ",\"{key}\":{value}");
         }
-        out += ",\"vocab\":{";
-        for i in 0..self.tokens.len() {
-            let comma = if i > 0 { "," } else { "" };
-            _ = write!(out, "{comma}{}:{i}", serde_json::to_string(&text(i)).unwrap_or_default());
+        if let Some(merges) = parts.merges {
+            out += ",\"vocab\":{";
+            for i in 0..self.tokens.len() {
+                let comma = if i > 0 { "," } else { "" };
+                _ = write!(out, "{comma}{}:{i}", serde_json::to_string(&text(i)).unwrap_or_default());
+            }
+            _ = write!(out, "}},\"merges\":{merges}");
         }
-        _ = write!(out, "}},\"merges\":{}}}}}", parts.merges);
+        out += "}}";
         config.insert("clean_up_tokenization_spaces".into(), false.into());
         config.insert("tokenizer_class".into(), "PreTrainedTokenizerFast".into());
         if let Some(templates) = self.templates() {
@@ -291,8 +315,8 @@ struct Parts {
     pre_tokenizer: Value,
     decoder: Value,
     options: Value,
-    /// JSON.
-    merges: String,
+    /// Of byte pairs: merges, as JSON.
+    merges: Option<String>,
 }
 
 /// How text is cut into words before pairs are merged.
@@ -364,11 +388,17 @@ const PRE: &[Pre] = &[
 
 // ------------------------------------------------------------------ back
 
-/// What a directory says of its tokenizer, as files have it; `rows` is how many tokens the model has.
+/// What a directory says of its tokenizer, as files have it; `rows` is how many tokens the model has. Gives what readers will do
+/// otherwise.
 ///
 /// # Errors
 /// A tokenizer that such files have no words for.
-pub(super) fn describe(dir: &Path, config: &Map<String, Value>, rows: usize, notes: &mut Notes) -> Result<()> {
+pub(super) fn describe(
+    dir: &Path,
+    config: &Map<String, Value>,
+    rows: usize,
+    notes: &mut Notes,
+) -> Result<Option<&'static str>> {
     let wrong = |what: String| Error::unsupported(format!("[export_gguf] {}: {what}", dir.display()));
     let tokenizer = Value::Object(read_object(&dir.join("tokenizer.json"))?);
     let settings = match dir.join("tokenizer_config.json") {
@@ -376,9 +406,17 @@ pub(super) fn describe(dir: &Path, config: &Map<String, Value>, rows: usize, not
         _ => Map::new(),
     };
     let model = &tokenizer["model"];
-    let (Some("BPE"), Some(vocabulary)) = (model["type"].as_str(), model["vocab"].as_object()) else {
-        return Err(wrong(format!("a tokenizer of type {} is not written as GGUF; known is BPE", model["type"])));
+    let vocabulary: Vec<(&str, Option<u64>)> = match (model["type"].as_str(), &model["vocab"]) {
+        (Some("BPE"), Value::Object(all)) => all.iter().map(|(text, id)| (&text[..], id.as_u64())).collect(),
+        (Some("Unigram"), Value::Array(all)) => {
+            (0..).zip(all).filter_map(|(id, piece)| Some((piece[0].as_str()?, Some(id)))).collect()
+        }
+        (kind, _) => {
+            let kind = kind.unwrap_or("no name");
+            return Err(wrong(format!("a tokenizer of type {kind} is not written as GGUF; known are BPE and Unigram")));
+        }
     };
+    let likeliest = model["type"] == "Unigram";
     let pieces = model["byte_fallback"] == true;
     let mut tokens: Vec<(String, u8)> = (0..rows).map(|i| (format!("[PAD{i}]"), UNUSED)).collect();
     let mut put = |id: Option<u64>, text: &str, kind: u8| {
@@ -386,11 +424,15 @@ pub(super) fn describe(dir: &Path, config: &Map<String, Value>, rows: usize, not
             *slot = (text.to_string(), kind);
         }
     };
+    let unknown = match likeliest {
+        true => model["unk_id"].as_u64().and_then(|id| Some(model["vocab"][id as usize][0].as_str()?.to_string())),
+        false => model["unk_token"].as_str().filter(|_| pieces).map(String::from),
+    };
     for (text, id) in vocabulary {
         let byte = pieces && text.len() == 6 && text.starts_with("<0x") && text.ends_with('>');
-        let unknown = pieces && model["unk_token"].as_str() == Some(text);
+        let unknown = unknown.as_deref() == Some(text);
         put(
-            id.as_u64(),
+            id,
             text,
             if byte {
                 BYTE
@@ -403,7 +445,7 @@ pub(super) fn describe(dir: &Path, config: &Map<String, Value>, rows: usize, not
     }
     for token in tokenizer["added_tokens"].as_array().into_iter().flatten() {
         let text = token["content"].as_str().unwrap_or_default();
-        let kind = if pieces && model["unk_token"].as_str() == Some(text) {
+        let kind = if unknown.as_deref() == Some(text) {
             UNKNOWN
         } else if token["special"] == true {
             CONTROL
@@ -417,7 +459,10 @@ pub(super) fn describe(dir: &Path, config: &Map<String, Value>, rows: usize, not
         text => text.as_str().unwrap_or_default().to_string(),
     };
     let merges: Vec<String> = model["merges"].as_array().into_iter().flatten().map(pair).collect();
-    if pieces {
+    let mut otherwise = None;
+    if likeliest {
+        otherwise = unigram::describe(&tokenizer, tokens.len(), notes)?;
+    } else if pieces {
         notes.text("tokenizer.ggml.model", "llama");
         notes.text("tokenizer.ggml.pre", "default");
         // What is merged first has the best score.
@@ -451,19 +496,21 @@ pub(super) fn describe(dir: &Path, config: &Map<String, Value>, rows: usize, not
         let number = config.get(&format!("{key}_token_id")).map(|v| v.get(0).unwrap_or(v)).and_then(Value::as_u64);
         found.or(number.map(|n| n as usize)).filter(|&n| n < rows)
     };
+    let named = |key: &str| id(key).or_else(|| tokens.iter().position(|t| key == "unk" && t.1 == UNKNOWN));
     for (key, name) in [("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding")] {
-        if let Some(id) = id(key) {
+        if let Some(id) = named(key) {
             notes.word(format!("tokenizer.ggml.{name}_token_id"), id as u32)?;
         }
     }
-    let first = id("bos").map(|id| tokens[id].0.clone());
-    let single = &tokenizer["post_processor"].to_string();
-    let begins = first
-        .is_some_and(|text| single.contains("TemplateProcessing") && single.contains(&Value::from(text).to_string()));
-    notes.flag(
-        "tokenizer.ggml.add_bos_token",
-        settings.get("add_bos_token").and_then(Value::as_bool).unwrap_or(begins),
-    )?;
+    // Readers have defaults of their own, which differ.
+    let around = tokenizer["post_processor"].to_string();
+    for key in ["bos", "eos"] {
+        let text = id(key).map(|id| Value::from(&tokens[id].0[..]).to_string());
+        let is_put = around.contains("TemplateProcessing") && text.is_some_and(|text| around.contains(&text));
+        let flag = format!("add_{key}_token");
+        let said = settings.get(&flag).and_then(Value::as_bool);
+        notes.flag(&format!("tokenizer.ggml.{flag}"), said.unwrap_or(is_put))?;
+    }
     let template = std::fs::read_to_string(dir.join("chat_template.jinja")).ok();
     if let Some(template) = template.as_deref().or(settings.get("chat_template").and_then(Value::as_str)) {
         notes.text("tokenizer.chat_template", template);
@@ -471,7 +518,8 @@ pub(super) fn describe(dir: &Path, config: &Map<String, Value>, rows: usize, not
     let (texts, kinds): (Vec<String>, Vec<i32>) =
         tokens.into_iter().map(|(text, kind)| (text, i32::from(kind))).unzip();
     notes.texts("tokenizer.ggml.tokens", texts);
-    notes.words("tokenizer.ggml.token_type", &kinds)
+    notes.words("tokenizer.ggml.token_type", &kinds)?;
+    Ok(otherwise)
 }
 
 /// The patterns by which a tokenizer cuts words.

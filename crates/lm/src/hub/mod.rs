@@ -14,6 +14,7 @@ pub mod share;
 mod upload;
 
 pub use cache::{Cache, Repository};
+pub(crate) use digest::base64;
 pub use lock::Lock;
 pub use outline::Outline;
 
