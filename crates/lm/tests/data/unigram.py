@@ -1,6 +1,6 @@
 """Writes unigram.json: a unigram tokenizer trained by sentencepiece, as transformers writes such, with ids that `tokenizers` gives.
 
-llama.cpp gives the same ids for the file that `lapis fuse --export-gguf` makes of it. Usage: python unigram.py"""
+Usage: python unigram.py"""
 
 import io
 import json
