@@ -6,6 +6,7 @@
 //! the arrays of the one without.
 
 mod names;
+mod room;
 
 use crate::adapters::{Adapters, Generation};
 use crate::error::ApiError;
@@ -314,10 +315,19 @@ impl Models {
             let began = Instant::now();
             let make = || {
                 let what = models.fetched(what, &progress)?;
-                models.room(&what)?;
+                let needed = match &what {
+                    What::Model(Source::Path(path)) => weights(path),
+                    What::Model(Source::Files(files)) => files.weights.len() as u64,
+                    What::Model(Source::Hub(_)) => 0,
+                    What::Variant(_, adapter) => adapter.adapter.bytes,
+                };
                 match &what {
-                    What::Model(source) => models.load(&id, source),
-                    What::Variant(base, adapter) => models.adapt(&key, base, adapter),
+                    What::Model(source) => models.load(&id, source, needed),
+                    What::Variant(base, adapter) => {
+                        models.possible(needed, false)?;
+                        let loaded = models.adapt(&key, base, adapter)?;
+                        models.room(needed).map(|()| loaded)
+                    }
                 }
             };
             let result = catch_unwind(AssertUnwindSafe(make)).unwrap_or_else(|_| {
@@ -368,7 +378,10 @@ impl Models {
         }
     }
 
-    fn load(&self, id: &str, source: &Source) -> Result<Loaded, ApiError> {
+    /// A model. Nothing goes before its files are known to be a model, and there would be room for it; where memory
+    /// holds both, nothing goes before it has taken a step.
+    fn load(&self, id: &str, source: &Source, needed: u64) -> Result<Loaded, ApiError> {
+        self.possible(needed, true)?;
         let fail = |e: Error| {
             ApiError::later(503, 30, format!("{id} cannot be loaded: {}", e.message())).code("model_not_loaded")
         };
@@ -394,8 +407,10 @@ impl Models {
         if let Some(source) = self.settings.chat_template.as_deref() {
             model.tokenizer.set_chat_template(Template::new(source).map_err(fail)?);
         }
+        self.room(needed)?;
         let began = Instant::now();
         warm_up(&model).map_err(fail)?;
+        self.place()?;
         self.metrics.warm_up.observe(began.elapsed().as_secs_f64());
         let most = model.context.unwrap_or(CONTEXT);
         let text = Value::Object(config.clone()).to_string();
@@ -480,129 +495,6 @@ impl Models {
             key: key.to_string(),
             model,
         })
-    }
-
-    /// Makes room for one more model: those that nobody uses go, the one unused for longest first.
-    fn room(&self, what: &What) -> Result<(), ApiError> {
-        let (needed, counts) = match what {
-            What::Model(Source::Path(path)) => (weights(path), true),
-            What::Model(Source::Files(files)) => (files.weights.len() as u64, true),
-            What::Model(Source::Hub(_)) => (0, true),
-            What::Variant(_, adapter) => (adapter.adapter.bytes, false),
-        };
-        loop {
-            let loaded = self.all_loaded();
-            let taken: u64 = loaded.iter().map(|l| l.fit.weights).sum();
-            let models = loaded.iter().filter(|l| l.variant.is_none()).count();
-            if (!counts || models < self.settings.max_models) && taken + needed <= self.settings.memory_limit {
-                return Ok(());
-            }
-            let Some(id) = self.idlest(|_, _| true) else {
-                let human = lapis::io::atomic::human;
-                return Err(ApiError::later(
-                    503,
-                    30,
-                    format!(
-                        "no room for another model: it needs {}, {} loaded take {} of {}, and none of them is idle; unload one \
-                         (DELETE /admin/models/ID), raise --memory-limit or --max-models, or take one that is packed in \
-                         fewer bits",
-                        human(needed),
-                        loaded.len(),
-                        human(taken),
-                        human(self.settings.memory_limit)
-                    ),
-                )
-                .code("no_memory"));
-            };
-            self.drop_slot(&id);
-        }
-    }
-
-    /// The model that has been idle for longest, among those that may go; `may_go` hears how long that is.
-    fn idlest(&self, may_go: impl Fn(&Loaded, Duration) -> bool) -> Option<String> {
-        let bases = self.bases();
-        let slots = self.slots();
-        let idle = slots.iter().filter_map(|(id, slot)| match slot {
-            Slot::Ready { loaded, used }
-                if loaded.jobs.load(Relaxed) == 0
-                    && !self.settings.pins.contains(&loaded.id)
-                    && !bases.contains(&loaded.serial)
-                    && may_go(loaded, used.elapsed()) =>
-            {
-                Some((*used, id.clone()))
-            }
-            _ => None,
-        });
-        idle.min().map(|i| i.1)
-    }
-
-    /// Numbers of models that others share the arrays of.
-    fn bases(&self) -> Vec<u64> {
-        let retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let all = self.all_loaded().into_iter().chain(retired);
-        all.filter_map(|l| Some(l.variant.as_ref()?.0.serial)).collect()
-    }
-
-    /// Lets a model go, and with it those that are it with an adapter; not if any of them works.
-    pub fn unload(&self, id: &str) -> bool {
-        let all = self.all_loaded();
-        let on_it = |l: &&Arc<Loaded>| l.variant.as_ref().is_some_and(|v| v.0.id == id);
-        let with: Vec<_> = all.iter().filter(on_it).collect();
-        if with.iter().any(|l| l.jobs.load(Relaxed) > 0) {
-            return false;
-        }
-        let gone = with.iter().all(|l| self.drop_slot(&l.key));
-        let bases = self.bases();
-        let mut own = all.iter().filter(|l| l.id == id);
-        gone && own.all(|l| !bases.contains(&l.serial) && self.drop_slot(&l.key))
-    }
-
-    /// Models with an adapter of an old generation take no more requests, and go when theirs are over.
-    pub fn retire(&self) {
-        let old = |l: &Arc<Loaded>| l.variant.as_ref().is_some_and(|v| !self.adapters.is_current(&v.1));
-        let moved: Vec<_> = self.all_loaded().into_iter().filter(old).collect();
-        let mut retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut slots = self.slots();
-        for loaded in moved {
-            if slots.remove(&loaded.key).is_some() {
-                retired.push(loaded);
-            }
-        }
-        drop(slots);
-        // One is this list, one the desk of the engine; whoever is about to use the model has one more.
-        retired.retain(|loaded| {
-            let over = loaded.jobs.load(Relaxed) == 0 && Arc::strong_count(loaded) <= 2;
-            if over {
-                self.unloads.fetch_add(1, Relaxed);
-                (self.gone)(loaded.serial);
-            }
-            !over
-        });
-    }
-
-    fn drop_slot(&self, id: &str) -> bool {
-        let mut slots = self.slots();
-        let idle = matches!(slots.get(id), Some(Slot::Ready { loaded, .. }) if loaded.jobs.load(Relaxed) == 0);
-        if !idle {
-            return false;
-        }
-        if let Some(Slot::Ready { loaded, .. }) = slots.remove(id) {
-            self.unloads.fetch_add(1, Relaxed);
-            (self.gone)(loaded.serial);
-        }
-        true
-    }
-
-    /// Lets models go that have been idle for too long; the start-up model stays.
-    pub fn tidy(&self) {
-        self.retire();
-        let over = |loaded: &Loaded, idle: Duration| {
-            let own = *loaded.ttl.lock().unwrap_or_else(PoisonError::into_inner);
-            loaded.key != self.start() && idle >= own.unwrap_or(self.settings.model_ttl)
-        };
-        while let Some(id) = self.idlest(over) {
-            self.drop_slot(&id);
-        }
     }
 }
 

@@ -243,6 +243,7 @@ def limited(*flags):
         (folder / "admin").write_text("admin-key\n")
         server = suite.Server(suite.PROGRAM, "--model", str(folder / "model"), "--models-dir", str(folder / "models"), "--max-models", "1", "--decode-concurrency", "1", "--queue-size", "1",
                               "--allow-request-template", "--admin-key-file", str(folder / "admin"), *flags)
+        server.models = folder / "models"
         try:
             yield server
         finally:
@@ -288,11 +289,38 @@ def refused_503_broken_model():
         states = lambda: {m["id"]: m["state"] for m in server.http.get("/v1/models").json()["data"]}
         equal(states(), {"model": "ready", "other": "absent", "broken": "absent"})
         server.post(OPENAI, {**RIGHT[OPENAI], "model": "broken"})
-        equal(states(), {"model": "absent", "other": "absent", "broken": "failed"})
+        # The one that works stays, though there is a place for one only.
+        equal(states(), {"model": "ready", "other": "absent", "broken": "failed"})
         listed = {m["id"]: m for m in server.http.get("/v1/models").json()["data"]}
         assert "cannot be loaded" in listed["broken"]["failure"] and "/tmp" not in json.dumps(listed), listed
         for path in (OPENAI, ANTHROPIC):
             soon("model that cannot be loaded", 503, path, post(path, {**RIGHT[path], "model": "broken"}), server, holds="cannot be loaded")
+
+
+@case(*("config tokenizer tensors sizes memory".split()))
+def refused_503_and_the_good_one_stays(what):
+    """Whatever is wrong with another model, the one that is loaded works on."""
+    with limited() as server:
+        other = server.models / "other"
+        if what == "config":
+            (other / "config.json").write_text('{"model_type": "unheard_of"}')
+        elif what == "tokenizer":
+            (other / "tokenizer.json").write_text("{}")
+        elif what == "tensors":
+            settings = json.loads((other / "config.json").read_text())
+            (other / "config.json").write_text(json.dumps({**settings, "num_hidden_layers": 1000}))
+        elif what == "sizes":
+            settings = json.loads((other / "config.json").read_text())
+            (other / "config.json").write_text(json.dumps({**settings, "hidden_size": 2 * settings["hidden_size"]}))
+        else:
+            with open(other / "more.safetensors", "wb") as file:
+                file.truncate(1 << 42)
+        r = server.post(OPENAI, {**RIGHT[OPENAI], "model": "other"})
+        equal(r.status_code, 503, r.text)
+        assert ("no room" if what == "memory" else "cannot be loaded") in r.text, r.text
+        states = {m["id"]: m["state"] for m in server.http.get("/v1/models").json()["data"]}
+        equal((states["model"], server.metric("model_unloads_total")), ("ready", 0))
+        equal(server.post(OPENAI, RIGHT[OPENAI]).status_code, 200)
 
 
 @case()
