@@ -57,12 +57,13 @@ impl Grammars {
             ToolChoice::Named(name) => Some(name.as_str()),
             _ => None,
         };
+        let held: Vec<&str> = ask.grammars.values().map(|g| &*g.definition).collect();
         let key = match (&ask.format, calls) {
-            (_, Calls::Must) => json!(["call", ask.tools, named, ask.single_call]),
+            (_, Calls::Must) => json!(["call", ask.tools, named, ask.single_call, held]),
             // Where one of them is strict, so are calls that nobody asked for.
-            (None, Calls::May) if ask.tools.iter().any(strict) => json!(["free", ask.tools, ask.single_call]),
+            (None, Calls::May) if ask.tools.iter().any(strict) => json!(["free", ask.tools, ask.single_call, held]),
             (None, _) => return Ok(None),
-            (Some(format), Calls::May) => json!(["or", ask.tools, ask.single_call, format]),
+            (Some(format), Calls::May) => json!(["or", ask.tools, ask.single_call, held, format]),
             (Some(format), Calls::No) => format.clone(),
         };
         let key = (loaded.serial, key.to_string());
@@ -74,7 +75,7 @@ impl Grammars {
         let mut warnings = Vec::new();
         let tools = match calls {
             Calls::No => Vec::new(),
-            _ => tools(tokenizer, &ask.tools, named, calls, &mut warnings)?,
+            _ => tools(tokenizer, ask, named, calls, &mut warnings)?,
         };
         let made = match ask.format.as_ref().filter(|_| calls != Calls::Must) {
             None if calls == Calls::May => call_or_text(tokenizer, &tools, ask.single_call),
@@ -121,12 +122,12 @@ fn strict(tool: &Value) -> bool {
 /// text need a schema that is one, too.
 fn tools(
     tokenizer: &Tokenizer,
-    tools: &[Value],
+    ask: &Ask,
     named: Option<&str>,
     calls: Calls,
     warnings: &mut Vec<String>,
 ) -> Result<Vec<Value>, ApiError> {
-    let mut out = tools.to_vec();
+    let mut out = ask.tools.clone();
     for (i, tool) in out.iter_mut().enumerate() {
         let name = tool["function"]["name"].as_str().unwrap_or("").to_owned();
         let strict = strict(tool);
@@ -139,6 +140,13 @@ fn tools(
             true => Grammar::json_schema(tokenizer, schema).map(|_| (schema.clone(), Vec::new())),
             false => Grammar::relax(tokenizer, schema),
         };
+        if let Some(held) = ask.grammars.get(&name) {
+            Grammar::lark_in_json(tokenizer, &held.definition).map_err(|e| {
+                let what = e.message().trim_start_matches("[grammar] ");
+                ApiError::field("tools", format!("{}: {what}", held.at))
+            })?;
+            function["grammar"] = json!(held.definition);
+        }
         let name = name.escape_default();
         function["parameters"] = match relaxed {
             Ok((schema, left)) => {

@@ -19,7 +19,7 @@ use lapis_lm::reply::ReplyOptions;
 use lapis_lm::template::{Chat, Template};
 use lapis_lm::{Disk, Sampling};
 use serde_json::{Map, Value, json};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, mpsc as sync};
 use std::time::{Duration, Instant};
@@ -101,6 +101,8 @@ pub struct Ask {
     pub format: Option<Value>,
     /// Tools in OpenAI's form.
     pub tools: Vec<Value>,
+    /// What inputs of some of them are held to, by name.
+    pub grammars: BTreeMap<String, InputGrammar>,
     /// Whether they are called.
     pub tool_choice: ToolChoice,
     /// One call at most.
@@ -113,6 +115,15 @@ pub struct Ask {
     pub salt: String,
     /// A further prompt of a request that is counted already.
     pub further: bool,
+}
+
+/// A grammar of a tool's one argument, in Lark's syntax.
+#[derive(Clone, Debug)]
+pub struct InputGrammar {
+    /// Its text.
+    pub definition: String,
+    /// Where it stood in the request.
+    pub at: String,
 }
 
 /// Whose request it is.

@@ -8,6 +8,7 @@ mod constraint;
 mod format;
 mod gbnf;
 mod pattern;
+mod quoted;
 mod relax;
 mod schema;
 mod tokens;
@@ -157,11 +158,36 @@ impl Grammar {
         })
     }
 
-    /// A text of a Lark grammar that was made here, and may name the `answer`.
-    pub(crate) fn made(tokenizer: &Tokenizer, grammar: String, answer: Option<GrammarWithLexer>) -> Result<Grammar> {
+    /// As [`Grammar::lark`], of a text that stands inside JSON, too: what may not be in such a grammar is refused.
+    ///
+    /// # Errors
+    /// Those of [`Grammar::lark`]; `Unsupported` for other grammars and special tokens inside of it, `~` before what must
+    /// not be, and the flag `x` of expressions.
+    pub fn lark_in_json(tokenizer: &Tokenizer, grammar: &str) -> Result<Grammar> {
+        let quoted = spelled(grammar)?;
+        let plain = Grammar::lark(tokenizer, grammar)?;
+        Grammar::compiled("grammar", tokenizer, TopLevelGrammar::from_lark(quoted))?;
+        Ok(plain)
+    }
+
+    /// A text of a Lark grammar that was made here, and may name the `parts`.
+    pub(crate) fn made(
+        tokenizer: &Tokenizer,
+        grammar: String,
+        parts: impl IntoIterator<Item = GrammarWithLexer>,
+    ) -> Result<Grammar> {
         let mut grammar = TopLevelGrammar::from_lark(grammar);
-        grammar.grammars.extend(answer);
+        grammar.grammars.extend(parts);
         Grammar::compiled("tools", tokenizer, grammar)
+    }
+
+    /// A Lark grammar as a part of a larger one, under a name; of texts as JSON spells them, where it is `quoted`.
+    ///
+    /// # Errors
+    /// As [`Grammar::lark_in_json`].
+    pub(crate) fn lark_part(name: String, grammar: &str, quoted: bool) -> Result<GrammarWithLexer> {
+        let grammar = if quoted { spelled(grammar)? } else { lark(grammar) };
+        Ok(GrammarWithLexer { name: Some(name), ..GrammarWithLexer::from_lark(grammar) })
     }
 
     /// The JSON of a schema as a piece of a Lark grammar.
@@ -251,6 +277,13 @@ impl Grammar {
 /// A grammar in Lark's syntax, whichever of the two it was in.
 fn lark(grammar: &str) -> String {
     gbnf::lark(grammar).unwrap_or_else(|| grammar.to_string())
+}
+
+/// The grammar of texts of another as JSON spells them.
+fn spelled(grammar: &str) -> Result<String> {
+    let unsupported =
+        |what| Error::unsupported(format!("[grammar] {what} is not supported in a grammar of a tool's input"));
+    quoted::quoted(&lark(grammar)).map_err(unsupported)
 }
 
 /// What a grammar may cost.

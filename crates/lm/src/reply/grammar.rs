@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::fmt::Write;
 
 use lapis::{Error, Result};
+use llguidance::api::GrammarWithLexer;
 use serde_json::{Value, json};
 
 use super::format::Format;
@@ -188,6 +189,7 @@ impl Writing {
 /// nothing else.
 ///
 /// In formats where parameters are text, those whose schema allows strings are free text, or one of the schema's `enum`.
+/// A function with a `grammar` (in Lark's syntax) has one parameter, a string that is a text of that grammar.
 ///
 /// # Errors
 /// `Unsupported` for a model that is not known to call tools and for schemas that grammars cannot say (as
@@ -201,7 +203,7 @@ pub fn call_grammar(tokenizer: &Tokenizer, tools: &[Value], named: Option<&str>,
     let single = single || named.is_some() || format == Format::Harmony;
     let calls = lark.calls(&writing, &functions(tools, named)?, single)?;
     let thinking = lark.thinking(format, tokenizer);
-    Grammar::made(tokenizer, format!("start: {thinking} {calls}\n{}", lark.rules), None)
+    Grammar::made(tokenizer, format!("start: {thinking} {calls}\n{}", lark.rules), lark.parts)
 }
 
 /// A grammar of replies that call tools, as [`call_grammar`], or are the answer that a `response_format` asks for
@@ -246,7 +248,7 @@ pub fn call_or_answer(
     };
     let [calls, wrapped] = [calls, wrapped].map(|body| lark.rule(&body));
     let grammar = format!("start: {thinking} ({calls} | {wrapped})\n{}", lark.rules);
-    Grammar::made(tokenizer, grammar, Some(answer.part()?)).map(Some)
+    Grammar::made(tokenizer, grammar, lark.parts.into_iter().chain([answer.part()?])).map(Some)
 }
 
 /// A grammar of replies that are free text, and may then call tools, as [`call_grammar`]: arguments are of each tool's schema,
@@ -306,19 +308,28 @@ pub fn call_or_text(tokenizer: &Tokenizer, tools: &[Value], single: bool) -> Res
             }
         }
     };
-    Grammar::made(tokenizer, format!("start: {said}\n{}", lark.rules), None).map(Some)
+    Grammar::made(tokenizer, format!("start: {said}\n{}", lark.rules), lark.parts).map(Some)
 }
 
-/// Names and schemas of tools; of the one that is `named`.
-fn functions<'a>(tools: &'a [Value], named: Option<&str>) -> Result<Vec<(&'a str, &'a Value)>> {
-    let functions: Vec<(&str, &Value)> = tools
+/// What may be called.
+struct Function<'a> {
+    name: &'a str,
+    schema: &'a Value,
+    /// What its one parameter, a string, is held to.
+    grammar: Option<&'a str>,
+}
+
+/// The functions of tools; the one that is `named`.
+fn functions<'a>(tools: &'a [Value], named: Option<&str>) -> Result<Vec<Function<'a>>> {
+    let functions: Vec<Function> = tools
         .iter()
         .filter_map(|tool| {
             let function = tool.get("function").unwrap_or(tool);
             let name = function.get("name")?.as_str()?;
-            Some((name, function.get("parameters").unwrap_or(&Value::Null)))
+            let grammar = function.get("grammar").and_then(Value::as_str);
+            Some(Function { name, schema: function.get("parameters").unwrap_or(&Value::Null), grammar })
         })
-        .filter(|(name, _)| named.is_none_or(|n| n == *name))
+        .filter(|f| named.is_none_or(|n| n == f.name))
         .collect();
     if functions.is_empty() {
         return Err(Error::value(match named {
@@ -336,15 +347,18 @@ struct Lark {
     count: usize,
     /// Rules of free text, by what ends it.
     texts: HashMap<String, String>,
+    /// Grammars that rules name.
+    parts: Vec<GrammarWithLexer>,
 }
 
 impl Lark {
     fn new(tokenizer: &Tokenizer) -> Lark {
-        Lark { special: tokenizer.special_words(), rules: String::new(), count: 0, texts: HashMap::new() }
+        let special = tokenizer.special_words();
+        Lark { special, rules: String::new(), count: 0, texts: HashMap::new(), parts: Vec::new() }
     }
 
     /// Calls, or one call, of functions.
-    fn calls(&mut self, writing: &Writing, functions: &[(&str, &Value)], single: bool) -> Result<String> {
+    fn calls(&mut self, writing: &Writing, functions: &[Function], single: bool) -> Result<String> {
         let call = self.call_of(writing, functions)?;
         let [begin, between, end] = writing.calls.map(|text| self.text(text));
         let more = if single { String::new() } else { format!("({between} {call})*") };
@@ -352,8 +366,8 @@ impl Lark {
     }
 
     /// One call of one of the functions.
-    fn call_of(&mut self, writing: &Writing, functions: &[(&str, &Value)]) -> Result<String> {
-        let calls = functions.iter().map(|(name, schema)| self.call(writing, name, schema));
+    fn call_of(&mut self, writing: &Writing, functions: &[Function]) -> Result<String> {
+        let calls = functions.iter().map(|function| self.call(writing, function));
         let calls = calls.collect::<Result<Vec<_>>>()?.join(" | ");
         Ok(self.rule(&calls))
     }
@@ -471,7 +485,7 @@ impl Lark {
     }
 
     /// A call of a function.
-    fn call(&mut self, writing: &Writing, name: &str, schema: &Value) -> Result<String> {
+    fn call(&mut self, writing: &Writing, &Function { name, schema, grammar }: &Function) -> Result<String> {
         let [begin, end] = writing.call.map(|text| self.text(&text.replace("$f", name)));
         let schema = match schema {
             Value::Object(object) if !object.is_empty() => {
@@ -481,6 +495,12 @@ impl Lark {
             }
             _ => json!({"type": "object", "properties": {}, "additionalProperties": false}),
         };
+        let parameter = schema.get("properties").and_then(Value::as_object).and_then(|p| p.keys().next());
+        if let (Some(grammar), Some(key)) = (grammar, parameter) {
+            let arguments = self.held(writing, name, key, grammar)?;
+            let whole = matches!(writing.arguments, Arguments::Whole);
+            return Ok(self.rule(&if whole { arguments } else { format!("{begin} {arguments} {end}") }));
+        }
         let arguments = match &writing.arguments {
             Arguments::Json => Grammar::json_piece(&schema)?,
             Arguments::Whole => return Ok(self.rule(&Grammar::call_piece(name, &schema)?)),
@@ -497,6 +517,25 @@ impl Lark {
             }
         };
         Ok(self.rule(&format!("{begin} {arguments} {end}")))
+    }
+
+    /// The arguments of a function with one string, which is held to a grammar; or all of the call.
+    fn held(&mut self, writing: &Writing, name: &str, key: &str, grammar: &str) -> Result<String> {
+        let json = format!("{{{}: \"", Value::from(key));
+        let (before, after, quoted) = match &writing.arguments {
+            Arguments::Json => (json, "\"}".to_owned(), true),
+            Arguments::Whole => {
+                (format!("{{\"name\": {}, \"parameters\": {json}", Value::from(name)), "\"}}".to_owned(), true)
+            }
+            Arguments::Each { json: [before, after], texts: Texts::None, .. } => {
+                (before.replace("$k", key) + "\"", format!("\"{after}"), true)
+            }
+            Arguments::Each { text: [before, after], .. } => (before.replace("$k", key), after.to_string(), false),
+        };
+        let part = format!("input{}", self.parts.len());
+        let body = format!("{} @{part} {}", self.text(&before), self.text(&after));
+        self.parts.push(Grammar::lark_part(part, grammar, quoted)?);
+        Ok(body)
     }
 
     /// A parameter with its value.

@@ -344,6 +344,56 @@ fn takes(grammar: &Grammar, tokenizer: &Tokenizer, end: u32, text: &str) -> bool
 }
 
 #[test]
+fn inputs_are_of_their_tools_grammars() {
+    let parameters = json!({
+        "type": "object", "properties": {"input": {"type": "string"}}, "required": ["input"], "additionalProperties": false,
+    });
+    // With what JSON escapes.
+    let grammar = r#"
+        start: step~1..2 END
+        step: ("+" | "\\") WORD LF -> line
+        WORD: /[a-c"\\]{1,3}/
+        END: ".\t."
+        %import common.LF
+    "#;
+    let tools =
+        vec![json!({"type": "function", "function": {"name": "patch", "parameters": parameters, "grammar": grammar}})];
+    let step = |line: &str| {
+        let word = line.strip_prefix(['+', '\\']).unwrap_or_default();
+        (1..=3).contains(&word.len()) && word.chars().all(|c| "abc\"\\".contains(c))
+    };
+    let good = |input: &str| {
+        let lines: Vec<&str> = input.split('\n').collect();
+        let (end, steps) = lines.split_last().unwrap();
+        *end == ".\t." && (1..=2).contains(&steps.len()) && steps.iter().all(|line| step(line))
+    };
+    let seen = RefCell::new(BTreeSet::new());
+    cases(|_, case, _, _| {
+        if !seen.borrow_mut().insert(case.template.to_owned()) {
+            return;
+        }
+        let mut random = Random(11);
+        let tokenizer = tokenizer(case.template, &[case.markers, &["<eos>"]].concat(), &[]);
+        let format = Format::of(&tokenizer).unwrap();
+        let end = tokenizer.token_id("<eos>").unwrap();
+        let case = Case { options: ReplyOptions { tools: tools.clone(), ..case.options.clone() }, ..case };
+        let forced = call_grammar(&tokenizer, &tools, None, true).unwrap_or_else(|e| panic!("{format:?}: {e}"));
+        let free = call_or_text(&tokenizer, &tools, true).unwrap().unwrap();
+        let answer = json!({"type": "json_object"});
+        let both = call_or_answer(&tokenizer, &tools, true, &answer).unwrap().unwrap();
+        for _ in 0..4 {
+            let text = written(&tokenizer, &forced, &mut random, end);
+            assert!(takes(&free, &tokenizer, end, &text) && takes(&both, &tokenizer, end, &text), "{format:?}: {text}");
+            let (parts, ..) = case.run(&tokenizer, &tokenizer.encode(&text, false).unwrap());
+            let inputs: Vec<Value> =
+                calls(&parts).into_iter().map(|(_, arguments, _)| arguments["input"].clone()).collect();
+            assert!(matches!(&inputs[..], [Value::String(input)] if good(input)), "{format:?}: {text:?}: {inputs:?}");
+        }
+    });
+    assert_eq!(seen.borrow().len(), 24);
+}
+
+#[test]
 fn calls_and_answers_of_a_format_are_both_free() {
     let parameters = json!({
         "type": "object", "properties": {"n": {"enum": [1, 2]}}, "required": ["n"], "additionalProperties": false,

@@ -1,6 +1,7 @@
 """Cases of /v1/responses, driven by the official client. """
 
 import json
+import re
 import typing
 
 import openai
@@ -218,6 +219,73 @@ def responses_custom(plain, tools, stream):
         got = respond(tools, **ask)
     call = got.output[0]
     equal((call.type, call.name, len(call.input), set(call.input) <= set("abc")), ("custom_tool_call", "patch", 4, True))
+
+
+# With what JSON escapes: line ends, quotation marks, backslashes.
+STEPS = """
+start: step~2 DONE?
+step: mark " " WORD END   // one line
+mark: "+" | "-"
+WORD: /[a-c"\\\\]{2,4}/
+DONE: "\\t.\\n"
+%import common.LF -> END
+"""
+# What Codex offers.
+APPLY = """
+start: begin_patch hunk+ end_patch
+begin_patch: "*** Begin Patch" LF
+end_patch: "*** End Patch" LF?
+
+hunk: add_hunk | delete_hunk | update_hunk
+add_hunk: "*** Add File: " filename LF add_line+
+delete_hunk: "*** Delete File: " filename LF
+update_hunk: "*** Update File: " filename LF change_move? change?
+
+filename: /(.+)/
+add_line: "+" /(.*)/ LF -> line
+
+change_move: "*** Move to: " filename LF
+change: (change_context | change_line)+ eof_line?
+change_context: ("@@" | "@@ " /(.+)/) LF
+change_line: ("+" | "-" | " ") /(.*)/ LF
+eof_line: "*** End of File" LF
+
+%import common.LF
+"""
+
+
+def lark(definition, name="steps"):
+    return {"type": "custom", "name": name, "format": {"type": "grammar", "syntax": "lark", "definition": definition}}
+
+
+@case(*range(6))
+def responses_custom_lark(plain, tools, seed):
+    ask = {"tools": [lark(STEPS), TAKE], "tool_choice": {"type": "custom", "name": "steps"}, "max_output_tokens": 250, "temperature": 2, "extra_body": {"seed": seed}}
+    events = list(respond(tools, stream=True, **ask))
+    got = events[-1].response
+    call = got.output[0]
+    assert re.fullmatch(r'([+-] [a-c"\\]{2,4}\n){2}(\t\.\n)?', call.input), call.input
+    equal("".join(e.delta for e in events if e.type == "response.custom_tool_call_input.delta"), call.input)
+    equal((call.type, call.name, got.status), ("custom_tool_call", "steps", "completed"))
+    equal(respond(tools, **ask).output[0].input, call.input)
+
+
+@case({"type": "custom", "name": "apply_patch"}, "required", "auto")
+def responses_custom_patch(plain, tools, choice):
+    got = respond(tools, tools=[lark(APPLY, "apply_patch"), {"type": "web_search"}], tool_choice=choice, parallel_tool_calls=False, max_output_tokens=60)
+    if choice != "auto":
+        equal(got.output[0].type, "custom_tool_call")
+        assert re.match(r"\*\*\* Begin Patch\n\*\*\* (Add|Delete|Update) File: ", got.output[0].input), got.output[0].input
+
+
+@case(("start: @other", "`@`"), ("start: <|im_end|>", "`<...>`"), ("start: %json {\"type\": \"string\"}", "`%json`"), ("start: A\nA: ~\"x\"", "`~`"),
+      ("start: /a(?=b)/", "look"), ("start: A\n%declare A", "declare"), ("start: other", "other"), ("start: \"a", "lexer error"),
+      ("rule: \"a\"", "no start"), ("", "empty"), ("start: A\nA: /a b/x", "flag `x`"), ("start: \"\\u0001\"", "control character"))
+def responses_custom_lark_refused(plain, tools, grammar, holds):
+    """By its name, and by what it is that is not taken."""
+    for choice in ("auto", "required"):
+        why = refused(lambda: respond(tools, tools=[TAKE, lark(grammar)], tool_choice=choice), 400, "tools")
+        assert "tools[1].format.definition: " in str(why) and holds in str(why), why
 
 
 @case()

@@ -128,6 +128,7 @@ fn ask(body: &mut Body, input: &Value, keeps: bool) -> Result<(Ask, Offered), Ap
         top: if included.iter().any(|i| i == LOGPROBS) { Some(top.unwrap_or(0)) } else { top.filter(|&n| n > 0) },
         format: format(text)?,
         tools: offered.tools.clone(),
+        grammars: offered.grammars.clone(),
         single_call: body.flag("parallel_tool_calls") == Some(false),
         salt: body.text("prompt_cache_key").unwrap_or("").to_string(),
         ..Ask::default()

@@ -2,8 +2,9 @@
 
 use crate::error::ApiError;
 use crate::openai::tools::TOOLS;
+use crate::service::InputGrammar;
 use serde_json::{Value, json};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 /// The one argument of a custom tool.
 pub(crate) const INPUT: &str = "input";
@@ -23,6 +24,8 @@ pub(crate) struct Origin {
 pub(crate) struct Offered {
     /// As a chat offers them.
     pub tools: Vec<Value>,
+    /// What inputs of custom tools are held to, by the name that the model knows.
+    pub grammars: BTreeMap<String, InputGrammar>,
     origins: HashMap<String, Origin>,
 }
 
@@ -43,19 +46,26 @@ fn flat(namespace: Option<&str>, name: &str) -> String {
     }
 }
 
-/// The one argument of a custom tool, and what is added to what the tool is said to be for.
-fn input(format: Option<&Value>, at: &str, warnings: &mut Vec<String>) -> Result<(Value, String), ApiError> {
+/// What the input of a custom tool is held to.
+enum Held {
+    Free,
+    /// As the argument's schema says.
+    Schema,
+    Lark(String),
+}
+
+/// The one argument of a custom tool, what it is held to, and what is added to what the tool is said to be for.
+fn input(format: Option<&Value>, at: &str) -> Result<(Value, Held, String), ApiError> {
     let format = format.unwrap_or(&Value::Null);
     let free = json!({"type": "string"});
     match (text(format, "type"), text(format, "syntax"), text(format, "definition")) {
-        (None | Some("text"), ..) => Ok((free, String::new())),
+        (None | Some("text"), ..) => Ok((free, Held::Free, String::new())),
         (Some("grammar"), Some("regex"), Some(regex)) => {
             let schema = json!({"type": "string", "pattern": format!("^(?:{regex})$")});
-            Ok((schema, format!("\nThe input matches this regular expression:\n{regex}")))
+            Ok((schema, Held::Schema, format!("\nThe input matches this regular expression:\n{regex}")))
         }
         (Some("grammar"), Some("lark"), Some(grammar)) => {
-            warnings.push(format!("{at}.format: the model is shown the grammar and not held to it"));
-            Ok((free, format!("\nThe input follows this grammar:\n{grammar}")))
+            Ok((free, Held::Lark(grammar.into()), format!("\nThe input follows this grammar:\n{grammar}")))
         }
         _ => Err(wrong(at, "has a format that is neither text nor a grammar with syntax (lark, regex) and definition")),
     }
@@ -102,9 +112,11 @@ impl Offered {
         let name = name.ok_or_else(|| wrong(at, "has no name, or one that is empty or longer than 256 bytes"))?;
         let custom = kind == "custom";
         let mut about = text(tool, "description").unwrap_or("").to_string();
+        let mut held = Held::Free;
         let parameters = if custom {
-            let (schema, more) = input(tool.get("format"), at, warnings)?;
+            let (schema, to, more) = input(tool.get("format"), at)?;
             about += &more;
+            held = to;
             json!({"type": "object", "properties": {INPUT: schema}, "required": [INPUT], "additionalProperties": false})
         } else {
             match tool.get("parameters") {
@@ -119,10 +131,12 @@ impl Offered {
             return Ok(());
         }
         let mut function = json!({"name": known, "description": about.trim(), "parameters": parameters});
-        // A grammar that can be held to is.
-        let held = custom && parameters["properties"][INPUT].get("pattern").is_some();
-        if held || tool.get("strict") == Some(&json!(true)) {
+        if !matches!(held, Held::Free) || tool.get("strict") == Some(&json!(true)) {
             function["strict"] = json!(true);
+        }
+        if let Held::Lark(definition) = held {
+            let at = format!("{at}.format.definition");
+            self.grammars.insert(known.clone(), InputGrammar { definition, at });
         }
         self.tools.push(json!({"type": "function", "function": function}));
         self.origins.insert(known, Origin { name: name.into(), namespace: namespace.map(str::to_string), custom });
