@@ -272,7 +272,7 @@ def responses_custom_lark(plain, tools, seed):
 
 @case({"type": "custom", "name": "apply_patch"}, "required", "auto")
 def responses_custom_patch(plain, tools, choice):
-    got = respond(tools, tools=[lark(APPLY, "apply_patch"), {"type": "web_search"}], tool_choice=choice, parallel_tool_calls=False, max_output_tokens=60)
+    got = respond(tools, tools=[lark(APPLY, "apply_patch"), {"type": "web_search"}], tool_choice=choice, parallel_tool_calls=False, max_output_tokens=250)
     if choice != "auto":
         equal(got.output[0].type, "custom_tool_call")
         assert re.match(r"\*\*\* Begin Patch\n\*\*\* (Add|Delete|Update) File: ", got.output[0].input), got.output[0].input
