@@ -103,6 +103,16 @@ fn ctrl_c_stops_a_reply_and_drops_a_line_and_the_conversation_goes_on() {
 }
 
 #[test]
+fn what_is_typed_ahead_is_read() {
+    let mut t = Terminal::new(&["chat", "--no-history", "-m", "2"]);
+    t.shows(">> ");
+    t.types("/tokens\rone\r/tokens\r/quit\r");
+    t.shows("of the context are used");
+    t.shows("of the context are used");
+    assert!(t.program.wait().unwrap().success());
+}
+
+#[test]
 fn alt_enter_begins_a_line() {
     let file = std::env::temp_dir().join(format!("lapis-lines-{}.json", std::process::id()));
     let mut t = Terminal::new(&["chat", "--no-history", "-m", "2"]);
