@@ -15,7 +15,7 @@ pub(crate) struct Arguments {
 pub(crate) fn run(a: Arguments) -> Result<()> {
     // The default limit is set when the first value is computed.
     lapis::array([0.0f32]).square().eval()?;
-    let (instructions, threads) = (lapis_cpu::isa::isa().name(), lapis_cpu::pool::configured_threads()?);
+    let (instructions, threads) = (lapis_cpu::isa::features().name(), lapis_cpu::pool::configured_threads()?);
     let (free, speed) = (available(), bandwidth()?);
     let arithmetic = match lapis_cpu::quant::arithmetic() {
         Arithmetic::Fast => "fast: inputs of packed layers in half precision are 8-bit numbers (LAPIS_EXACT=1: f32)",

@@ -53,6 +53,8 @@ mod halves;
 mod lone;
 mod panel;
 #[cfg(target_arch = "x86_64")]
+mod panel_avx2;
+#[cfg(target_arch = "x86_64")]
 mod panel_avx512;
 mod qmm;
 #[cfg(test)]
@@ -63,6 +65,8 @@ mod quantize;
 mod tests;
 #[cfg(target_arch = "x86_64")]
 mod thin;
+#[cfg(target_arch = "x86_64")]
+mod tiles;
 mod weights;
 
 pub use activations::Rows;

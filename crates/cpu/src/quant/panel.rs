@@ -76,21 +76,19 @@ pub(super) fn unpack(
     assert!(codes <= DEPTH && codes.is_multiple_of(16));
     assert!((block.valid - 1) * block.stride + offset + codes * content.bits / 8 <= block.packed.len());
     #[cfg(target_arch = "x86_64")]
-    if isa == Isa::Avx512 {
-        // SAFETY: the level is present (it was passed), and the reads are within the rows (asserted).
-        return unsafe { super::panel_avx512::unpack(content, block, offset, codes, ahead, panel) };
+    // SAFETY: the level is present (it was passed), and the reads are within the rows (asserted).
+    unsafe {
+        match isa {
+            Isa::Avx512 => return super::panel_avx512::unpack(content, block, offset, codes, ahead, panel),
+            Isa::Avx2 => return super::panel_avx2::unpack(content, block, offset, codes, ahead, panel),
+            _ => {}
+        }
     }
-    let _ = ahead;
-    unpack_plain(isa, content, block, offset, codes, panel);
+    let _ = (isa, ahead);
+    unpack_plain(content, block, offset, codes, panel);
 }
 
-versions! {
-    fn unpack_plain(content: Content, block: &Block, offset: usize, codes: usize, panel: &mut [u8; PANEL])
-        = unpack_body;
-}
-
-#[inline(always)]
-fn unpack_body(content: Content, block: &Block, offset: usize, codes: usize, panel: &mut [u8; PANEL]) {
+fn unpack_plain(content: Content, block: &Block, offset: usize, codes: usize, panel: &mut [u8; PANEL]) {
     let units = panel.as_chunks_mut::<{ 4 * COLUMNS }>().0;
     for column in 0..block.valid {
         let row = &block.packed[column * block.stride + offset..][..codes * content.bits / 8];

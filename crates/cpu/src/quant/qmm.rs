@@ -15,8 +15,10 @@ use super::panel::{self, COLUMNS, Content, DEPTH, FP4_OFFSET, PANEL, SCALE_TILE,
 use super::weights::Weights;
 use super::{dot, fma, halves};
 #[cfg(target_arch = "x86_64")]
-use super::{few_avx2, lone, thin};
+use super::{few_avx2, lone, thin, tiles};
 use crate::isa::Isa;
+#[cfg(target_arch = "x86_64")]
+use crate::isa::features;
 use crate::simd::dispatch_with;
 use crate::{pool, stretch};
 use lapis_core::dtype::Dtype;
@@ -298,6 +300,8 @@ struct Scratch {
     sums: [[f32; COLUMNS]; TASK_ROWS],
     #[cfg(target_arch = "x86_64")]
     few: Few,
+    #[cfg(target_arch = "x86_64")]
+    tiles: tiles::Scratch,
 }
 
 fn with_scratch(work: impl FnOnce(&mut Scratch)) {
@@ -311,6 +315,8 @@ fn with_scratch(work: impl FnOnce(&mut Scratch)) {
             sums: [[0.0; COLUMNS]; TASK_ROWS],
             #[cfg(target_arch = "x86_64")]
             few: Default::default(),
+            #[cfg(target_arch = "x86_64")]
+            tiles: Default::default(),
         })
     });
     work(&mut scratch);
@@ -342,6 +348,12 @@ impl Product<'_> {
             Left::Bytes(x) if rows <= THIN_ROWS && self.strip().is_some_and(|s| self.n.is_multiple_of(s)) => Some(x),
             _ => None,
         }
+    }
+
+    /// Whether the matrix unit multiplies these weights.
+    #[cfg(target_arch = "x86_64")]
+    fn has_tiles(&self) -> bool {
+        self.isa == Isa::Avx512 && features().amx && self.w.format.group() >= tiles::SMALLEST_GROUP
     }
 
     /// Columns of a strip of the kernels for few rows, where there are some: as many as words in a vector.
@@ -451,6 +463,11 @@ impl Product<'_> {
     fn integers(&self, task: &Task, index: usize, x: &Activations, scratch: &mut Scratch) {
         let format = self.w.format;
         let content = Content::of(format);
+        #[cfg(target_arch = "x86_64")]
+        let has_tiles = self.has_tiles();
+        // SAFETY: the machine has AMX.
+        #[cfg(target_arch = "x86_64")]
+        let _shapes = has_tiles.then(|| unsafe { tiles::Shapes::new(format.group()) });
         for slab in 0..self.w.cols.div_ceil(DEPTH) {
             let codes = self.unpack(task, index, slab, scratch);
             let tile = slab * DEPTH / format.group() % TILE_GROUPS * COLUMNS;
@@ -462,6 +479,14 @@ impl Product<'_> {
                 units: format.group() / 4,
                 largest: if content.fp4 { 24 } else { ((1u16 << format.bits()) - 1) as u8 },
             };
+            #[cfg(target_arch = "x86_64")]
+            if has_tiles {
+                let sums = scratch.sums.as_mut_ptr().cast();
+                // SAFETY: a slab of codes and its groups lie behind every pointer; there are sums for `TASK_ROWS` rows, a
+                // multiple of 16; the shapes are set.
+                unsafe { tiles::rows(&step, x, slab, task.pairs, sums, &mut scratch.tiles) };
+                continue;
+            }
             for rows in tiles(task.pairs.len(), dot::ROWS) {
                 let null = dot::Row { codes: std::ptr::null(), scales: std::ptr::null(), sums: std::ptr::null() };
                 let mut left = [null; dot::ROWS];
