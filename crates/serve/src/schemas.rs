@@ -154,7 +154,10 @@ fn openai() -> Named {
     ]);
     let logprobs = object([("content", list(named("TokenLogprob"))), ("refusal", null())]);
     let function = object([("name", text()), ("arguments", text())]);
-    let call = object([("id", text()), ("type", is("function")), ("function", function)]);
+    let function = object([("id", text()), ("type", is("function")), ("function", function)]);
+    let custom = object([("name", text()), ("input", text())]);
+    let custom = object([("id", text()), ("type", is("custom")), ("custom", custom)]);
+    let call = either([function, custom]);
     let said = [("reasoning_content?", text()), ("reasoning?", text())];
     let message = object([("role", is("assistant")), ("content", or_null(text())), ("tool_calls?", list(call))]);
     let finish = || words(["stop", "length", "tool_calls"]);
@@ -164,8 +167,11 @@ fn openai() -> Named {
         ("finish_reason", finish()),
         ("logprobs?", logprobs.clone()),
     ]);
-    let piece = object([("name?", text()), ("arguments", text())]);
-    let begun = object([("index", whole()), ("id?", text()), ("type?", is("function")), ("function", piece)]);
+    let begun = |kind: &str, inside: &str| {
+        let piece = object([("name?", text()), (inside, text())]);
+        object([("index", whole()), ("id?", text()), ("type?", is(kind)), (kind, piece)])
+    };
+    let begun = either([begun("function", "arguments"), begun("custom", "input")]);
     let delta = object([("role?", is("assistant")), ("content?", text()), ("tool_calls?", list(begun))]);
     let changed = object([
         ("index", whole()),

@@ -24,7 +24,7 @@ pub(crate) const TOKENIZE: &[Field] = &[
 /// Fields of a conversation that is only put into text.
 pub(crate) const CONVERSATION: &[Field] = &[
     field("messages", Kind::List(10_000), "A conversation in place of a text."),
-    field("tools", Kind::List(512), "Functions that the model may call."),
+    field("tools", Kind::List(512), "Functions and custom tools that the model may call."),
     field("tool_choice", Kind::Any, "none leaves them out."),
     field("parallel_tool_calls", Kind::Flag, "Taken; the text is the same."),
     field("functions", Kind::List(512), "The older form of tools."),

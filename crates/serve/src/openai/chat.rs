@@ -1,5 +1,6 @@
 //! `/v1/chat/completions`.
 
+use super::calls::{self, Calls};
 use super::{scores, tools};
 use crate::error::{ApiError, Dialect};
 use crate::fields::{Body, Effect, Field, Kind, field, nothing};
@@ -13,6 +14,7 @@ use crate::service::{Ask, Prompt, Service, Ticket, unique};
 use crate::settings::ReasoningField;
 use lapis_lm::reply::Part;
 use serde_json::{Map, Value, json};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -54,8 +56,8 @@ pub(crate) const CHAT: &[Field] = &[
     field("max_completion_tokens", Kind::Integer(1, i64::MAX as i128), "As max_tokens, and counts first."),
     field("logprobs", Kind::Flag, "Tell log-probabilities of tokens."),
     field("top_logprobs", Kind::Integer(0, 20), "And of so many likely others at each place."),
-    field("tools", Kind::List(512), "Functions that the model may call."),
-    field("tool_choice", Kind::Any, "auto, none, required, or a function."),
+    field("tools", Kind::List(512), "Functions and custom tools that the model may call."),
+    field("tool_choice", Kind::Any, "auto, none, required, a tool, or allowed_tools."),
     field("parallel_tool_calls", Kind::Flag, "Several calls in one reply."),
     field("functions", Kind::List(512), "The older form of tools."),
     field("function_call", Kind::Any, "The older form of tool_choice."),
@@ -78,11 +80,11 @@ pub(crate) const CHAT: &[Field] = &[
 /// Who says something in a conversation.
 const ROLES: [&str; 6] = ["system", "developer", "user", "assistant", "tool", "function"];
 
-/// What is asked for in a chat.
+/// What is asked for in a chat, and the names of its custom tools.
 ///
 /// # Errors
 /// Fields that contradict each other, or hold what they may not.
-pub(crate) fn ask(body: &mut Body, service: &Service) -> Result<Ask, ApiError> {
+pub(crate) fn ask(body: &mut Body, service: &Service) -> Result<(Ask, HashSet<String>), ApiError> {
     let mut ask = common(body)?;
     if let Some(modes) = body.get("modalities").and_then(Value::as_array)
         && let Some(other) = modes.iter().find(|m| m.as_str() != Some("text"))
@@ -96,9 +98,9 @@ pub(crate) fn ask(body: &mut Body, service: &Service) -> Result<Ask, ApiError> {
         _ => None,
     };
     ask.thinking = body.count("thinking_budget");
-    tools::read(body, &mut ask)?;
+    let customs = tools::read(body, &mut ask)?;
     ask.prompt = Some(conversation(body, service)?);
-    Ok(ask)
+    Ok((ask, customs))
 }
 
 /// The conversation of a body.
@@ -114,7 +116,8 @@ pub(crate) fn conversation(body: &mut Body, _service: &Service) -> Result<Prompt
         keywords.insert("enable_thinking".into(), json!(thinks));
     }
     effort(&mut keywords, body.text("reasoning_effort"));
-    let messages = body.take("messages").unwrap_or_default();
+    let mut messages = body.take("messages").unwrap_or_default();
+    calls::history(&mut messages)?;
     let list = messages.as_array().map_or(&[][..], Vec::as_slice);
     if list.is_empty() {
         return Err(ApiError::field("messages", "messages is empty: give one at least"));
@@ -256,13 +259,12 @@ fn reasoning(fields: ReasoningField, message: &mut Value, text: &str) {
     }
 }
 
-fn message(spoken: &Spoken, fields: ReasoningField) -> Value {
+fn message(spoken: &Spoken, calls: &Calls, fields: ReasoningField) -> Value {
     let empty = spoken.text.is_empty() && !spoken.calls.is_empty();
     let mut message = json!({"role": "assistant", "content": if empty { Value::Null } else { json!(spoken.text) }});
     reasoning(fields, &mut message, &spoken.reasoning);
     if !spoken.calls.is_empty() {
-        let call = |c: &crate::reply::ToolCall| json!({"id": c.id, "type": "function", "function": {"name": c.name, "arguments": c.arguments}});
-        message["tool_calls"] = spoken.calls.iter().map(call).collect();
+        message["tool_calls"] = spoken.calls.iter().map(|c| calls.whole(c)).collect();
     }
     message
 }
@@ -273,13 +275,13 @@ fn message(spoken: &Spoken, fields: ReasoningField) -> Value {
 /// What is wrong with the request.
 pub(crate) async fn run(service: Arc<Service>, call: Call) -> Outcome {
     let mut body = Body::read(&call.body, &[COMMON, crate::sampling::SAMPLING, CHAT])?;
-    let ask = ask(&mut body, &service)?;
+    let (ask, customs) = ask(&mut body, &service)?;
     let streams = body.flag("stream") == Some(true);
     let counts = body.get("stream_options").and_then(|o| o.get("include_usage")) == Some(&json!(true));
     let (name, n, top) = (ask.model.clone(), ask.n, ask.top);
     let mut ticket = service.submit(ask, &call).await?;
     body.warnings.append(&mut ticket.warnings);
-    let fields = service.settings.reasoning_field;
+    let (fields, calls) = (service.settings.reasoning_field, Calls::new(customs, n));
     let mut answer = if streams {
         let head = Head::new("chatcmpl-", "chat.completion.chunk", &name, &ticket.model);
         let writer = Writer {
@@ -289,6 +291,7 @@ pub(crate) async fn run(service: Arc<Service>, call: Call) -> Outcome {
             top,
             pending: vec![Vec::new(); n],
             replies: Replies::new(n, false),
+            calls,
             id: call.id,
         };
         answer::stream(move |events| writer.write(ticket, events))
@@ -297,17 +300,24 @@ pub(crate) async fn run(service: Arc<Service>, call: Call) -> Outcome {
         let mut replies = Replies::new(n, top.is_some());
         replies.collect(&mut ticket).await?;
         body.warnings.extend(replies.warnings());
-        whole(&head, &replies, &ticket, fields, top.is_some())
+        whole(&head, &replies, &calls, &ticket, fields, top.is_some())
     };
     warn(&mut answer, &body.warnings);
     Ok(answer)
 }
 
-fn whole(head: &Head, replies: &Replies, ticket: &Ticket, fields: ReasoningField, scores: bool) -> Answer {
+fn whole(
+    head: &Head,
+    replies: &Replies,
+    calls: &Calls,
+    ticket: &Ticket,
+    fields: ReasoningField,
+    scores: bool,
+) -> Answer {
     let choice = |(index, spoken): (usize, &Spoken)| {
         let ending = spoken.ending.as_ref().unwrap_or(&Ending::Stop);
         let mut choice = json!({
-            "index": index, "message": message(spoken, fields), "finish_reason": finish(ending, spoken.calls.len()),
+            "index": index, "message": message(spoken, calls, fields), "finish_reason": finish(ending, spoken.calls.len()),
         });
         if scores {
             choice["logprobs"] = scores::chat(&ticket.model.model.tokenizer, &spoken.scored);
@@ -329,6 +339,7 @@ struct Writer {
     /// Tokens whose text has not come out yet.
     pending: Vec<Vec<Scored>>,
     replies: Replies,
+    calls: Calls,
     id: String,
 }
 
@@ -355,13 +366,14 @@ impl Writer {
                 Part::Reasoning(text) => reasoning(self.fields, &mut delta, text),
                 Part::Call { index, .. } => {
                     let Some(call) = self.replies.all[choice].calls.get(*index) else { continue };
-                    delta["tool_calls"] = json!([{
-                        "index": index, "id": call.id, "type": "function",
-                        "function": {"name": call.name, "arguments": ""},
-                    }]);
+                    // What the call before it had held back comes first.
+                    let rest = self.calls.end(choice);
+                    let begun = self.calls.begin(choice, *index, call);
+                    delta["tool_calls"] = rest.into_iter().chain([begun]).collect();
                 }
                 Part::Arguments { index, json } => {
-                    delta["tool_calls"] = json!([{"index": index, "function": {"arguments": json}}]);
+                    let Some(more) = self.calls.go_on(choice, *index, json) else { continue };
+                    delta["tool_calls"] = json!([more]);
                 }
             }
             let mut chunk = self.chunk(choice, delta, None);
@@ -395,6 +407,9 @@ impl Writer {
                     }
                 }
                 Update::Ended { choice, ending, .. } => {
+                    if let Some(rest) = self.calls.end(choice) {
+                        send(self.chunk(choice, json!({"tool_calls": [rest]}), None)).await?;
+                    }
                     let calls = self.replies.all[choice].calls.len();
                     let mut chunk = self.chunk(choice, json!({}), Some(finish(&ending, calls)));
                     if !self.pending[choice].is_empty() {

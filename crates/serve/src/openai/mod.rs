@@ -1,7 +1,9 @@
 //! OpenAI's interface.
 
+pub(crate) mod calls;
 pub(crate) mod chat;
 pub(crate) mod completions;
+pub(crate) mod custom;
 pub(crate) mod embeddings;
 pub(crate) mod models;
 pub(crate) mod rerank;

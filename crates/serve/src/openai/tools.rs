@@ -1,9 +1,11 @@
-//! Tools as OpenAI's clients offer them: functions, the older `functions`, and which of them is to be called.
+//! Tools as a chat's clients offer them: functions, custom tools, the older `functions`, and which is to be called.
 
+use super::custom;
 use crate::error::ApiError;
 use crate::fields::Body;
 use crate::service::{Ask, ToolChoice};
 use serde_json::{Value, json};
+use std::collections::HashSet;
 
 /// Tools at most.
 pub(crate) const TOOLS: usize = 512;
@@ -13,47 +15,78 @@ pub(crate) fn name(tool: &Value) -> Option<&str> {
     tool.get("function")?.get("name")?.as_str()
 }
 
-fn check(tools: &[Value]) -> Result<(), ApiError> {
-    let wrong = |what: String| ApiError::field("tools", what);
+fn wrong(what: String) -> ApiError {
+    ApiError::field("tools", what)
+}
+
+fn check(at: &str, kind: &str, tool: &Value) -> Result<String, ApiError> {
+    let inner = tool.get(kind).unwrap_or(&Value::Null);
+    let name = inner.get("name").and_then(Value::as_str).filter(|n| !n.is_empty() && n.len() <= 256);
+    let name = name.ok_or_else(|| wrong(format!("{at}.{kind}.name is missing, empty or longer than 256 bytes")))?;
+    let parameters = inner.get("parameters").filter(|_| kind == "function");
+    if parameters.is_some_and(|p| !p.is_object() && !p.is_null()) {
+        return Err(wrong(format!("{at}.function.parameters must be a JSON schema")));
+    }
+    Ok(name.to_string())
+}
+
+/// Puts tools into what is asked for, as functions; the names of those that are custom tools.
+fn offer(tools: Vec<Value>, ask: &mut Ask) -> Result<HashSet<String>, ApiError> {
     if tools.len() > TOOLS {
         return Err(wrong(format!("there are {} tools; {TOOLS} are taken", tools.len())));
     }
-    for (i, tool) in tools.iter().enumerate() {
-        let kind = tool.get("type").and_then(Value::as_str);
-        if kind != Some("function") {
-            return Err(wrong(format!("tools[{i}].type must be \"function\"")));
-        }
-        let known = name(tool).is_some_and(|n| !n.is_empty() && n.len() <= 256);
-        if !known {
-            return Err(wrong(format!("tools[{i}].function.name is missing, empty or longer than 256 bytes")));
-        }
-        let parameters = tool["function"].get("parameters");
-        if parameters.is_some_and(|p| !p.is_object() && !p.is_null()) {
-            return Err(wrong(format!("tools[{i}].function.parameters must be a JSON schema")));
-        }
+    let (mut functions, mut customs) = (HashSet::new(), HashSet::new());
+    for (i, tool) in tools.into_iter().enumerate() {
+        let at = format!("tools[{i}]");
+        let tool = match tool.get("type").and_then(Value::as_str) {
+            Some("function") => {
+                functions.insert(check(&at, "function", &tool)?);
+                tool
+            }
+            Some("custom") => {
+                let name = check(&at, "custom", &tool)?;
+                let (function, grammar) = custom::function(&name, &tool["custom"], &format!("{at}.custom"))?;
+                ask.grammars.extend(grammar.map(|grammar| (name.clone(), grammar)));
+                if !customs.insert(name) {
+                    return Err(wrong(format!("{at}.custom.name is that of another tool")));
+                }
+                json!({"type": "function", "function": function})
+            }
+            _ => return Err(wrong(format!("{at}.type must be \"function\" or \"custom\""))),
+        };
+        ask.tools.push(tool);
     }
-    Ok(())
+    match customs.intersection(&functions).next() {
+        Some(name) => Err(wrong(format!("tools has a function and a custom tool of the name {:?}", short(name)))),
+        None => Ok(customs),
+    }
 }
 
-/// Puts the tools of a body into what is asked for.
+/// Puts the tools of a body into what is asked for; the names of those that are custom tools.
 ///
 /// # Errors
 /// Tools that are none; a choice of a tool that is not there.
-pub(crate) fn read(body: &Body, ask: &mut Ask) -> Result<(), ApiError> {
+pub(crate) fn read(body: &Body, ask: &mut Ask) -> Result<HashSet<String>, ApiError> {
     let list = |name: &str| body.get(name).and_then(Value::as_array).cloned();
     let older =
         list("functions").map(|all| all.into_iter().map(|f| json!({"type": "function", "function": f})).collect());
-    ask.tools = list("tools").or(older).unwrap_or_default();
-    check(&ask.tools)?;
+    let customs = offer(list("tools").or(older).unwrap_or_default(), ask)?;
     ask.single_call = body.flag("parallel_tool_calls") == Some(false);
     match (body.get("tool_choice"), body.get("function_call")) {
-        (Some(choice), _) => choose(ask, "tool_choice", choice),
+        (Some(choice), _) => choose(ask, "tool_choice", choice)?,
         (None, Some(choice)) => {
             ask.single_call = true;
-            choose(ask, "function_call", choice)
+            choose(ask, "function_call", choice)?;
         }
-        (None, None) => Ok(()),
+        (None, None) => {}
     }
+    Ok(customs)
+}
+
+/// The name of the tool that a choice is of.
+fn chosen(choice: &Value) -> Option<&str> {
+    let inner = choice.get("function").or(choice.get("custom")).unwrap_or(choice);
+    inner.get("name")?.as_str()
 }
 
 /// Puts a choice among the tools that are asked for into what is asked for.
@@ -62,10 +95,6 @@ pub(crate) fn read(body: &Body, ask: &mut Ask) -> Result<(), ApiError> {
 /// No choice, or one that these tools do not leave.
 pub(crate) fn choose(ask: &mut Ask, param: &str, choice: &Value) -> Result<(), ApiError> {
     let wrong = |what: String| ApiError::field(param, format!("{param} {what}"));
-    let named = |choice: &Value| {
-        let inner = choice.get("function").unwrap_or(choice).get("name").and_then(Value::as_str);
-        inner.map(str::to_string)
-    };
     // Anthropic's clients write {"type": "auto"}, and gateways pass it on.
     let kind = choice.get("type").and_then(Value::as_str);
     let word = choice.as_str().or(kind.filter(|k| matches!(*k, "auto" | "none" | "required" | "any")));
@@ -74,10 +103,10 @@ pub(crate) fn choose(ask: &mut Ask, param: &str, choice: &Value) -> Result<(), A
         (Some("none"), _) => ToolChoice::None,
         (Some("required" | "any"), _) => ToolChoice::Required,
         (Some(other), _) => {
-            return Err(wrong(format!("is {:?}; auto, none, required or a function is taken", short(other))));
+            return Err(wrong(format!("is {:?}; auto, none, required or a tool is taken", short(other))));
         }
         (None, Some("allowed_tools")) => return allowed(choice, ask),
-        (None, _) => ToolChoice::Named(named(choice).ok_or_else(|| wrong("names no function".into()))?),
+        (None, _) => ToolChoice::Named(chosen(choice).ok_or_else(|| wrong("names no tool".into()))?.to_string()),
     };
     possible(ask, param)
 }
@@ -102,8 +131,7 @@ fn allowed(choice: &Value, ask: &mut Ask) -> Result<(), ApiError> {
     let inner = choice.get("allowed_tools").unwrap_or(choice);
     let wrong = |what: &str| ApiError::field("tool_choice", format!("tool_choice.allowed_tools {what}"));
     let tools = inner.get("tools").and_then(Value::as_array).ok_or_else(|| wrong("has no tools"))?;
-    let names: Vec<&str> =
-        tools.iter().filter_map(|t| t.get("function").unwrap_or(t).get("name").and_then(Value::as_str)).collect();
+    let names: Vec<&str> = tools.iter().filter_map(chosen).collect();
     ask.tools.retain(|t| name(t).is_some_and(|n| names.contains(&n)));
     if ask.tools.is_empty() {
         return Err(wrong("names none of the tools"));

@@ -16,6 +16,7 @@ import traceback
 import agents
 import chat  # noqa: F401
 import completions  # noqa: F401
+import customs  # noqa: F401
 import embeddings
 import end  # noqa: F401
 import flags  # noqa: F401

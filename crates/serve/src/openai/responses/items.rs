@@ -1,7 +1,8 @@
 //! Items of a response's input as the messages of a chat.
 
-use super::offered::{INPUT, Offered};
+use super::offered::Offered;
 use crate::error::ApiError;
+use crate::openai::custom;
 use serde_json::{Value, json};
 use std::collections::HashMap;
 
@@ -73,7 +74,7 @@ impl Reader<'_> {
         let name = text(item, "name").ok_or_else(|| wrong(at, "has no name"))?;
         let id = text(item, "call_id").ok_or_else(|| wrong(at, "has no call_id"))?;
         let arguments = match custom {
-            true => json!({INPUT: joined(item.get("input"), &format!("{at}.input"))?}),
+            true => custom::arguments(&joined(item.get("input"), &format!("{at}.input"))?),
             false => item.get("arguments").cloned().unwrap_or(json!("{}")),
         };
         let name = self.offered.known(text(item, "namespace"), name);

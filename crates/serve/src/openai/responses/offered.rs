@@ -1,13 +1,11 @@
 //! Tools of a response: functions, custom tools and namespaces of both, as the functions that models know.
 
 use crate::error::ApiError;
+use crate::openai::custom;
 use crate::openai::tools::TOOLS;
 use crate::service::InputGrammar;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap};
-
-/// The one argument of a custom tool.
-pub(crate) const INPUT: &str = "input";
 
 /// What a function that the model knows is for the client.
 pub(crate) struct Origin {
@@ -43,31 +41,6 @@ fn flat(namespace: Option<&str>, name: &str) -> String {
         None => name.to_string(),
         Some(space) if space.ends_with("__") => format!("{space}{name}"),
         Some(space) => format!("{space}__{name}"),
-    }
-}
-
-/// What the input of a custom tool is held to.
-enum Held {
-    Free,
-    /// As the argument's schema says.
-    Schema,
-    Lark(String),
-}
-
-/// The one argument of a custom tool, what it is held to, and what is added to what the tool is said to be for.
-fn input(format: Option<&Value>, at: &str) -> Result<(Value, Held, String), ApiError> {
-    let format = format.unwrap_or(&Value::Null);
-    let free = json!({"type": "string"});
-    match (text(format, "type"), text(format, "syntax"), text(format, "definition")) {
-        (None | Some("text"), ..) => Ok((free, Held::Free, String::new())),
-        (Some("grammar"), Some("regex"), Some(regex)) => {
-            let schema = json!({"type": "string", "pattern": format!("^(?:{regex})$")});
-            Ok((schema, Held::Schema, format!("\nThe input matches this regular expression:\n{regex}")))
-        }
-        (Some("grammar"), Some("lark"), Some(grammar)) => {
-            Ok((free, Held::Lark(grammar.into()), format!("\nThe input follows this grammar:\n{grammar}")))
-        }
-        _ => Err(wrong(at, "has a format that is neither text nor a grammar with syntax (lark, regex) and definition")),
     }
 }
 
@@ -111,33 +84,28 @@ impl Offered {
         let name = text(tool, "name").filter(|n| !n.is_empty() && n.len() <= 256);
         let name = name.ok_or_else(|| wrong(at, "has no name, or one that is empty or longer than 256 bytes"))?;
         let custom = kind == "custom";
-        let mut about = text(tool, "description").unwrap_or("").to_string();
-        let mut held = Held::Free;
-        let parameters = if custom {
-            let (schema, to, more) = input(tool.get("format"), at)?;
-            about += &more;
-            held = to;
-            json!({"type": "object", "properties": {INPUT: schema}, "required": [INPUT], "additionalProperties": false})
-        } else {
-            match tool.get("parameters") {
-                None | Some(Value::Null) => json!({"type": "object", "properties": {}}),
-                Some(schema @ Value::Object(_)) => schema.clone(),
-                Some(_) => return Err(wrong(at, "has parameters that are no JSON schema")),
-            }
-        };
         let known = flat(namespace, name);
         if self.origins.contains_key(&known) {
             warnings.push(format!("{at}: a second tool of its name was left out"));
             return Ok(());
         }
-        let mut function = json!({"name": known, "description": about.trim(), "parameters": parameters});
-        if !matches!(held, Held::Free) || tool.get("strict") == Some(&json!(true)) {
-            function["strict"] = json!(true);
-        }
-        if let Held::Lark(definition) = held {
-            let at = format!("{at}.format.definition");
-            self.grammars.insert(known.clone(), InputGrammar { definition, at });
-        }
+        let function = if custom {
+            let (function, grammar) = custom::function(&known, tool, at)?;
+            self.grammars.extend(grammar.map(|grammar| (known.clone(), grammar)));
+            function
+        } else {
+            let parameters = match tool.get("parameters") {
+                None | Some(Value::Null) => json!({"type": "object", "properties": {}}),
+                Some(schema @ Value::Object(_)) => schema.clone(),
+                Some(_) => return Err(wrong(at, "has parameters that are no JSON schema")),
+            };
+            let about = text(tool, "description").unwrap_or("").trim();
+            let mut function = json!({"name": known, "description": about, "parameters": parameters});
+            if tool.get("strict") == Some(&json!(true)) {
+                function["strict"] = json!(true);
+            }
+            function
+        };
         self.tools.push(json!({"type": "function", "function": function}));
         self.origins.insert(known, Origin { name: name.into(), namespace: namespace.map(str::to_string), custom });
         Ok(())

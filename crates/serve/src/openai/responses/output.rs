@@ -3,9 +3,9 @@
 //! One item is open at a time; what the model says next either goes on with it or closes it. Whole answers take the
 //! items and streams the events, so that both say the same.
 
-use super::offered::{INPUT, Offered};
+use super::offered::Offered;
 use crate::job::{Ending, Scored};
-use crate::openai::scores;
+use crate::openai::{custom, scores};
 use crate::reply::Spoken;
 use crate::service::{Ticket, unique};
 use lapis_lm::reply::Part;
@@ -28,7 +28,7 @@ struct Open {
     item: Value,
     /// Text, arguments or input so far.
     text: String,
-    inner: Inner,
+    input: custom::Input,
     /// Log-probabilities of its text.
     scored: Vec<Value>,
 }
@@ -85,7 +85,7 @@ impl Output {
                 }
                 Part::Arguments { json, .. } => match self.open.as_mut().map(|o| o.kind) {
                     Some(Kind::Custom) => {
-                        let fresh = self.open.as_mut().map_or(String::new(), |o| o.inner.add(json));
+                        let fresh = self.open.as_mut().map_or(String::new(), |o| o.input.add(json));
                         if !fresh.is_empty() {
                             self.say("response.custom_tool_call_input.delta", &fresh, json!({}), &mut out);
                         }
@@ -131,7 +131,8 @@ impl Output {
     fn add(&mut self, kind: Kind, item: Value, out: &mut Vec<Value>) {
         out.push(json!({"type": "response.output_item.added", "output_index": self.items.len(), "item": item}));
         let id = item["id"].as_str().unwrap_or("").to_string();
-        self.open = Some(Open { kind, id, item, text: String::new(), inner: Inner::default(), scored: Vec::new() });
+        self.open =
+            Some(Open { kind, id, item, text: String::new(), input: custom::Input::default(), scored: Vec::new() });
     }
 
     /// Has a message, or reasoning, open.
@@ -177,7 +178,7 @@ impl Output {
     /// Ends the open item, if any.
     fn close(&mut self, cut: bool, out: &mut Vec<Value>) {
         if self.open.as_ref().is_some_and(|o| o.kind == Kind::Custom) {
-            let rest = self.open.as_ref().map_or(String::new(), |o| o.inner.rest());
+            let rest = self.open.as_ref().map_or(String::new(), |o| o.input.rest());
             if !rest.is_empty() {
                 self.say("response.custom_tool_call_input.delta", &rest, json!({}), out);
             }
@@ -224,90 +225,5 @@ impl Output {
         self.open = None;
         out.push(json!({"type": "response.output_item.done", "output_index": self.items.len(), "item": item}));
         self.items.push(item);
-    }
-}
-
-/// The text in `{"input": "..."}` while the JSON of it comes in pieces.
-#[derive(Default)]
-struct Inner {
-    json: String,
-    /// Bytes of the JSON that are read; none before the text begins.
-    at: Option<usize>,
-    text: String,
-    over: bool,
-}
-
-impl Inner {
-    /// Where the text begins.
-    fn start(&self) -> Option<usize> {
-        let rest = self.json.trim_start().strip_prefix('{')?.trim_start();
-        let rest = rest.strip_prefix(&format!("\"{INPUT}\""))?.trim_start().strip_prefix(':')?.trim_start();
-        Some(self.json.len() - rest.strip_prefix('"')?.len())
-    }
-
-    /// Takes a piece of JSON; the text that is certain with it.
-    fn add(&mut self, piece: &str) -> String {
-        self.json.push_str(piece);
-        self.at = self.at.or_else(|| self.start());
-        let Some(at) = self.at.filter(|_| !self.over) else { return String::new() };
-        let rest = &self.json.as_bytes()[at..];
-        let mut end = 0;
-        while let Some(byte) = rest.get(end) {
-            // An escape is read when all of it is there, and with the one that it makes a character with.
-            let long = match (byte, rest.get(end + 1), rest.get(end + 2), rest.get(end + 3)) {
-                (b'"', ..) => {
-                    self.over = true;
-                    break;
-                }
-                (b'\\', Some(b'u'), Some(b'd' | b'D'), Some(b'8' | b'9' | b'a' | b'b' | b'A' | b'B')) => 12,
-                (b'\\', Some(b'u'), ..) => 6,
-                (b'\\', ..) => 2,
-                _ => 1,
-            };
-            if end + long > rest.len() {
-                break;
-            }
-            end += long;
-        }
-        let fresh: String = serde_json::from_str(&format!("\"{}\"", &self.json[at..at + end])).unwrap_or_default();
-        self.at = Some(at + end);
-        self.text.push_str(&fresh);
-        fresh
-    }
-
-    /// What has not come out when nothing more comes: arguments of another form are the input as they are.
-    fn rest(&self) -> String {
-        let whole: Option<Value> = serde_json::from_str(&self.json).ok();
-        let input = whole.as_ref().and_then(|v| v.get(INPUT)?.as_str());
-        match input {
-            Some(input) => input.strip_prefix(self.text.as_str()).unwrap_or("").to_string(),
-            None if self.text.is_empty() && self.at.is_none() => self.json.clone(),
-            None => String::new(),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_text_of_a_custom_call_comes_in_pieces() {
-        let text = "a \"quoted\"\n\u{1F98A} é\\ end";
-        for json in [
-            json!({INPUT: text}).to_string(),
-            "{ \"input\" : \"a \\\"quoted\\\"\\n\\ud83e\\udd8a \\u00e9\\\\ end\" }".to_string(),
-        ] {
-            for size in 1..9 {
-                let mut inner = Inner::default();
-                let chars: Vec<char> = json.chars().collect();
-                let got: String = chars.chunks(size).map(|c| inner.add(&c.iter().collect::<String>())).collect();
-                assert_eq!((got.as_str(), inner.rest().as_str()), (text, ""), "{json} by {size}");
-            }
-        }
-        let mut other = Inner::default();
-        assert_eq!((other.add("{\"patch\": 5}"), other.rest()), (String::new(), "{\"patch\": 5}".into()));
-        let mut cut = Inner::default();
-        assert_eq!((cut.add("{\"input\": \"ab\\"), cut.rest()), ("ab".into(), String::new()));
     }
 }
