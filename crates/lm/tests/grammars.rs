@@ -363,7 +363,7 @@ fn a_schema_is_relaxed_by_what_is_not_supported_and_no_more() {
     let many: Vec<Value> = (0..2000).map(|_| json!({"not": {}})).collect();
     let begun = std::time::Instant::now();
     let outcome = Grammar::relax(&t, &json!({"anyOf": many}));
-    assert!(outcome.is_err() && begun.elapsed().as_secs() < 6, "{:?}", begun.elapsed());
+    assert!(outcome.is_err() && begun.elapsed().as_secs() < 30, "{:?}", begun.elapsed());
 }
 
 #[test]
@@ -398,7 +398,7 @@ fn hostile_grammars_end_soon_and_are_refused() {
         // Of what is written when one comes to it, only the beginning can be tried.
         assert!(outcome.is_err() || name == "pattern", "{name} is taken");
         begin(outcome);
-        assert!(begun.elapsed().as_secs() < 6, "{name}: {:?}", begun.elapsed());
+        assert!(begun.elapsed().as_secs() < 30, "{name}: {:?}", begun.elapsed());
     }
     let towers = "(((a{999}){999}){999}){999}";
     let long = "a".repeat(100_000);
@@ -409,7 +409,7 @@ fn hostile_grammars_end_soon_and_are_refused() {
         // Counts cost nothing until text comes to them.
         assert!(outcome.is_err() || text.contains("999"), "{text:.40} is taken");
         begin(outcome);
-        assert!(begun.elapsed().as_secs() < 6, "{text:.40}: {:?}", begun.elapsed());
+        assert!(begun.elapsed().as_secs() < 30, "{text:.40}: {:?}", begun.elapsed());
     }
     let grammars = [
         deep("(", ")", 5_000),
@@ -428,7 +428,7 @@ fn hostile_grammars_end_soon_and_are_refused() {
     for text in &grammars {
         let begun = std::time::Instant::now();
         begin(Grammar::lark(&t, text));
-        assert!(begun.elapsed().as_secs() < 6, "{text:.40}: {:?}", begun.elapsed());
+        assert!(begun.elapsed().as_secs() < 30, "{text:.40}: {:?}", begun.elapsed());
     }
 }
 

@@ -8,9 +8,12 @@ use lapis_lm::reply::{call_grammar, call_or_answer, call_or_text};
 use lapis_lm::tokenizer::Tokenizer;
 use serde_json::{Value, json};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 /// Grammars that are kept.
 const KEPT: usize = 64;
+/// What the tools of a request may take to be looked at, one after the other.
+const TOOLS: Duration = Duration::from_secs(30);
 
 /// What a reply is held to.
 #[derive(Clone)]
@@ -46,7 +49,7 @@ impl Grammars {
         &self,
         loaded: &Loaded,
         ask: &Ask,
-        told: impl FnOnce(std::time::Duration, &[String]),
+        told: impl FnOnce(Duration, &[String]),
     ) -> Result<Option<Held>, ApiError> {
         let calls = match &ask.tool_choice {
             ToolChoice::Required | ToolChoice::Named(_) => Calls::Must,
@@ -70,7 +73,7 @@ impl Grammars {
         if let Some(held) = self.kept(&key) {
             return Ok(Some(held));
         }
-        let began = std::time::Instant::now();
+        let began = Instant::now();
         let tokenizer = &loaded.model.tokenizer;
         let mut warnings = Vec::new();
         let tools = match calls {
@@ -127,8 +130,14 @@ fn tools(
     calls: Calls,
     warnings: &mut Vec<String>,
 ) -> Result<Vec<Value>, ApiError> {
+    let begun = Instant::now();
     let mut out = ask.tools.clone();
     for (i, tool) in out.iter_mut().enumerate() {
+        if begun.elapsed() > TOOLS {
+            let most = TOOLS.as_secs();
+            let why = format!("the schemas of the first {i} tools take more than {most} s to compile: simplify them");
+            return Err(ApiError::field("tools", why));
+        }
         let name = tool["function"]["name"].as_str().unwrap_or("").to_owned();
         let strict = strict(tool);
         let function = &mut tool["function"];

@@ -4,6 +4,7 @@
 //! that what a grammar accepts is right and what it cannot say is refused by name, and bounds time and memory. It knows
 //! tokens and their bytes, and nothing of models.
 
+mod clock;
 mod constraint;
 mod format;
 mod gbnf;
@@ -25,6 +26,7 @@ use serde_json::{Value, json};
 
 use crate::sample::Constraint;
 use crate::tokenizer::{Thinking, Tokenizer};
+use clock::Clock;
 use constraint::{Afterwards, Masked};
 pub(crate) use format::{ANSWER, Answer};
 use schema::Fault;
@@ -38,8 +40,14 @@ const MAX_REGEX: usize = 32 << 10;
 const MAX_NESTING: usize = 64;
 /// Of the thread that compiles; what is not touched costs nothing.
 const STACK: usize = 128 << 20;
-/// No grammar within the other limits takes that long.
-const TIME: Duration = Duration::from_secs(5);
+/// What compiling may take of a processor: of the schemas that are small enough, 2000 properties take half of it, and none
+/// of the JSON-Schema-Test-Suite 40 ms.
+const TIME: Duration = Duration::from_secs(1);
+/// What the grammar of all tools together may take, each of which is within the other: 512 of eight parameters
+/// take more than a second.
+const TOOLS: Duration = Duration::from_secs(5);
+/// What it may take by the clock: a machine that is busy with other things does not make a good grammar a bad one.
+const WAIT: Duration = Duration::from_secs(60);
 
 /// What a text may be.
 ///
@@ -78,7 +86,7 @@ impl Grammar {
     pub fn json_schema(tokenizer: &Tokenizer, schema: &Value) -> Result<Grammar> {
         let tokens = tokenizer.grammar_tokens()?;
         let schema = schema.clone();
-        Grammar::make(tokens, move |tokens| compile_schema(tokens, &schema).map_err(|fault| fault.error))
+        Grammar::make(tokens, TIME, move |tokens| compile_schema(tokens, &schema).map_err(|fault| fault.error))
     }
 
     /// A schema as near to `schema` as grammars can say, and what it leaves out: all that is valid under `schema` is valid
@@ -89,7 +97,7 @@ impl Grammar {
     pub fn relax(tokenizer: &Tokenizer, schema: &Value) -> Result<(Value, Vec<String>)> {
         let tokens = tokenizer.grammar_tokens()?;
         let schema = schema.clone();
-        Grammar::work(tokens, move |tokens| relax::relaxed(tokens, schema))
+        Grammar::work(tokens, TIME, move |tokens| relax::relaxed(tokens, schema))
     }
 
     /// A JSON object.
@@ -150,7 +158,8 @@ impl Grammar {
 
     fn compiled(what: &'static str, tokenizer: &Tokenizer, grammar: TopLevelGrammar) -> Result<Grammar> {
         let tokens = tokenizer.grammar_tokens()?;
-        Grammar::make(tokens, move |tokens| {
+        let most = if what == "tools" { TOOLS } else { TIME };
+        Grammar::make(tokens, most, move |tokens| {
             tokens
                 .factory
                 .create_parser(grammar)
@@ -221,6 +230,7 @@ impl Grammar {
     /// Compiles a grammar, and begins it.
     fn make(
         tokens: Arc<Tokens>,
+        most: Duration,
         compile: impl FnOnce(&Tokens) -> Result<TokenParser> + Send + 'static,
     ) -> Result<Grammar> {
         let compile = |tokens: &Tokens| {
@@ -229,28 +239,37 @@ impl Grammar {
                 parser
             })
         };
-        let parser = Grammar::work(Arc::clone(&tokens), compile)?;
+        let parser = Grammar::work(Arc::clone(&tokens), most, compile)?;
         Ok(Grammar { tokens, parser: Mutex::new(parser) })
     }
 
     /// Works where there is enough stack, and not for too long.
     fn work<T: Send + 'static>(
         tokens: Arc<Tokens>,
+        most: Duration,
         work: impl FnOnce(&Tokens) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let (sender, receiver) = mpsc::sync_channel(1);
+        let (told, clock) = mpsc::sync_channel(1);
         let thread = thread::Builder::new().name("grammar".into()).stack_size(STACK);
         let begun = thread.spawn(move || {
             // Where nobody waits any more, let it go.
+            let _ = told.send(Clock::new());
             let _ = sender.send(work(&tokens));
         });
         begun.map_err(|e| Error::memory(format!("[grammar] no thread to compile it: {e}")))?;
-        match receiver.recv_timeout(TIME) {
-            Ok(done) => done,
-            Err(mpsc::RecvTimeoutError::Timeout) => {
-                Err(Error::value(format!("[grammar] it takes more than {} s to compile", TIME.as_secs())))
+        let never = || Error::value("[grammar] it cannot be compiled");
+        let clock = clock.recv().map_err(|_| never())?;
+        loop {
+            let left = clock.left(most);
+            match receiver.recv_timeout(left) {
+                Ok(done) => return done,
+                Err(mpsc::RecvTimeoutError::Timeout) if left > Duration::ZERO => {}
+                Err(mpsc::RecvTimeoutError::Timeout) => {
+                    return Err(Error::value(format!("[grammar] it takes more than {} s to compile", most.as_secs())));
+                }
+                Err(mpsc::RecvTimeoutError::Disconnected) => return Err(never()),
             }
-            Err(mpsc::RecvTimeoutError::Disconnected) => Err(Error::value("[grammar] it cannot be compiled")),
         }
     }
 
@@ -306,10 +325,10 @@ fn compile_schema(tokens: &Tokens, schema: &Value) -> std::result::Result<TokenP
         Err(why) => why,
     };
     // The smallest schema with the same fault says where it is.
-    let begun = std::time::Instant::now();
+    let clock = Clock::new();
     let again = schema::supported(schema, true)?;
     let place = again.parts.into_iter().find(|(_, part)| {
-        begun.elapsed() < TIME / 4
+        clock.left(TIME) > TIME / 4
             && json_parser(tokens, schema::with_defs(part.clone(), &again.defs)).is_err_and(|other| other == why)
     });
     let path = place.map_or(String::new(), |p| p.0);
