@@ -3,6 +3,8 @@
 use super::Running;
 use crate::sample::{Choice, Constraint, Sampling};
 use lapis::{Array, Dtype, Result, ops};
+use std::borrow::Cow;
+use std::cell::RefCell;
 
 /// Logits of some rows, and what the likeliest token of each takes.
 pub(super) struct Likeliest {
@@ -10,6 +12,8 @@ pub(super) struct Likeliest {
     token: Array,
     peak: Array,
     norm: Array,
+    /// Where a row is changed: pages for each row anew would cost as much as choosing from it.
+    copy: RefCell<Vec<f32>>,
 }
 
 /// The likeliest token of each row, its logit, and the logarithm of the sum of all.
@@ -23,6 +27,7 @@ impl Likeliest {
             token,
             norm: ops::logsumexp(&logits, -1, false)?,
             logits,
+            copy: RefCell::default(),
         })
     }
 
@@ -34,8 +39,37 @@ impl Likeliest {
         Ok((self.token.to_vec()?, self.peak.to_vec()?, self.norm.to_vec()?))
     }
 
-    pub(super) fn row(&self, i: usize) -> Result<Vec<f32>> {
-        ops::slice(&self.logits, &[(Some(i as i64), Some(i as i64 + 1), 1)])?.to_vec()
+    /// Row `i`, where it lies if all rows lie one after the other.
+    fn row(&self, i: usize) -> Result<Cow<'_, [f32]>> {
+        let width = self.logits.dim(-1);
+        match self.logits.as_slice() {
+            Ok(all) => Ok(Cow::Borrowed(&all[i * width..][..width])),
+            Err(_) => {
+                let row = ops::slice(&self.logits, &[(Some(i as i64), Some(i as i64 + 1), 1)])?;
+                Ok(Cow::Owned(row.to_vec()?))
+            }
+        }
+    }
+
+    /// Chooses from row `i`, and gives the row as the choice was made from it to `then`.
+    fn choose_from<T>(
+        &self,
+        i: usize,
+        sampling: &Sampling,
+        history: &[u32],
+        choice: u64,
+        constraint: Option<&mut dyn Constraint>,
+        then: impl FnOnce(Choice, &[f32]) -> T,
+    ) -> Result<T> {
+        let row = self.row(i)?;
+        if constraint.is_none() && sampling.takes_logits_as_they_are() {
+            return Ok(then(sampling.draw(&row, history, choice)?, &row));
+        }
+        let mut copy = self.copy.borrow_mut();
+        copy.clear();
+        copy.extend_from_slice(&row);
+        let chosen = sampling.choose(&mut copy, history, choice, constraint)?;
+        Ok(then(chosen, &copy))
     }
 
     /// The token of row `i` that follows `history`.
@@ -52,7 +86,7 @@ impl Likeliest {
         if sampling.is_plain() && constraint.is_none() && norms[i].is_finite() && peaks[i].is_finite() {
             return Ok(Choice { token: tokens[i], logprob: peaks[i] - norms[i] });
         }
-        sampling.choose(&mut self.row(i)?, history, choice, constraint)
+        self.choose_from(i, sampling, history, choice, constraint, |chosen, _| chosen)
     }
 
     /// As [`Likeliest::choose`] for a request, with the likeliest tokens that it wants to hear of.
@@ -63,8 +97,7 @@ impl Likeliest {
             let chosen = self.choose(best, i, &request.sampling, &of.tokens, request.choice, constraint)?;
             return Ok((chosen, Vec::new()));
         }
-        let mut row = self.row(i)?;
-        let chosen = request.sampling.choose(&mut row, &of.tokens, request.choice, constraint)?;
-        Ok((chosen, crate::sample::likeliest(&row, request.top)))
+        let told = |chosen, row: &[f32]| (chosen, crate::sample::likeliest(row, request.top));
+        self.choose_from(i, &request.sampling, &of.tokens, request.choice, constraint, told)
     }
 }

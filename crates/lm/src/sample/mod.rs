@@ -123,7 +123,12 @@ impl Sampling {
 
     /// Whether the likeliest token of the logits as they are is taken.
     pub fn is_plain(&self) -> bool {
-        self.temperature == 0.0 && self.logit_bias.is_empty() && !self.penalizes()
+        self.temperature == 0.0 && self.takes_logits_as_they_are()
+    }
+
+    /// Whether nothing is added to logits before one of them is chosen.
+    pub(crate) fn takes_logits_as_they_are(&self) -> bool {
+        self.logit_bias.is_empty() && !self.penalizes()
     }
 
     fn penalizes(&self) -> bool {
@@ -150,7 +155,7 @@ impl Sampling {
     }
 
     /// From logits as they are now.
-    fn draw(&self, logits: &[f32], history: &[u32], choice: u64) -> Result<Choice> {
+    pub(crate) fn draw(&self, logits: &[f32], history: &[u32], choice: u64) -> Result<Choice> {
         let Some(row) = Row::new(logits) else {
             let n = history.len();
             return Err(Error::eval(format!(
