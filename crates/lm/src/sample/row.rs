@@ -6,6 +6,8 @@
 
 /// Sums are kept of so many tokens each.
 const BLOCK: usize = 1024;
+/// Tokens whose largest logit is looked at first.
+const GROUP: usize = 64;
 const LANES: usize = 16;
 
 /// A row of logits that are numbers.
@@ -38,14 +40,20 @@ impl<'a> Row<'a> {
 
     /// All tokens at least this likely, with their log-probabilities.
     pub(super) fn above(&self, level: f32) -> Vec<(u32, f32)> {
-        let all = self.logits.iter().enumerate().map(|(i, &x)| (i as u32, x - self.norm));
-        all.filter(|k| k.1 >= level).collect()
+        let mut all = Vec::new();
+        // Most groups have no token that is likely, as their largest says.
+        let groups = self.logits.chunks(GROUP).enumerate();
+        for (at, group) in groups.filter(|(_, group)| maximum(group) - self.norm >= level) {
+            let own = group.iter().enumerate().map(|(i, &x)| ((at * GROUP + i) as u32, x - self.norm));
+            all.extend(own.filter(|k| k.1 >= level));
+        }
+        all
     }
 
     /// Tokens among which are the `n` likeliest, and all that are as likely as one of them.
     pub(super) fn likely(&self, n: usize) -> Vec<(u32, f32)> {
         // There are as many tokens as groups at least as likely as the least of their best.
-        let mut best: Vec<f32> = self.logits.chunks(64).map(maximum).collect();
+        let mut best: Vec<f32> = self.logits.chunks(GROUP).map(maximum).collect();
         if n == 0 || n > best.len() {
             return self.above(f32::NEG_INFINITY);
         }

@@ -45,7 +45,7 @@ def ends(model):
 
 
 async def throughput(server, flags):
-    """Tokens per second of all clients together, while all of them write."""
+    """Tokens per second of all clients together, while all of them write, and the share of that time in the engine's steps."""
     rates = []
     for _ in range(flags.trials):
         streams = asyncio.gather(*(ask(server.port, body(flags)) for _ in range(flags.clients)))
@@ -54,12 +54,13 @@ async def throughput(server, flags):
             m = await asyncio.to_thread(server.metrics)
             # From when the last prompt was read on: all have written a token.
             if m["running"] == flags.clients and m["output_tokens_total"] - before > 2 * flags.clients:
-                seen.append((time.monotonic(), m["output_tokens_total"]))
+                seen.append((time.monotonic(), m["output_tokens_total"], m["step_seconds_sum"]))
             await asyncio.sleep(0.25)
         assert all(status in ("length", "stop") for _, status, _ in await streams), streams
         seen = seen[len(seen) // 4 :]
-        rates.append((seen[-1][1] - seen[0][1]) / (seen[-1][0] - seen[0][0]))
-    return statistics.median(rates)
+        lasted, tokens, stepped = (last - first for first, last in zip(seen[0], seen[-1]))
+        rates.append((tokens / lasted, stepped / lasted))
+    return [statistics.median(column) for column in zip(*rates)]
 
 
 FIELDS = {
@@ -115,7 +116,7 @@ def main():
     try:
         server.wait()
         flags.ends = {str(i): -100 for i in ends(flags.model)}  # no reply ends early
-        rate = asyncio.run(throughput(server, flags))
+        rate, stepped = asyncio.run(throughput(server, flags))
         print(f"engine {engine:.1f}, served {rate:.1f} tokens per second", file=sys.stderr, flush=True)
         waited = asyncio.run(waits(server, flags))
         cancelled = asyncio.run(cancels(server, flags))
@@ -124,6 +125,7 @@ def main():
         server.process.wait()
     print(json.dumps({
         "cores": os.cpu_count(), "engine_tokens_per_second": round(engine, 1), "served_tokens_per_second": round(rate, 1), "ratio": round(rate / engine, 3),
+        "share of the time in steps": round(stepped, 3),
         "eight tokens": waited, "cancel": spread(cancelled),
     }, indent=1))
 
