@@ -323,6 +323,8 @@ fn grammars_hold() {
         "json_schema": {"name": "x", "strict": true, "schema": {"not": {}}}}})),
     );
     assert_eq!((status, &error["error"]["param"]), (400, &json!("response_format")), "{error}");
+    let (status, error) = post(at, "/v1/chat/completions", &chat(json!({"chat_template_kwargs": {"messages": []}})));
+    assert_eq!((status, &error["error"]["param"]), (400, &json!("chat_template_kwargs")), "{error}");
 }
 
 #[test]

@@ -33,7 +33,7 @@ const MAX_RECURSION: usize = 128;
 const CALL_COST: usize = 4;
 
 /// Names that keywords cannot have.
-const RESERVED: [&str; 4] = ["messages", "tools", "add_generation_prompt", "tokenize"];
+pub const RESERVED: [&str; 4] = ["messages", "tools", "add_generation_prompt", "tokenize"];
 
 /// A compiled chat template.
 ///

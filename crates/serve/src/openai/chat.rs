@@ -13,6 +13,7 @@ use crate::sampling::wishes;
 use crate::service::{Ask, Prompt, Service, Ticket, unique};
 use crate::settings::ReasoningField;
 use lapis_lm::reply::Part;
+use lapis_lm::template::RESERVED;
 use serde_json::{Map, Value, json};
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -112,6 +113,10 @@ pub(crate) fn conversation(body: &mut Body, _service: &Service) -> Result<Prompt
         Some(Value::Object(keywords)) => keywords,
         _ => Map::new(),
     };
+    if let Some(name) = RESERVED.iter().find(|name| keywords.contains_key(**name)) {
+        let why = format!("chat_template_kwargs.{name} is reserved: use another name");
+        return Err(ApiError::field("chat_template_kwargs", why));
+    }
     if let Some(thinks) = body.flag("enable_thinking") {
         keywords.insert("enable_thinking".into(), json!(thinks));
     }
