@@ -3,7 +3,7 @@
 //! The first row of a file says which format all of them have. A row that cannot be taken is an error that names file and line.
 
 use crate::Settings;
-use crate::sources::{self, Rows, Slice, Source};
+use crate::sources::{Faults, Rows, Slice, Source};
 use lapis::{Error, Result};
 use lapis_lm::LanguageModel;
 use lapis_lm::template::Chat;
@@ -183,25 +183,28 @@ fn samples(files: Vec<Rows>, model: &LanguageModel, s: &Settings, note: &mut dyn
     for file in files {
         samples.extend(parse(file, model, s)?);
     }
-    let lengths = samples.iter().filter_map(|s: &Sample| s.rows().map(|r| r.tokens.len()).max());
-    let long: Vec<usize> = lengths.filter(|&n| n > s.max_seq_length).collect();
+    let most = s.max_seq_length;
+    let length = |s: &Sample| s.rows().map(|r| r.tokens.len()).max().unwrap_or(0);
+    let long: Vec<usize> = samples.iter().map(length).filter(|&n| n > most).collect();
     if let Some(longest) = long.iter().max() {
-        note(&format!(
-            "{shown}: {} of {} samples are longer than {} tokens, the longest {longest}; they are cut. Split them, or give a larger \
-             --max-seq-length",
-            long.len(),
-            samples.len(),
-            s.max_seq_length
-        ));
+        let (n, all) = (long.len(), samples.len());
+        let what = format!("{shown}: {n} of {all} samples are longer than {most} tokens, the longest {longest}");
+        let help = "Split them, or give a larger --max-seq-length";
+        match s.on_long.as_str() {
+            "error" => return Err(Error::value(format!("[lora] {what}\n  {help}, or --on-long cut or skip"))),
+            "skip" => samples.retain(|s| length(s) <= most),
+            _ => {}
+        }
+        let done = if s.on_long == "skip" { "left out" } else { "cut" };
+        note(&format!("{what}; they are {done}. {help}"));
     }
     let before = samples.len();
-    let of_use = |sample: &Sample| sample.rows().all(|r| r.offset.max(1) < r.tokens.len().min(s.max_seq_length));
+    let of_use = |sample: &Sample| sample.rows().all(|r| r.offset.max(1) < r.tokens.len().min(most));
     let samples: Vec<Sample> = samples.into_iter().filter(of_use).collect();
     if samples.len() < before {
         note(&format!(
-            "{shown}: {} of {before} samples are left out: nothing in them is to be learned (after the prompt, within {} tokens)",
-            before - samples.len(),
-            s.max_seq_length
+            "{shown}: {} of {before} samples are left out: nothing in them is to be learned (after the prompt, within {most} tokens)",
+            before - samples.len()
         ));
     }
     match samples.is_empty() {
@@ -212,27 +215,35 @@ fn samples(files: Vec<Rows>, model: &LanguageModel, s: &Settings, note: &mut dyn
 
 /// The samples of a file's rows.
 pub(crate) fn parse(file: Rows, model: &LanguageModel, s: &Settings) -> Result<Vec<Sample>> {
-    let (mut format, mut samples) = (None, Vec::new());
-    for (line, row) in file.rows {
-        let bad = |why: &str| sources::bad(&file.shown, line, why);
-        let own = Format::of(&row, s).ok_or_else(|| {
-            let known = match s.prefers() {
-                true => format!("{}, as --train-mode {} asks for", Format::Pairs.keys(s), s.train_mode),
-                false => [Format::Completions, Format::Chat, Format::Text].map(|f| f.keys(s)).join("; or "),
-            };
-            let has = row.keys().map(|k| format!("{k:?}")).collect::<Vec<_>>().join(", ");
-            let pairs = row.contains_key("chosen") && row.contains_key("rejected") && !s.prefers();
-            let hint = if pairs { " (--train-mode dpo or orpo learns from pairs)" } else { "" };
-            bad(&format!("the row has {has}; it needs {known}{hint}"))
-        })?;
-        let first = *format.get_or_insert(own);
-        if own != first {
-            let (own, first) = (own.keys(s), first.keys(s));
-            return Err(bad(&format!("the row has {own}, those before {first}: a file has one format")));
+    let (mut format, mut samples, mut faults) = (None, Vec::new(), Faults::of(&file.shown));
+    for (line, row) in &file.rows {
+        let parsed = Format::of(row, s).ok_or_else(|| unknown(row, s)).and_then(|own| {
+            let first = *format.get_or_insert(own);
+            if own != first {
+                let (own, first) = (own.keys(s), first.keys(s));
+                return Err(format!("the row has {own}, those before {first}: a file has one format"));
+            }
+            sample(row, own, model, s).map_err(|e| untitled(e.message()).to_string())
+        });
+        match parsed {
+            Ok(sample) => samples.push(sample),
+            Err(why) => faults.add(*line, &why),
         }
-        samples.push(sample(&row, own, model, s).map_err(|e| bad(untitled(e.message())))?);
     }
+    faults.none()?;
     Ok(samples)
+}
+
+/// Why a row has no format.
+fn unknown(row: &Map<String, Value>, s: &Settings) -> String {
+    let known = match s.prefers() {
+        true => format!("{}, as --train-mode {} asks for", Format::Pairs.keys(s), s.train_mode),
+        false => [Format::Completions, Format::Chat, Format::Text].map(|f| f.keys(s)).join("; or "),
+    };
+    let has = row.keys().map(|k| format!("{k:?}")).collect::<Vec<_>>().join(", ");
+    let pairs = row.contains_key("chosen") && row.contains_key("rejected") && !s.prefers();
+    let hint = if pairs { " (--train-mode dpo or orpo learns from pairs)" } else { "" };
+    format!("the row has {has}; it needs {known}{hint}")
 }
 
 /// An error without the name of the op.

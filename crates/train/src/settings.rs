@@ -97,6 +97,8 @@ pub struct Settings {
     pub keep_checkpoints: Option<usize>,
     /// What a loss that is no number does: `stop` or `skip`.
     pub on_nan: String,
+    /// What becomes of samples that are too long: `cut`, `skip` or `error`.
+    pub on_long: String,
     /// A file of prompts, one a line, that the report answers with the trained model.
     pub eval_prompts: Option<String>,
     /// Count one target of padding in a row that is shorter than its batch, as mlx-lm does.
@@ -185,6 +187,7 @@ impl Default for Settings {
             patience: None,
             keep_checkpoints: None,
             on_nan: "stop".into(),
+            on_long: "cut".into(),
             eval_prompts: None,
             exact_reference_loss: false,
         }
@@ -297,6 +300,7 @@ impl Settings {
             ("fine_tune_type", &self.fine_tune_type, &["lora", "dora", "full"][..]),
             ("optimizer", &self.optimizer, &["adam", "adamw", "muon", "sgd", "adafactor"]),
             ("on_nan", &self.on_nan, &["stop", "skip"]),
+            ("on_long", &self.on_long, &["cut", "skip", "error"]),
             ("train_mode", &self.train_mode, &["sft", "dpo", "orpo"]),
             ("dpo_loss_type", &self.dpo_loss_type, &["sigmoid", "hinge", "ipo", "dpop"]),
         ] {

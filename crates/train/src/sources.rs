@@ -143,20 +143,55 @@ fn read(file: &Path) -> Result<Rows> {
 }
 
 /// What is wrong in a line.
-pub(crate) fn bad(shown: &str, line: usize, why: &str) -> Error {
+fn bad(shown: &str, line: usize, why: &str) -> Error {
     Error::value(format!("[lora] {shown}:{line}: {why}"))
+}
+
+/// What is wrong in the rows of a file: the first few, and how many there are.
+pub(crate) struct Faults<'a> {
+    shown: &'a str,
+    first: Vec<String>,
+    all: usize,
+}
+
+impl Faults<'_> {
+    const SHOWN: usize = 5;
+
+    pub(crate) fn of(shown: &str) -> Faults<'_> {
+        Faults { shown, first: Vec::new(), all: 0 }
+    }
+
+    pub(crate) fn add(&mut self, line: usize, why: &str) {
+        self.all += 1;
+        if self.first.len() < Faults::SHOWN {
+            self.first.push(format!("{}:{line}: {why}", self.shown));
+        }
+    }
+
+    /// # Errors
+    /// There are some.
+    pub(crate) fn none(mut self) -> Result<()> {
+        if self.all > self.first.len() {
+            self.first.push(format!("{} rows are bad; the first {} are shown", self.all, Faults::SHOWN));
+        }
+        match self.first.is_empty() {
+            true => Ok(()),
+            false => Err(Error::value(format!("[lora] {}", self.first.join("\n  ")))),
+        }
+    }
 }
 
 /// Rows of JSON, one a line.
 pub(crate) fn lines(text: &str, shown: String) -> Result<Rows> {
-    let mut rows = Vec::new();
+    let (mut rows, mut faults) = (Vec::new(), Faults::of(&shown));
     for (i, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
         match serde_json::from_str(line) {
             Ok(Value::Object(row)) => rows.push((i + 1, row)),
-            Ok(_) => return Err(bad(&shown, i + 1, "the line is no JSON object")),
-            Err(e) => return Err(bad(&shown, i + 1, &e.to_string())),
+            Ok(_) => faults.add(i + 1, "the line is no JSON object"),
+            Err(e) => faults.add(i + 1, &e.to_string()),
         }
     }
+    faults.none()?;
     Ok(Rows { shown, rows })
 }
 
@@ -164,11 +199,12 @@ pub(crate) fn lines(text: &str, shown: String) -> Result<Rows> {
 fn csv(text: &str, shown: String) -> Result<Rows> {
     let mut records = records(text.trim_start_matches('\u{feff}'), &shown)?.into_iter();
     let names = records.next().map_or(Vec::new(), |(_, names)| names);
-    let mut rows = Vec::new();
+    let (mut rows, mut faults) = (Vec::new(), Faults::of(&shown));
     for (line, values) in records {
         if values.len() != names.len() {
             let (n, all) = (values.len(), names.len());
-            return Err(bad(&shown, line, &format!("the row has {n} values, the first line names {all}")));
+            faults.add(line, &format!("the row has {n} values, the first line names {all}"));
+            continue;
         }
         let value = |text: String| match text.trim_start().starts_with(['[', '{']) {
             true => serde_json::from_str(&text).unwrap_or(Value::String(text)),
@@ -176,6 +212,7 @@ fn csv(text: &str, shown: String) -> Result<Rows> {
         };
         rows.push((line, names.iter().cloned().zip(values.into_iter().map(value)).collect()));
     }
+    faults.none()?;
     Ok(Rows { shown, rows })
 }
 

@@ -182,6 +182,12 @@ fn bad_rows_and_settings_are_named() {
         let error = fails(&format!("{good}\n{line}\n"));
         assert!(error.contains("train.jsonl:4: ") && error.contains(why), "{error}");
     }
+    let error = fails(&"{\"prompt\": 1}\n".repeat(7));
+    let last = error.lines().last().unwrap();
+    assert!(
+        error.lines().count() == 6 && error.contains("train.jsonl:5: ") && last.contains("7 rows are bad"),
+        "{error}"
+    );
     assert!(fails("").contains("holds no sample"));
     std::fs::remove_file(dir.join("train.jsonl")).unwrap();
     assert!(Data::read(dir.to_str().unwrap(), &model, &s, &mut |_| {}).unwrap_err().message().contains("there is no "));
@@ -191,6 +197,11 @@ fn bad_rows_and_settings_are_named() {
     let short = Settings { max_seq_length: 12, mask_prompt: false, ..s.clone() };
     let rows = Data::read(dir.to_str().unwrap(), &model, &short, &mut |note| notes.push(note.to_string())).unwrap();
     assert!(notes.iter().any(|n| n.contains("4 of 4 samples are longer than 12 tokens")), "{notes:?}");
+    let (long, path) = (|on: &str| Settings { on_long: on.into(), ..short.clone() }, dir.to_str().unwrap());
+    for (on, why) in [("error", "--on-long cut or skip"), ("skip", "holds no sample")] {
+        let error = Data::read(path, &model, &long(on), &mut |_| {}).unwrap_err();
+        assert!(error.message().contains(why), "{error}");
+    }
     let mut odd = s.clone();
     odd.lora_parameters.keys = Some(vec!["self_attn.q_proj".into(), "mlp.q_proj".into()]);
     let error = run(&model, rows.clone(), &odd, false, &mut Watch::default()).unwrap_err();

@@ -30,7 +30,7 @@ pub(crate) struct Arguments {
     #[arg(long)]
     gguf_path: Option<PathBuf>,
     /// How its matrices are written
-    #[arg(long, default_value = "f16", value_parser = ["f32", "f16", "bf16", "q8_0", "q4_0"])]
+    #[arg(long, default_value = "f16", value_parser = ["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1"])]
     gguf_type: String,
     /// Write the adapter to this directory as PEFT does, and no model
     #[arg(long, conflicts_with_all = ["dequantize", "export_gguf", "upload_repo", "save_path"])]

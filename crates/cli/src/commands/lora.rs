@@ -119,6 +119,9 @@ pub(crate) struct Arguments {
     /// What a loss that is no number does [default: stop]
     #[arg(long, value_parser = ["stop", "skip"])]
     on_nan: Option<String>,
+    /// What becomes of samples that are longer than --max-seq-length [default: cut]
+    #[arg(long, value_parser = ["cut", "skip", "error"])]
+    on_long: Option<String>,
     /// Questions, one a line, that the report answers with the trained model
     #[arg(long)]
     eval_prompts: Option<String>,
@@ -151,7 +154,7 @@ fn settings(a: &Arguments, manner: Manner) -> Result<Settings> {
     }
     let truth = |on: bool| on.then_some(Value::Bool(true));
     let model = a.source.model.as_ref().map(|m| json!(m.display().to_string()));
-    let flags: [(&str, Option<Value>); 36] = [
+    let flags: [(&str, Option<Value>); 37] = [
         ("model", model),
         ("train", truth(a.train)),
         ("test", truth(a.test)),
@@ -186,6 +189,7 @@ fn settings(a: &Arguments, manner: Manner) -> Result<Settings> {
         ("seed", a.seed.map(Value::from)),
         ("patience", a.patience.map(Value::from)),
         ("on_nan", a.on_nan.clone().map(Value::from)),
+        ("on_long", a.on_long.clone().map(Value::from)),
         ("eval_prompts", a.eval_prompts.clone().map(Value::from)),
         ("exact_reference_loss", truth(a.exact_reference_loss)),
     ];

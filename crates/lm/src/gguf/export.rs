@@ -27,12 +27,20 @@ pub enum Kind {
     Q8_0,
     /// 4 bits, 32 values to a scale.
     Q4_0,
+    /// 4 bits, 32 values to a scale and a smallest value.
+    Q4_1,
 }
 
 impl Kind {
     /// All of them by name.
-    pub const ALL: [(&'static str, Kind); 5] =
-        [("f32", Kind::F32), ("f16", Kind::F16), ("bf16", Kind::Bf16), ("q8_0", Kind::Q8_0), ("q4_0", Kind::Q4_0)];
+    pub const ALL: [(&'static str, Kind); 6] = [
+        ("f32", Kind::F32),
+        ("f16", Kind::F16),
+        ("bf16", Kind::Bf16),
+        ("q8_0", Kind::Q8_0),
+        ("q4_0", Kind::Q4_0),
+        ("q4_1", Kind::Q4_1),
+    ];
 
     /// The type of a tensor, and the number of llama.cpp's file type.
     fn types(self) -> (Type, u32) {
@@ -42,6 +50,7 @@ impl Kind {
             Kind::Bf16 => (Type::BF16, 32),
             Kind::Q8_0 => (Type::Q8_0, 7),
             Kind::Q4_0 => (Type::Q4_0, 2),
+            Kind::Q4_1 => (Type::Q4_1, 3),
         }
     }
 }
