@@ -11,7 +11,7 @@ use crate::schedule::tape::Tape;
 use crate::stream::{Device, DeviceInfo};
 use linkme::distributed_slice;
 use smallvec::SmallVec;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 /// One op to compute, as [`Kernels::run`] takes it.
 pub struct Call<'a> {
@@ -116,6 +116,27 @@ pub fn find(device: Device) -> Result<&'static dyn Backend> {
     backends().iter().find(|b| b.device() == device).map(|b| &**b).ok_or_else(|| {
         Error::device(format!("[eval] no backend for {device} is linked; depend on the crate `lapis` or on a backend"))
     })
+}
+
+/// Runs `f` once on each item, `per` neighbours a task, on the threads of the CPU backend where there is one: a loop of the host
+/// that may take as long as a kernel. Each task makes its own workspace.
+pub fn each<I: Send, W>(items: Vec<I>, per: usize, make: impl Fn() -> W + Sync, f: impl Fn(&mut W, I) + Sync) {
+    let (n, per) = (items.len(), per.max(1));
+    let tasks = n.div_ceil(per);
+    let Some(cpu) = find(Device::CPU).ok().filter(|_| tasks > 1) else {
+        let mut workspace = make();
+        return items.into_iter().for_each(|item| f(&mut workspace, item));
+    };
+    // Each item is taken by one task; the locks are what tells the compiler so.
+    let slots: Vec<Mutex<Option<I>>> = items.into_iter().map(|item| Mutex::new(Some(item))).collect();
+    cpu.parallel(tasks, &|t| {
+        let mut workspace = make();
+        for slot in &slots[t * per..n.min((t + 1) * per)] {
+            if let Some(item) = slot.lock().unwrap_or_else(PoisonError::into_inner).take() {
+                f(&mut workspace, item);
+            }
+        }
+    });
 }
 
 /// Computes calls that may be computed together.

@@ -29,6 +29,8 @@ pub const MAX_THREADS: usize = 1024;
 const SPIN: Duration = Duration::from_micros(50);
 /// After this much spinning the core is offered to other threads between two looks.
 const YIELD_AFTER: Duration = Duration::from_micros(10);
+/// Of each worker, for loops of the host that go deeper than kernels do; what is not touched costs nothing.
+const STACK: usize = 16 << 20;
 
 /// Threads that take part in a region opened by this thread, the caller included.
 ///
@@ -335,7 +337,7 @@ impl Pool {
         let mut spawned = self.spawned.load(Acquire);
         while spawned < wanted {
             let index = spawned + 1;
-            let builder = std::thread::Builder::new().name(format!("lapis-{index}"));
+            let builder = std::thread::Builder::new().name(format!("lapis-{index}")).stack_size(STACK);
             let Ok(handle) = builder.spawn(move || self.serve(index)) else { break };
             let worker = Worker { thread: handle.thread().clone(), parked: Line(AtomicBool::new(false)) };
             let _ = self.workers[index - 1].set(worker);

@@ -4,7 +4,8 @@
 //! gathered sixteen at a time, so that whole cache lines are used. Each line is transformed alone, so its bits depend
 //! neither on the number of lines nor on threads.
 
-use crate::host::{each, output, values};
+use crate::host::{output, values};
+use lapis_core::backend::each;
 use lapis_core::buffer::Tensor;
 use lapis_core::dtype::{Element, c64};
 use lapis_core::error::Result;

@@ -1,12 +1,11 @@
 //! Tensors as slices, batches in parallel: what all kernels of this crate stand on.
 
 use faer::traits::ComplexField;
-use lapis_core::backend;
+use lapis_core::backend::each;
 use lapis_core::buffer::Tensor;
 use lapis_core::dtype::{Element, c64};
 use lapis_core::error::{Error, Result};
 use lapis_core::shape::show;
-use lapis_core::stream::Device;
 use std::borrow::Cow;
 use std::ops::{Add, Div, Mul, Neg, Sub};
 use std::sync::{Mutex, PoisonError};
@@ -127,28 +126,6 @@ pub(crate) fn parts<T>(mut all: &mut [T], count: usize) -> Vec<&mut [T]> {
         all = rest;
     }
     out
-}
-
-/// Runs `f` once on each item, `per` neighbours a task, on the threads of the CPU backend where there is one. Each task
-/// makes its own workspace.
-pub(crate) fn each<I: Send, W>(items: Vec<I>, per: usize, make: impl Fn() -> W + Sync, f: impl Fn(&mut W, I) + Sync) {
-    let n = items.len();
-    let tasks = n.div_ceil(per.max(1));
-    let cpu = backend::find(Device::CPU).ok().filter(|_| tasks > 1);
-    let Some(cpu) = cpu else {
-        let mut workspace = make();
-        return items.into_iter().for_each(|item| f(&mut workspace, item));
-    };
-    // Each item is taken by one task; the locks are what tells the compiler so.
-    let slots: Vec<Mutex<Option<I>>> = items.into_iter().map(|item| Mutex::new(Some(item))).collect();
-    cpu.parallel(tasks, &|t| {
-        let mut workspace = make();
-        for slot in &slots[t * per..n.min((t + 1) * per)] {
-            if let Some(item) = slot.lock().unwrap_or_else(PoisonError::into_inner).take() {
-                f(&mut workspace, item);
-            }
-        }
-    });
 }
 
 /// What is wrong with a matrix.

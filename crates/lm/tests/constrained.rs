@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
+use lapis_cpu::pool;
 use lapis_lm::tokenizer::Tokenizer;
 use lapis_lm::{Drafter, Event, Files, Grammar, LanguageModel, Options, Request, Sampling, Sequence};
 use serde_json::{Value, json};
@@ -156,6 +157,92 @@ fn a_batch_of_several_grammars_says_what_each_says_alone() {
         for (i, ((_, text), (name, grammar, good))) in texts.values().zip(&all).enumerate() {
             assert!(good(text), "{name}: {text:?}");
             assert_eq!(text, &reply(&model, grammar, sampling(0.9, i as u64), None).0, "{name}");
+        }
+    }
+}
+
+/// What a request gets: each token with its log-probability and the likeliest beside it.
+type Reply = Vec<(u32, u32, Vec<(u32, f32)>)>;
+
+/// Replies of a batch of requests, some of them under grammars.
+fn replies(model: &LanguageModel, asked: &[(Request, Option<&Grammar>)], drafter: Option<Drafter>) -> Vec<Reply> {
+    let mut engine = model.engine();
+    engine.drafter = drafter;
+    let ids: Vec<u64> = asked
+        .iter()
+        .map(|(request, grammar)| {
+            let id = engine.add(request.clone(), Sequence::new()).unwrap();
+            if let Some(grammar) = grammar {
+                engine.constrain(id, grammar.constraint(&model.eos));
+            }
+            id
+        })
+        .collect();
+    let mut replies = vec![Reply::new(); ids.len()];
+    engine
+        .run(|event| {
+            let at = ids.iter().position(|&id| id == event.id()).unwrap();
+            match event {
+                Event::Token { choice, top, .. } => replies[at].push((choice.token, choice.logprob.to_bits(), top)),
+                Event::Failed { error, .. } => panic!("{error}"),
+                _ => {}
+            }
+            true
+        })
+        .unwrap();
+    replies
+}
+
+/// Rows of a step are chosen from on several threads: whatever stands beside a request, it gets the bits that it gets alone.
+#[test]
+fn every_way_to_choose_gets_beside_the_others_what_it_gets_alone() {
+    let model = models().remove(0);
+    let all = grammars(&model.tokenizer);
+    let plain = Sampling::default();
+    let penalties = || Sampling {
+        repetition_penalty: 1.3,
+        presence_penalty: 0.4,
+        frequency_penalty: 0.2,
+        repetition_context: 64,
+        ..plain.clone()
+    };
+    let samplings = [
+        plain.clone(),
+        Sampling { logit_bias: [(7, -100.0), (300, 2.5)].into(), ..plain.clone() },
+        penalties(),
+        sampling(1.0, 3),
+        sampling(0.6, 4),
+        Sampling { top_p: 0.9, ..sampling(1.0, 3) },
+        Sampling { top_k: 40, ..sampling(1.3, 5) },
+        Sampling { min_p: 0.05, ..sampling(1.0, 6) },
+        Sampling { min_p: 0.05, min_tokens_to_keep: 3, ..sampling(1.0, 6) },
+        Sampling { xtc_probability: 0.5, ..sampling(1.0, 7) },
+        Sampling { temperature: 1.1, seed: 8, top_p: 0.95, top_k: 50, ..penalties() },
+    ];
+    let asked: Vec<(Request, Option<&Grammar>)> = samplings
+        .iter()
+        .flat_map(|s| [(s, None), (s, Some(0)), (s, Some(1))])
+        .enumerate()
+        .map(|(i, (sampling, grammar))| {
+            let text = ["Tell me a story about a fox", "Once upon a time there was a red, green and blue"][i % 2];
+            let request = Request {
+                prompt: model.tokenizer.encode_prompt(text).unwrap(),
+                max_tokens: 40,
+                sampling: sampling.clone(),
+                eos: Arc::clone(&model.eos),
+                choice: (i / 6) as u64,
+                top: [0, 0, 5][i / 3 % 3],
+                ..Request::default()
+            };
+            (request, grammar.map(|g: usize| &all[g].1))
+        })
+        .collect();
+    let alone: Vec<Reply> = asked.chunks(1).flat_map(|one| replies(&model, one, None)).collect();
+    assert!(alone.iter().all(|reply| !reply.is_empty()));
+    for (threads, drafter) in [(1, None), (2, None), (5, None), (3, Some(Drafter::Lookup))] {
+        let got = pool::with_threads(threads, || replies(&model, &asked, drafter.clone()));
+        for (i, (got, want)) in got.iter().zip(&alone).enumerate() {
+            assert_eq!(got, want, "request {i} on {threads} threads, guesses of {drafter:?}");
         }
     }
 }

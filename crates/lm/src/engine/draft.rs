@@ -3,7 +3,7 @@
 //! A guess never changes a text: the model chooses its own token at each place, and guesses count only as long as they
 //! agree with it. They cost rows of a step, which a machine limited by its memory has nearly for free.
 
-use super::Likeliest;
+use super::likeliest::{Likeliest, Spare, is_plain};
 use crate::batch::{Batch, Mark, Sequence};
 use crate::models::Model;
 use crate::sample::Sampling;
@@ -99,6 +99,7 @@ fn lookup(tokens: &[u32], count: usize) -> Vec<u32> {
 /// at a time.
 fn drafted(model: &dyn Model, asked: &mut [Asked], prefill_step: usize) -> Result<Vec<Vec<u32>>> {
     let mut guesses: Vec<Vec<u32>> = vec![Vec::new(); asked.len()];
+    let spare = Spare::default();
     // All that it has not read yet, but for the rows that one step takes.
     for a in asked.iter_mut().filter(|a| a.count > 0) {
         while a.tokens.len() - a.memory.sequence.len() > prefill_step {
@@ -130,10 +131,13 @@ fn drafted(model: &dyn Model, asked: &mut [Asked], prefill_step: usize) -> Resul
         batch.finish();
         let rows = Array::from_vec(last.iter().map(|l| l.1).collect(), &[last.len()]);
         let hidden = if last.len() == n { hidden } else { ops::take(&hidden, &rows, 0)? };
-        let likeliest = Likeliest::new(ops::astype(&model.logits(&hidden)?, Dtype::Float32)?)?;
+        let plain = last.iter().any(|&(i, _)| is_plain(asked[i].sampling, None, 0));
+        let likeliest = Likeliest::new(ops::astype(&model.logits(&hidden)?, Dtype::Float32)?, plain)?;
         let memory = asked.iter().flat_map(|a| a.memory.sequence.arrays());
         eval(memory.chain(likeliest.arrays()))?;
-        let best = likeliest.read()?;
+        let likeliest = likeliest.settle()?;
+        let chooser = likeliest.chooser(&spare)?;
+        let mut rows = Vec::new();
         for (row, (i, _)) in last.into_iter().enumerate() {
             let a = &mut asked[i];
             if round == 0 {
@@ -141,7 +145,17 @@ fn drafted(model: &dyn Model, asked: &mut [Asked], prefill_step: usize) -> Resul
                 a.memory.mark = Some(a.memory.sequence.mark());
             }
             let history = [a.tokens, &guesses[i]].concat();
-            guesses[i].push(likeliest.choose(&best, row, a.sampling, &history, a.choice, None)?.token);
+            rows.push((i, row, (a.sampling, history, a.choice), None));
+        }
+        chooser.each(
+            rows.iter_mut().collect(),
+            |(.., (sampling, ..), _)| is_plain(sampling, None, 0),
+            |(_, row, (sampling, history, choice), token)| {
+                *token = Some(chooser.choose(*row, sampling, history, *choice, None, 0));
+            },
+        );
+        for (i, .., chosen) in rows {
+            guesses[i].extend(chosen.transpose()?.map(|(chosen, _)| chosen.token));
         }
     }
     Ok(guesses)

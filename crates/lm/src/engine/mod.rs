@@ -21,7 +21,7 @@ pub use prefix::{Prefixes, common};
 pub use request::{Event, Finish, Request};
 pub use score::{LOGITS, Place};
 
-use likeliest::{Best, Likeliest};
+use likeliest::{Chooser, Likeliest, Spare, is_plain};
 use rows::Rows;
 
 use crate::adapter::Mixed;
@@ -79,25 +79,24 @@ enum Ended {
     Badly,
 }
 
+/// What a request wrote in a step.
+#[derive(Default)]
+struct Taken {
+    events: Vec<Event>,
+    /// How it ended, if it did.
+    over: Option<Ended>,
+}
+
 impl Running {
-    /// Chooses the next token, and those after it as long as the guesses were right. Says so if the text is over.
-    fn take(
-        &mut self,
-        likeliest: &Likeliest,
-        best: &Best,
-        first: usize,
-        guessed: Vec<u32>,
-        mark: Option<Mark>,
-        events: &mut Vec<Event>,
-    ) -> Option<Ended> {
-        let (id, before) = (self.id, self.tokens.len());
-        let mut over = None;
+    /// Chooses the next token, and those after it as long as the guesses were right.
+    fn take(&mut self, chooser: &Chooser, first: usize, guessed: &[u32]) -> Taken {
+        let (id, mut taken) = (self.id, Taken::default());
         for i in 0..=guessed.len() {
-            let (choice, top) = match likeliest.choose_for(best, first + i, self) {
+            let (choice, top) = match chooser.choose_for(first + i, self) {
                 Ok(chosen) => chosen,
                 Err(error) => {
-                    events.push(Event::Failed { id, error });
-                    over = Some(Ended::Badly);
+                    taken.events.push(Event::Failed { id, error });
+                    taken.over = Some(Ended::Badly);
                     break;
                 }
             };
@@ -111,18 +110,26 @@ impl Running {
             };
             self.tokens.push(choice.token);
             let drafted = guessed.get(i) == Some(&choice.token);
-            events.push(Event::Token { id, choice, top, finish, drafted });
-            over = finish.map(|_| Ended::Well);
-            if over.is_some() || !drafted {
+            taken.events.push(Event::Token { id, choice, top, finish, drafted });
+            taken.over = finish.map(|_| Ended::Well);
+            if taken.over.is_some() || !drafted {
                 break;
             }
         }
+        taken
+    }
+
+    /// Lets go of what was read for guesses that were wrong; it had so many tokens `before` the step.
+    fn settle(&mut self, before: usize, guessed: &[u32], mark: Option<Mark>) {
         let agreed = guessed.iter().zip(&self.tokens[before..]).take_while(|(a, b)| a == b).count();
         self.guesses.settle(before + agreed);
         if let Some(mark) = mark {
             self.sequence.rewind(mark, self.tokens.len() - 1);
         }
-        over
+    }
+
+    fn is_plain(&self) -> bool {
+        is_plain(&self.request.sampling, self.constraint.as_deref(), self.request.top)
     }
 }
 
@@ -168,6 +175,7 @@ pub struct Engine {
     /// Long prompts had no rows in the last step.
     aside: bool,
     fetch: Option<parked::Fetch>,
+    spare: Spare,
     next: u64,
 }
 
@@ -198,6 +206,7 @@ impl Engine {
             free: None,
             aside: false,
             fetch: None,
+            spare: Spare::default(),
             next: 0,
         }
     }
@@ -339,13 +348,12 @@ impl Engine {
             events.push(Event::Scored { id: running.id, places, over });
             gone.extend(over.then_some((running.id, Ended::Well)));
         }
-        if let Some((likeliest, best)) = &likeliest {
-            for r in rows {
-                let running = &mut self.running[r.index];
-                if let Some(first) = r.first
-                    && let Some(why) = running.take(likeliest, best, first, r.guessed, r.mark, &mut events)
-                {
-                    gone.push((running.id, why));
+        if let Some(likeliest) = &likeliest {
+            match self.choose(likeliest, rows, &mut events) {
+                Ok(over) => gone.extend(over),
+                Err(error) => {
+                    events.extend(self.recover(&error));
+                    return Ok(events);
                 }
             }
         }
@@ -426,7 +434,7 @@ impl Engine {
     }
 
     /// Takes rows through the model. Their `first` becomes a row of the logits.
-    fn compute(&mut self, rows: &mut [Rows]) -> Result<(Option<(Likeliest, Best)>, Vec<(usize, Vec<Place>)>)> {
+    fn compute(&mut self, rows: &mut [Rows]) -> Result<(Option<Likeliest>, Vec<(usize, Vec<Place>)>)> {
         let mut tokens: Vec<i32> = Vec::new();
         // Of each prompt that is scored: where its rows begin, and the tokens that follow them.
         let mut scored: Vec<(usize, usize, Vec<u32>)> = Vec::new();
@@ -475,7 +483,8 @@ impl Engine {
             let hidden = if picked == n { hidden } else { ops::take(&hidden, &Array::from_vec(wanted, &[picked]), 0)? };
             let owner = |r: &Rows| (1 + r.guessed.len(), self.running[r.index].request.adapter);
             let owners: Vec<_> = rows.iter().filter(|r| r.first.is_some()).map(owner).collect();
-            Some(Likeliest::new(ops::astype(&logits(&hidden, &owners)?, Dtype::Float32)?)?)
+            let plain = rows.iter().any(|r| r.first.is_some() && self.running[r.index].is_plain());
+            Some(Likeliest::new(ops::astype(&logits(&hidden, &owners)?, Dtype::Float32)?, plain)?)
         };
         let memory = rows.iter().flat_map(|r| self.running[r.index].sequence.arrays());
         eval(memory.chain(likeliest.iter().flat_map(Likeliest::arrays)).chain(&all))?;
@@ -488,7 +497,40 @@ impl Engine {
                 places.push((index, score::places(&logits, &hidden, start, &tokens, self.vocabulary, top)?));
             }
         }
-        Ok((likeliest.map(|l| l.read().map(|best| (l, best))).transpose()?, places))
+        Ok((likeliest.map(Likeliest::settle).transpose()?, places))
+    }
+
+    /// Each request whose row is in the logits takes its tokens, several at once. Says who is over.
+    fn choose(&mut self, likeliest: &Likeliest, rows: Vec<Rows>, events: &mut Vec<Event>) -> Result<Vec<(u64, Ended)>> {
+        let chooser = likeliest.chooser(&self.spare)?;
+        let mut rows: Vec<(Rows, usize, Taken)> = rows
+            .into_iter()
+            .filter(|r| r.first.is_some())
+            .map(|r| {
+                let before = self.running[r.index].tokens.len();
+                (r, before, Taken::default())
+            })
+            .collect();
+        let mut wanted = rows.iter_mut().peekable();
+        let takers = self.running.iter_mut().enumerate();
+        let takers = takers.filter_map(|(i, running)| Some((running, wanted.next_if(|(r, ..)| r.index == i)?)));
+        chooser.each(
+            takers.collect(),
+            |(running, _)| running.is_plain(),
+            |(running, (r, _, taken))| {
+                if let Some(first) = r.first {
+                    *taken = running.take(&chooser, first, &r.guessed);
+                }
+            },
+        );
+        let mut gone = Vec::new();
+        for (r, before, taken) in rows {
+            let running = &mut self.running[r.index];
+            running.settle(before, &r.guessed, r.mark);
+            events.extend(taken.events);
+            gone.extend(taken.over.map(|why| (running.id, why)));
+        }
+        Ok(gone)
     }
 
     /// Keeps places along prompts whose layers cannot come back to them: every [`Engine::checkpoint_every`] tokens, and all but

@@ -4,6 +4,7 @@
 //! where a request asks for them.
 
 use crate::sample::likeliest;
+use lapis::backend::each;
 use lapis::{Array, Dtype, Result, ops};
 
 /// A token of a prompt with its log-probability, and the likeliest tokens at its place.
@@ -37,12 +38,20 @@ pub(super) fn places(
         let logits = ops::astype(&logits(&rows)?, Dtype::Float32)?;
         if top > 0 {
             let values = logits.to_vec::<f32>()?;
-            for (&token, row) in part.iter().zip(values.chunks(logits.dim(1).max(1))) {
-                let top = likeliest(row, top);
-                // The likeliest has the norm.
-                let norm = top.first().map_or(0.0, |&(t, logprob)| row[t as usize] - logprob);
-                all.push(Place { token, logprob: row[token as usize] - norm, top });
-            }
+            let rows = part.iter().zip(values.chunks(logits.dim(1).max(1)));
+            let mut places: Vec<Option<Place>> = vec![None; part.len()];
+            each(
+                rows.zip(&mut places).collect(),
+                1,
+                || (),
+                |(), ((&token, row), place)| {
+                    let top = likeliest(row, top);
+                    // The likeliest has the norm.
+                    let norm = top.first().map_or(0.0, |&(t, logprob)| row[t as usize] - logprob);
+                    *place = Some(Place { token, logprob: row[token as usize] - norm, top });
+                },
+            );
+            all.extend(places.into_iter().flatten());
             continue;
         }
         let wanted = Array::from_vec(part.iter().map(|&t| t as i32).collect(), &[part.len(), 1]);

@@ -146,47 +146,69 @@ impl Sampling {
         choice: u64,
         constraint: Option<&mut dyn Constraint>,
     ) -> Result<Choice> {
+        Ok(self.choose_with(logits, history, choice, constraint, 0)?.0)
+    }
+
+    /// As [`Sampling::choose`], with the `top` likeliest tokens as the choice was made from them.
+    pub(crate) fn choose_with(
+        &self,
+        logits: &mut [f32],
+        history: &[u32],
+        choice: u64,
+        constraint: Option<&mut dyn Constraint>,
+        top: usize,
+    ) -> Result<(Choice, Vec<(u32, f32)>)> {
         self.process(logits, history);
-        let Some(constraint) = constraint else { return self.draw(logits, history, choice) };
+        let Some(constraint) = constraint else { return self.draw_with(logits, history, choice, top) };
         constraint.restrict(logits)?;
-        let chosen = self.draw(logits, history, choice)?;
-        constraint.accept(chosen.token)?;
+        let chosen = self.draw_with(logits, history, choice, top)?;
+        constraint.accept(chosen.0.token)?;
         Ok(chosen)
     }
 
     /// From logits as they are now.
-    pub(crate) fn draw(&self, logits: &[f32], history: &[u32], choice: u64) -> Result<Choice> {
+    pub(crate) fn draw_with(
+        &self,
+        logits: &[f32],
+        history: &[u32],
+        choice: u64,
+        top: usize,
+    ) -> Result<(Choice, Vec<(u32, f32)>)> {
         let Some(row) = Row::new(logits) else {
             let n = history.len();
             return Err(Error::eval(format!(
                 "[sample] the logits of step {n} are not all numbers: the weights are damaged or overflow"
             )));
         };
+        Ok((self.draw(&row, history, choice), row.likeliest(top)))
+    }
+
+    fn draw(&self, row: &Row, history: &[u32], choice: u64) -> Choice {
         if self.temperature == 0.0 {
-            return Ok(Choice { token: row.best as u32, logprob: row.top() });
+            return Choice { token: row.best as u32, logprob: row.top() };
         }
         let mut draw = Draw::new(self.seed, choice, history.len() as u64);
-        let Some(mut kept) = self.candidates(&row) else {
+        let Some(mut kept) = self.candidates(row) else {
             let (token, logprob) = row.draw(self.temperature, draw.next());
-            return Ok(Choice { token, logprob });
+            return Choice { token, logprob };
         };
         self.filter(&mut kept, &mut draw);
         let top = kept.iter().fold(f32::NEG_INFINITY, |m, k| m.max(k.1));
         let slope = (1.0 / self.temperature).min(1e30) as f32;
-        let weight = |l: f32| f64::from(exp((l - top) * slope));
-        let mut left = draw.next() * kept.iter().map(|k| weight(k.1)).sum::<f64>();
         if !kept.is_sorted_by_key(|k| k.0) {
             kept.sort_unstable_by_key(|k| k.0);
         }
+        let weights: Vec<f32> = kept.iter().map(|k| exp((k.1 - top) * slope)).collect();
+        let mut left = draw.next() * weights.iter().map(|&w| f64::from(w)).sum::<f64>();
         let mut chosen = kept[kept.len() - 1];
-        for &k in &kept {
-            left -= weight(k.1);
+        for (&k, &weight) in kept.iter().zip(&weights) {
+            left -= f64::from(weight);
             if left < 0.0 {
                 chosen = k;
                 break;
             }
         }
-        Ok(Choice { token: chosen.0, logprob: chosen.1 })
+        Choice { token: chosen.0, logprob: chosen.1 }
     }
 
     /// Bias, then penalties, in mlx-lm's order.
@@ -225,7 +247,9 @@ impl Sampling {
     /// What top-p keeps, or tokens among which are all that the first other filter keeps; none where nothing is filtered.
     fn candidates(&self, row: &Row) -> Option<Vec<(u32, f32)>> {
         if self.top_p > 0.0 && self.top_p < 1.0 {
-            Some(row.nucleus(self.top_p * (1.0 - 1e-7)))
+            // Top-k right after it needs no more than its own.
+            let most = (self.min_p == 0.0 && self.xtc_probability == 0.0 && self.top_k > 0).then_some(self.top_k);
+            Some(row.nucleus(self.top_p * (1.0 - 1e-7), most))
         } else if self.min_p > 0.0 && self.min_tokens_to_keep <= 1 {
             Some(row.above(row.top() + self.min_p.ln() as f32))
         } else if self.min_p > 0.0 || self.xtc_probability > 0.0 {
@@ -265,15 +289,7 @@ impl Sampling {
 /// The `n` likeliest tokens of logits, the likeliest first, with their log-probabilities; none of logits that are no
 /// numbers.
 pub fn likeliest(logits: &[f32], n: usize) -> Vec<(u32, f32)> {
-    let Some(row) = Row::new(logits).filter(|_| n > 0) else { return Vec::new() };
-    let mut all = row.likely(n);
-    let order = |a: &(u32, f32), b: &(u32, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
-    if n < all.len() {
-        all.select_nth_unstable_by(n - 1, order);
-    }
-    all.truncate(n);
-    all.sort_unstable_by(order);
-    all
+    Row::new(logits).map_or(Vec::new(), |row| row.likeliest(n))
 }
 
 /// Numbers in [0, 1) from a counter: threefry2x32 keyed by seed and choice, counted by position and draw.

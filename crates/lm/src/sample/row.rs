@@ -4,15 +4,23 @@
 //! compilers turn into vector code, in the order of the tokens: the same bits on every machine. What filters keep is found
 //! without sorting the rest.
 
+use std::borrow::Cow;
+
 /// Sums are kept of so many tokens each.
 const BLOCK: usize = 1024;
 /// Tokens whose largest logit is looked at first.
 const GROUP: usize = 64;
 const LANES: usize = 16;
+/// Not above this, an exponential is 0.
+const LEAST: f32 = -87.0;
 
 /// A row of logits that are numbers.
 pub(super) struct Row<'a> {
     logits: &'a [f32],
+    /// The largest of each [`GROUP`].
+    tops: Vec<f32>,
+    /// The sum of `exp(logit - peak)` of each [`BLOCK`].
+    sums: Vec<f64>,
     /// The first of the largest.
     pub best: usize,
     peak: f32,
@@ -23,14 +31,21 @@ pub(super) struct Row<'a> {
 impl<'a> Row<'a> {
     /// A row; none if something in it is no number, or nothing in it is finite.
     pub(super) fn new(logits: &'a [f32]) -> Option<Row<'a>> {
-        let strange = logits.iter().fold(0u32, |n, x| n + u32::from(x.is_nan()));
-        let peak = maximum(logits);
-        if strange > 0 || !peak.is_finite() {
+        let (mut tops, mut strange) = (Vec::with_capacity(logits.len().div_ceil(GROUP)), false);
+        for group in logits.chunks(GROUP) {
+            let (top, odd) = survey(group);
+            tops.push(top);
+            strange |= odd;
+        }
+        let peak = maximum(&tops);
+        if strange || !peak.is_finite() {
             return None;
         }
-        let best = logits.iter().position(|&x| x == peak)?;
-        let sum: f64 = logits.chunks(BLOCK).map(|block| mass(block, peak, 1.0)).sum();
-        Some(Row { logits, best, peak, norm: peak + sum.ln() as f32 })
+        let group = tops.iter().position(|&x| x == peak)?;
+        let best = group * GROUP + logits[group * GROUP..].iter().position(|&x| x == peak)?;
+        let sums = masses(logits, &tops, peak, 1.0);
+        let norm = peak + sums.iter().sum::<f64>().ln() as f32;
+        Some(Row { logits, tops, sums, best, peak, norm })
     }
 
     /// The log-probability of the likeliest token.
@@ -38,39 +53,75 @@ impl<'a> Row<'a> {
         self.peak - self.norm
     }
 
+    /// Groups with a token that is at least this likely, and the number of their first: most have none, as their largest says.
+    fn groups(&self, level: f32) -> impl Iterator<Item = (usize, &'a [f32])> {
+        let groups = self.logits.chunks(GROUP).zip(&self.tops).enumerate();
+        groups.filter(move |(_, (_, top))| **top - self.norm >= level).map(|(at, (group, _))| (at * GROUP, group))
+    }
+
     /// All tokens at least this likely, with their log-probabilities.
     pub(super) fn above(&self, level: f32) -> Vec<(u32, f32)> {
         let mut all = Vec::new();
-        // Most groups have no token that is likely, as their largest says.
-        let groups = self.logits.chunks(GROUP).enumerate();
-        for (at, group) in groups.filter(|(_, group)| maximum(group) - self.norm >= level) {
-            let own = group.iter().enumerate().map(|(i, &x)| ((at * GROUP + i) as u32, x - self.norm));
+        for (from, group) in self.groups(level) {
+            let own = group.iter().enumerate().map(|(i, &x)| ((from + i) as u32, x - self.norm));
             all.extend(own.filter(|k| k.1 >= level));
         }
         all
     }
 
-    /// Tokens among which are the `n` likeliest, and all that are as likely as one of them.
-    pub(super) fn likely(&self, n: usize) -> Vec<(u32, f32)> {
-        // There are as many tokens as groups at least as likely as the least of their best.
-        let mut best: Vec<f32> = self.logits.chunks(GROUP).map(maximum).collect();
-        if n == 0 || n > best.len() {
-            return self.above(f32::NEG_INFINITY);
+    /// The log-probabilities of [`Row::above`].
+    fn values(&self, level: f32) -> Vec<f32> {
+        let mut all = Vec::new();
+        for (_, group) in self.groups(level) {
+            all.extend(group.iter().map(|&x| x - self.norm).filter(|&x| x >= level));
         }
-        let (_, least, _) = best.select_nth_unstable_by(n - 1, |a, b| b.total_cmp(a));
-        self.above(*least - self.norm)
+        all
     }
 
-    /// The smallest set of the likeliest tokens that has at least this share of the mass; equals stay together.
-    pub(super) fn nucleus(&self, share: f64) -> Vec<(u32, f32)> {
+    /// A log-probability that the `n` likeliest reach, and few others: as many tokens as groups are at least as likely as the least of
+    /// their best.
+    fn reach(&self, n: usize) -> f32 {
+        if n == 0 || n > self.tops.len() {
+            return f32::NEG_INFINITY;
+        }
+        let mut best = self.tops.clone();
+        let (_, least, _) = best.select_nth_unstable_by(n - 1, |a, b| b.total_cmp(a));
+        *least - self.norm
+    }
+
+    /// Tokens among which are the `n` likeliest, and all that are as likely as one of them.
+    pub(super) fn likely(&self, n: usize) -> Vec<(u32, f32)> {
+        self.above(self.reach(n))
+    }
+
+    /// The `n` likeliest tokens, the likeliest first, with their log-probabilities.
+    pub(super) fn likeliest(&self, n: usize) -> Vec<(u32, f32)> {
+        if n == 0 {
+            return Vec::new();
+        }
+        let mut all = self.likely(n);
+        let order = |a: &(u32, f32), b: &(u32, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
+        if n < all.len() {
+            all.select_nth_unstable_by(n - 1, order);
+        }
+        all.truncate(n);
+        all.sort_unstable_by(order);
+        all
+    }
+
+    /// The smallest set of the likeliest tokens that has at least this share of the mass; equals stay together. Where only the `most`
+    /// likeliest of them are wanted and it has more, any set that has those.
+    pub(super) fn nucleus(&self, share: f64, most: Option<usize>) -> Vec<(u32, f32)> {
+        let enough = most.map(|n| self.reach(n));
         // Few tokens are likely in most places of a text.
-        for depth in [3.0, 8.0, f32::INFINITY] {
-            let mut kept = self.above(self.top() - depth);
-            let mut values: Vec<f32> = kept.iter().map(|k| k.1).collect();
-            if depth.is_infinite() || mass(&values, 0.0, 1.0) >= share {
-                let least = level(&mut values, share);
-                kept.retain(|k| k.1 >= least);
-                return kept;
+        let depths = [3.0, 8.0, f32::INFINITY].map(|depth| self.top() - depth);
+        for reach in enough.into_iter().chain(depths) {
+            let mut values = self.values(reach);
+            if reach == f32::NEG_INFINITY || mass(&values, 0.0, 1.0) >= share {
+                return self.above(level(&mut values, share));
+            }
+            if enough.is_some() {
+                return self.above(reach);
             }
         }
         Vec::new()
@@ -79,10 +130,13 @@ impl<'a> Row<'a> {
     /// The token at `place`, from 0 to 1, of the mass at a temperature, and its log-probability at 1.
     pub(super) fn draw(&self, temperature: f64, place: f64) -> (u32, f32) {
         let slope = (1.0 / temperature).min(1e30) as f32;
-        let sums: Vec<f64> = self.logits.chunks(BLOCK).map(|block| mass(block, self.peak, slope)).collect();
+        let sums = match slope {
+            1.0 => Cow::Borrowed(&self.sums),
+            _ => Cow::Owned(masses(self.logits, &self.tops, self.peak, slope)),
+        };
         let mut left = place * sums.iter().sum::<f64>();
         let mut chosen = self.best;
-        for (at, (block, &sum)) in self.logits.chunks(BLOCK).zip(&sums).enumerate().filter(|(_, (_, sum))| **sum > 0.0)
+        for (at, (block, &sum)) in self.logits.chunks(BLOCK).zip(&*sums).enumerate().filter(|(_, (_, sum))| **sum > 0.0)
         {
             if left >= sum {
                 left -= sum;
@@ -104,6 +158,20 @@ impl<'a> Row<'a> {
     }
 }
 
+/// The largest of all that are numbers, and whether anything is none.
+fn survey(group: &[f32]) -> (f32, bool) {
+    let (mut best, mut odd) = ([f32::NEG_INFINITY; LANES], [false; LANES]);
+    let (chunks, rest) = group.as_chunks::<LANES>();
+    for chunk in chunks {
+        for ((b, odd), &x) in best.iter_mut().zip(&mut odd).zip(chunk) {
+            *b = if x > *b { x } else { *b };
+            *odd |= x.is_nan();
+        }
+    }
+    let odd = odd.iter().fold(false, |any, &odd| any | odd) | rest.iter().any(|x| x.is_nan());
+    (best.iter().chain(rest).fold(f32::NEG_INFINITY, |m, &x| if x > m { x } else { m }), odd)
+}
+
 /// The largest of all, numbers or not.
 fn maximum(row: &[f32]) -> f32 {
     let mut best = [f32::NEG_INFINITY; LANES];
@@ -114,6 +182,15 @@ fn maximum(row: &[f32]) -> f32 {
         }
     }
     best.iter().chain(rest).fold(f32::NEG_INFINITY, |m, &x| if x > m { x } else { m })
+}
+
+/// [`mass`] of each [`BLOCK`] of a row whose groups have these largest logits. What is too far below the peak to weigh anything, as
+/// what a grammar forbids, is not looked at.
+fn masses(row: &[f32], tops: &[f32], peak: f32, slope: f32) -> Vec<f64> {
+    let blocks = row.chunks(BLOCK).zip(tops.chunks(BLOCK / GROUP));
+    blocks
+        .map(|(block, tops)| if (maximum(tops) - peak) * slope > LEAST { mass(block, peak, slope) } else { 0.0 })
+        .collect()
 }
 
 /// The sum of `exp((x - peak) * slope)`.
@@ -151,11 +228,11 @@ fn level(mut values: &mut [f32], share: f64) -> f32 {
     values.iter().find(reached).or(values.last()).copied().unwrap_or(f32::NEG_INFINITY)
 }
 
-/// `e` to the power of `x`, which is not above 0, to about one unit in the last place; 0 below -87.
+/// `e` to the power of `x`, which is not above 0, to about one unit in the last place; 0 up to [`LEAST`].
 pub(super) fn exp(x: f32) -> f32 {
     // Added, it leaves a whole number in the low bits.
     const WHOLE: f32 = 12_582_912.0;
-    let bounded = if x > -87.0 { x } else { -87.0 };
+    let bounded = if x > LEAST { x } else { LEAST };
     let shifted = bounded * std::f32::consts::LOG2_E + WHOLE;
     let n = shifted - WHOLE;
     let r = bounded - n * 0.693_359_4 + n * 2.121_944_4e-4;
@@ -165,7 +242,7 @@ pub(super) fn exp(x: f32) -> f32 {
     }
     let power = (shifted.to_bits() as i32 - WHOLE.to_bits() as i32 + 127) << 23;
     let y = (p * r * r + r + 1.0) * f32::from_bits(power as u32);
-    if x > -87.0 { y } else { 0.0 }
+    if x > LEAST { y } else { 0.0 }
 }
 
 #[cfg(test)]
@@ -205,10 +282,16 @@ mod tests {
                 assert_eq!(found[..k], all[..k], "{k} of {n}");
             }
             for share in [0.1, 0.9, 0.999] {
-                let mut found = row.nucleus(share);
+                let mut found = row.nucleus(share, None);
                 assert!(found.is_sorted_by_key(|k| k.0));
                 found.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
                 assert_eq!(found, all[..found.len()]);
+                for k in [1, 3, 64] {
+                    let mut most = row.nucleus(share, Some(k));
+                    most.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+                    most.truncate(k);
+                    assert_eq!(most, found[..k.min(found.len())], "{k} of {share} of {n}");
+                }
                 let mass = |all: &[(u32, f32)]| all.iter().map(|k| f64::from(k.1).exp()).sum::<f64>();
                 let least = found[found.len() - 1].1;
                 let alike = found.iter().filter(|k| k.1 == least).count();
