@@ -20,7 +20,8 @@ pub fn float_peak(threads: usize) -> f64 {
     peak(threads, (2 * lanes * CHAINS) as f64, floats)
 }
 
-/// As [`float_peak`], in dot products of bytes; on machines other than x86-64, that of floats.
+/// As [`float_peak`], in dot products of bytes: the peak of the vector unit, beyond which a matrix unit (AMX) goes. On
+/// machines other than x86-64, that of floats.
 pub fn byte_peak(threads: usize) -> f64 {
     #[cfg(target_arch = "x86_64")]
     {

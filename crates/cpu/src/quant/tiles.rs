@@ -177,6 +177,28 @@ pub(super) unsafe fn rows(
     }
 }
 
+/// The products of a tile of `a` with two of `b`, and with what `more` adds to them, to `c`.
+macro_rules! products {
+    ($a:ident, $b:ident, $c:ident $(, $more:literal)* $(,)?) => {
+        asm!(
+            "tileloadd tmm0, [{a} + {stride}]",
+            "tileloadd tmm2, [{b} + {stride}]",
+            "tilezero tmm6",
+            "tdpbsud tmm6, tmm0, tmm2",
+            "tileloadd tmm3, [{b} + {stride} + 64]",
+            "tilezero tmm7",
+            "tdpbsud tmm7, tmm0, tmm3",
+            $($more,)*
+            "tilestored [{c} + {line}], tmm6",
+            "tilestored [{c} + {line} + 1024], tmm7",
+            a = in(reg) $a, b = in(reg) $b, c = in(reg) $c, stride = in(reg) STRIDE, line = in(reg) 64usize,
+            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+            options(nostack, preserves_flags)
+        )
+    };
+}
+
 /// The sums of group `g` of a part.
 ///
 /// # Safety
@@ -189,41 +211,18 @@ unsafe fn multiply(step: &Step, part: Part, g: usize, sums: &mut Sums) {
         let b = step.panel.add(g * step.units * STRIDE + part.half * 64 * VECTORS);
         let c = sums.0[g].as_mut_ptr();
         if step.units <= 16 {
-            asm!(
-                "tileloadd tmm0, [{a} + {stride}]",
-                "tileloadd tmm2, [{b} + {stride}]",
-                "tilezero tmm6",
-                "tdpbsud tmm6, tmm0, tmm2",
-                "tileloadd tmm3, [{b} + {stride} + 64]",
-                "tilezero tmm7",
-                "tdpbsud tmm7, tmm0, tmm3",
-                "tilestored [{c} + {line}], tmm6",
-                "tilestored [{c} + {line} + 1024], tmm7",
-                a = in(reg) a, b = in(reg) b, c = in(reg) c, stride = in(reg) STRIDE, line = in(reg) 64usize,
-                out("tmm0") _, out("tmm2") _, out("tmm3") _, out("tmm6") _, out("tmm7") _,
-                options(nostack, preserves_flags)
-            );
+            products!(a, b, c);
         } else {
             // Groups of 128: two tiles deep.
-            asm!(
-                "tileloadd tmm0, [{a} + {stride}]",
-                "tileloadd tmm2, [{b} + {stride}]",
-                "tilezero tmm6",
-                "tdpbsud tmm6, tmm0, tmm2",
-                "tileloadd tmm3, [{b} + {stride} + 64]",
-                "tilezero tmm7",
-                "tdpbsud tmm7, tmm0, tmm3",
+            products!(
+                a,
+                b,
+                c,
                 "tileloadd tmm1, [{a} + {stride} + 64]",
                 "tileloadd tmm4, [{b} + {stride} + 4096]",
                 "tdpbsud tmm6, tmm1, tmm4",
                 "tileloadd tmm5, [{b} + {stride} + 4160]",
                 "tdpbsud tmm7, tmm1, tmm5",
-                "tilestored [{c} + {line}], tmm6",
-                "tilestored [{c} + {line} + 1024], tmm7",
-                a = in(reg) a, b = in(reg) b, c = in(reg) c, stride = in(reg) STRIDE, line = in(reg) 64usize,
-                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
-                out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
-                options(nostack, preserves_flags)
             );
         }
     }

@@ -262,7 +262,8 @@ impl Grammar {
         let clock = clock.recv().map_err(|_| never())?;
         loop {
             let left = clock.left(most);
-            match receiver.recv_timeout(left) {
+            // A thread that has no processor spends nothing: look again after a while, however little is left.
+            match receiver.recv_timeout(left.max(Duration::from_millis(5))) {
                 Ok(done) => return done,
                 Err(mpsc::RecvTimeoutError::Timeout) if left > Duration::ZERO => {}
                 Err(mpsc::RecvTimeoutError::Timeout) => {
