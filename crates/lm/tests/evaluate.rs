@@ -176,3 +176,34 @@ fn long_texts_are_windows_and_long_prompts_are_cut() {
     assert_eq!((asked.cut, asked.count, asked.scores[0].error), (1, 1, None));
     std::fs::remove_dir_all(&dir).unwrap();
 }
+
+/// As the harness's `mmlu_abstract_algebra` asks: its description, examples of the split `dev`, the letters.
+#[test]
+fn mmlu_is_asked_as_in_the_harness() {
+    let dir = std::env::temp_dir().join(format!("lapis-mmlu-{}", std::process::id()));
+    let folder = dir.join("mmlu/abstract_algebra");
+    std::fs::create_dir_all(&folder).unwrap();
+    let row = |question: &str, answer: u32| {
+        format!(
+            "{{\"question\": \"{question}\", \"subject\": \"abstract_algebra\", \"choices\": [\"0\", \"4\", \"2\", \"6\"], \"answer\": {answer}}}\n"
+        )
+    };
+    std::fs::write(folder.join("dev.jsonl"), row(" Is one? ", 1) + &row("Is two?", 2)).unwrap();
+    std::fs::write(folder.join("test.jsonl"), row("Is three? ", 3)).unwrap();
+    let library = Library::new(&[], Some(dir.clone())).unwrap();
+    let how = Settings { num_fewshot: Some(1), ..settings() };
+    let found = library.task("mmlu_abstract_algebra").unwrap().run(&demo(), &how, &mut |_, _| true).unwrap();
+    let choices = "A. 0\nB. 4\nC. 2\nD. 6\nAnswer:";
+    let asked = format!(
+        "The following are multiple choice questions (with answers) about abstract algebra.\n\nIs one?\n{choices} B\n\nIs three?\n{choices}"
+    );
+    assert_eq!(found.samples[0]["arguments"], serde_json::json!([asked]));
+    assert_eq!(found.samples[0]["continuations"], serde_json::json!([" A", " B", " C", " D"]));
+    assert_eq!((found.alias.as_str(), found.scores[0].metric.as_str()), ("abstract algebra", "acc"));
+    // Of a group all subjects are needed.
+    let error = library.tasks("mmlu_stem").err().unwrap();
+    assert!(error.message().contains("mmlu_anatomy: there are no rows of \"test\""), "{error}");
+    assert_eq!(library.tasks("mmlu_abstract_algebra").unwrap().len(), 1);
+    assert!(library.task("mmlu_cookery").err().unwrap().message().contains("mmlu_SUBJECT"));
+    std::fs::remove_dir_all(dir).unwrap();
+}

@@ -5,7 +5,7 @@ use crate::{interrupt, say};
 use lapis::io::atomic::AtomicFile;
 use lapis::{Error, Result};
 use lapis_lm::Sampling;
-use lapis_lm::harness::{Library, Limit, Outcome, Settings};
+use lapis_lm::harness::{Library, Limit, Outcome, Settings, Task, groups};
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
 
@@ -80,7 +80,14 @@ pub(crate) fn run(a: Arguments) -> Result<()> {
     let folders: Vec<PathBuf> = a.include_path.iter().cloned().chain([here]).collect();
     let library = Library::new(&folders, a.data_dir.clone())?;
     // What is wrong with a task is told before weights are read.
-    let tasks = a.tasks.iter().map(|name| library.task(name)).collect::<Result<Vec<_>>>()?;
+    let mut tasks: Vec<Task> = Vec::new();
+    // What each of them is called in the name of the result's file, where a group is one.
+    let mut labels: Vec<String> = Vec::new();
+    for name in &a.tasks {
+        let own = library.tasks(name)?;
+        labels.extend(own.iter().map(|task| if own.len() > 1 { name.clone() } else { task.name.clone() }));
+        tasks.extend(own);
+    }
     let model = a.adapter.load(&a.source)?;
     interrupt::watch();
     let mut outcomes = Vec::new();
@@ -110,6 +117,10 @@ pub(crate) fn run(a: Arguments) -> Result<()> {
             return Ok(());
         }
     }
+    labels.truncate(outcomes.len());
+    labels.dedup();
+    let all: Vec<Outcome> = a.tasks.iter().flat_map(|name| groups(name, &outcomes)).collect();
+    let outcomes: Vec<Outcome> = all.into_iter().chain(outcomes).collect();
     let mut results: Map<String, Value> = outcomes.iter().map(|o| (o.name.clone(), o.to_json())).collect();
     if partial {
         results.values_mut().for_each(|result| result["partial"] = true.into());
@@ -118,11 +129,11 @@ pub(crate) fn run(a: Arguments) -> Result<()> {
     let mut keys =
         vec!["eval".to_string(), file_part(&a.source.name()), format!("lapis-{}", env!("CARGO_PKG_VERSION"))];
     keys.extend(a.num_shots.map(|n| format!("{n:02}")));
-    keys.extend(outcomes.iter().map(|o| file_part(&o.name)));
+    keys.extend(labels.iter().map(|name| file_part(name)));
     let file = a.output_dir.join(keys.join("_"));
     write(&file, &indented(&Value::Object(results.clone())))?;
     if a.log_samples {
-        for outcome in &outcomes {
+        for outcome in outcomes.iter().filter(|o| !o.samples.is_empty()) {
             let lines: String = outcome.samples.iter().map(|line| format!("{line}\n")).collect();
             write(&a.output_dir.join(format!("samples_{}.jsonl", file_part(&outcome.name))), &lines)?;
         }

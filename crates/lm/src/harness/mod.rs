@@ -6,10 +6,12 @@
 mod data;
 mod filter;
 mod metric;
+mod mmlu;
 mod prompt;
 mod run;
 mod task;
 
+pub use mmlu::groups;
 pub use task::Task;
 
 use crate::sample::Sampling;
@@ -150,6 +152,18 @@ impl Library {
         all
     }
 
+    /// The tasks of a name: those of a group (`mmlu`, `mmlu_stem`), else the one of that name.
+    ///
+    /// # Errors
+    /// As [`Library::task`].
+    pub fn tasks(&self, name: &str) -> Result<Vec<Task>> {
+        let own = self.files.contains_key(name) || Path::new(name).is_file();
+        match mmlu::members(name).filter(|_| !own) {
+            Some(all) => all.iter().map(|name| self.task(name)).collect(),
+            None => Ok(vec![self.task(name)?]),
+        }
+    }
+
     /// A task by its name, or in a file: YAML, or rows as lines of JSON.
     ///
     /// # Errors
@@ -162,12 +176,13 @@ impl Library {
         if let Some(path) = self.files.get(name) {
             return self.file(path);
         }
-        if let Some((_, text)) = BUILT_IN.iter().find(|t| t.0 == name) {
-            let settings = crate::yaml::parse(text).map_err(|e| Error::value(format!("[evaluate] {name}: {e}")))?;
+        let built_in = BUILT_IN.iter().find(|t| t.0 == name).map(|(_, text)| crate::yaml::parse(text));
+        if let Some(settings) = built_in.or_else(|| mmlu::settings(name)) {
+            let settings = settings.map_err(|e| Error::value(format!("[evaluate] {name}: {e}")))?;
             return Task::of(&settings, name, &Place { folder: PathBuf::new(), data: self.data.clone() });
         }
         Err(Error::value(format!(
-            "[evaluate] there is no task {name:?}\n  There are {}.\n  Name a YAML file of lm-evaluation-harness, or rows as lines \
+            "[evaluate] there is no task {name:?}\n  There are {}, mmlu, mmlu_GROUP, mmlu_SUBJECT.\n  Name a YAML file of lm-evaluation-harness, or rows as lines \
              of JSON. Tasks that need Python run there, against `lapis serve`:\n  lm_eval --model local-completions --tasks {name} \
              --model_args model=MODEL,base_url=http://127.0.0.1:8080/v1/completions",
             self.names().join(", ")
