@@ -3,7 +3,7 @@
 mod shared;
 
 use serde_json::Value;
-use shared::{DEMO, Folder, err, out};
+use shared::{DEMO, FILES, Folder, err, out};
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -56,6 +56,17 @@ fn learned_fused_packed_and_asked() {
     );
     let told: Value = serde_json::from_str(&lapis(&dir, "evaluate --model packed --tasks cat.jsonl --json")).unwrap();
     assert_eq!(told["results"]["cat"]["acc,none"], 1.0, "{told}");
+    // What has no words in GGUF is told before a model is written.
+    std::fs::create_dir(dir.0.join("odd")).unwrap();
+    for file in FILES {
+        std::fs::copy(format!("{DEMO}/{file}"), dir.0.join("odd").join(file)).unwrap();
+    }
+    let config = std::fs::read_to_string(dir.0.join("odd/config.json")).unwrap();
+    let mut config: Value = serde_json::from_str(&config).unwrap();
+    config["rope_scaling"] = serde_json::json!({"rope_type": "dynamic", "factor": 2.0});
+    dir.write("odd/config.json", config.to_string());
+    let o = dir.run("fuse --model odd --save-path none --export-gguf");
+    assert!(!o.status.success() && err(&o).contains("\"dynamic\"") && !dir.0.join("none").exists(), "{}", err(&o));
     for model in ["fused", "packed", "fused/ggml-model-q8_0.gguf"] {
         assert!(lapis(&dir, &format!("{ask} --model {model}")).contains("Your cat is called Minka."), "{model}");
     }
@@ -178,7 +189,7 @@ fn a_run_that_is_killed_goes_on_with_the_same_bits() {
 #[test]
 fn a_state_that_cannot_be_written_leaves_the_one_before() {
     let dir = texts("full");
-    let train = "lora --train --data texts --save-every 2 --val-batches 1 --adapter-path a";
+    let train = "lora --train --data texts --save-every 1 --val-batches 1 --adapter-path a";
     lapis(&dir, &format!("{train} --iters 2"));
     let held = || -> Vec<(std::ffi::OsString, Vec<u8>)> {
         let files = std::fs::read_dir(dir.0.join("a")).unwrap().map(|f| f.unwrap().path());
@@ -192,7 +203,7 @@ fn a_state_that_cannot_be_written_leaves_the_one_before() {
     let script = format!("trap '' XFSZ; ulimit -f 50; exec {} {train} --iters 4 --resume", env!("CARGO_BIN_EXE_lapis"));
     let o = Command::new("bash").args(["-c", &script]).current_dir(&dir.0).output().unwrap();
     assert!(!o.status.success() && err(&o).contains("a/training_state.safetensors: "), "{}", err(&o));
-    assert!(held() == before && before.len() == 4);
+    assert!(held() == before && before.len() == 6);
     lapis(&dir, &format!("{train} --iters 4 --resume"));
 }
 
@@ -201,7 +212,7 @@ fn a_state_that_cannot_be_written_leaves_the_one_before() {
 fn a_dry_run_says_what_training_takes() {
     let dir = texts("dry");
     let said = lapis(&dir, &format!("lora --model {DEMO} --train --data texts --iters 25 --num-layers 4 --dry-run"));
-    assert!(said.contains("Trainable parameters: 4.301% (0.150M/3.476M), in 4 blocks"), "{said}");
+    assert!(said.contains("Trainable parameters: 4.301% (0.150M/3.476M), in all 4 blocks"), "{said}");
     assert!(said.contains("steps: 13 see every sample once, 25 are asked for"), "{said}");
     let number = |head: &str| {
         let line = said.lines().find_map(|l| l.strip_prefix(head)).unwrap_or_else(|| panic!("{said}"));
@@ -209,6 +220,55 @@ fn a_dry_run_says_what_training_takes() {
     };
     assert!(number("memory: ") > 0.0 && number("time: ") > 0.0, "{said}");
     assert!(!dir.0.join("adapters").exists());
+}
+
+/// What is too large for the memory names ways out, and goes on with one of them.
+#[test]
+fn a_step_that_does_not_fit_says_what_helps() {
+    let dir = texts("memory");
+    let o = dir.run("lora --train --data texts --iters 3 --val-batches 0 --memory-limit 20MB --batch-size 8");
+    let said = err(&o);
+    assert!(o.status.code() == Some(4) && said.contains("step 1 does not fit into memory"), "{said}");
+    assert!(said.contains("--grad-checkpoint") && said.contains("the limit is 0.020"), "{said}");
+}
+
+/// Packages of Python that follow runs, in their stead one that writes down what it hears.
+#[cfg(unix)]
+#[test]
+fn services_hear_of_a_run_as_mlx_lm_tells_them() {
+    if Command::new("python3").arg("--version").output().is_err() {
+        return eprintln!("skipped: there is no python3");
+    }
+    let dir = texts("services");
+    std::fs::create_dir(dir.0.join("packages")).unwrap();
+    dir.write(
+        "packages/wandb.py",
+        "import json\nout = open('heard.jsonl', 'a')\n\
+         def say(*what):\n    print(json.dumps(what), file=out, flush=True)\n\
+         def init(**own):\n    print('noise')\n    say('init', own['project'], own['name'], own['config']['iters'])\n\
+         def log(values, step):\n    say('log', values, step)\n\
+         def finish():\n    say('finish')\n",
+    );
+    let train = "lora --train --data texts --iters 4 --steps-per-report 2 --val-batches 1 --json --project-name cats";
+    let run = |to: &str| {
+        dir.command(&format!("{train} --report-to {to}")).env("PYTHONPATH", dir.0.join("packages")).output().unwrap()
+    };
+    let o = run("WandB,tensorboard");
+    assert!(o.status.success(), "{}", err(&o));
+    let records: Vec<Value> = out(&o).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let heard = std::fs::read_to_string(dir.0.join("heard.jsonl")).unwrap();
+    let heard: Vec<Value> = heard.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(heard[0], serde_json::json!(["init", "cats", "adapters", 4]));
+    assert_eq!(heard.len(), records.len() + 2, "{heard:?}");
+    for (record, heard) in records.iter().zip(&heard[1..]) {
+        assert_eq!(*heard, serde_json::json!(["log", record, record["iteration"]]));
+    }
+    assert_eq!(heard.last().unwrap()[0], "finish");
+    for (to, says) in [("trackio", "pip install trackio"), ("wanda", "known are tensorboard, wandb, swanlab, trackio")]
+    {
+        let o = run(to);
+        assert!(o.status.code() == Some(2) && err(&o).contains(says), "{to}: {}", err(&o));
+    }
 }
 
 /// Rows are the same, wherever they come from.
@@ -259,6 +319,29 @@ fn rows_come_from_csv_and_from_data_sets_of_the_cache() {
     for source in ["-c columns.yaml", "--data table", "--data me/cats", "--data me/cats@main", "-c named.yaml"] {
         assert_eq!(losses(source), own, "{source}");
     }
+    // Subsets, which the card of a data set names.
+    let many = cached.with_file_name("datasets--me--many");
+    let data = many.join("snapshots/0");
+    for folder in ["data", "dogs", "refs"] {
+        std::fs::create_dir_all(if folder == "refs" { many.join(folder) } else { data.join(folder) }).unwrap();
+    }
+    std::fs::write(many.join("refs/main"), "0").unwrap();
+    for (file, rows) in
+        [("data/train_a-0.jsonl", &lines[..]), ("data/test_a-0.jsonl", &lines[..8]), ("dogs/train.jsonl", &lines[..2])]
+    {
+        std::fs::write(data.join(file), rows.join("\n")).unwrap();
+    }
+    let card = "---\nlicense: mit\nconfigs:\n- config_name: cats\n  data_files:\n  - split: train\n    path: data/train_a-*\n  - split: \
+                held_out\n    path: [data/test_a-*]\n- config_name: dogs\n  data_dir: dogs\n---\n# Many\n";
+    std::fs::write(data.join("README.md"), card).unwrap();
+    let subset = |name: &str| {
+        format!(
+            "hf_dataset: {{path: me/many, config: {{name: {name}}}, train_split: train, valid_split: 'held_out[:8]'}}\n"
+        )
+    };
+    dir.write("cats.yaml", subset("cats"));
+    assert_eq!(losses("-c cats.yaml"), own);
+    dir.write("birds.yaml", subset("birds"));
 
     std::fs::write(snapshot.join("data/train-00001-of-00002.jsonl"), format!("{}\n\nnonsense\n", lines[0])).unwrap();
     std::fs::rename(dir.0.join("table/valid.csv"), dir.0.join("table/valid.arrow")).unwrap();
@@ -271,6 +354,8 @@ fn rows_come_from_csv_and_from_data_sets_of_the_cache() {
         ("--data table", 2, "table/valid.arrow: rows are read from .jsonl, .csv and .parquet"),
         ("--data columns", 2, "columns/train.parquet cannot be read: column text: it is packed by ZSTD"),
         ("-c split.yaml", 2, "no split \"other\""),
+        ("--data me/many", 2, "me/many has the subsets cats, dogs"),
+        ("-c birds.yaml", 2, "me/many has no subset \"birds\"; it has cats, dogs"),
     ] {
         let o = dir.command(&format!("{train} {source}")).env("HF_HUB_CACHE", dir.0.join("hub")).output().unwrap();
         assert!(o.status.code() == Some(code) && err(&o).contains(says), "{source}: {:?} {}", o.status, err(&o));

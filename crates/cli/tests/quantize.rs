@@ -104,6 +104,25 @@ fn sensitivities_are_written_and_read() {
     assert_eq!(weights("mlx_model"), weights("again"));
 }
 
+/// A run of many steps on few samples says so, and how far it is, where nobody looks at a terminal.
+#[test]
+fn rows_that_come_again_are_counted_and_steps_are_told() {
+    let dir = Folder::new("again");
+    let rows = concat!(env!("CARGO_MANIFEST_DIR"), "/../train/tests/data/cats.parquet");
+    let line = format!("dwq --data-path {rows} --max-seq-length 16 --num-samples 240 --report-samples 1 --mlx-path a");
+    let o = dir.run(&line);
+    let said = String::from_utf8(o.stderr).unwrap();
+    assert!(o.status.success() && said.contains("240 samples are asked for and "), "{said}");
+    let told: Vec<&str> = said.lines().filter(|l| l.contains("step ") && l.contains(" of 60: loss ")).collect();
+    assert!(told.len() == 3 && told[0].contains("step 20 ") && told[0].contains(" tokens/s, peak memory "), "{said}");
+    std::fs::create_dir(dir.0.join("rows")).unwrap();
+    std::fs::copy(rows, dir.0.join("rows/train.parquet")).unwrap();
+    let on = |path: &str| dir.lapis(&format!("perplexity --data-path {path} --sequence-length 16 --json"));
+    assert_eq!(on("rows"), on(rows));
+    let said = dir.refused("gptq --calibration-file me/dogs --mlx-path b");
+    assert!(said.contains("hf download --repo-type dataset me/dogs"), "{said}");
+}
+
 #[test]
 fn what_cannot_be_done_is_said() {
     let dir = Folder::new("refused");

@@ -49,7 +49,7 @@ impl AtomicFile {
             return Err(Error::memory(format!("[{op}] {}: needs {needs}, {free} free on {place}", show(&target))));
         }
         let lock_path = beside(".lock");
-        let lock = acquire(&lock_path).map_err(|e| fail(&e))?;
+        let lock = acquire(&lock_path, "this file").map_err(|e| fail(&e))?;
         let partial = beside(".partial");
         // From here on, dropping `this` removes what was made.
         let mut this = AtomicFile { file: None, target, partial, lock: Some((lock_path, lock)), op };
@@ -104,8 +104,33 @@ impl Drop for AtomicFile {
     }
 }
 
+/// A lock that one process has at a time; its file is gone when it is dropped.
+#[derive(Debug)]
+pub struct Lock {
+    path: PathBuf,
+    _file: File,
+}
+
+impl Lock {
+    /// Takes the lock on the file at `path`; `what` is that which only one process is to write.
+    ///
+    /// # Errors
+    /// Says which process is writing, or why the file cannot be made.
+    pub fn take(path: impl AsRef<Path>, what: &str) -> std::result::Result<Lock, String> {
+        let path = path.as_ref().to_path_buf();
+        acquire(&path, what).map(|file| Lock { path, _file: file })
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // While it is still locked, as above.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
 /// Locks the file at `path` and leaves our process id in it.
-fn acquire(path: &Path) -> std::result::Result<File, String> {
+fn acquire(path: &Path, what: &str) -> std::result::Result<File, String> {
     for _ in 0..100 {
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
         let mut file = file.map_err(|e| format!("cannot make {}: {e}", show(path)))?;
@@ -114,7 +139,7 @@ fn acquire(path: &Path) -> std::result::Result<File, String> {
             Err(TryLockError::WouldBlock) => {
                 let mut pid = String::new();
                 let _ = file.take(20).read_to_string(&mut pid);
-                return Err(format!("process {} is writing this file", pid.trim()));
+                return Err(format!("process {} is writing {what}", pid.trim()));
             }
             // A file system without locks: go on without.
             Err(TryLockError::Error(_)) => return Ok(file),
@@ -228,6 +253,18 @@ mod tests {
         first.commit().unwrap();
         AtomicFile::create(dir.join("a"), "save", 0).unwrap().commit().unwrap();
         assert_eq!(files(&dir), ["a"]);
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn one_process_has_a_lock() {
+        let dir = scratch("lock");
+        let first = Lock::take(dir.join(".lock"), "here").unwrap();
+        let why = Lock::take(dir.join(".lock"), "here").unwrap_err();
+        assert_eq!(why, format!("process {} is writing here", std::process::id()));
+        drop(first);
+        assert_eq!(files(&dir), [""; 0]);
+        Lock::take(dir.join(".lock"), "here").unwrap();
         std::fs::remove_dir_all(dir).unwrap();
     }
 

@@ -24,6 +24,7 @@ pub mod hub;
 mod imports;
 pub mod likelihood;
 pub mod models;
+mod nearest;
 pub mod original;
 pub mod prompt_cache;
 pub mod quant;
@@ -44,6 +45,7 @@ pub use engine::{Disk, DiskPrefixes, Drafter, Engine, Event, Finish, Prefixes, R
 pub use generate::{Files, LanguageModel, Options, Response, Stream, load, load_with_adapter};
 pub use grammar::Grammar;
 pub use models::Model;
+pub use nearest::nearest;
 pub use original::{Formats, Original};
 pub use prompt_cache::PromptCache;
 pub use reply::{Part, Reply, ReplyOptions};

@@ -82,7 +82,7 @@ impl Data {
     pub fn read(data: &str, model: &LanguageModel, s: &Settings, note: &mut dyn FnMut(&str)) -> Result<Data> {
         let mut sets = Data::default();
         match &s.hf_dataset {
-            None => sets.add(&Source::find(data)?, model, s, note)?,
+            None => sets.add(&Source::find(data, None)?, model, s, note)?,
             Some(Value::Array(all)) => all.iter().try_for_each(|named| sets.add_named(named, model, s, note))?,
             Some(named) => sets.add_named(named, model, s, note)?,
         }
@@ -127,7 +127,8 @@ impl Data {
         let wrong = |what: String| Error::value(format!("[lora] hf_dataset: {what}"));
         let entries = named.as_object().ok_or_else(|| wrong(format!("{named} is no mapping with path")))?;
         let mut own = s.clone();
-        let (mut path, mut splits) = (None, ["train[:80%]", "train[-10%:]", "test"].map(String::from));
+        let (mut path, mut subset, mut revision) = (None, None, None);
+        let mut splits = ["train[:80%]", "train[-10%:]", "test"].map(String::from);
         for (key, value) in entries.iter().filter(|(_, value)| !value.is_null()) {
             let text = || value.as_str().map(String::from).ok_or_else(|| wrong(format!("{key} is no text")));
             match key.as_str() {
@@ -138,15 +139,32 @@ impl Data {
                 "prompt_feature" | "completion_feature" | "chat_feature" | "text_feature" => {
                     own.set(key, value.clone())?
                 }
-                "config" if value.as_object().is_some_and(Map::is_empty) => {}
+                // What `datasets.load_dataset` is given beside the path.
+                "config" => {
+                    for (key, value) in
+                        value.as_object().ok_or_else(|| wrong(format!("config is {value}, no mapping")))?
+                    {
+                        let text = value.as_str().map(String::from);
+                        match (key.as_str(), text) {
+                            ("name", text @ Some(_)) => subset = text,
+                            ("revision", text @ Some(_)) => revision = text,
+                            _ => {
+                                return Err(wrong(format!(
+                                    "config.{key}: {value} is not read; known are name, revision"
+                                )));
+                            }
+                        }
+                    }
+                }
                 _ => {
-                    let known = "path, train_split, valid_split, test_split, prompt_feature, completion_feature, chat_feature, text_feature";
+                    let known = "path, config, train_split, valid_split, test_split, prompt_feature, completion_feature, chat_feature, text_feature";
                     return Err(wrong(format!("{key} is not read; known are {known}")));
                 }
             }
         }
         let path = path.ok_or_else(|| wrong("path is missing: the name of a data set".into()))?;
-        let source = Source::find(&path)?;
+        let path = revision.map_or(path.clone(), |revision: String| format!("{path}@{revision}"));
+        let source = Source::find(&path, subset.as_deref())?;
         for (split, set) in splits
             .iter()
             .zip([&mut self.train, &mut self.valid, &mut self.test])

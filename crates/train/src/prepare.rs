@@ -13,6 +13,8 @@ use std::collections::BTreeSet;
 pub struct Trained {
     /// Blocks.
     pub blocks: usize,
+    /// Blocks that the model has.
+    pub depth: usize,
     /// Layers that were given a change; of whole weights, parameters.
     pub layers: usize,
     /// Numbers that are trained.
@@ -41,7 +43,7 @@ pub fn prepare(model: &mut dyn Model, s: &Settings) -> Result<Trained> {
     if numbers == 0 {
         return Err(Error::value("[lora] nothing is trained: no layer of the chosen blocks can be changed"));
     }
-    Ok(Trained { blocks, layers, numbers, of })
+    Ok(Trained { blocks, depth, layers, numbers, of })
 }
 
 fn adapt(model: &mut dyn Model, s: &Settings, first: usize, dora: bool) -> Result<usize> {

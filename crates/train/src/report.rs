@@ -48,9 +48,24 @@ pub struct Record {
     /// Mean loss of a token of the validation; of a pair, where pairs are learned.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub val_loss: Option<f32>,
+    /// `exp` of that, where it is the loss of a token.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub val_perplexity: Option<f32>,
     /// Seconds that it took.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub val_time: Option<f64>,
+    /// Answers to the prompts of the settings, at the validation.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub texts: Vec<Written>,
+}
+
+/// What a model writes after a prompt.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Written {
+    /// The prompt.
+    pub prompt: String,
+    /// What comes after it.
+    pub text: String,
 }
 
 /// The records of a run, in metrics.jsonl and to be drawn.
@@ -94,14 +109,14 @@ impl Report {
         Ok(())
     }
 
-    /// Writes report.html; `texts` are prompts and what the model writes after them.
-    pub(crate) fn write(&self, texts: &[(String, String)]) -> Result<PathBuf> {
+    /// Writes report.html; `texts` are what the model writes in the end.
+    pub(crate) fn write(&self, texts: &[Written]) -> Result<PathBuf> {
         let path = self.dir.join("report.html");
         write(&path, self.page(texts).as_bytes())?;
         Ok(path)
     }
 
-    fn page(&self, texts: &[(String, String)]) -> String {
+    fn page(&self, texts: &[Written]) -> String {
         let points = |value: fn(&Record) -> Option<f64>| -> Vec<(f64, f64)> {
             self.records.iter().filter_map(|r| Some((r.iteration as f64, value(r)?))).collect()
         };
@@ -126,19 +141,28 @@ impl Report {
             .collect();
         let _ = write!(page, "<h2>Loss</h2><p>{}</p>{}", ends.join(" · "), chart(&losses));
         let _ = write!(page, "<h2>Learning rate</h2>{}<h2>Gradient</h2>{}", chart(&rates), chart(&norms));
-        if !texts.is_empty() {
-            page += "<h2>Texts</h2>";
-            for (prompt, reply) in texts {
-                let _ = write!(page, "<pre><b>{}</b>{}</pre>", escaped(prompt), escaped(reply));
+        let mut written = |head: &str, texts: &[Written]| {
+            if !texts.is_empty() {
+                let _ = write!(page, "<h2>{head}</h2>");
             }
-        }
-        page += "<h2>Reports</h2><table><tr><th>step<th>loss<th>validation<th>rate<th>tokens/s<th>GB";
+            for Written { prompt, text } in texts {
+                let _ = write!(page, "<pre><b>{}</b>{}</pre>", escaped(prompt), escaped(text));
+            }
+        };
+        written("Texts", texts);
+        self.records.iter().for_each(|r| written(&format!("Texts after step {}", r.iteration), &r.texts));
+        page += "<h2>Reports</h2><table><tr><th>step<th>loss<th>validation<th>perplexity<th>rate<th>tokens/s<th>GB";
         let cell = |x: Option<f64>, digits: usize| x.map_or(String::new(), |x| format!("{x:.digits$}"));
         for r in &self.records {
             let rate = r.learning_rate.map_or(String::new(), |x| format!("{x:.2e}"));
             let (loss, val) = (cell(r.train_loss.map(f64::from), 3), cell(r.val_loss.map(f64::from), 3));
+            let perplexity = cell(r.val_perplexity.map(f64::from), 3);
             let (speed, peak) = (cell(r.tokens_per_second, 1), cell(r.peak_memory, 2));
-            let _ = write!(page, "<tr><td>{}<td>{loss}<td>{val}<td>{rate}<td>{speed}<td>{peak}", r.iteration);
+            let _ = write!(
+                page,
+                "<tr><td>{}<td>{loss}<td>{val}<td>{perplexity}<td>{rate}<td>{speed}<td>{peak}",
+                r.iteration
+            );
         }
         page += "</table><h2>Settings</h2><table>";
         for (key, value) in &self.settings {
@@ -210,7 +234,7 @@ pub(crate) fn samples_of(
     s: &Settings,
     valid: &[Sample],
     train: &[Sample],
-) -> Result<Vec<(String, String)>> {
+) -> Result<Vec<Written>> {
     const TEXTS: usize = 3;
     const TOKENS: usize = 80;
     if !model.writes {
@@ -245,7 +269,7 @@ pub(crate) fn samples_of(
         for step in model.stream(&tokens, &options, Sequence::new())? {
             text += &step?.text;
         }
-        all.push((prompt, text));
+        all.push(Written { prompt, text });
     }
     Ok(all)
 }

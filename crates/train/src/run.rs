@@ -1,17 +1,22 @@
 //! A whole run: steps, validations, reports, saved states, and the test at the end.
 
+use crate::batches::groups;
 use crate::order::Order;
-use crate::report::{Record, Report, samples_of};
-use crate::state::{self, ADAPTERS};
+use crate::report::{Record, Report, Written, samples_of};
+use crate::services::{NAMES, Service};
+use crate::state::{self, ADAPTERS, BEST};
 use crate::tensorboard::EventFile;
 use crate::trainer::evaluate;
 use crate::{Data, Settings, Step, Trained, Trainer};
 use lapis::distributed::{self, Group};
-use lapis::{Array, Error, Result, io, memory};
+use lapis::{Array, Error, ErrorKind, Result, io, memory};
 use lapis_lm::LanguageModel;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
+
+/// Steps in a row that are no numbers and may be skipped.
+const SKIPPED: usize = 10;
 
 /// Who hears of a run.
 pub trait Observer {
@@ -84,6 +89,13 @@ pub fn run_against(
         outcome.test_loss = Some(loss);
         return Ok(outcome);
     }
+    // What would end a run of hours is told before it begins.
+    let own = distributed::init(false)?.size();
+    for (samples, name, used) in [(&data.valid, "valid", s.val_batches != 0), (&data.test, "test", s.test)] {
+        if used && !samples.is_empty() {
+            groups(samples, s.batch_size, own, name)?;
+        }
+    }
     let dir = PathBuf::from(&s.adapter_path);
     let mut trainer = Trainer::new(&*model.model, data.train, s)?;
     if let Some(reference) = reference {
@@ -103,20 +115,29 @@ pub fn run_against(
     if resume {
         trainer.resume(&dir)?;
     }
-    let (mut report, mut events, group) = (None, None, trainer.group);
+    let (mut report, mut events, mut services, group) = (None, None, Vec::new(), trainer.group);
     // Until here others may read what is about to be written.
     group.barrier()?;
+    let mut _lock = None;
     if group.rank() == 0 {
+        _lock = Some(state::claim(&dir)?);
         state::begin(&dir, s, trainer.trained().blocks)?;
+        // The best of another run.
+        if trainer.done() == 0 {
+            drop(std::fs::remove_file(dir.join(BEST)));
+        }
         report = Some(Report::open(&dir, s, trainer.done())?);
+        for name in s.reporters().filter(|name| NAMES.contains(&name.as_str())) {
+            services.push(Service::begin(&name, &dir, s)?);
+        }
         events = s.reporters().any(|r| r == "tensorboard").then(|| EventFile::create(&dir)).transpose()?;
     }
-    let mut run = Run { report, events, valid: data.valid, trainer, dir, s, observer };
+    let mut run = Run { report, events, services, valid: data.valid, trainer, dir, s, observer, language: model };
     run.observer.begin(&run.trainer.trained(), run.trainer.done());
     run.steps()?;
     // A model that was spoiled writes nothing; the rest of the report tells why.
     if let Some(report) = &run.report {
-        let texts = samples_of(&run.written(model), s, &run.valid, &run.trainer.samples).unwrap_or_else(|e| {
+        let texts = samples_of(&run.written(), s, &run.valid, &run.trainer.samples).unwrap_or_else(|e| {
             run.observer.note(&format!("the report is without texts: {e}"));
             Vec::new()
         });
@@ -146,37 +167,48 @@ struct Run<'a> {
     /// Of the process that writes.
     report: Option<Report>,
     events: Option<EventFile>,
+    services: Vec<Service>,
     observer: &'a mut dyn Observer,
+    /// The model with its tokens.
+    language: &'a LanguageModel,
 }
 
 impl Run<'_> {
     fn steps(&mut self) -> Result<()> {
         let s = self.s;
-        let (mut seconds, mut steps) = (0.0, 0);
+        let (mut seconds, mut steps, mut skipped) = (0.0, 0, 0);
         while self.trainer.done() < s.iters {
             // In this order mlx-lm draws the orders of batches.
             let it = self.trainer.done() + 1;
             let batch = self.trainer.next_batch();
             if !self.valid.is_empty()
+                && s.val_batches != 0
                 && (it == 1 || it.is_multiple_of(s.steps_per_eval) || it == s.iters)
                 && self.validate()?
             {
                 return Ok(());
             }
             let began = Instant::now();
-            let step = self.trainer.step(&batch)?;
-            if !step.is_finite() && s.on_nan == "skip" {
+            let step = self.trainer.step(&batch).map_err(|e| self.too_large(e, it))?;
+            skipped = if step.is_finite() { 0 } else { skipped + 1 };
+            if skipped > 0 && skipped <= SKIPPED && s.on_nan == "skip" {
                 self.observer.note(&format!(
                     "step {it}: the loss is {}, the gradient's length {}: skipped",
                     step.loss, step.norm
                 ));
-            } else if !step.is_finite() {
+            } else if skipped > 0 {
                 let file = self.dir.join(ADAPTERS);
                 self.save(false)?;
                 self.trainer.group.barrier()?;
+                let first = self.trainer.bad.as_ref().map_or(String::new(), |(name, n)| {
+                    format!("\n  {n} gradients are no numbers, the first that of {name}")
+                });
+                let help = match s.on_nan.as_str() {
+                    "skip" => format!("{SKIPPED} steps before it were skipped: a smaller --learning-rate helps"),
+                    _ => "A smaller --learning-rate helps, or --on-nan skip".into(),
+                };
                 return Err(Error::eval(format!(
-                    "[lora] the loss is {}, the gradient's length {} in step {it}; the weights of step {} are in {}\n  A smaller \
-                     --learning-rate helps, or --on-nan skip",
+                    "[lora] the loss is {}, the gradient's length {} in step {it}; the weights of step {} are in {}{first}\n  {help}",
                     step.loss,
                     step.norm,
                     it - 1,
@@ -198,10 +230,33 @@ impl Run<'_> {
                 self.observer.saved(&file);
             }
             if stop {
-                break;
+                return Ok(());
             }
         }
+        if self.report.is_some() {
+            self.hint();
+        }
         Ok(())
+    }
+
+    /// A step that memory does not suffice for: what was done before it is saved, and what helps is said.
+    fn too_large(&self, error: Error, it: usize) -> Error {
+        if error.kind() != ErrorKind::Memory {
+            return error;
+        }
+        let saved = match it > 1 && self.save(false).is_ok_and(|file| file.is_some()) {
+            true => format!(
+                "\n  The state of step {} is saved; --resume goes on, with --grad-checkpoint or more memory",
+                it - 1
+            ),
+            false => String::new(),
+        };
+        Error::memory(format!(
+            "[lora] step {it} does not fit into memory ({:.3} GB are in use, the limit is {:.3})\n  Ways out: a smaller --batch-size or \
+             --max-seq-length, --grad-checkpoint, fewer --num-layers, a lower rank, a model in fewer bits, a larger --memory-limit{saved}",
+            memory::active() as f64 / 1e9,
+            memory::limit() as f64 / 1e9
+        ))
     }
 
     /// A line about the steps since the last one.
@@ -231,6 +286,9 @@ impl Run<'_> {
         if let Some(events) = &mut self.events {
             events.record(&record)?;
         }
+        for said in self.services.iter_mut().filter_map(|service| service.record(&record)) {
+            self.observer.note(&said);
+        }
         self.observer.record(&record);
         report.add(record)
     }
@@ -251,25 +309,28 @@ impl Run<'_> {
         let batches = usize::try_from(self.s.val_batches).ok();
         let observer = &mut *self.observer;
         let loss = self.trainer.validate(&self.valid, batches, |i, n| observer.validating(i, n))?;
+        let val_time = Some(began.elapsed().as_secs_f64());
         let record = Record {
             iteration: self.trainer.done(),
             val_loss: Some(loss),
-            val_time: Some(began.elapsed().as_secs_f64()),
+            val_perplexity: (!self.s.prefers()).then(|| loss.exp()),
+            val_time,
+            texts: self.answers(),
             ..Record::default()
         };
         self.record(record)?;
-        let Some(patience) = self.s.patience else { return Ok(false) };
-        let best = self.dir.join(format!("best_{ADAPTERS}"));
+        let best = self.dir.join(BEST);
         if self.trainer.best.is_none_or(|least| loss < least) {
             self.trainer.best = Some(loss);
             self.trainer.worse = 0;
-            self.save_weights(&best)?;
+            // Before the first step there is nothing to keep but for those who may come back to it.
+            if self.trainer.done() > 0 || self.s.patience.is_some() {
+                self.save_weights(&best)?;
+            }
             return Ok(false);
         }
         self.trainer.worse += 1;
-        if self.trainer.worse < patience {
-            return Ok(false);
-        }
+        let Some(patience) = self.s.patience.filter(|&n| self.trainer.worse >= n) else { return Ok(false) };
         // What counts is the best, not the last.
         let weights = io::load_safetensors(best.as_path())?.0.into_iter().collect();
         self.trainer.set_weights(&weights)?;
@@ -282,8 +343,39 @@ impl Run<'_> {
         Ok(true)
     }
 
+    /// What the model answers now to the prompts of the settings, of the process that writes.
+    fn answers(&mut self) -> Vec<Written> {
+        if self.report.is_none() || self.s.eval_prompts.is_none() {
+            return Vec::new();
+        }
+        samples_of(&self.written(), self.s, &[], &[]).unwrap_or_else(|e| {
+            self.observer.note(&format!("no texts at this validation: {e}"));
+            Vec::new()
+        })
+    }
+
+    /// Says when the best validation was not the last.
+    fn hint(&mut self) {
+        let (Some(best), worse) = (self.trainer.best, self.trainer.worse) else { return };
+        if worse == 0 {
+            return;
+        }
+        let file = self.dir.join(BEST);
+        let text = match file.is_file() {
+            true => format!(
+                "the last {worse} validations were no better than one before, {best:.3}, whose weights are in {}; --patience stops there",
+                file.display()
+            ),
+            false => format!(
+                "no validation was better than the first, {best:.3}, before any step: a smaller --learning-rate may help, or more texts"
+            ),
+        };
+        self.observer.note(&text);
+    }
+
     /// The model as it is now, to write with.
-    fn written(&self, model: &LanguageModel) -> LanguageModel {
+    fn written(&self) -> LanguageModel {
+        let model = self.language;
         let mut copy = self.trainer.model().copied();
         copy.module_mut().eval();
         LanguageModel {

@@ -1,8 +1,9 @@
 //! What a run is asked to do: the keys of mlx-lm's YAML files, which are also the flags of the command line and what
 //! `adapter_config.json` holds.
 
+use crate::services::NAMES;
 use lapis::{Error, Result};
-use lapis_lm::yaml;
+use lapis_lm::{nearest, yaml};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::path::Path;
@@ -45,7 +46,7 @@ pub struct Settings {
     pub batch_size: usize,
     /// Steps.
     pub iters: usize,
-    /// Batches of a validation; -1 takes all.
+    /// Batches of a validation; -1 takes all, 0 validates nothing.
     pub val_batches: i64,
     /// Where no schedule is given.
     pub learning_rate: f64,
@@ -73,7 +74,7 @@ pub struct Settings {
     pub grad_checkpoint: bool,
     /// Give memory back between steps when more than so many bytes are kept for later; 0 keeps all.
     pub clear_cache_threshold: u64,
-    /// `tensorboard`, or nothing.
+    /// Who hears of the run: `tensorboard`, `wandb`, `swanlab`, `trackio`, with commas between them.
     pub report_to: Option<String>,
     /// What reports call the run.
     pub project_name: Option<String>,
@@ -99,7 +100,7 @@ pub struct Settings {
     pub on_nan: String,
     /// What becomes of samples that are too long: `cut`, `skip` or `error`.
     pub on_long: String,
-    /// A file of prompts, one a line, that the report answers with the trained model.
+    /// A file of prompts, one a line, that are answered at each validation and in the report.
     pub eval_prompts: Option<String>,
     /// Count one target of padding in a row that is shorter than its batch, as mlx-lm does.
     pub exact_reference_loss: bool,
@@ -223,11 +224,14 @@ impl Settings {
     ///
     /// # Errors
     /// A key that there is not, with those that are near; a value of another kind.
-    pub fn set(&mut self, key: &str, value: Value) -> Result<()> {
+    pub fn set(&mut self, key: &str, mut value: Value) -> Result<()> {
         let mut all = self.to_map();
         if !all.contains_key(key) {
-            let known = all.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
-            return Err(Error::value(format!("[lora] there is no setting {key:?}; known are {known}")));
+            let near = nearest(all.keys().map(String::as_str), key).join(", ");
+            return Err(Error::value(format!("[lora] there is no setting {key:?}; nearest are {near}")));
+        }
+        if let (true, Value::String(name)) = (key == "optimizer", &mut value) {
+            name.make_ascii_lowercase();
         }
         if key == "lora_parameters"
             && let Some(given) = value.as_object()
@@ -320,6 +324,14 @@ impl Settings {
                 return fail(format!("{key} is 0; 1 is the least"));
             }
         }
+        for (key, wanted, zero) in
+            [("iters", self.train, self.iters == 0), ("test_batches", self.test, self.test_batches == 0)]
+        {
+            if wanted && zero {
+                let all = if key == "iters" { "" } else { ", and -1 takes all" };
+                return fail(format!("{key} is 0; 1 is the least{all}"));
+            }
+        }
         if !(self.beta > 0.0 && self.beta.is_finite()) {
             return fail(format!("beta is {}; it is a number above 0", self.beta));
         }
@@ -355,9 +367,10 @@ impl Settings {
         if !(0.0..1.0).contains(&self.lora_parameters.dropout) {
             return fail(format!("lora_parameters.dropout is {}; it lies in [0, 1)", self.lora_parameters.dropout));
         }
-        if let Some(odd) = self.reporters().find(|r| *r != "tensorboard") {
+        if let Some(odd) = self.reporters().find(|r| r != "tensorboard" && !NAMES.contains(&r.as_str())) {
+            let names = NAMES.join(", ");
             return fail(format!(
-                "report_to is {odd:?}; known is tensorboard (metrics.jsonl and report.html are always written)"
+                "report_to is {odd:?}; known are tensorboard, {names} (metrics.jsonl and report.html are always written)"
             ));
         }
         Ok(())
@@ -369,7 +382,8 @@ impl Settings {
     }
 
     /// Who hears of the run.
-    pub(crate) fn reporters(&self) -> impl Iterator<Item = &str> {
-        self.report_to.iter().flat_map(|all| all.split(',')).map(str::trim).filter(|r| !r.is_empty())
+    pub(crate) fn reporters(&self) -> impl Iterator<Item = String> {
+        let all = self.report_to.iter().flat_map(|all| all.split(','));
+        all.map(|name| name.trim().to_lowercase()).filter(|name| !name.is_empty())
     }
 }

@@ -2,6 +2,7 @@
 //! nothing of what rows mean.
 
 use crate::parquet;
+use crate::subsets::{self, matches};
 use lapis::{Error, Result};
 use lapis_lm::hub::{Hub, Name};
 use serde_json::{Map, Value};
@@ -24,6 +25,8 @@ pub(crate) struct Source {
     shown: String,
     /// Whether files lie as those who upload data put them, and not only as mlx-lm wants them.
     spread: bool,
+    /// Splits and their files, where the card of a data set names them.
+    splits: Vec<(String, Vec<String>)>,
 }
 
 /// Words in the names of files that hold a split.
@@ -34,15 +37,15 @@ const SPLITS: [(&str, &[&str]); 3] = [
 ];
 
 impl Source {
-    /// A directory, or `owner/name[@revision]` of a data set that is in the cache.
+    /// A directory, or `owner/name[@revision]` of a data set that is in the cache; of that, a subset.
     ///
     /// # Errors
-    /// Neither.
-    pub(crate) fn find(data: &str) -> Result<Source> {
+    /// Neither; a subset that there is not, or several of which none is chosen.
+    pub(crate) fn find(data: &str, subset: Option<&str>) -> Result<Source> {
         let dir = Path::new(data);
         if dir.is_dir() {
             let files = below(dir, 0);
-            return Ok(Source { dir: dir.into(), files, shown: data.into(), spread: false });
+            return Ok(Source { dir: dir.into(), files, shown: data.into(), spread: false, splits: Vec::new() });
         }
         let name = Name::parse(data).ok().filter(|name| name.repo.contains('/') && !dir.exists());
         let Some(name) = name else {
@@ -60,8 +63,42 @@ impl Source {
                 name.repo
             )));
         };
-        let files = below(&dir, 2);
-        Ok(Source { dir, files, shown: data.into(), spread: true })
+        let mut source = Source { files: below(&dir, 2), dir, shown: data.into(), spread: true, splits: Vec::new() };
+        source.keep(subset)?;
+        Ok(source)
+    }
+
+    /// Keeps the files of a subset.
+    fn keep(&mut self, name: Option<&str>) -> Result<()> {
+        let folder = |name: &str| format!("{}/", name.trim_matches('/'));
+        let chosen = match subsets::choose(subsets::of_card(&self.dir), name) {
+            Ok(chosen) => chosen,
+            // Without a card, folders are subsets.
+            Err(_) if name.is_some_and(|name| self.files.iter().any(|f| f.starts_with(&folder(name)))) => {
+                let own = folder(name.unwrap_or_default());
+                self.files.retain(|f| f.starts_with(&own));
+                return Ok(());
+            }
+            Err(known) => {
+                let (shown, first) = (&self.shown, known.first().map_or("NAME", String::as_str));
+                let what = match name {
+                    Some(name) => format!("has no subset {name:?}; it has {}", known.join(", ")),
+                    None => format!("has the subsets {}", known.join(", ")),
+                };
+                return Err(Error::value(format!(
+                    "[lora] {shown} {what}\n  Choose one in a YAML file: hf_dataset: {{path: {shown}, config: {{name: {first}}}}}"
+                )));
+            }
+        };
+        let Some(subset) = chosen else { return Ok(()) };
+        if let Some(own) = subset.folder.as_deref().map(folder) {
+            self.files.retain(|f| f.starts_with(&own));
+        }
+        let of = |patterns: Vec<String>| -> Vec<String> {
+            self.files.iter().filter(|f| patterns.iter().any(|p| matches(p, f))).cloned().collect()
+        };
+        self.splits = subset.splits.into_iter().map(|(split, patterns)| (split, of(patterns))).collect();
+        Ok(())
     }
 
     /// The rows of a split; `None` where there is none.
@@ -100,6 +137,15 @@ impl Source {
             return file.strip_suffix(end) == Some(split);
         }
         let words = |of: &str| SPLITS.iter().find(|(name, _)| *name == of).map_or(&[][..], |(_, words)| words);
+        if !self.splits.is_empty() {
+            let named = |own: &str| own == split || words(split).contains(&own);
+            return self.splits.iter().any(|(own, files)| named(own) && files.iter().any(|f| f == file));
+        }
+        // A name of the set's own.
+        if words(split).is_empty() {
+            let name = file.rsplit('/').next().unwrap_or(file);
+            return name.strip_prefix(split).is_some_and(|rest| rest == end || rest.starts_with('-'));
+        }
         let holds = |of: &str| {
             let mut parts = file.split(|c: char| !c.is_ascii_alphanumeric());
             parts.any(|part| words(of).contains(&part.to_lowercase().as_str()))
@@ -130,16 +176,38 @@ fn below(dir: &Path, depth: usize) -> Vec<String> {
     found
 }
 
-fn read(file: &Path) -> Result<Rows> {
+/// The rows of a file.
+///
+/// # Errors
+/// A file that cannot be read, and rows, by file and line.
+pub(crate) fn read(file: &Path) -> Result<Rows> {
     let shown = file.display().to_string();
     if shown.ends_with(".parquet") {
         return parquet::read(file, shown);
     }
-    let text = std::fs::read_to_string(file).map_err(|e| Error::io(format!("[lora] {shown}: {e}")))?;
+    let text = text(file)?;
     match shown.ends_with(".csv") {
         true => csv(&text, shown),
         false => lines(&text, shown),
     }
+}
+
+/// The text of a file, without the mark that some programs write before it.
+///
+/// # Errors
+/// A file that cannot be read; bytes that are no UTF-8, by their line.
+pub(crate) fn text(file: &Path) -> Result<String> {
+    let shown = file.display().to_string();
+    let bytes = std::fs::read(file).map_err(|e| Error::io(format!("[lora] {shown}: {e}")))?;
+    let text = String::from_utf8(bytes).map_err(|e| {
+        let before = &e.as_bytes()[..e.utf8_error().valid_up_to()];
+        let line = 1 + before.iter().filter(|&&b| b == b'\n').count();
+        bad(&shown, line, "the line is not UTF-8; save the file in that encoding")
+    })?;
+    Ok(match text.strip_prefix('\u{feff}') {
+        Some(rest) => rest.to_string(),
+        None => text,
+    })
 }
 
 /// What is wrong in a line.
@@ -188,7 +256,8 @@ pub(crate) fn lines(text: &str, shown: String) -> Result<Rows> {
         match serde_json::from_str(line) {
             Ok(Value::Object(row)) => rows.push((i + 1, row)),
             Ok(_) => faults.add(i + 1, "the line is no JSON object"),
-            Err(e) => faults.add(i + 1, &e.to_string()),
+            // The place that is meant is in the file, not in the line.
+            Err(e) => faults.add(i + 1, &e.to_string().replace(" at line 1 column ", " in column ")),
         }
     }
     faults.none()?;
@@ -197,7 +266,7 @@ pub(crate) fn lines(text: &str, shown: String) -> Result<Rows> {
 
 /// Rows of comma-separated values (RFC 4180) under a row of names. Values are texts; a list or an object of JSON is what it says.
 fn csv(text: &str, shown: String) -> Result<Rows> {
-    let mut records = records(text.trim_start_matches('\u{feff}'), &shown)?.into_iter();
+    let mut records = records(text, &shown)?.into_iter();
     let names = records.next().map_or(Vec::new(), |(_, names)| names);
     let (mut rows, mut faults) = (Vec::new(), Faults::of(&shown));
     for (line, values) in records {
@@ -320,7 +389,7 @@ mod tests {
 
     #[test]
     fn csv_as_rfc_4180_has_it() {
-        let text = "\u{feff}prompt,completion\r\n\"a \"\"b\"\", c\",d\r\n\r\n\"two\nlines\",\"\"\n[1],x";
+        let text = "prompt,completion\r\n\"a \"\"b\"\", c\",d\r\n\r\n\"two\nlines\",\"\"\n[1],x";
         let rows = csv(text, "a.csv".into()).unwrap().rows;
         let want =
             [(2, "a \"b\", c".into(), "d"), (4, Value::from("two\nlines"), ""), (6, serde_json::json!([1]), "x")];

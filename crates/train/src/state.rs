@@ -4,7 +4,7 @@
 
 use crate::order::Order;
 use crate::{Sample, Settings, Trainer};
-use lapis::io::{self, Metadata, atomic::AtomicFile};
+use lapis::io::{self, Metadata, atomic::AtomicFile, atomic::Lock};
 use lapis::{Array, Error, Result};
 use lapis_nn::{Params, check_finite};
 use serde_json::{Map, Value, json};
@@ -13,6 +13,8 @@ use std::path::{Path, PathBuf};
 
 /// The weights.
 pub(crate) const ADAPTERS: &str = "adapters.safetensors";
+/// The weights of the best validation.
+pub(crate) const BEST: &str = "best_adapters.safetensors";
 const STATE: &str = "training_state.safetensors";
 
 /// Replaces a file as a whole.
@@ -28,9 +30,16 @@ fn json_text(value: &impl serde::Serialize) -> Result<Vec<u8>> {
     Ok(text)
 }
 
-/// A directory for an adapter, with `adapter_config.json`.
+/// A directory for an adapter, which no other run writes to meanwhile.
+pub(crate) fn claim(dir: &Path) -> Result<Lock> {
+    let fail = |what: &dyn std::fmt::Display| Error::io(format!("[lora] {}: {what}", dir.display()));
+    std::fs::create_dir_all(dir).map_err(|e| fail(&e))?;
+    Lock::take(dir.join(".run.lock"), "in this directory")
+        .map_err(|why| fail(&format!("{why}; wait for it, or name another --adapter-path")))
+}
+
+/// Writes `adapter_config.json`.
 pub(crate) fn begin(dir: &Path, s: &Settings, blocks: usize) -> Result<()> {
-    std::fs::create_dir_all(dir).map_err(|e| Error::io(format!("[lora] {}: {e}", dir.display())))?;
     let mut all: BTreeMap<String, Value> = s.to_map().into_iter().collect();
     // Those who load it take it as it stands, and some want no more than there are.
     all.insert("num_layers".into(), json!(blocks));

@@ -100,6 +100,7 @@ impl EventFile {
             ("train/reward_margin", record.reward_margin.map(f64::from)),
             ("train/reward_accuracy", record.reward_accuracy.map(f64::from)),
             ("valid/loss", record.val_loss.map(f64::from)),
+            ("valid/perplexity", record.val_perplexity.map(f64::from)),
         ];
         let all: Vec<(&str, f64)> = all.into_iter().filter_map(|(tag, x)| Some((tag, x?))).collect();
         self.write(&scalars(record.iteration as u64, &all))

@@ -61,6 +61,8 @@ pub struct Trainer {
     pub(crate) best: Option<f32>,
     /// Validations since then.
     pub(crate) worse: usize,
+    /// Of the last step that was no number: the first of the gradients that were none, and how many there were.
+    pub(crate) bad: Option<(String, usize)>,
     trained: Trained,
     /// Who shares the batches.
     pub(crate) group: Group,
@@ -104,6 +106,7 @@ impl Trainer {
             recent: Vec::new(),
             best: None,
             worse: 0,
+            bad: None,
             trained,
             group,
             before,
@@ -216,6 +219,7 @@ impl Trainer {
         });
         let reward = reward.transpose()?;
         let step = Step { loss: loss.item::<f32>()?, norm: norm.item::<f32>()?, tokens, reward };
+        self.bad = if step.is_finite() { None } else { first_bad(&grads)? };
         if step.is_finite() {
             let every = self.settings.grad_accumulation_steps;
             let last = (self.done + 1).is_multiple_of(every);
@@ -288,6 +292,21 @@ impl Trainer {
         let model = (&*self.model, self.before.as_deref());
         evaluate(model, samples, &self.settings, batches, &mut self.order, self.group, each)
     }
+}
+
+/// The first of the gradients that are no numbers, with blocks in their order, and how many there are.
+fn first_bad(grads: &Params) -> Result<Option<(String, usize)>> {
+    let mut bad = Vec::new();
+    for (name, gradient) in grads {
+        if !gradient.all_finite()? {
+            bad.push(name);
+        }
+    }
+    let numbered = |name: &String| -> Vec<(u64, String)> {
+        name.split('.').map(|part| part.parse().map_or((0, part.to_string()), |n| (n, String::new()))).collect()
+    };
+    let first = bad.iter().min_by_key(|name| numbered(name));
+    Ok(first.map(|first| (first.to_string(), bad.len())))
 }
 
 /// The scores of a batch by the model before training, where they are needed.

@@ -4,7 +4,7 @@
 use lapis::ops::quantize::Format;
 use lapis::{Array, eval};
 use lapis_lm::{Checkpoint, Model, models};
-use lapis_nn::{Params, quantize_where};
+use lapis_nn::{Params, for_each_packable, quantize_where};
 use lapis_train::{Sample, Settings, Step, Trainer};
 use serde_json::{Value, json};
 
@@ -191,4 +191,41 @@ fn preferences_are_learned_as_by_mlx_lm_lora() {
             );
         }
     }
+}
+
+/// mlx-lm has none of these: packed experts and tables learn as the numbers that they stand for, and merged they say the same.
+#[test]
+fn dora_of_experts_and_of_packed_tables() {
+    let golden: Value = serde_json::from_str(include_str!("data/golden.json")).unwrap();
+    let mut s = Settings { train: true, batch_size: 2, max_seq_length: 48, learning_rate: 1e-3, ..Settings::default() };
+    s.fine_tune_type = "dora".into();
+    let keys = ["model.embed_tokens", "mlp.switch_mlp.down_proj", "mlp.gate", "self_attn.q_proj"];
+    s.set("lora_parameters", json!({"rank": 4, "scale": 10.0, "dropout": 0.0, "keys": keys})).unwrap();
+    let packed = model(&golden, &json!({"model": "qwen3_moe", "bits": 4}));
+    let mut plain = packed.copied();
+    for_each_packable(plain.module_mut(), &mut |_, layer| layer.dequantize().unwrap());
+    let learn = |model: &dyn Model| {
+        let mut trainer = Trainer::new(model, samples(14), &s).unwrap();
+        let mut one = || {
+            let batch = trainer.next_batch();
+            trainer.step(&batch).unwrap().loss
+        };
+        let losses = [one(), one(), one(), one()];
+        (trainer, losses)
+    };
+    let ((mut trainer, losses), (_, want)) = (learn(&*packed), learn(&*plain));
+    for (a, b) in losses.iter().zip(want) {
+        assert!((a - b).abs() <= 1e-3 * b, "{losses:?} {want:?}");
+    }
+    for layer in ["model.embed_tokens.m", "model.layers.0.mlp.switch_mlp.down_proj.m", "model.layers.2.mlp.gate.m"] {
+        assert!(trainer.weights().contains_key(layer), "{layer}");
+    }
+    let own = trainer.validate(&samples(8), None, |_, _| {}).unwrap();
+    let mut merged = trainer.model().copied();
+    for_each_packable(merged.module_mut(), &mut |_, layer| assert!(layer.merge(true).is_ok()));
+    // Changes that are new change nothing.
+    s.fine_tune_type = "lora".into();
+    let mut merged = Trainer::new(&*merged, samples(14), &s).unwrap();
+    let other = merged.validate(&samples(8), None, |_, _| {}).unwrap();
+    assert!((own - other).abs() <= 1e-4 * own && own != losses[0], "{own} {other}");
 }

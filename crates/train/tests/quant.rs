@@ -96,6 +96,9 @@ fn gptq_is_nearer_and_goes_on() {
     assert!(state.resumed);
     let (again, _) = gptq(&original, &windows, how, &state, &mut ()).unwrap().unwrap();
     assert!(same(&*model, &*again));
+    let e = State::open(&folder.0.join("state"), &run).err().unwrap();
+    assert!(e.message().contains(&format!("process {} is writing", std::process::id())), "{e}");
+    drop(state);
     // Another run does not take up this one's state, and a folder of something else is left alone.
     assert!(!folder.state(&json!("another")).resumed);
     std::fs::write(folder.0.join("state/run.json"), "").unwrap();
@@ -141,6 +144,7 @@ fn dwq_is_nearer_goes_on_and_keeps_targets() {
     let mut again = student();
     let state = folder.state(&run);
     assert_eq!(dwq(&mut *again, &teacher, lessons(), &how, &state, &mut ()).unwrap(), Some(done));
+    drop(state);
     assert!(same(&*model, &*again));
 
     // What the source foresees, in files.
@@ -155,7 +159,7 @@ fn dwq_is_nearer_goes_on_and_keeps_targets() {
     assert!(files.best < 0.97 * files.first, "{files:?}");
     let seed = Dwq { seed: 4, ..how.clone() };
     let error = has_targets(&dir, &original, &Lessons::new(samples, &seed).unwrap(), &seed).unwrap_err();
-    assert!(error.message().contains("another seed"), "{error}");
+    assert!(error.message().contains("another seed") && error.message().contains("(samples \""), "{error}");
     assert!(Lessons::new(&samples[..7], &how).is_err());
 }
 

@@ -83,6 +83,9 @@ fn fifty_lines_are_learned() {
     {
         assert!(adapters.join(file).is_file(), "{file}");
     }
+    let told = |r: &Record| Some((r.val_loss?, r.val_perplexity?));
+    assert!(watch.records.iter().filter_map(told).all(|(loss, perplexity)| perplexity == loss.exp()));
+    assert!(adapters.join("best_adapters.safetensors").is_file() && !adapters.join(".run.lock").exists());
     let page = std::fs::read_to_string(adapters.join("report.html")).unwrap();
     assert!(page.contains("<polyline") && page.contains("Which colour") && !page.contains("http"), "{page}");
     assert!(
@@ -144,11 +147,102 @@ fn what_is_no_number_stops_with_the_last_good_state() {
     let s = Settings { learning_rate: 1e30, val_batches: 1, ..settings(&dir) };
     let error = run(&model, data(&dir, &model, &s), &s, false, &mut Watch::default()).unwrap_err();
     assert!(error.message().contains("in step 2; the weights of step 1 are in"), "{error}");
+    assert!(error.message().contains("gradients are no numbers, the first that of model.layers.0."), "{error}");
     Adapter::open(&s.adapter_path).unwrap();
     let s = Settings { on_nan: "skip".into(), iters: 3, ..s };
     let mut watch = Watch::default();
     run(&model, data(&dir, &model, &s), &s, false, &mut watch).unwrap();
     assert_eq!(watch.notes.iter().filter(|n| n.contains(": skipped")).count(), 2, "{:?}", watch.notes);
+    // Not for ever.
+    let mut watch = Watch::default();
+    let s = Settings { iters: 50, steps_per_eval: 100, ..s };
+    let error = run(&model, data(&dir, &model, &s), &s, false, &mut watch).unwrap_err();
+    assert_eq!(watch.notes.iter().filter(|n| n.contains(": skipped")).count(), 10, "{:?}", watch.notes);
+    assert!(error.message().contains("in step 12;") && error.message().contains("10 steps before it"), "{error}");
+}
+
+#[test]
+fn the_best_is_kept_and_said_where_it_is_not_the_last() {
+    let (dir, model) = (folder("best"), demo());
+    let s = Settings { learning_rate: 3e-3, steps_per_eval: 2, iters: 6, ..settings(&dir) };
+    run(&model, data(&dir, &model, &s), &s, false, &mut Watch::default()).unwrap();
+    let best = Path::new(&s.adapter_path).join("best_adapters.safetensors");
+    assert!(best.is_file());
+    // The best of another run goes; nothing is better than no step at all with such a rate.
+    let s = Settings { learning_rate: 0.5, ..s };
+    let mut watch = Watch::default();
+    run(&model, data(&dir, &model, &s), &s, false, &mut watch).unwrap();
+    assert!(!best.exists() && watch.notes[0].contains("no validation was better than the first"), "{:?}", watch.notes);
+    // From weights that were learned, the first validations are the best.
+    let s = Settings { learning_rate: 2e-3, warmup: 40, iters: 12, ..s };
+    let mut watch = Watch::default();
+    run(&model, data(&dir, &model, &s), &s, false, &mut watch).unwrap();
+    let valid: Vec<f32> = watch.records.iter().filter_map(|r| r.val_loss).collect();
+    let least = valid.iter().copied().fold(f32::INFINITY, f32::min);
+    let is_last = valid.last() == Some(&least);
+    assert_eq!(
+        watch.notes.iter().any(|n| n.contains("--patience stops there")),
+        !is_last,
+        "{valid:?} {:?}",
+        watch.notes
+    );
+}
+
+#[test]
+fn prompts_are_answered_at_each_validation() {
+    let (dir, model) = (folder("prompts"), demo());
+    std::fs::write(dir.join("prompts.txt"), "Which colour has door 3?\n").unwrap();
+    let prompts = Some(dir.join("prompts.txt").display().to_string());
+    let s = Settings { eval_prompts: prompts, ..settings(&dir) };
+    let mut watch = Watch::default();
+    run(&model, data(&dir, &model, &s), &s, false, &mut watch).unwrap();
+    let texts: Vec<_> = watch.records.iter().filter(|r| r.val_loss.is_some()).map(|r| r.texts.clone()).collect();
+    assert!(texts.len() == 3 && texts.iter().all(|t| t.len() == 1), "{texts:?}");
+    assert!(texts[0][0].prompt.contains("door 3") && texts[0] != texts[2], "{texts:?}");
+    let page = std::fs::read_to_string(Path::new(&s.adapter_path).join("report.html")).unwrap();
+    assert!(page.contains("Texts after step 0") && page.contains("Texts after step 7"), "{page}");
+    // What a model writes on the way changes nothing.
+    let t = Settings { eval_prompts: None, adapter_path: dir.join("plain").display().to_string(), ..s.clone() };
+    run(&model, data(&dir, &model, &t), &t, false, &mut Watch::default()).unwrap();
+    let file = |s: &Settings| std::fs::read(Path::new(&s.adapter_path).join("adapters.safetensors")).unwrap();
+    assert!(file(&t) == file(&s));
+}
+
+#[test]
+fn what_would_end_a_run_is_told_before_it_begins() {
+    let (dir, model) = (folder("before"), demo());
+    let s = Settings { test: true, batch_size: 5, ..settings(&dir) };
+    let begin = |s: &Settings| run(&model, data(&dir, &model, s), s, false, &mut Watch::default()).unwrap_err();
+    let error = begin(&s);
+    assert!(
+        error.message().contains("the test set has 4 samples") && error.message().contains("--batch-size 4"),
+        "{error}"
+    );
+    let error = begin(&Settings { batch_size: 9, test: false, ..s.clone() });
+    assert!(error.message().contains("the valid set has 8 samples"), "{error}");
+    for (odd, says) in [
+        (Settings { iters: 0, ..s.clone() }, "iters is 0"),
+        (Settings { test_batches: 0, ..s.clone() }, "test_batches is 0; 1 is the least, and -1 takes all"),
+    ] {
+        assert!(begin(&odd).message().contains(says));
+    }
+    let adapters = PathBuf::from(&s.adapter_path);
+    assert!(!adapters.exists());
+    // Two runs at once.
+    std::fs::create_dir(&adapters).unwrap();
+    let lock = lapis::io::atomic::Lock::take(adapters.join(".run.lock"), "in this directory").unwrap();
+    let s = Settings { test: false, batch_size: 2, val_batches: 0, iters: 1, ..s };
+    let error = begin(&s);
+    assert!(
+        error.message().contains(&format!("process {} is writing in this directory", std::process::id())),
+        "{error}"
+    );
+    assert!(!adapters.join("adapter_config.json").exists());
+    drop(lock);
+    // Nothing is validated where nothing is asked for.
+    let mut watch = Watch::default();
+    run(&model, data(&dir, &model, &s), &s, false, &mut watch).unwrap();
+    assert!(watch.records.len() == 1 && watch.records[0].val_loss.is_none(), "{:?}", watch.records);
 }
 
 #[test]
@@ -172,7 +266,7 @@ fn bad_rows_and_settings_are_named() {
     };
     let good = lines(2);
     for (line, why) in [
-        ("{\"prompt\": ", "EOF while parsing"),
+        ("{\"prompt\": ", "EOF while parsing a value in column 11"),
         ("[1]", "no JSON object"),
         ("{\"question\": \"?\"}", "the row has \"question\"; it needs"),
         ("{\"text\": \"a\"}", "a file has one format"),
@@ -189,6 +283,19 @@ fn bad_rows_and_settings_are_named() {
         "{error}"
     );
     assert!(fails("").contains("holds no sample"));
+    std::fs::write(dir.join("train.jsonl"), [good.as_bytes(), b"{\"prompt\": \"\xff\"}\n"].concat()).unwrap();
+    let error = Data::read(dir.to_str().unwrap(), &model, &s, &mut |_| {}).unwrap_err();
+    assert!(error.message().contains("train.jsonl:3: the line is not UTF-8"), "{error}");
+    // Some editors write a mark before the text.
+    for (name, text) in
+        [("train.jsonl", format!("\u{feff}{good}")), ("train.csv", "\u{feff}prompt,completion\na,b\n".into())]
+    {
+        std::fs::remove_file(dir.join("train.jsonl")).unwrap_or_default();
+        std::fs::write(dir.join(name), text).unwrap();
+        assert!(!Data::read(dir.to_str().unwrap(), &model, &s, &mut |_| {}).unwrap().train.is_empty(), "{name}");
+    }
+    std::fs::remove_file(dir.join("train.csv")).unwrap();
+    std::fs::write(dir.join("train.jsonl"), "").unwrap();
     std::fs::remove_file(dir.join("train.jsonl")).unwrap();
     assert!(Data::read(dir.to_str().unwrap(), &model, &s, &mut |_| {}).unwrap_err().message().contains("there is no "));
 
@@ -212,7 +319,9 @@ fn bad_rows_and_settings_are_named() {
     let mut odd = s;
     let error = odd.set("lora_parameters", serde_json::json!({"rank": 8, "alpha": 16})).unwrap_err();
     assert!(error.message().contains("scale: alpha / rank"), "{error}");
-    assert!(odd.set("batchsize", 3.into()).unwrap_err().message().contains("batch_size"));
+    assert!(odd.set("batchsize", 3.into()).unwrap_err().message().contains("nearest are batch_size, "));
+    odd.set("optimizer", "AdamW".into()).unwrap();
+    assert_eq!(odd.optimizer, "adamw");
     assert!(odd.set("iters", "many".into()).unwrap_err().message().contains("iters"));
 }
 

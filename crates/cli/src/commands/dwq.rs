@@ -40,8 +40,8 @@ pub(crate) struct Arguments {
     /// Samples of a step
     #[arg(long, default_value_t = 4)]
     batch_size: usize,
-    /// Text to learn from: .jsonl with rows as those of fine-tuning, a directory with train.jsonl, or plain text [default: what
-    /// mlx-lm has fetched, else text inside lapis]
+    /// Text to learn from: rows as those of fine-tuning (.jsonl, .csv, .parquet, a directory, a data set in the hub's cache, owner/name),
+    /// or plain text [default: what mlx-lm has fetched, else text inside lapis]
     #[arg(long, visible_alias = "calibration-file")]
     data_path: Option<PathBuf>,
     /// Compute values inside layers again for gradients: less memory, more time
@@ -86,8 +86,7 @@ pub(crate) fn run(a: Arguments, manner: Manner) -> Result<()> {
             )));
         }
     }
-    let file = a.data_path.as_ref().map(|path| if path.is_dir() { path.join("train.jsonl") } else { path.clone() });
-    let text = Calibration::read(file.as_deref(), &job.original.language)?;
+    let text = Calibration::read(a.data_path.as_deref(), &job.original.language)?;
     let window = WINDOW.min(a.max_seq_length);
     let [_, held_out] = text.windows(window, Some(0), a.common.seed)?;
     let lessons = Lessons::new(&text.samples_before(window, a.max_seq_length), &how)?;

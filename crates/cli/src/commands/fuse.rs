@@ -7,7 +7,7 @@ use lapis_lm::adapter::peft;
 use lapis_lm::card::Card;
 use lapis_lm::convert::writable;
 use lapis_lm::fuse::{Base, fuse};
-use lapis_lm::gguf::{Kind, export};
+use lapis_lm::gguf::{Kind, export, exportable};
 use std::path::{Path, PathBuf};
 
 #[derive(clap::Args)]
@@ -68,6 +68,11 @@ pub(crate) fn run(mut a: Arguments, manner: Manner) -> Result<()> {
     }
     let source = a.source.find()?;
     writable(&a.save_path)?;
+    let kind = Kind::ALL.iter().find(|k| k.0 == a.gguf_type).map_or(Kind::F16, |k| k.1);
+    // A model that cannot be exported is told before one is written.
+    if let Some(dir) = source.as_deref().filter(|dir| a.export_gguf && dir.is_dir()) {
+        exportable(dir, kind)?;
+    }
     say::told("Loading pretrained model");
     let base = source.as_deref().map_or(Base::Files(DEMO), Base::Path);
     let report = fuse(base, &a.adapter_path, &a.save_path, a.dequantize)?;
@@ -99,7 +104,6 @@ pub(crate) fn run(mut a: Arguments, manner: Manner) -> Result<()> {
         .write(&a.save_path)?;
     say::told(&format!("Saved to {}.", a.save_path.display()));
     if a.export_gguf {
-        let kind = Kind::ALL.iter().find(|k| k.0 == a.gguf_type).map_or(Kind::F16, |k| k.1);
         let name = a.gguf_path.unwrap_or_else(|| format!("ggml-model-{}.gguf", a.gguf_type).into());
         let file = a.save_path.join(name);
         if let Some(otherwise) = export(&a.save_path, &file, kind)? {

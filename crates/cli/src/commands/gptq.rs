@@ -12,7 +12,8 @@ use std::path::PathBuf;
 pub(crate) struct Arguments {
     #[command(flatten)]
     common: Common,
-    /// Text to look at, or .jsonl with rows as those of fine-tuning [default: what mlx-lm has fetched, else text inside lapis]
+    /// Text to look at, or rows as those of fine-tuning: .jsonl, .csv, .parquet, a directory, a data set in the hub's cache, owner/name
+    /// [default: what mlx-lm has fetched, else text inside lapis]
     #[arg(long)]
     calibration_file: Option<PathBuf>,
     /// Bits a weight of linear layers and experts

@@ -3,7 +3,7 @@
 use crate::model::{AdapterArguments, Source};
 use crate::{Manner, interrupt, ranks, say};
 use lapis::{Error, Result};
-use lapis_train::{Batch, Data, Observer, Record, Settings, Trained, Trainer, run_against as train};
+use lapis_train::{Batch, Data, Observer, Record, Settings, Trained, Trainer, Written, run_against as train};
 use serde_json::{Value, json};
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -56,7 +56,7 @@ pub(crate) struct Arguments {
     /// Steps [default: 1000]
     #[arg(long)]
     iters: Option<u64>,
-    /// Batches of a validation; -1 takes all [default: 25]
+    /// Batches of a validation; -1 takes all, 0 validates nothing [default: 25]
     #[arg(long, allow_negative_numbers = true)]
     val_batches: Option<i64>,
     /// The learning rate [default: 1e-5]
@@ -104,7 +104,8 @@ pub(crate) struct Arguments {
     /// Give memory back between steps when more than this is kept for later, such as 2GB
     #[arg(long, value_parser = crate::model::size)]
     clear_cache_threshold: Option<u64>,
-    /// Write event files of TensorBoard, too: tensorboard
+    /// Who hears of the run beside the files, with commas between them: tensorboard (event files); wandb, swanlab, trackio (by their
+    /// Python packages)
     #[arg(long)]
     report_to: Option<String>,
     /// What the report calls the run
@@ -122,7 +123,7 @@ pub(crate) struct Arguments {
     /// What becomes of samples that are longer than --max-seq-length [default: cut]
     #[arg(long, value_parser = ["cut", "skip", "error"])]
     on_long: Option<String>,
-    /// Questions, one a line, that the report answers with the trained model
+    /// Questions, one a line, that the model answers at each validation and in the report
     #[arg(long)]
     eval_prompts: Option<String>,
     /// Count one token of padding in rows that are shorter than their batch, as mlx-lm does
@@ -223,12 +224,13 @@ pub(crate) fn run(mut a: Arguments, manner: Manner) -> Result<()> {
     let reference = s.reference_model_path.as_ref().filter(|_| s.train);
     let reference = reference.map(|path| crate::model::load(Some(Path::new(path)), &a.source.hub)).transpose()?;
     let data = Data::read(data, &model, &s, &mut |text| say::note(&format!("note: {text}")))?;
+    let begins = summary(&data, &s);
     if a.dry_run {
         ranks::alone(group, "--dry-run")?;
         return dry(&model, data, &s);
     }
     interrupt::watch();
-    let mut screen = Screen::new(a.json, s.iters);
+    let mut screen = Screen::new(a.json, s.iters, begins);
     let outcome = train(&model, reference.as_ref(), data, &s, a.resume, &mut screen)?;
     screen.clear();
     if interrupt::seen() && s.train && outcome.steps < s.iters {
@@ -245,12 +247,23 @@ pub(crate) fn run(mut a: Arguments, manner: Manner) -> Result<()> {
     Ok(())
 }
 
+fn count(samples: &[lapis_train::Sample]) -> String {
+    let tokens: usize = samples.iter().flat_map(|s| s.rows()).map(|s| s.tokens.len()).sum();
+    format!("{} samples, {tokens} tokens", samples.len())
+}
+
+/// What is to be learned, in a line.
+fn summary(data: &Data, s: &Settings) -> String {
+    let mut text =
+        format!("Training data: {}, seen once in {} steps", count(&data.train), data.train.len() / s.batch_size);
+    if !data.valid.is_empty() {
+        text += &format!("; to validate: {}", count(&data.valid));
+    }
+    text
+}
+
 /// Says what would be trained.
 fn dry(model: &lapis_lm::LanguageModel, data: Data, s: &Settings) -> Result<()> {
-    let count = |samples: &[lapis_train::Sample]| {
-        let tokens: usize = samples.iter().map(|s| s.tokens.len()).sum();
-        format!("{} samples, {tokens} tokens", samples.len())
-    };
     println!("train: {}", count(&data.train));
     println!("valid: {}", count(&data.valid));
     println!("test: {}", count(&data.test));
@@ -288,7 +301,19 @@ fn clock(seconds: f64) -> String {
 
 fn trained(t: &Trained) -> String {
     let (million, of) = (t.numbers as f64 / 1e6, t.of as f64 / 1e6);
-    format!("Trainable parameters: {:.3}% ({million:.3}M/{of:.3}M), in {} blocks", 100.0 * million / of, t.blocks)
+    let blocks = match t.blocks == t.depth {
+        true => format!("all {} blocks", t.depth),
+        false => format!("{} of {} blocks", t.blocks, t.depth),
+    };
+    format!("Trainable parameters: {:.3}% ({million:.3}M/{of:.3}M), in {blocks}", 100.0 * million / of)
+}
+
+/// The last of the losses as blocks of that height.
+fn spark(losses: &[f32]) -> String {
+    let last = &losses[losses.len().saturating_sub(16)..];
+    let (low, high) = last.iter().fold((f32::INFINITY, f32::NEG_INFINITY), |(l, h), &x| (l.min(x), h.max(x)));
+    let height = |x: f32| if high > low { ((x - low) / (high - low) * 7.0).round() as usize } else { 0 };
+    last.iter().map(|&x| ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'][height(x).min(7)]).collect()
 }
 
 /// What people see of a run.
@@ -300,12 +325,15 @@ struct Screen {
     /// Steps that were done before.
     first: usize,
     shown: bool,
+    /// What is told before the first step.
+    begins: String,
+    losses: Vec<f32>,
 }
 
 impl Screen {
-    fn new(json: bool, iters: usize) -> Screen {
+    fn new(json: bool, iters: usize, begins: String) -> Screen {
         let live = std::io::stderr().is_terminal() && !json && !say::is_quiet();
-        Screen { json, live, iters, began: Instant::now(), first: 0, shown: false }
+        Screen { json, live, iters, began: Instant::now(), first: 0, shown: false, begins, losses: Vec::new() }
     }
 
     fn line(&mut self, text: &str) {
@@ -338,6 +366,7 @@ impl Observer for Screen {
     fn begin(&mut self, t: &Trained, done: usize) {
         (self.began, self.first) = (Instant::now(), done);
         if !self.json {
+            say::told(&self.begins);
             say::told(&trained(t));
             let from = if done > 0 { format!(", from step {done} on") } else { String::new() };
             say::told(&format!("Starting training..., iters: {}{from}", self.iters));
@@ -345,7 +374,9 @@ impl Observer for Screen {
     }
 
     fn step(&mut self, done: usize, of: usize) {
-        self.line(&format!("step {done}/{of} · {} % · {} left", 100 * done / of.max(1), self.left(done)));
+        let loss =
+            self.losses.last().map_or(String::new(), |loss| format!(" · loss {loss:.3} {}", spark(&self.losses)));
+        self.line(&format!("step {done}/{of} · {} % · {} left{loss}", 100 * done / of.max(1), self.left(done)));
     }
 
     fn validating(&mut self, done: usize, of: usize) {
@@ -359,9 +390,14 @@ impl Observer for Screen {
             return;
         }
         if let (Some(loss), Some(time)) = (r.val_loss, r.val_time) {
-            say::told(&format!("Iter {}: Val loss {loss:.3}, Val took {time:.3}s", r.iteration));
+            let perplexity = r.val_perplexity.map_or(String::new(), |x| format!("Val ppl {x:.3}, "));
+            say::told(&format!("Iter {}: Val loss {loss:.3}, {perplexity}Val took {time:.3}s", r.iteration));
+        }
+        for Written { prompt, text } in &r.texts {
+            say::told(&say::safe(&format!("  {} -> {}", prompt.trim(), text.trim().replace('\n', " "))));
         }
         if let Some(loss) = r.train_loss {
+            self.losses.push(loss);
             let reward = match (r.reward_margin, r.reward_accuracy) {
                 (Some(margin), Some(accuracy)) => format!("Margin {margin:.3}, Accuracy {accuracy:.3}, "),
                 _ => String::new(),

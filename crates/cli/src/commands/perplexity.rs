@@ -29,7 +29,7 @@ pub(crate) struct Arguments {
 /// The text to measure on.
 #[derive(clap::Args)]
 pub(crate) struct Text {
-    /// A text, or .jsonl with rows as fine-tuning takes them [default: what mlx-lm has fetched, else a text inside lapis]
+    /// A text; rows as fine-tuning takes them: .jsonl, .csv, .parquet, a directory, or a data set in the hub's cache, owner/name [default: what mlx-lm has fetched, else a text inside lapis]
     #[arg(long)]
     data_path: Option<PathBuf>,
     /// Windows at once
@@ -78,10 +78,6 @@ impl Text {
 
     /// The tokens of a text, or of rows in the order in which mlx-lm takes them.
     fn texts(&self, path: &Path, model: &LanguageModel) -> Result<Vec<Vec<u32>>> {
-        if path.extension().is_none_or(|e| e != "jsonl") {
-            let text = std::fs::read_to_string(path).map_err(|e| Error::io(format!("{}: {e}", path.display())))?;
-            return Ok(vec![model.tokenizer.encode(&text, true)?]);
-        }
         let rows = Calibration::read(Some(path), model)?.samples;
         let order = Twister::new(self.seed).permutation(rows.len());
         Ok(order.into_iter().map(|i| rows[i as usize].tokens.clone()).collect())

@@ -105,12 +105,36 @@ impl Notes {
     }
 }
 
+/// What a file will hold.
+struct Plan {
+    parts: Vec<Part>,
+    /// The values of the parts, lazily.
+    values: Vec<Array>,
+    notes: Notes,
+    otherwise: Option<&'static str>,
+}
+
+/// That the model in a directory, or one with other values of the same shapes, can be written.
+///
+/// # Errors
+/// As [`export`], but for faults of writing.
+pub fn exportable(dir: &Path, kind: Kind) -> Result<()> {
+    plan(dir, kind).map(drop)
+}
+
 /// Writes the model in a directory as a GGUF file; gives what llama.cpp does otherwise with it, if anything.
 ///
 /// # Errors
 /// Before anything is written: an architecture, a tokenizer or scaled positions for which such files have no words; rows that
 /// fill no blocks. Faults of reading and writing.
 pub fn export(dir: &Path, to: &Path, kind: Kind) -> Result<Option<&'static str>> {
+    let Plan { parts, values, notes, otherwise } = plan(dir, kind)?;
+    let metadata = notes.0.into_iter().collect();
+    write_parts(to, &parts, &metadata, |i| bytes(&values[i], parts[i].kind))?;
+    Ok(otherwise)
+}
+
+fn plan(dir: &Path, kind: Kind) -> Result<Plan> {
     let mut checkpoint = Checkpoint::open(dir)?;
     let name = dir.file_name().and_then(|n| n.to_str()).unwrap_or("model").to_string();
     let mut model = models::load(&mut checkpoint)?;
@@ -139,10 +163,7 @@ pub fn export(dir: &Path, to: &Path, kind: Kind) -> Result<Option<&'static str>>
         tensors.insert(name.clone(), super::pieces::redo(family, config, &name, value.clone())?);
     }
     let parts: Vec<Part> = tensors.iter().map(|(name, a)| part(name, a, kind)).collect::<Result<_>>()?;
-    let all: Vec<&Array> = tensors.values().collect();
-    let metadata = notes.0.into_iter().collect();
-    write_parts(to, &parts, &metadata, |i| bytes(all[i], parts[i].kind))?;
-    Ok(otherwise)
+    Ok(Plan { parts, values: tensors.into_values().collect(), notes, otherwise })
 }
 
 /// A config with what transformers 5 says in `rope_parameters` where it was before: the base beside the rest, and of models with

@@ -12,7 +12,7 @@ mod pieces;
 mod unigram;
 mod vocab;
 
-pub use export::{Kind, export};
+pub use export::{Kind, export, exportable};
 pub(crate) use meta::Meta;
 pub(crate) use vocab::tokenizer;
 

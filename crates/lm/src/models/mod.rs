@@ -309,8 +309,7 @@ pub fn find(config: &Config) -> Result<&'static Architecture> {
         return Ok(found);
     }
     let mut names: Vec<&str> = ALL.iter().flat_map(|a| a.names).copied().collect();
-    names.sort_by_key(|n| (distance(n, kind), *n));
-    let near = names[..names.len().min(3)].join(", ");
+    let near = crate::nearest(names.iter().copied(), kind).join(", ");
     names.sort_unstable();
     let what = match config.get("model_file").or(config.get("auto_map")) {
         Some(_) => "; its own code (model_file, auto_map) is never run",
@@ -320,21 +319,6 @@ pub fn find(config: &Config) -> Result<&'static Architecture> {
         "[load] model_type {kind:?} is not supported{what}.\n  Nearest: {near}\n  Supported: {}",
         names.join(", ")
     )))
-}
-
-/// Changes of a letter from one name to the other.
-fn distance(a: &str, b: &str) -> usize {
-    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.iter().enumerate() {
-        let mut corner = i;
-        row[0] = i + 1;
-        for (j, y) in b.iter().enumerate() {
-            let next = (corner + usize::from(x != y)).min(row[j] + 1).min(row[j + 1] + 1);
-            corner = std::mem::replace(&mut row[j + 1], next);
-        }
-    }
-    row[b.len()]
 }
 
 /// Builds the model of a checkpoint.

@@ -2,7 +2,9 @@
 
 use super::schema::{Leaf, Type};
 use super::thrift::{Bytes, Read, Thrift};
+use flate2::read::MultiGzDecoder;
 use serde_json::Value;
+use std::io::Read as _;
 
 /// A column of a group of rows.
 #[derive(Default)]
@@ -186,7 +188,7 @@ fn unpack(bytes: &[u8], packing: i64, long: usize) -> Read<Vec<u8>> {
         0 => Ok(bytes.to_vec()),
         _ if bytes.is_empty() && long == 0 => Ok(Vec::new()),
         _ => {
-            let out = snappy(Bytes(bytes))?;
+            let out = if packing == 2 { gunzip(bytes, long)? } else { snappy(Bytes(bytes))? };
             if out.len() == long {
                 Ok(out)
             } else {
@@ -194,6 +196,17 @@ fn unpack(bytes: &[u8], packing: i64, long: usize) -> Read<Vec<u8>> {
             }
         }
     }
+}
+
+/// Members of gzip, no more than a byte beyond `long`.
+fn gunzip(bytes: &[u8], long: usize) -> Read<Vec<u8>> {
+    let mut out = Vec::new();
+    let most = (long as u64).saturating_add(1);
+    MultiGzDecoder::new(bytes)
+        .take(most)
+        .read_to_end(&mut out)
+        .map_err(|e| format!("a page cannot be unpacked: {e}"))?;
+    Ok(out)
 }
 
 /// Snappy's format: bytes as they are, and copies of what was written before.

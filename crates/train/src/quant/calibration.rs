@@ -2,7 +2,7 @@
 
 use crate::data::parse;
 use crate::order::Order;
-use crate::sources::lines;
+use crate::sources::{Source, lines, read, text};
 use crate::{Sample, Settings};
 use lapis::{Error, Result};
 use lapis_lm::LanguageModel;
@@ -25,7 +25,8 @@ pub struct Calibration {
 }
 
 impl Calibration {
-    /// Reads a text, or `.jsonl` with rows as those of fine-tuning. Without a file: the one that mlx-lm has fetched, if it has,
+    /// Reads a text, or rows as those of fine-tuning: a file (`.jsonl`, `.csv`, `.parquet`), or the training set of a directory or of
+    /// a data set in the hub's cache, `owner/name`. Without a file: the one that mlx-lm has fetched, if it has,
     /// else conversations that ship with lapis.
     ///
     /// # Errors
@@ -59,12 +60,23 @@ impl Calibration {
 
     fn of_file(file: &Path, model: &LanguageModel) -> Result<Calibration> {
         let shown = file.display().to_string();
-        let text = std::fs::read_to_string(file).map_err(|e| Error::io(format!("[quantize] {shown}: {e}")))?;
-        let samples = if file.extension().is_some_and(|e| e == "jsonl") {
-            parse(lines(&text, shown.clone())?, model, &Settings::default())?
+        let rows = file.extension().is_some_and(|e| e == "jsonl" || e == "csv" || e == "parquet");
+        // What looks like a path is meant to be one.
+        let named =
+            !file.exists() && file.extension().is_none() && file.is_relative() && file.components().count() == 2;
+        let files = if file.is_dir() || named {
+            let absent = || Error::io(format!("[quantize] {shown} has no training set"));
+            Source::find(&shown, None)?.split("train")?.ok_or_else(absent)?
+        } else if rows {
+            vec![read(file)?]
         } else {
-            vec![Sample { tokens: model.tokenizer.encode(&text, true)?, ..Sample::default() }]
+            let tokens = model.tokenizer.encode(&text(file)?, true)?;
+            return Ok(Calibration { samples: vec![Sample { tokens, ..Sample::default() }], origin: shown });
         };
+        let mut samples = Vec::new();
+        for rows in files {
+            samples.extend(parse(rows, model, &Settings::default())?);
+        }
         Ok(Calibration { samples, origin: shown })
     }
 

@@ -19,6 +19,7 @@ use lapis_nn::optim::{Adam, Optimizer};
 use lapis_nn::{Params, check_finite, for_each_packable};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 /// Logits are divided by it.
 const TEMPERATURE: f64 = 2.0;
@@ -28,6 +29,8 @@ const KEPT: usize = 1024;
 const VALID: usize = 32;
 /// Steps between two validations.
 const VALIDATE: usize = 200;
+/// Steps between two lines about the loss.
+const REPORT: usize = 20;
 /// Steps between two saved states.
 const SAVE: usize = 50;
 
@@ -198,12 +201,18 @@ pub fn has_targets(dir: &Path, teacher: &Original, lessons: &Lessons, how: &Dwq)
         }
         return Ok(false);
     };
-    if serde_json::from_slice::<Value>(&text).is_ok_and(|old| old == about(teacher, lessons, how).unwrap_or_default()) {
+    let (old, own) = (serde_json::from_slice::<Value>(&text).unwrap_or_default(), about(teacher, lessons, how)?);
+    if old == own {
         let whole = |split: &str, n: usize| (0..n).all(|i| target_file(dir, split, i).is_file());
         return Ok(whole("train", lessons.train.len()) && whole("valid", lessons.valid.len()));
     }
+    let differs = |key: &&str| old[*key] != own[*key];
+    let differs = ["model", "samples", "batch_size", "schema"].iter().filter(|key| differs(key));
+    let differs =
+        differs.map(|key| format!("{key} {} there, {} here", old[*key], own[*key])).collect::<Vec<_>>().join("; ");
     Err(Error::value(format!(
-        "[dwq] {} holds targets of another model, other samples, another seed or batch size; remove it or name another --target-dir",
+        "[dwq] {} holds targets of another model, other samples, another seed or batch size ({differs}); remove it or name another \
+         --target-dir",
         dir.display()
     )))
 }
@@ -371,12 +380,37 @@ impl Run<'_> {
             self.best = self.params.clone();
             listener.note(&format!("validation before the first step: loss {first:.5}"));
         }
+        let (all, size) = (lessons.train.iter().map(Vec::len).sum::<usize>(), self.how.batch_size);
+        let asked = lessons.steps * size;
+        if asked >= 2 * all {
+            listener.note(&format!(
+                "{asked} samples are asked for and {all} are there: each is seen {} times, in {} steps",
+                asked / all,
+                lessons.steps
+            ));
+        }
+        let (mut began, mut recent, mut tokens, mut seen) = (Instant::now(), 0.0, 0, 0);
         while self.progress.steps < lessons.steps {
             listener.at("steps", self.progress.steps, lessons.steps);
             let index = lessons.cursor.next(lessons.train.len(), &mut lessons.order);
-            self.step(student, &lessons.train[index], index)?;
+            let batch = &lessons.train[index];
+            recent += f64::from(self.step(student, batch, index)?);
+            tokens += batch.iter().map(|row| row.len() - 1).sum::<usize>();
+            seen += 1;
             self.progress.steps += 1;
             let (done, stop) = (self.progress.steps, listener.stop());
+            if done.is_multiple_of(REPORT) {
+                let seconds = began.elapsed().as_secs_f64().max(1e-9);
+                listener.note(&format!(
+                    "step {done} of {}: loss {:.5}, {:.0} tokens/s, peak memory {:.3} GB, {:.0} s left",
+                    lessons.steps,
+                    recent / seen as f64,
+                    tokens as f64 / seconds,
+                    (memory::peak() + memory::mapped()) as f64 / 1e9,
+                    seconds / seen as f64 * (lessons.steps - done) as f64
+                ));
+                (began, recent, tokens, seen) = (Instant::now(), 0.0, 0, 0);
+            }
             if done.is_multiple_of(VALIDATE) || done == lessons.steps {
                 let loss = self.validate(student, lessons)?;
                 listener.note(&format!("validation after step {done}: loss {loss:.5}"));
@@ -407,7 +441,8 @@ impl Run<'_> {
         params.iter().map(|(name, a)| Ok((name.clone(), ops::astype(a, self.stored[name].dtype())?))).collect()
     }
 
-    fn step(&mut self, student: &dyn Model, batch: &[Vec<u32>], index: usize) -> Result<()> {
+    /// A step; gives its loss.
+    fn step(&mut self, student: &dyn Model, batch: &[Vec<u32>], index: usize) -> Result<f32> {
         let targets = self.teacher.targets("train", index, batch)?;
         let run = value_and_grad(|params: &Params| {
             let mut copy = student.copied();
@@ -430,7 +465,7 @@ impl Run<'_> {
         if memory::cache_limit() < memory::peak() {
             memory::set_cache_limit(memory::peak());
         }
-        Ok(())
+        Ok(value)
     }
 
     /// The mean loss of a token of the samples that validate.

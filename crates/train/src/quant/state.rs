@@ -4,7 +4,7 @@
 //! once it is whole.
 
 use crate::state::write;
-use lapis::io::{self, Metadata};
+use lapis::io::{self, Metadata, atomic::Lock};
 use lapis::{Array, Error, Result, ops};
 use lapis_lm::Model;
 use lapis_nn::Params;
@@ -18,6 +18,8 @@ pub struct State {
     dir: PathBuf,
     /// Whether another run of the same kind had begun there.
     pub resumed: bool,
+    /// No other run writes there meanwhile.
+    _lock: Lock,
 }
 
 impl State {
@@ -25,13 +27,16 @@ impl State {
     /// `dir`. What another run has left there is removed.
     ///
     /// # Errors
-    /// A folder that is not one of states, or cannot be written.
+    /// A folder that is not one of states, cannot be written, or is that of a run that goes on.
     pub fn open(dir: &Path, run: &Value) -> Result<State> {
         let fail = |e: std::io::Error| Error::io(format!("[quantize] {}: {e}", dir.display()));
         let known = dir.join(RUN);
         // As reading text gives numbers, on both sides.
         let run: Value = serde_json::from_str(&run.to_string()).unwrap_or_default();
         let run = json!({"lapis": env!("CARGO_PKG_VERSION"), "run": run});
+        let name = dir.file_name().unwrap_or_default().to_string_lossy();
+        let lock = Lock::take(dir.with_file_name(format!(".{name}.lock")), "the state of its run there")
+            .map_err(|why| Error::io(format!("[quantize] {}: {why}; name another --mlx-path", dir.display())))?;
         if dir.exists() {
             let text = std::fs::read(&known).map_err(|_| {
                 Error::io(format!(
@@ -41,13 +46,13 @@ impl State {
                 ))
             })?;
             if serde_json::from_slice::<Value>(&text).is_ok_and(|old| old == run) {
-                return Ok(State { dir: dir.to_path_buf(), resumed: true });
+                return Ok(State { dir: dir.to_path_buf(), resumed: true, _lock: lock });
             }
             std::fs::remove_dir_all(dir).map_err(fail)?;
         }
         std::fs::create_dir_all(dir).map_err(fail)?;
         write(&known, format!("{run:#}\n").as_bytes())?;
-        Ok(State { dir: dir.to_path_buf(), resumed: false })
+        Ok(State { dir: dir.to_path_buf(), resumed: false, _lock: lock })
     }
 
     fn file(&self, part: &str) -> PathBuf {

@@ -36,6 +36,7 @@ rows = [
 ]
 table = pa.Table.from_pylist(rows, fields)
 pq.write_table(table, "rows.parquet", compression="snappy", row_group_size=4)
+pq.write_table(table, "gzip.parquet", compression="gzip", row_group_size=5)
 pq.write_table(table, "pages.parquet", compression=None, data_page_version="2.0", use_dictionary=["score"], data_page_size=64)
 few = table.select(["text"]).slice(0, 1)
 pq.write_table(few, "zstd.parquet", compression="zstd")
