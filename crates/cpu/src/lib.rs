@@ -3,6 +3,8 @@
 //! Kernels take raw geometry (pointers, strides, sizes) and know nothing of graphs; the entry file maps lapis's
 //! operations onto them.
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
 mod attend;
 pub mod attention;
 mod backend;

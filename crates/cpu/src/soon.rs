@@ -3,6 +3,7 @@
 //!
 //! Knows addresses only, and reads none of them: a prefetch may name any.
 
+use crate::isa::features;
 use crate::pool;
 use std::cell::Cell;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -11,7 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 const MOST: usize = 4;
 /// Bytes that a thread fetches at most, which fit half of a second-level cache.
 const MOST_BYTES: usize = 1 << 19;
-/// Pages that are read in turn, a pair of lines each, and bytes in a call.
+/// Pages that are read in turn, a pair of lines each (where memory is not asked for in order), and bytes in a call.
 const PAGES: usize = 4;
 const CALL: usize = 8 * 128;
 const PAGE: usize = 4096;
@@ -69,9 +70,11 @@ pub(crate) fn fetch(index: usize) -> bool {
     }
     let more = mine.done < mine.bytes;
     if more {
+        let in_order = features().in_order;
         for pair in (mine.done..mine.done + CALL).step_by(128) {
             let (lot, nth) = (pair / (PAGES * PAGE), pair / 128 % (PAGES * PAGE / 128));
-            let at = mine.first.wrapping_add(lot * PAGES * PAGE + nth % PAGES * PAGE + nth / PAGES * 128);
+            let turned = lot * PAGES * PAGE + nth % PAGES * PAGE + nth / PAGES * 128;
+            let at = mine.first.wrapping_add(if in_order { pair } else { turned });
             ask(at);
             ask(at.wrapping_add(64));
         }

@@ -14,8 +14,29 @@ pub(super) trait Kernels {
     const N: usize;
     /// Most rows one call of [`Kernels::dot`] and the others takes.
     const ROWS: usize;
+    /// Keys that go through [`Kernels::weigh`] together, from multiples of as many on; packed values are filled up to them.
+    const TOGETHER: usize = 1;
+    /// Whether few rows meet values where they lie, or packed ones, too.
+    const VALUES_IN_PLACE: bool = true;
+
+    /// Runs a task that calls the others.
+    fn prepared<R>(f: impl FnOnce() -> R) -> R {
+        f()
+    }
+    /// Floats that `rows` rows of packed queries take.
+    fn queries_len(rows: usize, dim: usize) -> usize {
+        rows * dim
+    }
 
     unsafe fn scale_row<T: Elem>(from: *const T, dim: usize, scale: f32, to: *mut f32);
+    /// A row of queries as number `r` of `rows` that go through [`Kernels::dot`] together: `[dim][rows]`, chain by chain.
+    unsafe fn place_row(row: *const f32, dim: usize, to: *mut f32, r: usize, rows: usize) {
+        let starts = chains(dim);
+        for d in 0..dim {
+            // SAFETY: the contract of the trait.
+            unsafe { *to.add(place(&starts, d) * rows + r) = *row.add(d) }
+        }
+    }
     /// Keys `0 .. keys` (at most `2 N`) of `dim` elements to a panel `[dim][2 N]`.
     unsafe fn pack_keys<T: Elem>(
         from: *const T,
@@ -25,24 +46,38 @@ pub(super) trait Kernels {
         to: *mut f32,
         ahead: &mut Ahead,
     );
-    unsafe fn pack_values<T: Elem>(from: *const T, stride: isize, keys: usize, width: usize, to: *mut f32);
-    /// Scores from packed keys.
-    unsafe fn dot(rows: usize, q: *const f32, panel: *const f32, dim: usize, scores: *mut f32);
-    /// Floats of a row of spread queries, or 0 where keys of this type cannot be used in place.
-    fn spread_len<T: Elem>(dim: usize) -> usize;
-    /// One row of `dim` scaled queries, as [`Kernels::dot_in_place`] takes them.
-    unsafe fn spread(q: *const f32, dim: usize, to: *mut f32);
-    /// Scores of `keys` keys in place; writes whole vectors.
-    unsafe fn dot_in_place<T: Elem>(
-        rows: usize,
-        q: *const f32,
+    unsafe fn pack_values<T: Elem>(
         from: *const T,
         stride: isize,
         keys: usize,
-        dim: usize,
-        scores: *mut f32,
-        ahead: &Ahead,
+        width: usize,
+        to: *mut f32,
+        ahead: &mut Ahead,
     );
+    /// Scores, times `scale`, from packed keys.
+    unsafe fn dot(rows: usize, q: *const f32, panel: *const f32, dim: usize, scale: f32, scores: *mut f32);
+    /// Floats of a row of spread queries, or 0 where keys of this type cannot be used in place.
+    fn spread_len<T: Elem>(_dim: usize) -> usize {
+        0
+    }
+    /// One row of `dim` queries, as [`Kernels::dot_in_place`] takes them.
+    unsafe fn spread(_q: *const f32, _dim: usize, _to: *mut f32) {
+        unreachable!("not in place")
+    }
+    /// Scores, times `scale`, of `keys` keys in place; writes whole vectors.
+    unsafe fn dot_in_place<T: Elem>(
+        _rows: usize,
+        _q: *const f32,
+        _from: *const T,
+        _stride: isize,
+        _keys: usize,
+        _dim: usize,
+        _scale: f32,
+        _scores: *mut f32,
+        _ahead: &Ahead,
+    ) {
+        unreachable!("not in place")
+    }
     unsafe fn softmax(s: &Softmax, ahead: &mut Ahead);
     unsafe fn weigh(
         rows: usize,
@@ -55,20 +90,28 @@ pub(super) trait Kernels {
     );
     /// Values of `width` columns in place; `acc` has room for `width` rounded up to `2 N`.
     unsafe fn weigh_in_place<T: Elem>(
-        rows: usize,
-        weights: *const f32,
-        keys: usize,
-        values: *const T,
-        stride: isize,
-        width: usize,
-        acc: *mut f32,
-        ld: usize,
-        shrink: *const f32,
-        ahead: &Ahead,
-    );
+        _rows: usize,
+        _weights: *const f32,
+        _keys: usize,
+        _values: *const T,
+        _stride: isize,
+        _width: usize,
+        _acc: *mut f32,
+        _ld: usize,
+        _shrink: *const f32,
+        _ahead: &Ahead,
+    ) {
+        unreachable!("not in place")
+    }
     unsafe fn merge(total: State, part: State, rows: usize, width: usize);
     unsafe fn finish<T: Elem>(state: State, r: usize, ld: usize, sink: Option<f32>, to: *mut T, width: usize) -> f32;
+}
 
+/// What gradients need beside [`Kernels`].
+///
+/// # Safety
+/// As there.
+pub(super) trait GradKernels: Kernels {
     /// A product of `ROWS` rows whose left side lies in tiles.
     unsafe fn multiply_tiles(p: &Product);
     /// The same, the left side in squares.
@@ -115,12 +158,20 @@ macro_rules! kernels {
             ) {
                 pack_keys::<$lanes, T>(from, stride, keys, dim, to, ahead)
             });
-            enabled!($attrs pack_values<T: Elem>(from: *const T, stride: isize, keys: usize, width: usize, to: *mut f32) {
-                pack_values::<$lanes, T>(from, stride, keys, width, to)
+            enabled!($attrs pack_values<T: Elem>(
+                from: *const T,
+                stride: isize,
+                keys: usize,
+                width: usize,
+                to: *mut f32,
+                ahead: &mut Ahead,
+            ) {
+                pack_values::<$lanes, T>(from, stride, keys, width, to);
+                ahead.used::<$lanes>(keys * width * size_of::<T>())
             });
-            enabled!($attrs dot(rows: usize, q: *const f32, panel: *const f32, dim: usize, scores: *mut f32) {
+            enabled!($attrs dot(rows: usize, q: *const f32, panel: *const f32, dim: usize, scale: f32, scores: *mut f32) {
                 match rows {
-                    $($m => dot::<$lanes, $m>(q, panel, dim, scores),)*
+                    $($m => dot::<$lanes, $m>(q, panel, dim, scale, scores),)*
                     _ => unreachable!(),
                 }
             });
@@ -137,16 +188,17 @@ macro_rules! kernels {
                 stride: isize,
                 keys: usize,
                 dim: usize,
+                scale: f32,
                 scores: *mut f32,
                 ahead: &Ahead,
             ) {
                 match rows {
-                    $($m => <$lanes as Lanes>::dot_in_place::<T, $m>(q, from, stride, keys, dim, scores, ahead),)*
+                    $($m => <$lanes as Lanes>::dot_in_place::<T, $m>(q, from, stride, keys, dim, scale, scores, ahead),)*
                     _ => unreachable!(),
                 }
             });
             enabled!($attrs softmax(s: &Softmax, ahead: &mut Ahead) {
-                softmax::<$lanes>(s, ahead)
+                softmax::<$lanes, Plain>(s, ahead)
             });
             enabled!($attrs weigh(
                 rows: usize,
@@ -193,6 +245,9 @@ macro_rules! kernels {
             ) -> f32 {
                 finish::<$lanes, T>(state, r, ld, sink, to, width)
             });
+        }
+
+        impl GradKernels for $lanes {
             enabled!($attrs multiply_tiles(p: &Product) { multiply::<$lanes, $rows, COLUMNS, 1>(p) });
             enabled!($attrs multiply_squares(p: &Product) { multiply::<$lanes, $rows, SIDE, 1>(p) });
             enabled!($attrs multiply_across(p: &Product) { multiply::<$lanes, $rows, 1, SIDE>(p) });
@@ -203,6 +258,9 @@ macro_rules! kernels {
         }
     };
 }
+
+#[cfg(target_arch = "x86_64")]
+pub(super) use enabled;
 
 #[cfg(target_arch = "x86_64")]
 kernels!(

@@ -8,6 +8,7 @@
 //! Row counts, tile shapes and the choice between packed and unpacked values only decide which chains run side by side.
 
 use super::lanes::{Elem, Lanes, exp, tanh};
+use crate::isa::features;
 
 /// Keys of one block: scores of a block are computed, turned into weights and used before the next block.
 /// Blocks start at multiples of this, counted from key 0, whatever part of them is needed.
@@ -48,10 +49,13 @@ pub(super) struct Softmax<'a> {
 /// Keys or values of the block that comes next, fetched while this one is worked on: as much as was used, each time.
 ///
 /// The quarters of a block take turns: they lie in pages of their own, and memory answers questions about four pages at
-/// once half as fast again as those about one. Lines come in pairs, as processors fetch them.
+/// once half as fast again as those about one. Lines come in pairs, as processors fetch them. Where memory is better asked
+/// in order (see `Features`), a block is one quarter, and goes to the second-level cache.
 #[derive(Clone, Copy)]
 pub(super) struct Ahead {
     first: *const u8,
+    /// Whether a block is cut: quarters are numbered by these bits of a pair's number.
+    turns: usize,
     /// Bytes from one quarter of the rows to the next, and between the end of a row and the next row.
     quarter: isize,
     gap: isize,
@@ -70,13 +74,14 @@ static NOTHING: [u8; PAIR] = [0; PAIR];
 impl Ahead {
     /// Nothing comes next.
     pub(super) const NONE: Ahead =
-        Ahead { first: NOTHING.as_ptr(), quarter: 0, gap: 0, rows: 0, pairs: 1, next: 0, used: 0 };
+        Ahead { first: NOTHING.as_ptr(), turns: 0, quarter: 0, gap: 0, rows: 0, pairs: 1, next: 0, used: 0 };
 
     /// A block of rows of `width` elements, `stride` elements apart.
     pub(super) fn new<T>(first: *const T, stride: isize, width: usize) -> Ahead {
         let (stride, width) = (stride * size_of::<T>() as isize, width * size_of::<T>());
         Ahead {
             first: first.cast(),
+            turns: if features().in_order { 0 } else { 3 },
             quarter: (BLOCK / 4) as isize * stride,
             gap: stride - width as isize,
             rows: (1u64 << 32).div_ceil(width as u64),
@@ -85,20 +90,24 @@ impl Ahead {
         }
     }
 
-    /// Fetches the next `N` pairs of lines; after the last one, that one again. There is no branch in it, behind which the
-    /// compiler would move the arithmetic around it.
+    /// Fetches the next `N` pairs of lines; after the last one, that one again.
     #[inline(always)]
     pub(super) unsafe fn fetch<L: Lanes, const N: usize>(&mut self) {
         for i in 0..N {
             let next = (self.next + i).min(self.pairs - 1);
-            let (quarter, at) = (next % 4, next / 4 * PAIR);
+            let (quarter, at) = (next & self.turns, (next >> self.turns.count_ones()) * PAIR);
             let row = (at as u64 * self.rows) >> 32;
             let offset = quarter as isize * self.quarter + at as isize + row as isize * self.gap;
             let pair = self.first.wrapping_offset(offset);
             // SAFETY: the caller runs on L's instruction set.
             unsafe {
-                L::prefetch(pair);
-                L::prefetch(pair.wrapping_add(64));
+                if self.turns == 0 {
+                    L::prefetch_far(pair);
+                    L::prefetch_far(pair.wrapping_add(64));
+                } else {
+                    L::prefetch(pair);
+                    L::prefetch(pair.wrapping_add(64));
+                }
             }
         }
         self.next += N;
@@ -145,9 +154,15 @@ pub(super) fn place(starts: &[usize; 5], d: usize) -> usize {
     starts[d / 8 % 4] + d / 32 * 8 + d % 8
 }
 
-/// Scores of `M` rows against a panel of `2 N` keys. `q` is `[dim][M]`, `panel` is `[dim][2 N]`, both chain by chain.
+/// Scores of `M` rows against a panel of `2 N` keys, times `scale`. `q` is `[dim][M]`, `panel` is `[dim][2 N]`, both chain by chain.
 #[inline(always)]
-pub(super) unsafe fn dot<L: Lanes, const M: usize>(q: *const f32, panel: *const f32, dim: usize, scores: *mut f32) {
+pub(super) unsafe fn dot<L: Lanes, const M: usize>(
+    q: *const f32,
+    panel: *const f32,
+    dim: usize,
+    scale: f32,
+    scores: *mut f32,
+) {
     // SAFETY: the caller promises the sizes named above and the instruction set of L.
     unsafe {
         let starts = chains(dim);
@@ -172,7 +187,8 @@ pub(super) unsafe fn dot<L: Lanes, const M: usize>(q: *const f32, panel: *const 
         }
         for r in 0..M {
             for j in 0..2 {
-                L::store(scores.add(r * BLOCK + j * L::N), L::add(sums[0][r][j], sums[1][r][j]));
+                let sum = L::mul(L::add(sums[0][r][j], sums[1][r][j]), L::splat(scale));
+                L::store(scores.add(r * BLOCK + j * L::N), sum);
             }
         }
     }
@@ -309,10 +325,31 @@ pub(super) unsafe fn weigh_columns<L: Lanes, T: Elem, const M: usize, const P: u
     }
 }
 
+/// How weights take the place of their scores.
+pub(super) trait Weights<L: Lanes> {
+    /// Writes those of the keys `i ..`, and answers what was written.
+    ///
+    /// # Safety
+    /// `row` has the keys, those before them are written, and the instruction set is there.
+    unsafe fn put(row: *mut f32, i: usize, w: L::V) -> L::V;
+}
+
+/// Floats.
+pub(super) struct Plain;
+
+impl<L: Lanes> Weights<L> for Plain {
+    #[inline(always)]
+    unsafe fn put(row: *mut f32, i: usize, w: L::V) -> L::V {
+        // SAFETY: the caller's promises.
+        unsafe { L::store(row.add(i), w) };
+        w
+    }
+}
+
 /// Turns the scores of a block into weights and moves the rows' maxima and sums along. What comes next is fetched
 /// meanwhile.
 #[inline(always)]
-pub(super) unsafe fn softmax<L: Lanes>(s: &Softmax, ahead: &mut Ahead) {
+pub(super) unsafe fn softmax<L: Lanes, W: Weights<L>>(s: &Softmax, ahead: &mut Ahead) {
     // SAFETY: the caller promises buffers of the sizes that `Softmax` names and the instruction set of L.
     unsafe {
         let rows = s.seen.len();
@@ -355,8 +392,7 @@ pub(super) unsafe fn softmax<L: Lanes>(s: &Softmax, ahead: &mut Ahead) {
             let shift = L::splat(origin(*s.max.add(r)));
             let mut sum = L::splat(0.0);
             for i in (s.from..s.to).step_by(L::N) {
-                let w = exp::<L>(L::sub(L::load(row.add(i)), shift));
-                L::store(row.add(i), w);
+                let w = W::put(row, i, exp::<L>(L::sub(L::load(row.add(i)), shift)));
                 sum = L::add(sum, w);
             }
             let at = s.sums.add(r * L::N);

@@ -1,7 +1,7 @@
 //! Scaled dot-product attention in one pass: softmax(scale * q * k^T + mask) * v without a matrix of scores.
 //!
 //! Work: `4 * D` operations per visible (query, key) pair and query head, at about two thirds of the machine's f32
-//! multiply-add rate; a decode step reads keys and values once for all query heads that share them, at three quarters
+//! multiply-add rate, or of that of bfloat16 where it is higher (`pairs`, `tiles`); a decode step reads keys and values once for all query heads that share them, at three quarters
 //! of the speed of a plain read. (`cargo run --release -p lapis-bench -- --only sdpa`.)
 //!
 //! The bits of a query row depend on its own inputs alone: not on the other rows of the call, the batch, the number
@@ -19,15 +19,20 @@ mod grads;
 mod kernels;
 mod lanes;
 mod mask;
+#[cfg(target_arch = "x86_64")]
+mod pairs;
 mod plain;
 mod tile;
+#[cfg(target_arch = "x86_64")]
+mod tiles;
 
 #[cfg(test)]
 mod tests;
 
 pub use grads::{Grads, Target, attention_grads};
 
-use crate::isa::Isa;
+use crate::isa::{Isa, features};
+use crate::quant::{Arithmetic, arithmetic};
 use crate::{pool, stretch};
 use dispatch::Kernels;
 use kernels::BLOCK;
@@ -137,6 +142,14 @@ impl Attention<'_> {
         }
     }
 
+    /// Whether [`pairs`] and [`tiles`] can do this.
+    #[cfg(target_arch = "x86_64")]
+    fn fits_pairs(&self) -> bool {
+        self.dim >= 16
+            && self.dim.is_multiple_of(8)
+            && [self.q.dtype, self.k.dtype, self.v.dtype] == [Dtype::Bfloat16; 3]
+    }
+
     /// Key `t`.
     ///
     /// # Safety
@@ -164,23 +177,65 @@ impl Attention<'_> {
 /// `isa` is available; every element named by shapes and strides is readable, those of `out` are writable, distinct
 /// and not among the inputs; elements are aligned; `q_heads` is a multiple of `kv_heads`; dtypes are real floating.
 pub unsafe fn attention(isa: Isa, a: &Attention) {
+    // SAFETY: the caller's promises.
+    unsafe { attention_by(isa, halves(), a, Split::Auto) }
+}
+
+/// How operands of bfloat16 are multiplied.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Halves {
+    /// As f32.
+    Floats,
+    /// In pairs, by `vdpbf16ps`.
+    Pairs,
+    /// By AMX.
+    Tiles,
+}
+
+/// What is fast here, and asked for.
+fn halves() -> Halves {
+    match features() {
+        _ if arithmetic() == Arithmetic::Exact => Halves::Floats,
+        f if f.amx_attention => Halves::Tiles,
+        f if f.fast_bf16_dot => Halves::Pairs,
+        _ => Halves::Floats,
+    }
+}
+
+/// Calls `$f` with the kernels for a call.
+macro_rules! with_kernels {
+    ($isa:expr, $halves:expr, $a:expr, $f:ident $args:tt) => {
+        match $isa {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 if $halves == Halves::Tiles && $a.fits_pairs() => $f::<tiles::Tiles> $args,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 if $halves == Halves::Pairs && $a.fits_pairs() => $f::<pairs::Pairs> $args,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => $f::<lanes::avx512::Avx512> $args,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => $f::<lanes::avx2::Avx2> $args,
+            _ => $f::<lanes::portable::Portable> $args,
+        }
+    };
+}
+
+/// [`attention`] with the choice of how bfloat16 is multiplied, and of how the work is cut.
+unsafe fn attention_by(isa: Isa, halves: Halves, a: &Attention, split: Split) {
     if a.batch * a.q_heads * a.q_len * a.v_dim == 0 {
         return;
     }
     // SAFETY: the caller's promises.
     unsafe {
-        match isa {
-            _ if a.out_dtype == Dtype::Float64 => plain::attention(a),
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => run::<lanes::avx512::Avx512>(a, Split::Auto),
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => run::<lanes::avx2::Avx2>(a, Split::Auto),
-            _ => run::<lanes::portable::Portable>(a, Split::Auto),
+        match a.out_dtype {
+            Dtype::Float64 => plain::attention(a),
+            _ => with_kernels!(isa, halves, a, run(a, split)),
         }
     }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = halves;
 }
 
-/// As [`attention`], several calls of the same heads and widths with one query each.
+/// As [`attention`], several calls of the same heads, widths and dtypes with one query each.
 ///
 /// # Safety
 /// As [`attention`], for each.
@@ -194,14 +249,10 @@ pub unsafe fn attention_of_each(isa: Isa, calls: &[Attention]) {
     let fills = calls.len() * heads >= 8 * threads || calls.iter().all(|a| a.kv_len <= CHUNK);
     // SAFETY: the caller's promises.
     unsafe {
-        match isa {
-            _ if first.out_dtype == Dtype::Float64 || !fills => calls.iter().for_each(|a| attention(isa, a)),
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => side_by_side::<lanes::avx512::Avx512>(calls, heads),
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => side_by_side::<lanes::avx2::Avx2>(calls, heads),
-            _ => side_by_side::<lanes::portable::Portable>(calls, heads),
+        if first.out_dtype == Dtype::Float64 || !fills {
+            return calls.iter().for_each(|a| attention(isa, a));
         }
+        with_kernels!(isa, halves(), first, side_by_side(calls, heads))
     }
 }
 
@@ -216,7 +267,7 @@ unsafe fn side_by_side<K: Kernels>(calls: &[Attention], heads: usize) {
         let (a, head) = (order[i / heads], i % heads);
         let cut = Cut::new::<K>(a);
         // SAFETY: the caller's promises.
-        unsafe { tile::Layout::new::<K>(a, cut.rows).attend_all::<K>(a, &cut.tile(a, head)) };
+        K::prepared(|| unsafe { tile::Layout::new::<K>(a, cut.rows).attend_all::<K>(a, &cut.tile(a, head)) });
     });
 }
 
@@ -282,7 +333,7 @@ unsafe fn run<K: Kernels>(a: &Attention, split: Split) {
     let layout = tile::Layout::new::<K>(a, cut.rows);
     if !split {
         // SAFETY: the caller's promises.
-        pool::run(cut.tiles, &|i| unsafe { layout.attend_all::<K>(a, &cut.tile(a, i)) });
+        pool::run(cut.tiles, &|i| K::prepared(|| unsafe { layout.attend_all::<K>(a, &cut.tile(a, i)) }));
         return;
     }
     // A task takes neighbouring chunks: what one fetches ahead is the next one's.
@@ -298,7 +349,7 @@ unsafe fn run<K: Kernels>(a: &Attention, split: Split) {
             if mine.is_empty() {
                 return;
             }
-            layout.with_scratch(|scratch| {
+            let attend = |scratch| {
                 // SAFETY: as above; each chunk has its own part.
                 unsafe {
                     layout.pack_queries::<K>(a, &tile, scratch);
@@ -306,7 +357,8 @@ unsafe fn run<K: Kernels>(a: &Attention, split: Split) {
                         layout.attend::<K>(a, &tile, then.as_ref(), chunk, scratch, parts.state(t * chunks + chunk));
                     }
                 }
-            });
+            };
+            K::prepared(|| layout.with_scratch(attend));
         });
         pool::run(cut.tiles, &|t| {
             let tile = cut.tile(a, t);

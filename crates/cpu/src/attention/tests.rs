@@ -4,6 +4,23 @@ use super::*;
 use crate::isa;
 use half::{bf16, f16};
 
+/// An instruction set, and how bfloat16 is multiplied.
+type Level = (Isa, Halves);
+
+/// What this machine can run, fast or not.
+fn levels() -> Vec<Level> {
+    let mut all: Vec<Level> = isa::available().into_iter().map(|isa| (isa, Halves::Floats)).collect();
+    #[cfg(target_arch = "x86_64")]
+    if all[0].0 == Isa::Avx512 && is_x86_feature_detected!("avx512bf16") {
+        all.push((Isa::Avx512, Halves::Pairs));
+        match isa::features().amx {
+            true => all.push((Isa::Avx512, Halves::Tiles)),
+            false => eprintln!("without AMX, which is not here"),
+        }
+    }
+    all
+}
+
 /// A deterministic sequence of values in -1 .. 1.
 struct Random(u64);
 
@@ -162,12 +179,12 @@ impl Case {
     }
 
     /// Bytes of the result, (B, Tq, Hq, Dv).
-    fn run(&self, isa: Isa, split: Split) -> Vec<u64> {
-        self.run_part(isa, split, 0..self.a.q_len, self.a.kv_len)
+    fn run(&self, level: Level, split: Split) -> Vec<u64> {
+        self.run_part(level, split, 0..self.a.q_len, self.a.kv_len)
     }
 
     /// The rows of some positions only, with the keys up to `keys`.
-    fn run_part(&self, isa: Isa, split: Split, rows: std::ops::Range<usize>, keys: usize) -> Vec<u64> {
+    fn run_part(&self, level: Level, split: Split, rows: std::ops::Range<usize>, keys: usize) -> Vec<u64> {
         let mut a = self.a;
         // SAFETY: within the operands.
         unsafe {
@@ -187,16 +204,7 @@ impl Case {
         let mut out = vec![0u64; (n * a.out_dtype.size()).div_ceil(8)];
         a.out = out.as_mut_ptr().cast();
         // SAFETY: the operands have the sizes of `new`.
-        unsafe {
-            match isa {
-                _ if split == Split::Auto => attention(isa, &a),
-                #[cfg(target_arch = "x86_64")]
-                Isa::Avx512 => super::run::<lanes::avx512::Avx512>(&a, split),
-                #[cfg(target_arch = "x86_64")]
-                Isa::Avx2 => super::run::<lanes::avx2::Avx2>(&a, split),
-                _ => super::run::<lanes::portable::Portable>(&a, split),
-            }
-        }
+        unsafe { attention_by(level.0, level.1, &a, split) };
         out
     }
 
@@ -266,15 +274,17 @@ impl Case {
             Dtype::Float32 => 3e-6,
             _ => 1e-14,
         };
-        for isa in isa::available() {
+        for level in levels() {
+            // Weights have 16 bits on AMX.
+            let tolerance = tolerance + if level.1 == Halves::Tiles { 1e-5 } else { 0.0 };
             for split in [Split::Auto, Split::Never, Split::Always] {
                 if split != Split::Auto && (dtype == Dtype::Float64 || expected.is_empty()) {
                     continue;
                 }
-                let got = Data { dtype, bytes: self.run(isa, split), values: Vec::new() }.read(expected.len());
+                let got = Data { dtype, bytes: self.run(level, split), values: Vec::new() }.read(expected.len());
                 for (i, (&x, &y)) in got.iter().zip(&expected).enumerate() {
                     let fine = (x - y).abs() <= tolerance || x.is_nan() && y.is_nan();
-                    assert!(fine, "{what}, {isa:?}, {split:?}: element {i} is {x}, must be {y}");
+                    assert!(fine, "{what}, {level:?}, {split:?}: element {i} is {x}, must be {y}");
                 }
             }
         }
@@ -359,9 +369,9 @@ fn blocks_of_keys_give_the_bits_of_one_array() {
             let later: Vec<_> = (1..keys.div_ceil(CHUNK)).map(|i| [part(&case.a.k, i), part(&case.a.v, i)]).collect();
             let mut cut = Case::new(s);
             (cut.a.k, cut.a.v, cut.a.later) = (case.a.k, case.a.v, later.leak());
-            for isa in crate::isa::available() {
+            for level in levels() {
                 for split in [Split::Never, Split::Always] {
-                    assert_eq!(case.run(isa, split), cut.run(isa, split), "{s:?} {isa:?}");
+                    assert_eq!(case.run(level, split), cut.run(level, split), "{s:?} {level:?}");
                 }
             }
         }
@@ -403,11 +413,11 @@ fn large_scores_do_not_overflow() {
     let mut case = Case::new(Setup { len: (4, 300), causal: true, ..BASE });
     case.a.scale = 40.0;
     let expected = case.reference();
-    for isa in isa::available() {
-        let out = Data { dtype: Dtype::Float32, bytes: case.run(isa, Split::Auto), values: Vec::new() };
+    for level in levels() {
+        let out = Data { dtype: Dtype::Float32, bytes: case.run(level, Split::Auto), values: Vec::new() };
         for (x, y) in out.read(expected.len()).iter().zip(&expected) {
             // Scores of thousands carry an absolute error of 1e-3 in f32.
-            assert!((x - y).abs() < 2e-3, "{isa:?}: {x} {y}");
+            assert!((x - y).abs() < 2e-3, "{level:?}: {x} {y}");
         }
     }
 }
@@ -447,9 +457,9 @@ fn bits_do_not_depend_on_chunks_of_queries() {
             // A row without keys averages all of them, and how many there are depends on the step (key 0 of `add` is
             // never dropped).
             case.mask.chunks_mut(len.1).for_each(|row| row[0] = 1);
-            for isa in isa::available() {
-                let whole = case.run(isa, Split::Never);
-                assert_eq!(whole, case.run(isa, Split::Always), "{s:?} {isa:?}");
+            for level in levels() {
+                let whole = case.run(level, Split::Never);
+                assert_eq!(whole, case.run(level, Split::Always), "{s:?} {level:?}");
                 // Steps that begin, end and cross at blocks (64) and chunks (512) of keys, and that do not.
                 for (step, starts) in [
                     (1, vec![0, 1, 5, 63, 64, 126, 127, 128, 129, 510, 511, 512, 513, 569]),
@@ -460,12 +470,12 @@ fn bits_do_not_depend_on_chunks_of_queries() {
                     for start in starts {
                         let rows = start..(start + step).min(len.0);
                         for split in [Split::Never, Split::Always] {
-                            let part = case.run_part(isa, split, rows.clone(), rows.end);
+                            let part = case.run_part(level, split, rows.clone(), rows.end);
                             for t in rows.clone() {
                                 assert!(
                                     row_bits(&case, &whole, len.0, 0, t)
                                         == row_bits(&case, &part, rows.len(), 0, t - start),
-                                    "row {t} in steps of {step}, {split:?}, {isa:?}, {s:?}"
+                                    "row {t} in steps of {step}, {split:?}, {level:?}, {s:?}"
                                 );
                             }
                         }
@@ -480,8 +490,8 @@ fn bits_do_not_depend_on_chunks_of_queries() {
 fn bits_do_not_depend_on_the_batch_nor_on_the_threads() {
     let s = Setup { batch: 3, len: (150, 700), dtypes: [Dtype::Bfloat16; 4], causal: true, ..BASE };
     let case = Case::new(s);
-    for isa in isa::available() {
-        let whole = case.run(isa, Split::Auto);
+    for level in levels() {
+        let whole = case.run(level, Split::Auto);
         for b in 0..3 {
             let mut one = Case::new(s);
             // SAFETY: within the operands.
@@ -492,12 +502,12 @@ fn bits_do_not_depend_on_the_batch_nor_on_the_threads() {
             }
             one.a.batch = 1;
             for threads in [1, 2, 5] {
-                let alone = pool::with_threads(threads, || one.run(isa, Split::Auto));
+                let alone = pool::with_threads(threads, || one.run(level, Split::Auto));
                 for t in 0..150 {
                     assert_eq!(
                         row_bits(&case, &whole, 150, b, t),
                         row_bits(&one, &alone, 150, 0, t),
-                        "{isa:?} {b} {t}"
+                        "{level:?} {b} {t}"
                     );
                 }
             }

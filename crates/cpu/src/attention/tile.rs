@@ -3,7 +3,7 @@
 //! The order of work, and where each buffer lives between uses, is decided here; the arithmetic is in `kernels`.
 
 use super::dispatch::Kernels;
-use super::kernels::{Ahead, BLOCK, Bias, Softmax, State, chains, place};
+use super::kernels::{Ahead, BLOCK, Bias, Softmax, State};
 use super::lanes::Elem;
 use super::mask::read;
 use super::{Attention, CHUNK, Operand};
@@ -84,7 +84,7 @@ pub(super) fn with_memory<R>(floats: usize, f: impl FnOnce(*mut f32) -> R) -> R 
 /// The buffers of one task.
 #[derive(Clone, Copy)]
 pub(super) struct Scratch {
-    /// Scaled queries: for each set of rows that go through a kernel together `[dim][rows]`; or spread rows.
+    /// Queries: for each set of rows that go through a kernel together `[dim][rows]`; or spread rows.
     queries: *mut f32,
     /// Per row the first key it sees and the first it does not.
     seen: *mut (usize, usize),
@@ -182,7 +182,7 @@ impl Layout {
             lanes: K::N,
             rows: rows.next_multiple_of(16),
             dim: a.dim,
-            queries: (rows * a.dim).max(rows.min(K::ROWS) * K::spread_len::<f16>(a.dim)),
+            queries: K::queries_len(rows, a.dim).max(rows.min(K::ROWS) * K::spread_len::<f16>(a.dim)),
             width: a.v_dim.next_multiple_of(2 * K::N),
         }
     }
@@ -252,9 +252,7 @@ impl Layout {
     /// # Safety
     /// The promises of the call; `K`'s instruction set; the scratch has this layout.
     pub(super) unsafe fn pack_queries<K: Kernels>(&self, a: &Attention, tile: &Tile, s: Scratch) {
-        let scale = a.scale as f32;
         let rows = tile.rows(a);
-        let starts = chains(self.dim);
         let spread = self.spread_len::<K>(a, tile);
         // SAFETY: the caller's promises. The panel is not in use yet and holds a row.
         unsafe {
@@ -263,17 +261,15 @@ impl Layout {
                 let seen = a.seen(t);
                 *s.seen.add(r) = (seen.start, seen.end);
                 let row = s.panel;
-                with_elem!(a.q.dtype, T => K::scale_row::<T>(a.q.at(tile.batch, h, t), self.dim, scale, row));
+                with_elem!(a.q.dtype, T => K::scale_row::<T>(a.q.at(tile.batch, h, t), self.dim, 1.0, row));
                 if spread > 0 {
                     K::spread(row, self.dim, s.queries.add(r * spread));
                     continue;
                 }
                 let first = r / K::ROWS * K::ROWS;
                 let set = K::ROWS.min(rows - first);
-                let to = s.queries.add(first * self.dim + r - first);
-                for d in 0..self.dim {
-                    *to.add(place(&starts, d) * set) = *row.add(d);
-                }
+                let to = s.queries.add(K::queries_len(first, self.dim));
+                K::place_row(row, self.dim, to, r - first, set);
             }
         }
     }
@@ -371,7 +367,7 @@ impl Layout {
         s: Scratch,
         mut ahead: Ahead,
     ) {
-        let stride = a.k.strides[2];
+        let (stride, scale) = (a.k.strides[2], a.scale as f32);
         let spread = self.spread_len::<K>(a, tile);
         if spread > 0 {
             for set in sets {
@@ -381,7 +377,7 @@ impl Layout {
                     let (q, from) =
                         (s.queries.add(set.start * spread), a.key::<T>(tile.batch, tile.kv_head, first + lo));
                     let scores = s.scores.add(set.start * BLOCK + lo);
-                    K::dot_in_place(set.rows, q, from, stride, hi - lo, self.dim, scores, &ahead);
+                    K::dot_in_place(set.rows, q, from, stride, hi - lo, self.dim, scale, scores, &ahead);
                 }
             }
             return;
@@ -395,8 +391,8 @@ impl Layout {
                 K::pack_keys(from, stride, width.min(keys.end - first - at), self.dim, s.panel, &mut ahead);
                 for set in sets {
                     if set.keys.0 < at + width && set.keys.1 > at {
-                        let q = s.queries.add(set.start * self.dim);
-                        K::dot(set.rows, q, s.panel, self.dim, s.scores.add(set.start * BLOCK + at));
+                        let q = s.queries.add(K::queries_len(set.start, self.dim));
+                        K::dot(set.rows, q, s.panel, self.dim, scale, s.scores.add(set.start * BLOCK + at));
                     }
                 }
             }
@@ -459,19 +455,23 @@ impl Layout {
         sets: &[Set],
         s: Scratch,
         part: State,
-        ahead: Ahead,
+        mut ahead: Ahead,
     ) {
         let stride = a.v.strides[2];
         let width = 2 * K::N;
+        // Keys that go together begin at multiples of their number; the weight of one that is not seen is zero.
+        let start_of = |key: usize| key / K::TOGETHER * K::TOGETHER;
         // SAFETY: the caller's promises.
         unsafe {
-            if tile.rows(a) <= K::ROWS {
+            let weights = |set: &Set| s.scores.add(set.start * BLOCK + start_of(set.keys.0));
+            if K::VALUES_IN_PLACE && tile.rows(a) <= K::ROWS {
                 for set in sets {
+                    let from = start_of(set.keys.0);
                     K::weigh_in_place(
                         set.rows,
-                        s.scores.add(set.start * BLOCK + set.keys.0),
-                        set.keys.1 - set.keys.0,
-                        a.value::<T>(tile.batch, tile.kv_head, first + set.keys.0),
+                        weights(set),
+                        set.keys.1 - from,
+                        a.value::<T>(tile.batch, tile.kv_head, first + from),
                         stride,
                         a.v_dim,
                         part.acc.add(set.start * self.width),
@@ -482,16 +482,19 @@ impl Layout {
                 }
                 return;
             }
-            let from = a.value::<T>(tile.batch, tile.kv_head, keys.start);
-            K::pack_values(from, stride, keys.len(), a.v_dim, s.values);
+            let start = start_of(keys.start);
+            let count = keys.end - start;
+            let from = a.value::<T>(tile.batch, tile.kv_head, start);
+            K::pack_values(from, stride, count, a.v_dim, s.values, &mut ahead);
             for panel in 0..self.width / width {
-                let values = s.values.add(panel * keys.len() * width);
+                let values = s.values.add(panel * count.next_multiple_of(K::TOGETHER) * width);
                 for set in sets {
+                    let from = start_of(set.keys.0);
                     K::weigh(
                         set.rows,
-                        s.scores.add(set.start * BLOCK + set.keys.0),
-                        set.keys.1 - set.keys.0,
-                        values.add((first + set.keys.0 - keys.start) * width),
+                        weights(set),
+                        set.keys.1 - from,
+                        values.add((first + from - start) * width),
                         part.acc.add(set.start * self.width + panel * width),
                         self.width,
                         s.shrink.add(set.start),

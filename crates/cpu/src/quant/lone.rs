@@ -12,6 +12,7 @@ use super::panel::TILE_GROUPS;
 use super::panel_avx512::{Controls, Scales, quarters, transpose};
 use super::thin::{AHEAD, Job, STRIP, Strip, opaque, units};
 use super::weights::Block;
+use crate::isa::features;
 use std::arch::x86_64::*;
 
 /// The result of a block's columns, strip by strip, to `out`.
@@ -21,29 +22,37 @@ use std::arch::x86_64::*;
 /// their scales; `out` has room for as many; `job.x` holds one row.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi")]
 pub(super) unsafe fn block(block: &Block, job: &Job, out: *mut f32) {
+    // SAFETY: as the caller promises.
+    unsafe { if features().in_order { formats::<true>(block, job, out) } else { formats::<false>(block, job, out) } }
+}
+
+/// `IN_ORDER`: how memory is asked for (see `Features`).
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi")]
+#[inline]
+unsafe fn formats<const IN_ORDER: bool>(block: &Block, job: &Job, out: *mut f32) {
     let words = job.group * job.bits / 32;
     // SAFETY: as the caller promises.
     unsafe {
         match (job.bits, job.fp4, words) {
-            (4, true, 2) => kernel::<4, true, 2>(block, job, out),
-            (4, true, _) => kernel::<4, true, 4>(block, job, out),
-            (4, false, 4) => kernel::<4, false, 4>(block, job, out),
-            (4, false, 8) => kernel::<4, false, 8>(block, job, out),
-            (4, false, _) => kernel::<4, false, 16>(block, job, out),
-            (8, _, 8) => kernel::<8, false, 8>(block, job, out),
-            (8, _, 16) => kernel::<8, false, 16>(block, job, out),
-            (8, ..) => kernel::<8, false, 32>(block, job, out),
-            (2, _, 2) => kernel::<2, false, 2>(block, job, out),
-            (2, _, 4) => kernel::<2, false, 4>(block, job, out),
-            (2, ..) => kernel::<2, false, 8>(block, job, out),
-            (1, _, 1) => kernel::<1, false, 1>(block, job, out),
-            (1, _, 2) => kernel::<1, false, 2>(block, job, out),
-            (1, ..) => kernel::<1, false, 4>(block, job, out),
+            (4, true, 2) => kernel::<4, true, 2, IN_ORDER>(block, job, out),
+            (4, true, _) => kernel::<4, true, 4, IN_ORDER>(block, job, out),
+            (4, false, 4) => kernel::<4, false, 4, IN_ORDER>(block, job, out),
+            (4, false, 8) => kernel::<4, false, 8, IN_ORDER>(block, job, out),
+            (4, false, _) => kernel::<4, false, 16, IN_ORDER>(block, job, out),
+            (8, _, 8) => kernel::<8, false, 8, IN_ORDER>(block, job, out),
+            (8, _, 16) => kernel::<8, false, 16, IN_ORDER>(block, job, out),
+            (8, ..) => kernel::<8, false, 32, IN_ORDER>(block, job, out),
+            (2, _, 2) => kernel::<2, false, 2, IN_ORDER>(block, job, out),
+            (2, _, 4) => kernel::<2, false, 4, IN_ORDER>(block, job, out),
+            (2, ..) => kernel::<2, false, 8, IN_ORDER>(block, job, out),
+            (1, _, 1) => kernel::<1, false, 1, IN_ORDER>(block, job, out),
+            (1, _, 2) => kernel::<1, false, 2, IN_ORDER>(block, job, out),
+            (1, ..) => kernel::<1, false, 4, IN_ORDER>(block, job, out),
             // Other widths are spread to bytes first: 4 codes a word.
             _ => match job.group {
-                32 => kernel::<0, false, 8>(block, job, out),
-                64 => kernel::<0, false, 16>(block, job, out),
-                _ => kernel::<0, false, 32>(block, job, out),
+                32 => kernel::<0, false, 8, IN_ORDER>(block, job, out),
+                64 => kernel::<0, false, 16, IN_ORDER>(block, job, out),
+                _ => kernel::<0, false, 32, IN_ORDER>(block, job, out),
             },
         }
     }
@@ -51,7 +60,11 @@ pub(super) unsafe fn block(block: &Block, job: &Job, out: *mut f32) {
 
 /// `WORDS`: words of a group (after spreading, where `BITS` is 0).
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi")]
-unsafe fn kernel<const BITS: usize, const FP4: bool, const WORDS: usize>(block: &Block, job: &Job, out: *mut f32) {
+unsafe fn kernel<const BITS: usize, const FP4: bool, const WORDS: usize, const IN_ORDER: bool>(
+    block: &Block,
+    job: &Job,
+    out: *mut f32,
+) {
     // Vectors of a row that go into one sum, and codes and bytes of one.
     let vectors = WORDS.div_ceil(16);
     let codes = 64 * units(BITS);
@@ -89,12 +102,18 @@ unsafe fn kernel<const BITS: usize, const FP4: bool, const WORDS: usize>(block: 
             // SAFETY: masks keep loads within rows; `x` is padded to whole vectors; a prefetch may name any address.
             let sums = unsafe {
                 let mut d = [_mm512_setzero_si512(); STRIP];
-                let (mut here, mut there) = (opaque(at), opaque(from + ahead + 8 * odd * stride));
+                let soon = if IN_ORDER { Strip::in_order(block) + STRIP * at } else { from + ahead + 8 * odd * stride };
+                let (mut here, mut there) = (opaque(at), opaque(soon));
                 for quad in 0..STRIP / 4 {
                     for i in 0..4 {
                         for v in 0..vectors {
-                            let line = if shared { i / 2 * stride + i % 2 * 64 } else { i * stride + 64 * v };
-                            _mm_prefetch::<_MM_HINT_T0>(packed.wrapping_add(there + line).cast());
+                            if IN_ORDER {
+                                let line = (i * vectors + v) * bytes;
+                                _mm_prefetch::<_MM_HINT_T1>(packed.wrapping_add(there + line).cast());
+                            } else {
+                                let line = if shared { i / 2 * stride + i % 2 * 64 } else { i * stride + 64 * v };
+                                _mm_prefetch::<_MM_HINT_T0>(packed.wrapping_add(there + line).cast());
+                            }
                             let row = packed.wrapping_add(here + i * stride + v * bytes);
                             let words = _mm512_maskz_loadu_epi8(lanes[v], row.cast());
                             let sum = d[4 * quad + i];
@@ -105,7 +124,8 @@ unsafe fn kernel<const BITS: usize, const FP4: bool, const WORDS: usize>(block: 
                     // other.
                     d[4 * quad + 3] = finished(d[4 * quad + 3]);
                     let rows = if shared { 2 } else { 4 };
-                    (here, there) = (opaque(here + 4 * stride), opaque(there + rows * stride));
+                    let next = if IN_ORDER { 4 * vectors * bytes } else { rows * stride };
+                    (here, there) = (opaque(here + 4 * stride), opaque(there + next));
                 }
                 for i in 0..step.div_ceil(64) {
                     let ahead = next + line + 64 * i;

@@ -16,6 +16,8 @@ use super::weights::Weights;
 use super::{dot, fma, halves};
 #[cfg(target_arch = "x86_64")]
 use super::{few_avx2, lone, thin, tiles};
+#[cfg(target_arch = "x86_64")]
+use crate::amx::Shapes;
 use crate::isa::Isa;
 #[cfg(target_arch = "x86_64")]
 use crate::isa::features;
@@ -467,7 +469,7 @@ impl Product<'_> {
         let has_tiles = self.has_tiles();
         // SAFETY: the machine has AMX.
         #[cfg(target_arch = "x86_64")]
-        let _shapes = has_tiles.then(|| unsafe { tiles::Shapes::new(format.group()) });
+        let _shapes = has_tiles.then(|| unsafe { Shapes::new(format.group()) });
         for slab in 0..self.w.cols.div_ceil(DEPTH) {
             let codes = self.unpack(task, index, slab, scratch);
             let tile = slab * DEPTH / format.group() % TILE_GROUPS * COLUMNS;

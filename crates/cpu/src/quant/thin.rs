@@ -16,10 +16,14 @@ use super::activations::Activations;
 use super::panel::{DEPTH, TILE_GROUPS};
 use super::panel_avx512::{Controls, Scales, quarters, transpose};
 use super::weights::Block;
+use crate::isa::features;
 use std::arch::x86_64::*;
 
 /// How far ahead of the reads memory is asked for, in bytes of each row.
 pub(super) const AHEAD: usize = 512;
+
+/// How far ahead of a strip memory is asked for in the order of addresses: a strip, and at least so many bytes.
+const LEAST_AHEAD: usize = 48 << 10;
 
 /// Units in a word of codes of `bits` bits; 1 for codes that have been spread to bytes (`bits` 0).
 pub(super) const fn units(bits: usize) -> usize {
@@ -59,13 +63,18 @@ impl Strip {
 
     /// Whether strips of a block take every fourth row.
     pub(super) fn apart(block: &Block) -> bool {
-        block.valid == APART * STRIP && block.stride <= SHORT_ROW
+        !features().in_order && block.valid == APART * STRIP && block.stride <= SHORT_ROW
     }
 
     /// Bytes from the end of a row to where the rows that are wanted next begin: those of the next strip, or block.
     pub(super) fn ahead(self, block: &Block) -> usize {
         let next = self.first + 1 < self.step;
         if next { 0 } else { (STRIP - 1) * self.step * block.stride }
+    }
+
+    /// Bytes from the first row to what is asked for meanwhile, where that goes in the order of addresses.
+    pub(super) fn in_order(block: &Block) -> usize {
+        (STRIP * block.stride).max(LEAST_AHEAD)
     }
 
     /// Bytes from the first scale to those that are fetched meanwhile: a strip's share of the next block's, or the next
@@ -219,16 +228,18 @@ unsafe fn rows<const BITS: usize, const FP4: bool>(
 ) {
     // SAFETY: as the caller promises.
     unsafe {
-        match job.x.width {
-            4 => kernel::<BITS, FP4, 4>(block, at, job, out),
-            _ => kernel::<BITS, FP4, 8>(block, at, job, out),
+        match (job.x.width, features().in_order) {
+            (4, false) => kernel::<BITS, FP4, 4, false>(block, at, job, out),
+            (4, true) => kernel::<BITS, FP4, 4, true>(block, at, job, out),
+            (_, false) => kernel::<BITS, FP4, 8, false>(block, at, job, out),
+            (_, true) => kernel::<BITS, FP4, 8, true>(block, at, job, out),
         }
     }
 }
 
-/// `M` rows. `BITS` is 0 for codes that are spread.
+/// `M` rows. `BITS` is 0 for codes that are spread; `IN_ORDER`: how memory is asked for (see `Features`).
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi")]
-unsafe fn kernel<const BITS: usize, const FP4: bool, const M: usize>(
+unsafe fn kernel<const BITS: usize, const FP4: bool, const M: usize, const IN_ORDER: bool>(
     block: &Block,
     strip: Strip,
     job: &Job,
@@ -297,11 +308,17 @@ unsafe fn kernel<const BITS: usize, const FP4: bool, const M: usize>(
             // Through memory, so that the sums have the registers.
             let turned = transpose(r);
             let count = ((end - at).min(bytes) * 8 / job.bits).div_ceil(4 * per_word);
-            let mut there = packed.wrapping_add(at + ahead);
+            let mut there =
+                packed.wrapping_add(if IN_ORDER { Strip::in_order(block) + STRIP * at } else { at + ahead });
             for w in 0..count {
                 // One row a word: spread over time, requests do not wait for each other.
-                _mm_prefetch::<_MM_HINT_T0>(there.cast());
-                there = there.wrapping_add(stride);
+                if IN_ORDER {
+                    _mm_prefetch::<_MM_HINT_T1>(there.cast());
+                    there = there.wrapping_add(bytes);
+                } else {
+                    _mm_prefetch::<_MM_HINT_T0>(there.cast());
+                    there = there.wrapping_add(stride);
+                }
                 let word = *turned.as_ptr().add(opaque(w));
                 for h in 0..per_word {
                     let shift = _mm_cvtsi32_si128((BITS * h) as i32);

@@ -13,11 +13,10 @@ use super::activations::Activations;
 use super::dot::Step;
 use super::panel::{COLUMNS, DEPTH};
 use super::qmm::Pair;
+use crate::amx::ROWS;
 use std::arch::asm;
 use std::arch::x86_64::*;
 
-/// Rows of a tile.
-const ROWS: usize = 16;
 /// The smallest group: of fewer codes a tile is mostly empty.
 pub(super) const SMALLEST_GROUP: usize = 32;
 /// Groups in a panel at most.
@@ -51,44 +50,6 @@ impl Default for Scratch {
         let sums = || Sums([[[0; 16 * ROWS]; VECTORS]; GROUPS]);
         let copied = || Copied { codes: [[0; DEPTH]; ROWS], scales: [0.0; _], sums: [0; _] };
         Scratch { sums: [sums(), sums()], copied: [copied(), copied()] }
-    }
-}
-
-/// The shapes of a thread's tiles, for as long as this lives.
-pub(super) struct Shapes(());
-
-impl Shapes {
-    /// For groups of `group` codes.
-    ///
-    /// # Safety
-    /// The machine has AMX, and this process may use it (`isa::features().amx`).
-    pub(super) unsafe fn new(group: usize) -> Shapes {
-        // Tiles 0 and 1: activations. 2 to 5: weights. 6 and 7: sums.
-        let depth = group.min(64);
-        let mut shapes = [0u8; 64];
-        shapes[0] = 1;
-        for tile in 0..8 {
-            shapes[16 + 2 * tile] = if tile < 2 { depth as u8 } else { 64 };
-            shapes[48 + tile] = if (2..6).contains(&tile) { (depth / 4) as u8 } else { ROWS as u8 };
-        }
-        // SAFETY: the machine has the instruction, and 64 bytes are there to be read.
-        unsafe {
-            asm!("ldtilecfg [{}]", in(reg) shapes.as_ptr(), options(nostack, preserves_flags, readonly),
-                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
-                out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _);
-        }
-        Shapes(())
-    }
-}
-
-impl Drop for Shapes {
-    fn drop(&mut self) {
-        // SAFETY: the machine has the instruction. Tiles that are not in use need not be saved with the thread.
-        unsafe {
-            asm!("tilerelease", options(nostack, preserves_flags, nomem),
-                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
-                out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _);
-        }
     }
 }
 
@@ -134,7 +95,7 @@ struct Part {
 /// sixteen are overwritten.
 ///
 /// # Safety
-/// The step's pointers reach as far as its sizes say, `acc` as many rows, [`Shapes`] of the step's group are set (of at
+/// The step's pointers reach as far as its sizes say, `acc` as many rows, [`crate::amx::Shapes`] of the step's group are set (of at
 /// least [`SMALLEST_GROUP`] codes), and the machine has AVX-512.
 #[target_feature(enable = "avx512f")]
 pub(super) unsafe fn rows(
@@ -300,6 +261,7 @@ unsafe fn scale<const BIAS: bool>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::amx::Shapes;
     use crate::isa::{Isa, features};
     use crate::quant::dot;
     use crate::quant::qmm_tests::Random;

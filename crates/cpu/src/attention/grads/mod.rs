@@ -23,7 +23,7 @@ mod plain;
 mod tests;
 
 use super::Operand;
-use super::dispatch::Kernels;
+use super::dispatch::GradKernels;
 use super::kernels::Ahead;
 use super::lanes::{self, Elem};
 use super::mask::seen;
@@ -113,7 +113,7 @@ pub unsafe fn attention_grads(isa: Isa, a: &Grads) {
 
 /// # Safety
 /// As [`attention_grads`], with the instruction set of `K` and elements `T`.
-unsafe fn run<K: Kernels, T: Elem>(a: &Grads) {
+unsafe fn run<K: GradKernels, T: Elem>(a: &Grads) {
     pool::run(a.batch * a.kv_heads, &|i| {
         Head::with(a, i / a.kv_heads, i % a.kv_heads, |head| {
             // SAFETY: the caller's promises; a head's results are its task's.
@@ -235,7 +235,7 @@ impl<'a> Head<'a> {
     }
 
     /// Row `r` of some tiles: `dim` elements times `factor`.
-    unsafe fn pack_row<K: Kernels, T: Elem>(from: *const T, dim: usize, factor: f32, tiles: *mut f32, r: usize) {
+    unsafe fn pack_row<K: GradKernels, T: Elem>(from: *const T, dim: usize, factor: f32, tiles: *mut f32, r: usize) {
         for c in (0..dim).step_by(COLUMNS) {
             // SAFETY: the caller promises the elements, the tiles, and the instruction set.
             unsafe {
@@ -246,7 +246,7 @@ impl<'a> Head<'a> {
     }
 
     /// Tiles of `SIDE` rows to panels `[dim][2 N]`.
-    unsafe fn turn<K: Kernels>(tiles: *const f32, dim: usize, panels: *mut f32) {
+    unsafe fn turn<K: GradKernels>(tiles: *const f32, dim: usize, panels: *mut f32) {
         let keys = 2 * K::N;
         for first in (0..SIDE).step_by(keys) {
             // Columns of one tile are few enough to come out in their order.
@@ -264,7 +264,7 @@ impl<'a> Head<'a> {
 
     /// Brings keys and values into their forms, with zeros behind the last ones: what is multiplied by a weight of zero
     /// must be a number.
-    unsafe fn pack_keys<K: Kernels, T: Elem>(&self) {
+    unsafe fn pack_keys<K: GradKernels, T: Elem>(&self) {
         let a = self.a;
         // SAFETY: the promises of the call; the tiles of cotangents are not in use yet.
         unsafe {
@@ -289,7 +289,7 @@ impl<'a> Head<'a> {
         }
     }
 
-    unsafe fn pack_queries<K: Kernels, T: Elem>(&self, rows: Range<usize>) -> Block {
+    unsafe fn pack_queries<K: GradKernels, T: Elem>(&self, rows: Range<usize>) -> Block {
         let a = self.a;
         for r in rows.clone() {
             let (h, t) = self.place(r);
@@ -305,7 +305,7 @@ impl<'a> Head<'a> {
     }
 
     /// Weights and gradients of scores of a block.
-    unsafe fn weigh<K: Kernels>(&self, block: &Block) {
+    unsafe fn weigh<K: GradKernels>(&self, block: &Block) {
         let (a, squares) = (self.a, block.squares());
         let keys = 2 * K::N;
         let end = block.sets[block.sets.len() - 1].1;
@@ -343,7 +343,7 @@ impl<'a> Head<'a> {
     }
 
     /// What a block adds to the gradients of keys and values.
-    unsafe fn add_to_keys<K: Kernels>(&self, block: &Block) {
+    unsafe fn add_to_keys<K: GradKernels>(&self, block: &Block) {
         for square in block.squares() {
             let keys = square * SIDE..self.a.kv_len.min((square + 1) * SIDE);
             for (left, right, to, width) in [
@@ -377,7 +377,7 @@ impl<'a> Head<'a> {
     }
 
     /// The gradients of a block's queries.
-    unsafe fn write_queries<K: Kernels, T: Elem>(&self, block: &Block) {
+    unsafe fn write_queries<K: GradKernels, T: Elem>(&self, block: &Block) {
         let a = self.a;
         // SAFETY: the promises of the call; the gradients of scores are there.
         unsafe {
@@ -410,7 +410,7 @@ impl<'a> Head<'a> {
         }
     }
 
-    unsafe fn write_keys<K: Kernels, T: Elem>(&self) {
+    unsafe fn write_keys<K: GradKernels, T: Elem>(&self) {
         let a = self.a;
         for t in 0..a.kv_len {
             // SAFETY: the promises of the call.

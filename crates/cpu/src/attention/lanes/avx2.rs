@@ -15,7 +15,7 @@ type V = __m256;
 
 /// Rows of eight 32-bit words to columns.
 #[inline(always)]
-unsafe fn transpose_words(r: [__m256; 8]) -> [__m256; 8] {
+pub(in crate::attention) unsafe fn transpose_words(r: [__m256; 8]) -> [__m256; 8] {
     // SAFETY: the caller runs on AVX2.
     unsafe {
         let mut u = r;
@@ -281,6 +281,11 @@ impl Lanes for Avx2 {
         // SAFETY: a hint, whatever the address.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
     }
+    #[inline(always)]
+    unsafe fn prefetch_far(p: *const u8) {
+        // SAFETY: a hint, whatever the address.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
+    }
 
     fn spread_len(dim: usize) -> usize {
         dim.div_ceil(32) * 128
@@ -306,6 +311,7 @@ impl Lanes for Avx2 {
         stride: isize,
         keys: usize,
         dim: usize,
+        scale: f32,
         scores: *mut f32,
         ahead: &Ahead,
     ) {
@@ -315,7 +321,7 @@ impl Lanes for Avx2 {
         unsafe {
             for key in (0..keys.next_multiple_of(N)).step_by(4) {
                 let rows = std::array::from_fn(|k| from.offset((key + k).min(keys - 1) as isize * stride));
-                four_keys::<T, M>(q, rows, dim, scores.add(key), &mut ahead);
+                four_keys::<T, M>(q, rows, dim, scale, scores.add(key), &mut ahead);
             }
         }
     }
@@ -326,6 +332,7 @@ unsafe fn four_keys<T: Elem, const M: usize>(
     q: *const f32,
     rows: [*const T; 4],
     dim: usize,
+    scale: f32,
     scores: *mut f32,
     ahead: &mut Ahead,
 ) {
@@ -352,7 +359,7 @@ unsafe fn four_keys<T: Elem, const M: usize>(
             let [a, b] = acc[m];
             let first = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps::<1>(a));
             let second = _mm_add_ps(_mm256_castps256_ps128(b), _mm256_extractf128_ps::<1>(b));
-            _mm_storeu_ps(scores.add(m * BLOCK), _mm_add_ps(first, second));
+            _mm_storeu_ps(scores.add(m * BLOCK), _mm_mul_ps(_mm_add_ps(first, second), _mm_set1_ps(scale)));
         }
     }
 }

@@ -15,7 +15,7 @@ type V = __m512;
 
 /// Rows of sixteen 32-bit words to columns.
 #[inline(always)]
-unsafe fn transpose_words(r: [__m512i; 16]) -> [__m512i; 16] {
+pub(in crate::attention) unsafe fn transpose_words(r: [__m512i; 16]) -> [__m512i; 16] {
     // SAFETY: the caller runs on AVX-512.
     unsafe {
         let mut t = r;
@@ -83,7 +83,7 @@ pub(super) unsafe fn split_none(_: __m512i) -> [V; 2] {
 
 /// Four rows of 32 elements of two bytes (those in `mask`): word i of the result's part c belongs to chain c.
 #[inline(always)]
-unsafe fn transpose_four<T: Elem>(rows: [*const T; 4], d0: usize, mask: u32) -> [__m512i; 4] {
+pub(in crate::attention) unsafe fn transpose_four<T: Elem>(rows: [*const T; 4], d0: usize, mask: u32) -> [__m512i; 4] {
     // SAFETY: the caller promises AVX-512 and the elements in `mask`.
     unsafe {
         let mut r = [_mm512_setzero_si512(); 4];
@@ -342,6 +342,11 @@ impl Lanes for Avx512 {
         // SAFETY: a hint, whatever the address.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
     }
+    #[inline(always)]
+    unsafe fn prefetch_far(p: *const u8) {
+        // SAFETY: a hint, whatever the address.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
+    }
 
     fn spread_len(dim: usize) -> usize {
         dim.div_ceil(32) * 128
@@ -376,6 +381,7 @@ impl Lanes for Avx512 {
         stride: isize,
         keys: usize,
         dim: usize,
+        scale: f32,
         scores: *mut f32,
         ahead: &Ahead,
     ) {
@@ -385,7 +391,7 @@ impl Lanes for Avx512 {
         unsafe {
             for key in (0..keys).step_by(8) {
                 let rows = std::array::from_fn(|k| from.offset((key + k).min(keys - 1) as isize * stride));
-                eight_keys::<T, M>(q, rows, dim, scores.add(key), &mut ahead);
+                eight_keys::<T, M>(q, rows, dim, scale, scores.add(key), &mut ahead);
             }
         }
     }
@@ -396,6 +402,7 @@ unsafe fn eight_keys<T: Elem, const M: usize>(
     q: *const f32,
     rows: [*const T; 8],
     dim: usize,
+    scale: f32,
     scores: *mut f32,
     ahead: &mut Ahead,
 ) {
@@ -428,7 +435,7 @@ unsafe fn eight_keys<T: Elem, const M: usize>(
             let first = _mm512_shuffle_f32x4::<0b10_00_10_00>(sum, sum);
             let second = _mm512_shuffle_f32x4::<0b11_01_11_01>(sum, sum);
             let sum = _mm256_add_ps(_mm512_castps512_ps256(first), _mm512_castps512_ps256(second));
-            _mm256_storeu_ps(scores.add(m * BLOCK), sum);
+            _mm256_storeu_ps(scores.add(m * BLOCK), _mm256_mul_ps(sum, _mm256_set1_ps(scale)));
         }
     }
 }

@@ -71,8 +71,10 @@ pub(super) trait Lanes: Copy + 'static {
     unsafe fn transpose_f16(from: *const f16, stride: isize, keys: usize, dim: usize, to: *mut f32, ld: usize);
     unsafe fn transpose_bf16(from: *const bf16, stride: isize, keys: usize, dim: usize, to: *mut f32, ld: usize);
 
-    /// Brings a cache line near.
+    /// Brings a cache line into the first-level cache.
     unsafe fn prefetch(p: *const u8);
+    /// Brings a cache line into the second-level cache.
+    unsafe fn prefetch_far(p: *const u8);
 
     /// Floats of a row of spread queries; 0 where there is no `dot_in_place`.
     fn spread_len(_dim: usize) -> usize {
@@ -82,13 +84,14 @@ pub(super) trait Lanes: Copy + 'static {
     unsafe fn spread(_q: *const f32, _dim: usize, _to: *mut f32) {
         unreachable!("spread_len is 0")
     }
-    /// Scores of `M` rows of spread queries against `keys` keys of elements of two bytes.
+    /// Scores of `M` rows of spread queries against `keys` keys of elements of two bytes, times `scale`.
     unsafe fn dot_in_place<T: Elem, const M: usize>(
         _q: *const f32,
         _from: *const T,
         _stride: isize,
         _keys: usize,
         _dim: usize,
+        _scale: f32,
         _scores: *mut f32,
         _ahead: &Ahead,
     ) {

@@ -163,4 +163,6 @@ impl Lanes for Portable {
     }
     #[inline(always)]
     unsafe fn prefetch(_p: *const u8) {}
+    #[inline(always)]
+    unsafe fn prefetch_far(_p: *const u8) {}
 }

@@ -1,0 +1,296 @@
+//! Scores of bfloat16 by dot products of pairs (`vdpbf16ps`), where a machine does them at twice the rate of multiply-adds.
+//!
+//! The order of work and its chains are those of `kernels`, with pairs of head elements in place of single ones, where a buffer
+//! has words of two elements in place of floats. Products of bfloat16 are exact in f32, so nothing is lost. Weights
+//! are f32 and meet values as they do there: rounded to bfloat16 for the same instruction, they moved what models say
+//! by more than 8-bit activations do.
+
+use super::dispatch::{Kernels, enabled};
+use super::kernels::{Ahead, BLOCK, Softmax, State, chains, place};
+use super::lanes::Elem;
+use super::lanes::avx512::{Avx512, transpose_four, transpose_words};
+use half::bf16;
+use std::arch::x86_64::*;
+use std::sync::atomic::{Ordering::SeqCst, compiler_fence};
+
+/// AVX-512 with BF16, for operands of bfloat16 whose head width is a multiple of eight.
+pub(super) struct Pairs;
+
+const N: usize = 16;
+type V = __m512;
+
+/// `acc` and the products of both elements of each word.
+#[inline(always)]
+unsafe fn dot2(acc: V, a: __m512i, b: __m512i) -> V {
+    // SAFETY: the caller runs on AVX-512 with BF16; any bits are two bfloat16.
+    unsafe {
+        _mm512_dpbf16_ps(acc, std::mem::transmute::<__m512i, __m512bh>(a), std::mem::transmute::<__m512i, __m512bh>(b))
+    }
+}
+
+/// Scores of `M` rows against a panel of `2 N` keys: `q` is `[dim / 2][M]` words, `panel` is `[dim / 2][2 N]`.
+#[inline(always)]
+unsafe fn dot<const M: usize>(q: *const u32, panel: *const u32, dim: usize, scale: f32, scores: *mut f32) {
+    // SAFETY: the caller promises the sizes named above and the instruction set.
+    unsafe {
+        let starts = chains(dim).map(|d| d / 2);
+        let mut sums = [[[_mm512_setzero_ps(); 2]; M]; 2];
+        for c in 0..4 {
+            let mut acc = [[_mm512_setzero_ps(); 2]; M];
+            for d in starts[c]..starts[c + 1] {
+                let k0 = _mm512_loadu_si512(panel.add(d * 2 * N).cast());
+                let k1 = _mm512_loadu_si512(panel.add(d * 2 * N + N).cast());
+                for r in 0..M {
+                    let x = _mm512_set1_epi32(*q.add(d * M + r) as i32);
+                    acc[r][0] = dot2(acc[r][0], x, k0);
+                    acc[r][1] = dot2(acc[r][1], x, k1);
+                }
+            }
+            for r in 0..M {
+                for j in 0..2 {
+                    let sum = &mut sums[c / 2][r][j];
+                    *sum = if c % 2 == 0 { acc[r][j] } else { _mm512_add_ps(*sum, acc[r][j]) };
+                }
+            }
+        }
+        for r in 0..M {
+            for j in 0..2 {
+                let sum = _mm512_add_ps(sums[0][r][j], sums[1][r][j]);
+                _mm512_storeu_ps(scores.add(r * BLOCK + j * N), _mm512_mul_ps(sum, _mm512_set1_ps(scale)));
+            }
+        }
+    }
+}
+
+/// Scores of `M` rows of spread queries against eight keys in place.
+#[inline(always)]
+unsafe fn eight_keys<const M: usize>(
+    q: *const u32,
+    rows: [*const bf16; 8],
+    dim: usize,
+    scale: f32,
+    scores: *mut f32,
+    ahead: &mut Ahead,
+) {
+    let spread = Pairs::spread_len::<bf16>(dim);
+    // SAFETY: the contract of `Kernels::dot_in_place`.
+    unsafe {
+        let mut acc = [[_mm512_setzero_ps(); 2]; M];
+        for d0 in (0..dim).step_by(32) {
+            let mask = u32::MAX >> 32usize.saturating_sub(dim - d0);
+            let first = transpose_four::<bf16>([rows[0], rows[1], rows[2], rows[3]], d0, mask);
+            let second = transpose_four::<bf16>([rows[4], rows[5], rows[6], rows[7]], d0, mask);
+            for i in 0..4 {
+                for m in 0..M {
+                    let q = _mm512_loadu_si512(q.add(m * spread + 2 * d0 + i * N).cast());
+                    acc[m][0] = dot2(acc[m][0], q, first[i]);
+                    acc[m][1] = dot2(acc[m][1], q, second[i]);
+                }
+            }
+            ahead.fetch::<Avx512, 4>();
+            // The queries are to be read again: there are no registers to keep them in.
+            compiler_fence(SeqCst);
+        }
+        for m in 0..M {
+            let [x, y] = acc[m];
+            let (low, high) =
+                (_mm512_shuffle_f32x4::<0b10_00_10_00>(x, y), _mm512_shuffle_f32x4::<0b11_01_11_01>(x, y));
+            // Per key chains 0 + 1 and 2 + 3.
+            let sum = _mm512_add_ps(low, high);
+            let first = _mm512_shuffle_f32x4::<0b10_00_10_00>(sum, sum);
+            let second = _mm512_shuffle_f32x4::<0b11_01_11_01>(sum, sum);
+            let sum = _mm256_add_ps(_mm512_castps512_ps256(first), _mm512_castps512_ps256(second));
+            _mm256_storeu_ps(scores.add(m * BLOCK), _mm256_mul_ps(sum, _mm256_set1_ps(scale)));
+        }
+    }
+}
+
+/// Keys (at most `2 N`) to words `[dim / 2][2 N]`, pairs of elements in the order that `place` gives.
+#[inline(always)]
+pub(super) unsafe fn pack_keys(
+    from: *const bf16,
+    stride: isize,
+    keys: usize,
+    dim: usize,
+    to: *mut u32,
+    place: impl Fn(usize) -> usize,
+) {
+    // SAFETY: the caller promises the keys, room for the words, and the instruction set.
+    unsafe {
+        for first in [0, N] {
+            // Where there are no keys any more, the scores of the last one stand for those of none: they are not looked at.
+            let rows: [*const bf16; N] =
+                std::array::from_fn(|k| from.offset((first + k).min(keys - 1) as isize * stride));
+            for d0 in (0..dim).step_by(32) {
+                let mask = u32::MAX >> 32usize.saturating_sub(dim - d0);
+                let mut words = [_mm512_setzero_si512(); N];
+                for k in 0..N {
+                    words[k] = _mm512_maskz_loadu_epi16(mask, rows[k].add(d0).cast());
+                }
+                let columns = transpose_words(words);
+                for c in 0..N.min((dim - d0) / 2) {
+                    let at = place(d0 + 2 * c) / 2 * 2 * N + first;
+                    _mm512_storeu_si512(to.add(at).cast(), columns[c]);
+                }
+            }
+        }
+    }
+}
+
+/// Elements `d` and `d + 1` of a row of floats that hold bfloat16.
+pub(super) unsafe fn word(row: *const f32, d: usize) -> u32 {
+    // SAFETY: the caller promises both.
+    unsafe { (*row.add(d)).to_bits() >> 16 | (*row.add(d + 1)).to_bits() & 0xffff_0000 }
+}
+
+/// Calls a function for a number of rows.
+macro_rules! with_rows {
+    ($rows:expr, $name:ident $args:tt) => {
+        with_rows!(@ $rows, $name $args, 1 2 3 4 5 6 7 8 9 10 11 12)
+    };
+    (@ $rows:expr, $name:ident $args:tt, $($m:literal)*) => {
+        match $rows {
+            $($m => $name::<$m> $args,)*
+            _ => unreachable!(),
+        }
+    };
+}
+
+/// [`enabled`] with this module's instruction set.
+macro_rules! pairs {
+    ($($body:tt)*) => {
+        enabled!([#[target_feature(enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx512bf16,fma,f16c,bmi2")]] $($body)*);
+    };
+}
+
+impl Kernels for Pairs {
+    const N: usize = N;
+    const ROWS: usize = 12;
+
+    unsafe fn scale_row<T: Elem>(from: *const T, dim: usize, scale: f32, to: *mut f32) {
+        // SAFETY: the same contract.
+        unsafe { <Avx512 as Kernels>::scale_row(from, dim, scale, to) }
+    }
+
+    unsafe fn place_row(row: *const f32, dim: usize, to: *mut f32, r: usize, rows: usize) {
+        let starts = chains(dim);
+        for d in (0..dim).step_by(2) {
+            // SAFETY: the same contract.
+            unsafe { *to.cast::<u32>().add(place(&starts, d) / 2 * rows + r) = word(row, d) }
+        }
+    }
+
+    pairs! { pack_keys<T: Elem>(
+        from: *const T,
+        stride: isize,
+        keys: usize,
+        dim: usize,
+        to: *mut f32,
+        ahead: &mut Ahead,
+    ) {
+        let starts = chains(dim);
+        pack_keys(from.cast(), stride, keys, dim, to.cast(), |d| place(&starts, d));
+        ahead.used::<Avx512>(keys * dim * size_of::<bf16>())
+    } }
+
+    unsafe fn pack_values<T: Elem>(
+        from: *const T,
+        stride: isize,
+        keys: usize,
+        width: usize,
+        to: *mut f32,
+        ahead: &mut Ahead,
+    ) {
+        // SAFETY: the same contract.
+        unsafe { <Avx512 as Kernels>::pack_values(from, stride, keys, width, to, ahead) }
+    }
+
+    pairs! { dot(rows: usize, q: *const f32, panel: *const f32, dim: usize, scale: f32, scores: *mut f32) {
+        with_rows!(rows, dot(q.cast(), panel.cast(), dim, scale, scores))
+    } }
+
+    fn spread_len<T: Elem>(dim: usize) -> usize {
+        dim.div_ceil(32) * 64
+    }
+
+    // For each 32 elements four vectors, of the pairs 0, 1, 2, 3 of each of the four chains; each four times.
+    pairs! { spread(q: *const f32, dim: usize, to: *mut f32) {
+        let first = _mm512_setr_epi32(0, 0, 0, 0, 4, 4, 4, 4, 8, 8, 8, 8, 12, 12, 12, 12);
+        for d0 in (0..dim).step_by(32) {
+            let mask = u32::MAX >> 32usize.saturating_sub(dim - d0);
+            let low = _mm512_maskz_loadu_ps(mask as u16, q.add(d0));
+            let high = _mm512_maskz_loadu_ps((mask >> 16) as u16, q.wrapping_add(d0 + N));
+            // Exact: they were bfloat16.
+            let words: __m512i = std::mem::transmute(_mm512_cvtne2ps_pbh(high, low));
+            for i in 0..4 {
+                let index = _mm512_add_epi32(first, _mm512_set1_epi32(i));
+                _mm512_storeu_si512(to.add(2 * d0 + i as usize * N).cast(), _mm512_permutexvar_epi32(index, words));
+            }
+        }
+    } }
+
+    pairs! { dot_in_place<T: Elem>(
+        rows: usize,
+        q: *const f32,
+        from: *const T,
+        stride: isize,
+        keys: usize,
+        dim: usize,
+        scale: f32,
+        scores: *mut f32,
+        ahead: &Ahead,
+    ) {
+        // Of its own, to live in registers.
+        let mut ahead = *ahead;
+        for key in (0..keys).step_by(8) {
+            let eight = std::array::from_fn(|k| from.cast::<bf16>().offset((key + k).min(keys - 1) as isize * stride));
+            with_rows!(rows, eight_keys(q.cast(), eight, dim, scale, scores.add(key), &mut ahead))
+        }
+    } }
+
+    unsafe fn softmax(s: &Softmax, ahead: &mut Ahead) {
+        // SAFETY: the same contract.
+        unsafe { <Avx512 as Kernels>::softmax(s, ahead) }
+    }
+
+    unsafe fn weigh(
+        rows: usize,
+        weights: *const f32,
+        keys: usize,
+        values: *const f32,
+        acc: *mut f32,
+        ld: usize,
+        shrink: *const f32,
+    ) {
+        // SAFETY: the same contract.
+        unsafe { <Avx512 as Kernels>::weigh(rows, weights, keys, values, acc, ld, shrink) }
+    }
+
+    unsafe fn weigh_in_place<T: Elem>(
+        rows: usize,
+        weights: *const f32,
+        keys: usize,
+        values: *const T,
+        stride: isize,
+        width: usize,
+        acc: *mut f32,
+        ld: usize,
+        shrink: *const f32,
+        ahead: &Ahead,
+    ) {
+        // SAFETY: the same contract.
+        unsafe {
+            <Avx512 as Kernels>::weigh_in_place(rows, weights, keys, values, stride, width, acc, ld, shrink, ahead);
+        }
+    }
+
+    unsafe fn merge(total: State, part: State, rows: usize, width: usize) {
+        // SAFETY: the same contract.
+        unsafe { <Avx512 as Kernels>::merge(total, part, rows, width) }
+    }
+
+    unsafe fn finish<T: Elem>(state: State, r: usize, ld: usize, sink: Option<f32>, to: *mut T, width: usize) -> f32 {
+        // SAFETY: the same contract.
+        unsafe { <Avx512 as Kernels>::finish(state, r, ld, sink, to, width) }
+    }
+}
