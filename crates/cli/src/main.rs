@@ -199,7 +199,8 @@ fn main() -> ExitCode {
     if let Some(bytes) = limit.filter(|_| !matches!(arguments.command, Command::Fit(_) | Command::Serve(_))) {
         lapis::memory::set_limit(usize::try_from(bytes).unwrap_or(usize::MAX));
     }
-    if let Err(error) = arguments.threads.map_or(Ok(()), lapis_cpu::pool::set_threads) {
+    let threads = || arguments.threads.map_or(Ok(()), lapis_cpu::pool::set_threads);
+    if let Err(error) = lapis_cpu::isa::check().and_then(|()| threads()) {
         return failed(&error);
     }
     if arguments.trust_remote_code {

@@ -1,9 +1,10 @@
 //! Which instruction set the kernels use, decided once at run time.
 //!
 //! `LAPIS_SIMD=amx|avx512|avx2|neon|scalar` forces a lower level; asking for one that this machine lacks is an error
-//! that is reported once, when the backend starts. `amx` is AVX-512 with the matrix unit of Intel's servers, which makes
+//! ([`check`]) that the backend starts with otherwise. `amx` is AVX-512 with the matrix unit of Intel's servers, which makes
 //! products of many rows faster and changes no result.
 
+use lapis_core::error::{Error, Result};
 use std::sync::OnceLock;
 
 /// The levels kernels are written for.
@@ -80,7 +81,15 @@ pub fn isa() -> Isa {
 #[inline]
 pub fn features() -> &'static Features {
     static FEATURES: OnceLock<Features> = OnceLock::new();
-    FEATURES.get_or_init(detect)
+    FEATURES.get_or_init(|| detect().unwrap_or_else(|why| panic!("{why}")))
+}
+
+/// That this machine has what `LAPIS_SIMD` and `LAPIS_ATTENTION` ask for; where nobody has asked this, [`features`] panics.
+///
+/// # Errors
+/// Says what there is.
+pub fn check() -> Result<()> {
+    detect().map(drop).map_err(Error::value)
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -128,7 +137,7 @@ pub fn available() -> Vec<Isa> {
     all
 }
 
-fn detect() -> Features {
+fn detect() -> std::result::Result<Features, String> {
     let wanted = std::env::var("LAPIS_SIMD").ok();
     let amx = wanted.as_deref().is_none_or(|name| name == "amx") && best() == Isa::Avx512 && has_amx();
     let isa = match &wanted {
@@ -138,29 +147,32 @@ fn detect() -> Features {
             Some(isa) if available().contains(&isa) => isa,
             _ => {
                 let names: Vec<_> = available().into_iter().map(Isa::name).collect();
-                panic!("LAPIS_SIMD={name}: this machine runs {}", names.join(", "));
+                return Err(format!("LAPIS_SIMD={name}: this machine runs {}", names.join(", ")));
             }
         },
     };
     let amx_attention = match std::env::var("LAPIS_ATTENTION") {
         Err(_) => false,
         Ok(name) if name == "amx" && amx => true,
-        Ok(name) => panic!("LAPIS_ATTENTION={name}: \"amx\" is all there is to ask for, on machines that have it"),
+        Ok(name) if name == "amx" => {
+            return Err("LAPIS_ATTENTION=amx: AMX is not here, or LAPIS_SIMD goes without".into());
+        }
+        Ok(name) => return Err(format!("LAPIS_ATTENTION={name}: it may be amx, or not be set")),
     };
     #[cfg(target_arch = "x86_64")]
     {
         let amd = vendor_is_amd();
-        return Features {
+        return Ok(Features {
             isa,
             fast_bf16_dot: isa == Isa::Avx512 && amd && is_x86_feature_detected!("avx512bf16"),
             in_order: amd,
             avx_vnni: isa == Isa::Avx2 && is_x86_feature_detected!("avxvnni"),
             amx,
             amx_attention,
-        };
+        });
     }
     #[allow(unreachable_code)]
-    Features { isa, fast_bf16_dot: false, in_order: false, avx_vnni: false, amx, amx_attention }
+    Ok(Features { isa, fast_bf16_dot: false, in_order: false, avx_vnni: false, amx, amx_attention })
 }
 
 #[cfg(target_arch = "x86_64")]
