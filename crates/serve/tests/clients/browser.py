@@ -367,6 +367,7 @@ def bring(b, folder, data):
     path = folder / "import.json"
     path.write_text(data if isinstance(data, str) else json.dumps(data))
     node = b.call("DOM.querySelector", nodeId=b.call("DOM.getDocument")["root"]["nodeId"], selector="#file")["nodeId"]
+    b.js("document.getElementById('notice').hidden = true")  # What was said of the file before this one.
     b.call("DOM.setFileInputFiles", nodeId=node, files=[str(path)])
     b.until("!document.getElementById('notice').hidden")
     return b.js("document.querySelector('#notice span').textContent")
