@@ -12,6 +12,7 @@ mod quantizing;
 mod ranks;
 mod say;
 mod settings;
+mod writing;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use lapis::{Error, distributed};

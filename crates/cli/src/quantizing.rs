@@ -1,13 +1,15 @@
 //! What the commands of learned quantization share: the model, the target, progress, the comparison, and what is written.
 
 use crate::hub::HubArguments;
-use crate::model::{self, DEMO};
+use crate::model::{self, DEMO, size};
+use crate::writing::Writing;
 use crate::{Manner, interrupt, say};
 use lapis::ops::quantize::Format;
 use lapis::{Error, Result};
 use lapis_lm::card::Card;
-use lapis_lm::convert::vacant;
 use lapis_lm::fuse::Base;
+use lapis_lm::original::Packed;
+use lapis_lm::partial::vacant;
 use lapis_lm::{Formats, Model, Original};
 use lapis_train::quant::{Comparison, Listener, State, compare};
 use serde_json::{Value, json};
@@ -24,6 +26,9 @@ pub(crate) struct Common {
     /// The directory to write, which must not exist
     #[arg(long, default_value = "mlx_model")]
     mlx_path: PathBuf,
+    /// Bytes of a file of weights before the next one begins, such as 2GB [default: 5GiB]
+    #[arg(long, value_name = "SIZE")]
+    max_shard_size: Option<String>,
     /// The seed of what is random
     #[arg(long, default_value_t = 123)]
     pub(crate) seed: u64,
@@ -135,9 +140,11 @@ impl Job<'_> {
         report["seconds"] = json!(self.began.elapsed().as_secs_f64());
         report["lapis"] = json!(env!("CARGO_PKG_VERSION"));
         let files = self.files.as_ref().unwrap_or(&self.original);
-        let (target, mut model) = (&self.common.mlx_path, made.model);
-        let file = [("quantization_report.json", format!("{report:#}\n").into_bytes())];
-        let bits_per_weight = files.save(&mut *model, made.base, made.every, &file, target)?;
+        let target = &self.common.mlx_path;
+        let more = &[("quantization_report.json", format!("{report:#}\n").into_bytes())];
+        let shard = self.common.max_shard_size.as_deref().map(size).transpose()?;
+        let packed = Packed { base: made.base, every: made.every, more, shard, run: &state.run };
+        let Some(bits_per_weight) = files.save(made.model, packed, target, &mut Writing::new())? else { return Ok(()) };
         self.card(target, bits_per_weight, comparison.as_ref())?;
         state.finish()?;
         if self.common.json {

@@ -29,5 +29,5 @@ pub use bytes::Bytes;
 pub use function::{export_function, import_function, save_function};
 pub use raw::RawTensor;
 pub use safetensors::Metadata;
-pub use shards::{load_sharded, save_sharded};
+pub use shards::{Shards, load_sharded, save_sharded};
 pub use source::{ReadMode, Source};

@@ -131,9 +131,65 @@ impl<'de> Deserialize<'de> for Index {
     }
 }
 
-/// Writes arrays into `dir` as `model.safetensors`, or as `model-00001-of-000NN.safetensors` where one file would
-/// pass `limit` bytes (a larger array gets a file of its own), and then `model.safetensors.index.json`. Arrays stay in
-/// the given order. `parameters` is the number of values the model has, for the index.
+/// Arrays by the files that they go into, before any is written.
+#[derive(Clone)]
+pub struct Shards {
+    /// Files in their order, each with its arrays.
+    pub files: Vec<(String, Vec<(String, Array)>)>,
+    /// Bytes of all arrays.
+    pub bytes: u64,
+}
+
+impl Shards {
+    /// One file `model.safetensors`, or `model-00001-of-000NN.safetensors` where one would pass `limit` bytes (a larger array
+    /// gets a file of its own). Arrays stay in the given order.
+    ///
+    /// # Errors
+    /// `Value` for a name that is given twice.
+    pub fn of(arrays: impl IntoIterator<Item = (String, Array)>, limit: u64) -> Result<Shards> {
+        let (mut shards, mut room, mut bytes) = (vec![Vec::new()], limit, 0u64);
+        let mut names = std::collections::HashSet::new();
+        for (name, array) in arrays {
+            if !names.insert(name.clone()) {
+                return Err(Error::value(format!("[save_sharded] tensor name {name:?} is given twice")));
+            }
+            let size = array.nbytes() as u64;
+            bytes += size;
+            if size > room && shards.last().is_some_and(|s| !s.is_empty()) {
+                shards.push(Vec::new());
+                room = limit;
+            }
+            room = room.saturating_sub(size);
+            shards.last_mut().expect("never empty").push((name, array));
+        }
+        let count = shards.len();
+        let name = |i: usize| match count {
+            1 => "model.safetensors".to_owned(),
+            _ => format!("model-{:05}-of-{count:05}.safetensors", i + 1),
+        };
+        Ok(Shards { files: shards.into_iter().enumerate().map(|(i, arrays)| (name(i), arrays)).collect(), bytes })
+    }
+
+    /// The text of `model.safetensors.index.json`; `parameters` is the number of values that the model has.
+    ///
+    /// # Errors
+    /// None but of memory.
+    pub fn index(&self, parameters: u64) -> Result<Vec<u8>> {
+        let files = self.files.iter().flat_map(|(file, arrays)| arrays.iter().map(move |(name, _)| (name, file)));
+        let index = serde_json::json!({
+            "metadata": { "total_size": self.bytes, "total_parameters": parameters },
+            "weight_map": files.collect::<std::collections::BTreeMap<_, _>>(),
+        });
+        let mut text = Vec::new();
+        let indent = serde_json::ser::PrettyFormatter::with_indent(b"    ");
+        let mut writer = serde_json::Serializer::with_formatter(&mut text, indent);
+        serde::Serialize::serialize(&index, &mut writer).map_err(|e| Error::io(format!("[save_sharded] {e}")))?;
+        Ok(text)
+    }
+}
+
+/// Writes arrays into `dir` as [`Shards::of`] puts them into files, and then `model.safetensors.index.json`. `parameters` is the
+/// number of values the model has, for the index.
 ///
 /// # Errors
 /// As [`save_safetensors`]; files that are complete stay, the index is written last.
@@ -145,41 +201,12 @@ pub fn save_sharded<'a, K: AsRef<str> + 'a>(
     limit: u64,
 ) -> Result<()> {
     let dir = dir.as_ref();
-    let (mut shards, mut room) = (vec![Vec::new()], limit);
-    let mut total = 0u64;
-    for (name, array) in arrays {
-        let size = array.nbytes() as u64;
-        total += size;
-        if size > room && shards.last().is_some_and(|s| !s.is_empty()) {
-            shards.push(Vec::new());
-            room = limit;
-        }
-        room = room.saturating_sub(size);
-        shards.last_mut().expect("never empty").push((name, array));
+    let arrays = arrays.into_iter().map(|(name, array)| (name.as_ref().to_owned(), array.clone()));
+    let shards = Shards::of(arrays, limit)?;
+    for (file, arrays) in &shards.files {
+        save_safetensors(dir.join(file), arrays.iter().map(|(name, array)| (name, array)), metadata)?;
     }
-    let count = shards.len();
-    let mut map = std::collections::BTreeMap::new();
-    for (i, shard) in shards.into_iter().enumerate() {
-        let file = if count == 1 {
-            "model.safetensors".to_owned()
-        } else {
-            format!("model-{:05}-of-{count:05}.safetensors", i + 1)
-        };
-        for (name, _) in &shard {
-            if map.insert(name.as_ref().to_owned(), file.clone()).is_some() {
-                return Err(Error::value(format!("[save_sharded] tensor name {:?} is given twice", name.as_ref())));
-            }
-        }
-        save_safetensors(dir.join(file), shard, metadata)?;
-    }
-    let index = serde_json::json!({
-        "metadata": { "total_size": total, "total_parameters": parameters },
-        "weight_map": map,
-    });
-    let mut text = Vec::new();
-    let indent = serde_json::ser::PrettyFormatter::with_indent(b"    ");
-    let mut writer = serde_json::Serializer::with_formatter(&mut text, indent);
-    serde::Serialize::serialize(&index, &mut writer).map_err(|e| Error::io(format!("[save_sharded] {e}")))?;
+    let text = shards.index(parameters)?;
     let mut file = AtomicFile::create(dir.join("model.safetensors.index.json"), "save_sharded", text.len() as u64)?;
     file.write(&text)?;
     file.commit()

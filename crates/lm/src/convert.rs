@@ -2,14 +2,18 @@
 
 use crate::checkpoint::Checkpoint;
 use crate::models::{self, Model};
+use crate::partial::{Listener, Partial, fail, files, vacant, writable, write};
+use lapis::io::Shards;
+use lapis::io::atomic::{free_bytes, human};
+use lapis::io::safetensors::Spec;
 use lapis::ops::quantize::{Format, Mode};
 use lapis::{Array, Dtype, Error, Result, eval, io, ops};
 use lapis_nn::{Leaf, LeafMut, Module, for_each_packable, quantize_where};
 use serde_json::ser::{Formatter, PrettyFormatter};
 use serde_json::{Map, Value, json};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Instant;
 
 /// Bytes of a file before the next one begins.
@@ -87,6 +91,8 @@ pub struct Options {
     /// Layers by path that are packed otherwise: a mapping with `bits`, `group_size`, `mode`; `false` leaves one as it is,
     /// `true` packs it as the rest.
     pub per_layer: Map<String, Value>,
+    /// Bytes of a file of weights before the next one begins; 5 GiB by default.
+    pub shard: Option<u64>,
     /// Say what would be written, and write nothing.
     pub dry_run: bool,
 }
@@ -110,42 +116,25 @@ pub struct Report {
     pub seconds: Option<f64>,
 }
 
-/// That a directory may be written: it does not exist.
+/// Converts the model in `from` to the directory `to`, which must not exist. `listener` hears of each stage; nothing comes back where it
+/// had the work stop. A run that was interrupted leaves its finished files of weights beside `to`, and the next one with the same source and
+/// options takes them, checked by digest.
 ///
 /// # Errors
-/// One that does.
-pub fn vacant(to: &Path) -> Result<()> {
-    if to.exists() {
-        let to = to.display();
-        return Err(Error::io(format!("[convert] {to} exists; remove it or name another directory with --mlx-path")));
-    }
-    Ok(())
-}
-
-/// That a directory can be made: to be asked before work of hours. What killed processes left beside it goes.
-///
-/// # Errors
-/// A place that is not there or cannot be written.
-pub fn writable(to: &Path) -> Result<()> {
-    Partial::begin(to).map(drop)
-}
-
-/// Converts the model in `from` to the directory `to`, which must not exist. `say` hears of each stage.
-///
-/// # Errors
-/// A target that exists; whatever is wrong with the source; a full disk. The target appears when it is complete.
-pub fn convert(from: &Path, to: &Path, options: &Options, mut say: impl FnMut(&str)) -> Result<Report> {
+/// A target that exists or is being written; whatever is wrong with the source; a full disk. The target appears when it is complete.
+pub fn convert(from: &Path, to: &Path, options: &Options, mut listener: impl Listener) -> Result<Option<Report>> {
+    let listener: &mut dyn Listener = &mut listener;
     vacant(to)?;
-    if !options.dry_run {
-        writable(to)?;
-    }
     if options.quantize.is_some() && options.dequantize {
         return Err(Error::value("[convert] quantize or dequantize, not both"));
     }
     if options.recipe.is_some() && options.quantize.is_some_and(|f| f.mode() != Mode::Affine) {
         return Err(Error::value("[convert] mixed recipes are affine: leave out --q-mode"));
     }
-    say("[INFO] Loading");
+    if !options.dry_run {
+        writable(to)?;
+    }
+    listener.say("[INFO] Loading");
     let mut checkpoint = Checkpoint::open(from)?;
     let mut config = checkpoint.source.clone();
     let mut model = models::load(&mut checkpoint)?;
@@ -154,17 +143,17 @@ pub fn convert(from: &Path, to: &Path, options: &Options, mut say: impl FnMut(&s
         None => named_dtype(&config),
     };
     if let Some(dtype) = dtype {
-        say(&format!("[INFO] Using dtype: {dtype}"));
+        listener.say(&format!("[INFO] Using dtype: {dtype}"));
         cast(model.module_mut(), dtype, models::keeps_type(&config))?;
     }
     let mut packed_before = 0;
     for_each_packable(model.module_mut(), &mut |_, layer| packed_before += usize::from(layer.is_quantized()));
     if let Some(format) = options.quantize {
-        say("[INFO] Quantizing");
+        listener.say("[INFO] Quantizing");
         pack(&mut *model, &mut config, format, options)?;
     }
     if options.dequantize {
-        say("[INFO] Dequantizing");
+        listener.say("[INFO] Dequantizing");
         let mut failed = None;
         for_each_packable(model.module_mut(), &mut |_, layer| failed = failed.take().or(layer.dequantize().err()));
         if let Some(e) = failed {
@@ -180,12 +169,12 @@ pub fn convert(from: &Path, to: &Path, options: &Options, mut say: impl FnMut(&s
     }
     let bits_per_weight = bits_per_weight(model.module_mut());
     if options.quantize.is_some() {
-        say(&format!("[INFO] Quantized model with {bits_per_weight:.3} bits per weight."));
+        listener.say(&format!("[INFO] Quantized model with {bits_per_weight:.3} bits per weight."));
     }
     let (all, parameters) = parameters(model.module_mut());
     let bytes: u64 = all.iter().map(|(_, a)| a.nbytes() as u64).sum();
     let largest = all.iter().map(|(_, a)| a).max_by_key(|a| a.nbytes());
-    let shard = bytes.min(SHARD).max(largest.map_or(0, |a| a.nbytes() as u64));
+    let shard = bytes.min(options.shard.unwrap_or(SHARD)).max(largest.map_or(0, |a| a.nbytes() as u64));
     let mut report = Report { dtype, bits_per_weight, parameters, bytes, shard, packed_before, seconds: None };
     if options.dry_run {
         if let Some(largest) = largest {
@@ -194,11 +183,14 @@ pub fn convert(from: &Path, to: &Path, options: &Options, mut say: impl FnMut(&s
             let share = bytes as f64 / largest.nbytes().max(1) as f64;
             report.seconds = Some(began.elapsed().as_secs_f64() * share);
         }
-        return Ok(report);
+        return Ok(Some(report));
     }
     drop(all);
-    save(model.module_mut(), config, Some(from), &checkpoint.beside()?, to)?;
-    Ok(report)
+    let beside = Beside { config, from: Some(from), files: &checkpoint.beside()? };
+    let run = json!({"method": "convert", "options": format!("{options:?}"), "source": files(from)});
+    let partial = Partial::begin(to, &run, listener)?;
+    let done = save(model, beside, options.shard, partial, listener)?;
+    Ok(done.then_some(report))
 }
 
 /// The floating type that a config names.
@@ -385,91 +377,114 @@ pub fn bits_per_weight(module: &mut dyn Module) -> f64 {
     8.0 * bytes as f64 / count.max(1) as f64
 }
 
-/// Writes a model directory: weights, index, config, the files beside them in `from`, and those of `beside`.
+/// What a model directory holds beside weights.
+pub(crate) struct Beside<'a> {
+    pub(crate) config: Map<String, Value>,
+    /// A directory whose tokenizer and the like go along.
+    pub(crate) from: Option<&'a Path>,
+    /// Files that are made.
+    pub(crate) files: &'a [(&'static str, Vec<u8>)],
+}
+
+/// Writes a model directory: weights in files of `shard` bytes, index, config, what lies beside them. Each file of weights is computed
+/// when its turn comes and its arrays go with it; finished ones of an interrupted run are taken as they are. False where the
+/// listener had it stop.
 pub(crate) fn save(
-    module: &mut dyn Module,
-    mut config: Map<String, Value>,
-    from: Option<&Path>,
-    beside: &[(&str, Vec<u8>)],
-    to: &Path,
-) -> Result<()> {
-    let partial = Partial::begin(to)?;
-    let dir = &partial.dir;
-    let (all, count) = parameters(module);
-    let metadata = [("format".to_string(), "mlx".to_string())].into_iter().collect();
-    io::save_sharded(dir, all.iter().map(|(n, a)| (n, a)), &metadata, count, SHARD)?;
+    mut model: Box<dyn Model>,
+    beside: Beside<'_>,
+    shard: Option<u64>,
+    mut partial: Partial,
+    listener: &mut dyn Listener,
+) -> Result<bool> {
+    let (all, count) = parameters(model.module_mut());
+    drop(model);
+    let shards = Shards::of(all, shard.unwrap_or(SHARD))?;
+    let (index, of, files, dir) = (shards.index(count)?, shards.bytes, shards.files.len(), partial.dir.clone());
+    let size = |arrays: &[(String, Array)]| arrays.iter().map(|(_, a)| a.nbytes() as u64).sum::<u64>();
+    let missing = shards.files.iter().filter(|(file, _)| !partial.lists(file)).map(|(_, a)| size(a));
+    let (needs, free) = (missing.sum::<u64>(), free_bytes(&dir).unwrap_or(u64::MAX));
+    if needs > free {
+        let (needs, free) = (human(needs), human(free));
+        return Err(Error::memory(format!("[convert] {}: needs {needs}, {free} free there", dir.display())));
+    }
+    let (mut at, mut stopped) = (0, false);
+    for (i, (file, arrays)) in shards.files.into_iter().enumerate() {
+        let (listed, begin) = (partial.lists(&file), at);
+        at += size(&arrays);
+        let mut told = |listener: &mut dyn Listener, done: u64| {
+            listener.at((begin + done).min(at), of);
+            stopped |= listener.stop();
+            !stopped
+        };
+        let mut read = 0;
+        let whole = partial.has(&file, |n| {
+            read += n as u64;
+            told(listener, read)
+        })?;
+        if !whole && told(listener, 0) {
+            if listed {
+                listener.say(&format!("[INFO] {file} is damaged and made anew"));
+            }
+            partial.work();
+            // After the last one little is left to be interrupted in.
+            if write_shard(&dir.join(&file), &arrays, &mut |done| told(listener, done))? && i + 1 < files {
+                partial.finish(&file)?;
+            }
+        }
+        if stopped {
+            let done = partial.finished();
+            listener.say(&match done {
+                0 => "[INFO] Interrupted; nothing is written.".to_string(),
+                _ => format!("[INFO] Interrupted; {done} of {files} files of weights are finished, and the same command goes on from there."),
+            });
+            partial.leave();
+            return Ok(false);
+        }
+    }
+    partial.work();
+    write(&dir.join("model.safetensors.index.json"), &index)?;
+    let mut config = beside.config;
     config.remove("_name_or_path");
     config.remove("vision_config");
     let sorted: BTreeMap<String, Value> = config.into_iter().collect();
     write(&dir.join("config.json"), &pretty(&json!(sorted)))?;
-    for (from, name) in from.iter().flat_map(|from| BESIDE.iter().map(move |name| (from, name))) {
-        if !from.join(name).is_file() {
+    for (from, name) in beside.from.iter().flat_map(|from| BESIDE.iter().map(move |name| (from, name))) {
+        let file = from.join(name);
+        if !file.is_file() {
             continue;
         }
         let place = dir.join(name);
         place.parent().map_or(Ok(()), std::fs::create_dir_all).map_err(|e| fail(&place, e))?;
-        std::fs::copy(from.join(name), place).map_err(|e| fail(&from.join(name), e))?;
+        write(&place, &std::fs::read(&file).map_err(|e| fail(&file, e))?)?;
     }
-    for (name, bytes) in beside {
+    for (name, bytes) in beside.files {
         write(&dir.join(name), bytes)?;
     }
-    partial.commit(to)
+    partial.commit()?;
+    Ok(true)
 }
 
-/// A directory in the making, gone unless it is committed.
-struct Partial {
-    dir: PathBuf,
-    /// The directory itself, locked where the system can: whoever else finds it knows that it is in use.
-    _lock: Option<File>,
-    complete: bool,
-}
-
-impl Partial {
-    /// The directory in which what will become `to` is made, beside it. What killed processes left of theirs goes.
-    fn begin(to: &Path) -> Result<Partial> {
-        let name = to.file_name().and_then(|n| n.to_str()).unwrap_or("model");
-        let (begin, own) = (format!("{name}.partial-"), std::process::id());
-        let place = to.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        for entry in std::fs::read_dir(place).into_iter().flatten().flatten() {
-            let file = entry.file_name();
-            let pid = file.to_str().and_then(|f| f.strip_prefix(&begin)).and_then(|p| p.parse::<u32>().ok());
-            let Some(pid) = pid else { continue };
-            // The lock speaks for processes of other machines and containers, the number for one that has no lock yet.
-            let lives = pid != own && Path::new("/proc").join(pid.to_string()).exists();
-            if !lives && locked(&entry.path()).is_some() {
-                drop(std::fs::remove_dir_all(entry.path()));
-            }
+/// Writes one file of weights, whole or not at all; not, where `go`, which hears of the bytes that are written, ends it.
+fn write_shard(path: &Path, arrays: &[(String, Array)], go: &mut dyn FnMut(u64) -> bool) -> Result<bool> {
+    let metadata = [("format".to_string(), "mlx".to_string())].into_iter().collect();
+    let spec = |(name, a): &(String, Array)| Spec { name: name.clone(), dtype: a.dtype(), shape: a.shape().into() };
+    let specs: Vec<Spec> = arrays.iter().map(spec).collect();
+    let (mut done, mut stopped) = (0, false);
+    let written = io::safetensors::write(path, &specs, &metadata, |i| {
+        let array = &arrays[i].1;
+        stopped = !go(done);
+        if stopped {
+            return Err(Error::io("[convert] interrupted"));
         }
-        let dir = to.with_file_name(format!("{begin}{own}"));
-        std::fs::create_dir_all(&dir).map_err(|e| fail(&dir, e))?;
-        Ok(Partial { _lock: locked(&dir), dir, complete: false })
-    }
-
-    fn commit(mut self, to: &Path) -> Result<()> {
-        std::fs::rename(&self.dir, to).map_err(|e| fail(to, e))?;
-        self.complete = true;
-        Ok(())
-    }
-}
-
-impl Drop for Partial {
-    fn drop(&mut self) {
-        if !self.complete {
-            // Nothing more can be done about a directory that does not go.
-            drop(std::fs::remove_dir_all(&self.dir));
-        }
-    }
-}
-
-/// A directory with a lock on it, where nobody else has one and the system can.
-fn locked(dir: &Path) -> Option<File> {
-    let dir = File::open(dir).ok()?;
-    dir.try_lock().ok().map(|()| dir)
-}
-
-fn fail(path: &Path, e: std::io::Error) -> Error {
-    let text = format!("[convert] {}: {e}", path.display());
-    if e.kind() == std::io::ErrorKind::StorageFull { Error::memory(text) } else { Error::io(text) }
+        eval([array])?;
+        done += array.nbytes() as u64;
+        let tensor = array.tensor()?;
+        Ok(match tensor.is_row_contiguous() {
+            true => Cow::Borrowed(tensor.contiguous_bytes()),
+            false => Cow::Owned(ops::contiguous(array, false)?.to_bytes()?),
+        })
+    });
+    if stopped { Ok(false) } else { written.map(|()| true) }
 }
 
 /// As Python's `json.dump(..., indent=4)` writes it, numbers included.
@@ -506,10 +521,4 @@ impl Formatter for Python<'_> {
             _ => write!(w, "{x:?}"),
         }
     }
-}
-
-fn write(path: &Path, bytes: &[u8]) -> Result<()> {
-    let mut file = io::atomic::AtomicFile::create(path, "convert", bytes.len() as u64)?;
-    file.write(bytes)?;
-    file.commit()
 }

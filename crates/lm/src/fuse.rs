@@ -2,11 +2,13 @@
 
 use crate::adapter::Adapter;
 use crate::checkpoint::Checkpoint;
-use crate::convert::{bits_per_weight, save};
+use crate::convert::{Beside, bits_per_weight, save};
 use crate::generate::Files;
 use crate::models;
+use crate::partial::{Listener, Partial, files};
 use lapis::{Array, Error, Result, io, ops};
 use lapis_nn::for_each_packable;
+use serde_json::json;
 use std::path::Path;
 
 /// The model to fuse with.
@@ -39,15 +41,26 @@ impl Report {
 }
 
 /// Writes the model with the adapter in `adapter` as a part of it to the directory `to`, which must not exist. Packed weights are
-/// packed again as they were; with `dequantize` all become numbers.
+/// packed again as they were; with `dequantize` all become numbers. Nothing comes back where the listener had it stop; the same run goes on
+/// from the files of weights that were finished.
 ///
 /// # Errors
 /// A target that exists; whatever is wrong with model and adapter; a full disk. The target appears when it is complete.
-pub fn fuse(base: Base<'_>, adapter: &Path, to: &Path, dequantize: bool) -> Result<Report> {
+pub fn fuse(
+    base: Base<'_>,
+    adapter: &Path,
+    to: &Path,
+    dequantize: bool,
+    mut listener: impl Listener,
+) -> Result<Option<Report>> {
     if to.exists() {
         let to = to.display();
         return Err(Error::io(format!("[fuse] {to} exists; remove it or name another directory with --save-path")));
     }
+    let run = json!({"method": "fuse", "adapter": files(adapter), "dequantize": dequantize, "source": match base {
+        Base::Path(dir) => files(dir),
+        Base::Files(files) => json!(files.name),
+    }});
     // What is wrong with the smaller of the two is told first.
     let adapter = Adapter::open(adapter)?;
     let mut checkpoint = match base {
@@ -87,15 +100,17 @@ pub fn fuse(base: Base<'_>, adapter: &Path, to: &Path, dequantize: bool) -> Resu
         config.remove("quantization_config");
     }
     report.bits_per_weight = bits_per_weight(model.module_mut());
-    let (from, beside) = match base {
+    let (from, files) = match base {
         Base::Path(dir) => (Some(dir), checkpoint.beside()?),
         Base::Files(files) => {
             let beside = [("tokenizer.json", files.tokenizer), ("tokenizer_config.json", files.tokenizer_config)];
             (None, beside.map(|(name, bytes)| (name, bytes.to_vec())).to_vec())
         }
     };
-    save(model.module_mut(), config, from, &beside, to)?;
-    Ok(report)
+    drop(adapter);
+    let partial = Partial::begin(to, &run, &mut listener)?;
+    let done = save(model, Beside { config, from, files: &files }, None, partial, &mut listener)?;
+    Ok(done.then_some(report))
 }
 
 /// The length of an array as a vector.

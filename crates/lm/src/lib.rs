@@ -26,6 +26,7 @@ pub mod likelihood;
 pub mod models;
 mod nearest;
 pub mod original;
+pub mod partial;
 pub mod prompt_cache;
 pub mod quant;
 pub mod reply;

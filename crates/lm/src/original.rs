@@ -1,10 +1,11 @@
 //! A model as numbers, with all that its files say beside weights: what learned quantization begins with and writes.
 
 use crate::checkpoint::Checkpoint;
-use crate::convert::{bits_per_weight, save};
+use crate::convert::{Beside, bits_per_weight, save};
 use crate::fuse::Base;
 use crate::generate::LanguageModel;
 use crate::models::{self, Model, Packing};
+use crate::partial::{Listener, Partial};
 use crate::tokenizer::Tokenizer;
 use lapis::ops::quantize::Format;
 use lapis::{Error, Result, io};
@@ -109,28 +110,44 @@ impl Original {
     }
 
     /// Writes a model that has the layers of this one to the directory `to`, which must not exist, with the files that lie
-    /// beside this one's weights and those of `more`. `base` is the form that the config names first; with `every` it names
-    /// all layers, else those that differ. Gives the bits of a weight.
+    /// beside this one's weights. Gives the bits of a weight; nothing where the listener had it stop. Finished files of weights
+    /// of an interrupted run are taken as they are.
     ///
     /// # Errors
     /// Faults of files; the target appears when it is complete.
     pub fn save(
         &self,
-        model: &mut dyn Model,
-        base: Format,
-        every: bool,
-        more: &[(&'static str, Vec<u8>)],
+        mut model: Box<dyn Model>,
+        packed: Packed<'_>,
         to: &Path,
-    ) -> Result<f64> {
+        listener: &mut dyn Listener,
+    ) -> Result<Option<f64>> {
         let mut config = self.config.clone();
-        let block = Value::Object(block(model, base, every));
+        let block = Value::Object(block(&mut *model, packed.base, packed.every));
+        let run = json!({"run": packed.run, "quantization": block, "shard": packed.shard});
         config.insert("quantization".into(), block.clone());
         config.insert("quantization_config".into(), block);
-        let mut beside = self.beside.clone();
-        beside.extend(more.iter().cloned());
-        save(model.module_mut(), config, self.from.as_deref(), &beside, to)?;
-        Ok(bits_per_weight(model.module_mut()))
+        let mut files = self.beside.clone();
+        files.extend(packed.more.iter().cloned());
+        let bits = bits_per_weight(model.module_mut());
+        let partial = Partial::begin(to, &run, listener)?;
+        let beside = Beside { config, from: self.from.as_deref(), files: &files };
+        Ok(save(model, beside, packed.shard, partial, listener)?.then_some(bits))
     }
+}
+
+/// How a packed model is written.
+pub struct Packed<'a> {
+    /// The form that the config names first.
+    pub base: Format,
+    /// Whether the config names all layers, or those that differ.
+    pub every: bool,
+    /// Files beside the weights that the source does not have.
+    pub more: &'a [(&'static str, Vec<u8>)],
+    /// Bytes of a file of weights before the next one begins; 5 GiB by default.
+    pub shard: Option<u64>,
+    /// All that the weights depend on.
+    pub run: &'a Value,
 }
 
 /// Whether any layer is packed.

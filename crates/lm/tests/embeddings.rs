@@ -276,7 +276,7 @@ fn a_packed_encoder_is_whole_and_near_the_plain_one() {
     save_safetensors(from.join("model.safetensors"), &tensors(&case["params"]), &Default::default()).unwrap();
     let format = lapis::ops::quantize::Format::affine(8, 64).unwrap();
     let options = lapis_lm::convert::Options { quantize: Some(format), ..Default::default() };
-    lapis_lm::convert::convert(&from, &to, &options, |_| {}).unwrap();
+    lapis_lm::convert::convert(&from, &to, &options, |_: &str| {}).unwrap();
     let (plain, packed) = (lapis_lm::load(&from).unwrap(), lapis_lm::load(&to).unwrap());
     assert_eq!(packed.pooling, plain.pooling);
     let vector = |m: &LanguageModel| m.embed(&["the fox runs"], None).unwrap().to_vec::<f32>().unwrap();

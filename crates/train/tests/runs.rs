@@ -360,13 +360,14 @@ fn fused_and_exported() {
     assert!(far(&tuned, &model) > 0.1);
     let base = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/demo-model/model");
     let plain = dir.join("plain");
-    let report = fuse(Base::Path(&base), Path::new(&s.adapter_path), &plain, true).unwrap();
+    let report = fuse(Base::Path(&base), Path::new(&s.adapter_path), &plain, true, |_: &str| {}).unwrap().unwrap();
     assert_eq!((report.layers, report.loss()), (28, None));
     let fused = lapis_lm::load(&plain).unwrap();
     assert!(far(&tuned, &fused) < 1e-3, "{}", far(&tuned, &fused));
-    assert!(fuse(Base::Path(&base), Path::new(&s.adapter_path), &plain, true).is_err());
+    assert!(fuse(Base::Path(&base), Path::new(&s.adapter_path), &plain, true, |_: &str| {}).is_err());
     // Packed again: rounding takes a part of the change.
-    let report = fuse(Base::Path(&base), Path::new(&s.adapter_path), &dir.join("packed"), false).unwrap();
+    let report =
+        fuse(Base::Path(&base), Path::new(&s.adapter_path), &dir.join("packed"), false, |_: &str| {}).unwrap().unwrap();
     let packed = lapis_lm::load(dir.join("packed")).unwrap();
     assert!(report.loss().unwrap() > 0.01 && far(&packed, &fused) < far(&model, &fused), "{:?}", report.loss());
     for (kind, bound) in [(Kind::F32, 1e-3), (Kind::F16, 0.02), (Kind::Q8_0, 0.1)] {

@@ -1,12 +1,15 @@
 //! `lapis convert`: a model to another form.
 
 use crate::hub::HubArguments;
+use crate::model::size;
 use crate::say;
+use crate::writing::Writing;
 use lapis::io::atomic::human;
 use lapis::ops::quantize::{Format, Mode};
 use lapis::{Dtype, Error, Result};
 use lapis_lm::card::Card;
-use lapis_lm::convert::{Options, Recipe, convert, vacant};
+use lapis_lm::convert::{Options, Recipe, convert};
+use lapis_lm::partial::vacant;
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 
@@ -47,6 +50,9 @@ pub(crate) struct Arguments {
     /// Layers that are packed otherwise, a JSON file: {"model.layers.0.mlp.down_proj": {"bits": 8}, "lm_head": false}
     #[arg(long, requires = "quantize", value_name = "FILE")]
     per_layer: Option<PathBuf>,
+    /// Bytes of a file of weights before the next one begins, such as 2GB [default: 5GiB]
+    #[arg(long, value_name = "SIZE")]
+    max_shard_size: Option<String>,
     /// Say how large the result would be and how long it would take, and write nothing
     #[arg(long)]
     dry_run: bool,
@@ -73,6 +79,7 @@ pub(crate) fn run(a: Arguments) -> Result<()> {
         dtype,
         head_bits: a.lm_head_bits,
         per_layer: a.per_layer.as_deref().map_or(Ok(Map::new()), per_layer)?,
+        shard: a.max_shard_size.as_deref().map(size).transpose()?,
         dry_run: a.dry_run,
     };
     // Before anything is fetched.
@@ -82,7 +89,7 @@ pub(crate) fn run(a: Arguments) -> Result<()> {
         None => None,
     };
     let source = a.hub.find(&a.hf_path)?;
-    let report = convert(&source, &a.mlx_path, &options, say::told)?;
+    let Some(report) = convert(&source, &a.mlx_path, &options, Writing::new())? else { return Ok(()) };
     if a.quantize && report.packed_before > 0 {
         let n = report.packed_before;
         say::warning(&format!(

@@ -1,13 +1,14 @@
 //! `lapis fuse`: an adapter as a part of its model.
 
 use crate::model::{AdapterArguments, DEMO, Source};
+use crate::writing::Writing;
 use crate::{Manner, say};
 use lapis::Result;
 use lapis_lm::adapter::peft;
 use lapis_lm::card::Card;
-use lapis_lm::convert::writable;
 use lapis_lm::fuse::{Base, fuse};
 use lapis_lm::gguf::{Kind, export, exportable};
+use lapis_lm::partial::writable;
 use std::path::{Path, PathBuf};
 
 #[derive(clap::Args)]
@@ -75,7 +76,8 @@ pub(crate) fn run(mut a: Arguments, manner: Manner) -> Result<()> {
     }
     say::told("Loading pretrained model");
     let base = source.as_deref().map_or(Base::Files(DEMO), Base::Path);
-    let report = fuse(base, &a.adapter_path, &a.save_path, a.dequantize)?;
+    let writing = Writing::new();
+    let Some(report) = fuse(base, &a.adapter_path, &a.save_path, a.dequantize, writing)? else { return Ok(()) };
     say::told(&format!("Fused {} layers; {:.3} bits per weight.", report.layers, report.bits_per_weight));
     if let Some(loss) = report.loss() {
         let worst = report.losses.iter().max_by(|a, b| a.1.total_cmp(&b.1));

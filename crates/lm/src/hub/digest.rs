@@ -5,7 +5,7 @@ use std::io::Read;
 use std::path::Path;
 
 /// The digest of a stream, of the kind that a name (an ETag) has; names of other kinds are not checked.
-pub(super) struct Digest(Option<Context>);
+pub(crate) struct Digest(Option<Context>);
 
 impl Digest {
     /// For content of `size` bytes that is called `name`.
@@ -23,18 +23,18 @@ impl Digest {
         })
     }
 
-    pub(super) fn sha256() -> Digest {
+    pub(crate) fn sha256() -> Digest {
         Digest(Some(Context::new(&SHA256)))
     }
 
-    pub(super) fn update(&mut self, bytes: &[u8]) {
+    pub(crate) fn update(&mut self, bytes: &[u8]) {
         if let Some(context) = &mut self.0 {
             context.update(bytes);
         }
     }
 
     /// All bytes of a reader, as long as `go` says so; whether that was to the end.
-    pub(super) fn read(&mut self, mut from: impl Read, mut go: impl FnMut(usize) -> bool) -> std::io::Result<bool> {
+    pub(crate) fn read(&mut self, mut from: impl Read, mut go: impl FnMut(usize) -> bool) -> std::io::Result<bool> {
         let mut buffer = vec![0; 1 << 18];
         loop {
             let n = match from.read(&mut buffer) {
@@ -51,7 +51,7 @@ impl Digest {
     }
 
     /// In hexadecimal.
-    pub(super) fn finish(self) -> Option<String> {
+    pub(crate) fn finish(self) -> Option<String> {
         Some(self.0?.finish().as_ref().iter().map(|b| format!("{b:02x}")).collect())
     }
 

@@ -5,7 +5,7 @@
 //! and nothing of it is ever run. Knows no architecture and prints nothing.
 
 mod cache;
-mod digest;
+pub(crate) mod digest;
 mod fetch;
 mod http;
 mod lock;

@@ -290,7 +290,7 @@ fn blocks_of_every_kind_stand_for_the_values_that_llama_cpp_sees() {
     let dir = scratch("tiny");
     let to = dir.join("mlx");
     let options = convert::Options { dequantize: true, dtype: Some(Dtype::Float32), ..Default::default() };
-    convert::convert(&tiny(), &to, &options, |_| {}).unwrap();
+    convert::convert(&tiny(), &to, &options, |_: &str| {}).unwrap();
     let all = logits(&to, &tokens);
     let far = difference(&row(all.clone()), &last);
     assert!(far < 1e-3, "{far:.1e}");
@@ -299,7 +299,7 @@ fn blocks_of_every_kind_stand_for_the_values_that_llama_cpp_sees() {
     assert_eq!(serde_json::json!(likeliest), want["likeliest"]);
     // Packed as they were, with the block of the config that says how.
     let to = dir.join("packed");
-    convert::convert(&tiny(), &to, &convert::Options::default(), |_| {}).unwrap();
+    convert::convert(&tiny(), &to, &convert::Options::default(), |_: &str| {}).unwrap();
     assert_eq!(logits(&to, &tokens), logits(&tiny(), &tokens));
     let config: Value = serde_json::from_slice(&std::fs::read(to.join("config.json")).unwrap()).unwrap();
     let form = |bits: u32| serde_json::json!({ "bits": bits, "group_size": 32, "mode": "affine" });

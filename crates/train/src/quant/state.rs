@@ -18,6 +18,8 @@ pub struct State {
     dir: PathBuf,
     /// Whether another run of the same kind had begun there.
     pub resumed: bool,
+    /// All that tells the run from others.
+    pub run: Value,
     /// No other run writes there meanwhile.
     _lock: Lock,
 }
@@ -46,13 +48,13 @@ impl State {
                 ))
             })?;
             if serde_json::from_slice::<Value>(&text).is_ok_and(|old| old == run) {
-                return Ok(State { dir: dir.to_path_buf(), resumed: true, _lock: lock });
+                return Ok(State { dir: dir.to_path_buf(), resumed: true, run, _lock: lock });
             }
             std::fs::remove_dir_all(dir).map_err(fail)?;
         }
         std::fs::create_dir_all(dir).map_err(fail)?;
         write(&known, format!("{run:#}\n").as_bytes())?;
-        Ok(State { dir: dir.to_path_buf(), resumed: false, _lock: lock })
+        Ok(State { dir: dir.to_path_buf(), resumed: false, run, _lock: lock })
     }
 
     fn file(&self, part: &str) -> PathBuf {
