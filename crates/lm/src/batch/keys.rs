@@ -76,6 +76,16 @@ impl Block {
     /// Room of a new block; it doubles.
     const ROOM: usize = 64;
 
+    /// Whether `layer` makes more room at position `at` though some is left. Room that is all used up would be so in every layer in
+    /// the same step, which would then wait for the system to clear pages for all of them: so each layer has a turn of its own
+    /// in the last quarter.
+    fn has_turn(room: usize, at: usize, layer: usize) -> bool {
+        let last = room / 4;
+        // Multiples of the golden ratio, but for their whole parts, are spread evenly however many there are.
+        let turn = (layer as f64 * 0.618_033_988_749_895).fract() * last as f64;
+        room < KEY_BLOCK && at + last >= room && at % last == turn as usize
+    }
+
     /// This one, or an empty one, with rows from position `at` of it on.
     fn with(block: Option<Block>, at: usize, new: &[Array]) -> Result<Block> {
         let put = |old: Option<Array>, new: &Array| -> Result<Array> {
@@ -83,7 +93,9 @@ impl Block {
             if rows == KEY_BLOCK {
                 return ops::contiguous(new, false);
             }
-            let old = Block::room(old, at, end, [new.dim(1), new.dim(3)], new.dtype())?;
+            // With room for as many rows as layers have turns in.
+            let room = if rows > 1 { end + end / 3 } else { end };
+            let old = Block::room(old, at, [end, room], [new.dim(1), new.dim(3)], new.dtype())?;
             let range = (Some(at as i64), Some(end as i64), 1);
             ops::slice_update(&old, new, &[(None, None, 1), (None, None, 1), range])
         };
@@ -92,11 +104,11 @@ impl Block {
         Ok(Block { plain, packed: vec![] })
     }
 
-    /// The first `at` positions of `old`, or none, with room up to `end`.
+    /// The first `at` positions of `old`, or none, with room up to `end`; new room is for `wanted` positions.
     fn room(
         old: Option<Array>,
         at: usize,
-        end: usize,
+        [end, wanted]: [usize; 2],
         [heads, width]: [usize; 2],
         dtype: lapis::Dtype,
     ) -> Result<Array> {
@@ -105,7 +117,7 @@ impl Block {
         {
             return Ok(old.clone());
         }
-        let fresh = end.next_power_of_two().clamp(Block::ROOM, KEY_BLOCK);
+        let fresh = wanted.next_power_of_two().clamp(Block::ROOM, KEY_BLOCK);
         let spare = ops::full(&[1, heads, fresh - at, width], 0.0, Some(dtype))?;
         match old {
             Some(old) if at > 0 => ops::concatenate(&[part(&old, 0..at)?, spare], 2),
@@ -177,9 +189,14 @@ impl Keys {
         self.kv.format.is_none() && self.kv.max.is_none() && self.chunk.is_none() && self.latent.is_none()
     }
 
-    /// Gives the blocks away for a row to be added to the last one, of keys and values with these heads and widths: what
+    /// Gives the blocks of `layer` away for a row to be added to the last one, of keys and values with these heads and widths: what
     /// [`Keys::lent`] takes back.
-    pub(super) fn lend(&mut self, sizes: [[usize; 2]; 2], dtype: lapis::Dtype) -> Result<[Vec<Array>; 2]> {
+    pub(super) fn lend(
+        &mut self,
+        layer: usize,
+        sizes: [[usize; 2]; 2],
+        dtype: lapis::Dtype,
+    ) -> Result<[Vec<Array>; 2]> {
         self.prepare()?;
         let at = self.used % KEY_BLOCK;
         let last = if at > 0 { self.blocks.pop() } else { None };
@@ -187,7 +204,12 @@ impl Keys {
         let all = |which: usize| self.blocks.iter().filter_map(|b| b.plain.get(which).cloned()).collect();
         let mut lent: [Vec<Array>; 2] = [all(0), all(1)];
         for (lent, size) in lent.iter_mut().zip(sizes) {
-            lent.push(Block::room(last.next(), at, at + 1, size, dtype)?);
+            let old = last.next();
+            let end = match &old {
+                Some(old) if Block::has_turn(old.dim(2), at, layer) => old.dim(2) + 1,
+                _ => at + 1,
+            };
+            lent.push(Block::room(old, at, [end, end], size, dtype)?);
         }
         Ok(lent)
     }
@@ -489,4 +511,30 @@ pub(super) fn part(a: &Array, positions: Range<usize>) -> Result<Array> {
         return Ok(a.clone());
     }
     ops::slice(a, &[ALL, ALL, (Some(positions.start as i64), Some(positions.end as i64), 1)])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layers_make_room_one_after_the_other() {
+        for prompt in [10, 100, 190, 200, 250, 300] {
+            let rows = ops::zeros::<f32>(&[1, 1, prompt, 8]).unwrap();
+            let mut layers = vec![Keys::new(None, None, KvOptions::default()); 28];
+            layers.iter_mut().for_each(|keys| keys.add(&[&rows, &rows]).unwrap());
+            for at in prompt..KEY_BLOCK {
+                let mut grown = 0;
+                for (i, keys) in layers.iter_mut().enumerate() {
+                    let before = keys.blocks[0].plain[0].dim(2);
+                    let [mut k, mut v] = keys.lend(i, [[1, 8]; 2], rows.dtype()).unwrap();
+                    let plain = [k.pop().unwrap(), v.pop().unwrap()];
+                    assert!(plain.iter().all(|a| a.dim(2) > at));
+                    grown += usize::from(plain[0].dim(2) > before);
+                    keys.lent(plain);
+                }
+                assert!(grown <= 3, "{grown} layers make room at position {at} after a prompt of {prompt}");
+            }
+        }
+    }
 }

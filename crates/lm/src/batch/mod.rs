@@ -346,7 +346,7 @@ impl<'a> Batch<'a> {
                 Memory::Keys(keys) => keys,
                 _ => Keys::new(window, None, sequence.kv),
             };
-            let [k, v] = keys.lend(sizes, q.dtype())?;
+            let [k, v] = keys.lend(layer, sizes, q.dtype())?;
             caches.push(Cache { position: sequence.seen as i64, seen: keys.used(), keys: k, values: v });
             kept.push(keys);
         }
