@@ -2,6 +2,7 @@
 //!
 //! A key that is not named here says nothing that lapis's models need.
 
+use super::gemma::{GEMMA3N, GEMMA4};
 use super::{Meta, unsupported};
 use lapis::{Error, Result};
 use serde_json::{Map, Value, json};
@@ -10,17 +11,19 @@ use std::f64::consts::PI;
 
 type Config = Map<String, Value>;
 /// Shapes by the names of the file.
-type Shapes<'a> = BTreeMap<&'a str, &'a [usize]>;
+pub(super) type Shapes<'a> = BTreeMap<&'a str, &'a [usize]>;
 
 /// An architecture.
 pub(super) struct Family {
     /// `general.architecture`.
-    arch: &'static str,
+    pub(super) arch: &'static str,
     /// That of the config.
-    model_type: &'static str,
+    pub(super) model_type: &'static str,
     /// Keys, without the architecture before them, and what they are called in the config: beyond the usual ones, or
     /// in their place.
-    keys: &'static [(&'static str, &'static str)],
+    pub(super) keys: &'static [(&'static str, &'static str)],
+    /// Keys that may have a number for each layer.
+    pub(super) lists: &'static [&'static str],
     /// Names of tensors beyond the usual ones, or in their place.
     pub(super) names: &'static [(&'static str, &'static str)],
     /// Where layers are.
@@ -32,7 +35,7 @@ pub(super) struct Family {
     /// Rows do not fit float16.
     pub(super) wide: bool,
     /// What is left to say.
-    finish: fn(&Meta, &Shapes, &mut Config) -> Result<()>,
+    pub(super) finish: fn(&Meta, &Shapes, &mut Config) -> Result<()>,
 }
 
 const KEYS: &[(&str, &str)] = &[
@@ -60,6 +63,7 @@ const LLAMA: Family = Family {
     arch: "llama",
     model_type: "llama",
     keys: &[],
+    lists: &[],
     names: &[],
     layers: "model.layers",
     turned: true,
@@ -75,12 +79,12 @@ const LLAMA: Family = Family {
 };
 
 /// Like a Llama, but for the turned rows.
-const PLAIN: Family = Family { turned: false, finish: |_, _, _| Ok(()), ..LLAMA };
+pub(super) const PLAIN: Family = Family { turned: false, finish: |_, _, _| Ok(()), ..LLAMA };
 
 const GEMMA: Family = Family { arch: "gemma", model_type: "gemma", plus_one: true, wide: true, ..PLAIN };
 
 /// Names of norms around both parts of a layer.
-const AROUND: &[(&str, &str)] = &[
+pub(super) const AROUND: [(&str, &str); 3] = [
     ("post_attention_norm", "post_attention_layernorm"),
     ("ffn_norm", "pre_feedforward_layernorm"),
     ("post_ffw_norm", "post_feedforward_layernorm"),
@@ -128,7 +132,7 @@ const ALL: &[Family] = &[
             ("attn_logit_softcapping", "attn_logit_softcapping"),
             ("final_logit_softcapping", "final_logit_softcapping"),
         ],
-        names: AROUND,
+        names: &AROUND,
         finish: |_, _, config| {
             query_scalar(config, 46);
             Ok(())
@@ -139,7 +143,7 @@ const ALL: &[Family] = &[
         arch: "gemma3",
         model_type: "gemma3_text",
         keys: &[("rope.freq_base_swa", "rope_local_base_freq")],
-        names: AROUND,
+        names: &AROUND,
         finish: |meta, _, config| {
             query_scalar(config, 62);
             config.entry("rope_theta").or_insert(json!(1e6));
@@ -147,6 +151,8 @@ const ALL: &[Family] = &[
         },
         ..GEMMA
     },
+    GEMMA3N,
+    GEMMA4,
     Family {
         arch: "phi3",
         model_type: "phi3",
@@ -349,7 +355,7 @@ impl Family {
         let replaced = |key: &str| self.keys.iter().any(|k| k.0 == key);
         for (from, to) in KEYS.iter().filter(|k| !replaced(k.0)).chain(self.keys) {
             let Some(value) = meta.value(&meta.own(from))? else { continue };
-            if !value.is_number() {
+            if !(value.is_number() || value.is_array() && self.lists.contains(from)) {
                 let what = if value.is_array() { "one for each layer, which is not supported" } else { "no number" };
                 return Err(meta.error(format!("{} is {what}", meta.own(from))));
             }
@@ -404,7 +410,7 @@ fn partial(meta: &Meta, config: &mut Config) -> Result<()> {
 }
 
 /// Which layers look at a window alone, where the file says so.
-fn sliding(meta: &Meta, config: &mut Config) -> Result<()> {
+pub(super) fn sliding(meta: &Meta, config: &mut Config) -> Result<()> {
     let key = meta.own("attention.sliding_window_pattern");
     let kind = |slides: bool| if slides { "sliding_attention" } else { "full_attention" };
     let layers = config.get("num_hidden_layers").and_then(Value::as_u64).unwrap_or(0);

@@ -6,6 +6,7 @@
 
 mod export;
 mod families;
+mod gemma;
 mod meta;
 mod names;
 mod pieces;
@@ -68,8 +69,10 @@ pub(crate) fn open(path: &Path) -> Result<Opened> {
                     _ => name.clone(),
                 };
                 let array = pieces::undo(family, &config, &tensor.name, part.to_array()?)?;
-                if tensors.insert(name, array).is_some() {
-                    return Err(meta.error(format!("tensor {} is there twice", tensor.name)));
+                for (name, array) in gemma::apart(name, array)? {
+                    if tensors.insert(name, array).is_some() {
+                        return Err(meta.error(format!("tensor {} is there twice", tensor.name)));
+                    }
                 }
             }
         }
@@ -124,7 +127,10 @@ fn positions(meta: &Meta, files: &[File], config: &mut Map<String, Value>) -> Re
         }
         Ok(None)
     };
-    if let Some(factors) = read("rope_freqs.weight")? {
+    let factors = read("rope_freqs.weight")?;
+    if let Some(factors) = factors.as_ref().filter(|_| meta.arch() == gemma::GEMMA4.arch()) {
+        gemma::turned(meta, config, factors)?;
+    } else if let Some(factors) = factors {
         config.insert("rope_scaling".into(), families::llama3(config, &factors));
     }
     if let Some(long) = read("rope_factors_long.weight")? {

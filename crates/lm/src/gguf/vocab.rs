@@ -17,7 +17,7 @@ const UNUSED: u8 = 5;
 const BYTE: u8 = 6;
 
 /// Tokens that end a reply wherever a vocabulary has them.
-const ENDS: [&str; 11] = [
+const ENDS: [&str; 12] = [
     "<|eot_id|>",
     "<|eom_id|>",
     "<|im_end|>",
@@ -25,6 +25,7 @@ const ENDS: [&str; 11] = [
     "<|return|>",
     "<|call|>",
     "<end_of_turn>",
+    "<turn|>",
     "<|endoftext|>",
     "<|end_of_text|>",
     "<|end_of_turn|>",
@@ -43,8 +44,13 @@ pub(super) fn ends(meta: &Meta, config: &mut Map<String, Value>) -> Result<()> {
     let mut all: Vec<usize> = [id("eos")?, id("eot")?, id("eom")?].into_iter().flatten().collect();
     let tokens = meta.texts("tokenizer.ggml.tokens").unwrap_or_default();
     let kinds = meta.list("tokenizer.ggml.token_type")?.unwrap_or_default();
-    for (i, _) in kinds.iter().enumerate().filter(|(_, k)| **k == f64::from(CONTROL)) {
-        if tokens.get(i).is_some_and(|t| ENDS.contains(&&t[..])) {
+    for (i, kind) in kinds.iter().enumerate() {
+        let ends = |t: &String| match *kind == f64::from(CONTROL) {
+            true => ENDS.contains(&&t[..]),
+            // Files have it seen, and a call of Gemma 4 ends where its result would begin.
+            false => t == "<|tool_response>" && *kind == f64::from(USER),
+        };
+        if tokens.get(i).is_some_and(ends) {
             all.push(i);
         }
     }
@@ -85,11 +91,17 @@ pub(crate) fn tokenizer(meta: &Meta) -> Result<(Vec<u8>, Map<String, Value>)> {
     };
     match meta.text(&key("model")) {
         Some("gpt2") => v.byte_level(),
-        Some("llama") => v.pieces(of_length("scores")?),
+        Some("llama") => match of_length("scores")? {
+            Some(scores) => v.pieces(v.merges(&scores)),
+            None => Err(meta.error(format!("{} is missing", key("scores")))),
+        },
+        // SentencePiece's pieces with the merges of their own file.
+        Some("gemma4") => v.pieces(v.listed_merges()?),
         Some("t5") => v.unigram(of_length("scores")?),
-        Some(other) => {
-            Err(unsupported(meta, format!("vocabularies of kind {other:?} are not read; known are gpt2, llama, t5")))
-        }
+        Some(other) => Err(unsupported(
+            meta,
+            format!("vocabularies of kind {other:?} are not read; known are gemma4, gpt2, llama, t5"),
+        )),
         None => Err(meta.error(format!("{} is missing", key("model")))),
     }
 }
@@ -110,9 +122,7 @@ impl Vocabulary<'_> {
             let what = format!("words cut as {name:?} says (tokenizer.ggml.pre) are not known; known are {known}");
             return Err(unsupported(self.meta, what));
         };
-        let Some(merges) = self.meta.texts("tokenizer.ggml.merges") else {
-            return Err(self.meta.error("tokenizer.ggml.merges is missing".into()));
-        };
+        let merges = self.listed_merges()?;
         let cut = |p: &&str| json!({"type": "Split", "pattern": {"Regex": p}, "behavior": "Isolated", "invert": false});
         let bytes = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false});
         let mut steps: Vec<Value> = pre.cuts.iter().map(cut).collect();
@@ -122,16 +132,21 @@ impl Vocabulary<'_> {
             pre_tokenizer: json!({"type": "Sequence", "pretokenizers": steps}),
             decoder: bytes,
             options: json!({"unk_token": null, "fuse_unk": false, "byte_fallback": false, "ignore_merges": pre.whole}),
-            merges: Some(serde_json::to_string(merges).unwrap_or_default()),
+            merges: Some(merges),
         };
         self.write(parts, pre.begins, |i| self.tokens[i].clone())
     }
 
-    /// SentencePiece's byte pairs: the pair whose token has the best score is merged first.
-    fn pieces(&self, scores: Option<Vec<f64>>) -> Result<(Vec<u8>, Map<String, Value>)> {
-        let Some(scores) = scores else {
-            return Err(self.meta.error("tokenizer.ggml.scores is missing".into()));
-        };
+    /// Merges as the file has them, as JSON.
+    fn listed_merges(&self) -> Result<String> {
+        match self.meta.texts("tokenizer.ggml.merges") {
+            Some(merges) => Ok(serde_json::to_string(merges).unwrap_or_default()),
+            None => Err(self.meta.error("tokenizer.ggml.merges is missing".into())),
+        }
+    }
+
+    /// SentencePiece's byte pairs.
+    fn pieces(&self, merges: String) -> Result<(Vec<u8>, Map<String, Value>)> {
         let prefix = self.meta.flag("tokenizer.ggml.add_space_prefix")?.unwrap_or(true);
         let text = |i: usize| match self.kinds[i] {
             // Tokens that are looked for before spaces are replaced.
@@ -157,7 +172,7 @@ impl Vocabulary<'_> {
                 "unk_token": unknown.map(|i| &self.tokens[i]), "fuse_unk": true, "byte_fallback": true,
                 "ignore_merges": false,
             }),
-            merges: Some(self.merges(&scores)),
+            merges: Some(merges),
         };
         self.write(parts, true, text)
     }
@@ -177,7 +192,7 @@ impl Vocabulary<'_> {
         self.write(parts, false, |i| self.tokens[i].clone())
     }
 
-    /// All pairs that give a token, those of the best scores first.
+    /// All pairs that give a token, those of the best scores first, as JSON.
     fn merges(&self, scores: &[f64]) -> String {
         let normal = |i: &usize| !matches!(self.kinds[*i], UNKNOWN | CONTROL | UNUSED | BYTE | USER);
         let ids: HashMap<&str, usize> =

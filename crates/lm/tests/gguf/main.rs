@@ -4,6 +4,7 @@
 //! `../shared/data/tokenizers`.
 
 mod faults;
+mod gemma;
 #[path = "../shared/mod.rs"]
 mod shared;
 mod vocabularies;
