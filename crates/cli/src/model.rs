@@ -144,20 +144,41 @@ pub(crate) struct DraftArguments {
     /// A smaller model with the same tokens, whose guesses the model checks several at a time; the text stays the same
     #[arg(long)]
     draft_model: Option<PathBuf>,
-    /// Guess what followed the same words before, in the prompt or the text
-    #[arg(long, value_parser = ["ngram"], conflicts_with = "draft_model")]
-    draft: Option<String>,
+    /// Who guesses: ngram, what followed the same words before, in the prompt or the text; model:PATH, as --draft-model
+    #[arg(long, value_name = "ngram|model:PATH", value_parser = guesser, conflicts_with = "draft_model")]
+    draft: Option<Guesser>,
     /// Tokens guessed at a time
     #[arg(long, default_value_t = 3, value_parser = positive)]
     pub(crate) num_draft_tokens: usize,
 }
 
+/// What `--draft` names.
+#[derive(Clone)]
+enum Guesser {
+    Lookup,
+    Model(PathBuf),
+}
+
+fn guesser(text: &str) -> std::result::Result<Guesser, String> {
+    match (text, text.strip_prefix("model:")) {
+        ("ngram", _) => Ok(Guesser::Lookup),
+        (_, Some(path)) if !path.is_empty() => Ok(Guesser::Model(path.into())),
+        ("mtp", _) => {
+            Err("heads that a model was trained to guess with (MTP) are left out when lapis reads a checkpoint; \
+                           ngram and model:PATH guess for every model, with the same text"
+                .into())
+        }
+        _ => Err("there are ngram and model:PATH".into()),
+    }
+}
+
 impl DraftArguments {
     /// Who they name.
     pub(crate) fn drafter(&self, hub: &HubArguments) -> Result<Option<Drafter>> {
-        Ok(match &self.draft_model {
-            Some(path) => Some(load(Some(path), hub)?.drafter()),
-            None => self.draft.as_ref().map(|_| Drafter::Lookup),
+        Ok(match (&self.draft_model, &self.draft) {
+            (Some(path), _) | (None, Some(Guesser::Model(path))) => Some(load(Some(path), hub)?.drafter()),
+            (None, Some(Guesser::Lookup)) => Some(Drafter::Lookup),
+            (None, None) => None,
         })
     }
 

@@ -51,6 +51,8 @@ fn replies_follow_a_schema_an_expression_or_a_grammar() {
         assert!(person["name"].is_string() && person["age"].is_i64(), "{person}");
         let guessed = say(&[&flags[..], &["--draft", "ngram"]].concat());
         assert_eq!(out(&guessed), out(&plain));
+        let guessed = say(&[&flags[..], &["--draft", &format!("model:{DEMO}")]].concat());
+        assert_eq!(out(&guessed), out(&plain));
     }
     let text = out(&say(&["--regex", "(yes|no), [a-z]{3,9}!"]));
     assert!(text.trim_end().ends_with('!') && (text.starts_with("yes, ") || text.starts_with("no, ")), "{text}");
@@ -125,6 +127,8 @@ fn mistakes_are_short_errors_with_code_two() {
         (&["evaluate", "--tasks", "x", "--batch-size", "0"], "1 is the least"),
         (&["generate", "--prefill-step-size", "0"], "1 is the least"),
         (&["generate", "--draft", "ngram", "--num-draft-tokens", "0"], "1 is the least"),
+        (&["generate", "--draft", "mtp"], "ngram and model:PATH guess for every model"),
+        (&["generate", "--draft", "model:"], "there are ngram and model:PATH"),
         (&["perplexity", "--num-samples", "0"], "-1 takes all"),
         (&["perplexity", "--num-samples", "-5"], "-1 takes all"),
         (&["dynamic-quant", "--target-bpw", "nan"], "--target-bpw is NaN"),
