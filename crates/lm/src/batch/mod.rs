@@ -33,6 +33,8 @@ pub struct Slot<'a> {
     pub memory: &'a mut Memory,
     /// And how.
     pub kv: KvOptions,
+    /// Its number.
+    layer: usize,
     /// The rows are all that there will be: nothing is remembered.
     whole: bool,
     /// What the rows see, kept for layers that look at this one's keys.
@@ -148,7 +150,7 @@ impl Slot<'_> {
             kept.prepare()?;
             let mask = kept.mask(next.len())?;
             let cut: Vec<Array> = new.iter().map(|a| keys::part(a, next.clone())).collect::<Result<_>>()?;
-            kept.add(&cut.iter().collect::<Vec<_>>())?;
+            kept.add(self.layer, &cut.iter().collect::<Vec<_>>())?;
             let [keys, values] = kept.seen()?;
             done = next.end;
             all.push(View { rows: next, mask, keys, values, whole: false });
@@ -307,7 +309,7 @@ impl<'a> Batch<'a> {
             };
             let inputs: Vec<Array> = inputs.iter().map(cut).collect::<Result<_>>()?;
             let (at, kv, whole) = (sequence.seen, sequence.kv, sequence.whole);
-            let mut slot = Slot { at, memory: &mut sequence.layers[layer], kv, whole, views };
+            let mut slot = Slot { at, memory: &mut sequence.layers[layer], kv, layer, whole, views };
             results.push(f(&inputs, &mut slot)?);
         }
         self.all_rows();
