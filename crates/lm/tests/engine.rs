@@ -8,7 +8,7 @@ use lapis_lm::{Batch, Checkpoint, Engine, Event, Model, Request, Sampling, Seque
 use lapis_nn::Module;
 use serde_json::Value;
 use shared::golden::{all, tensors, uniform};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -217,8 +217,11 @@ fn short_prompts_go_first_and_long_ones_still_go_on() {
         if step % 2 == 0 && step < 40 {
             later.push((engine.add(request(&short, 0.8), Sequence::new()).unwrap(), step));
         }
-        let before = read;
+        let (before, said, mut prompts) = (read, engine.reads_short(), BTreeSet::new());
         for event in engine.step().unwrap() {
+            if let Event::Prefill { id, .. } = event {
+                prompts.insert(id);
+            }
             match event {
                 Event::Prefill { id, done } if id == first => read = done,
                 Event::Token { id, choice, .. } => {
@@ -234,6 +237,7 @@ fn short_prompts_go_first_and_long_ones_still_go_on() {
             }
         }
         assert!(step % 2 == 0 || read == 120 || read > before, "the long one waits at {step}");
+        assert_eq!(said, !prompts.is_empty() && !prompts.contains(&first), "{prompts:?} at {step}");
         if engine.is_idle() {
             break;
         }

@@ -9,7 +9,7 @@
 /// that comes then takes itself, between two bounds.
 const STEP: (f64, f64, f64) = (4.0, 0.01, 0.12);
 /// Each prompt that is read may make a step longer by so much of what the replies alone take: while one of them has only
-/// begun, so that a short request is over soon, and else. Where all steps are longer alike, a reply keeps its pace.
+/// begun and a long prompt is read, so that a short request is over soon, and else. Where all steps are longer alike, a reply keeps its pace.
 const SLOWER: (f64, f64) = (0.4, 0.75);
 /// A reply of fewer tokens has only begun.
 pub(crate) const EARLY: usize = 16;
@@ -79,7 +79,7 @@ pub(crate) struct Pace {
 
 impl Pace {
     /// Rows of prompts that the next step has room for: so many requests write, and so many prompts are read.
-    /// `early` if one of the replies has only begun. None where replies are to have a step alone.
+    /// `early` if one of the replies has only begun, and a long prompt is read. None where replies are to have a step alone.
     pub(crate) fn rows(&mut self, writing: usize, reading: usize, early: bool, most: usize) -> usize {
         let times = if self.mixed.is_empty() { self.alone } else { self.mixed };
         if times.is_empty() {

@@ -36,6 +36,8 @@ pub struct Settings {
     pub port: u16,
     /// A Unix socket to listen on in place of TCP.
     pub unix_socket: Option<PathBuf>,
+    /// TLS on the port: files of the certificates and of their key.
+    pub tls: Option<(PathBuf, PathBuf)>,
     /// The model that is loaded at the start, and its name.
     pub model: (String, Source),
     /// Further names for models.
@@ -181,6 +183,7 @@ impl Settings {
             host: "127.0.0.1".into(),
             port: 8080,
             unix_socket: None,
+            tls: None,
             model: (name.into(), source),
             aliases: Vec::new(),
             pins: Vec::new(),

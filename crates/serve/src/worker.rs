@@ -268,7 +268,8 @@ impl Worker {
         let serial = desk.model.serial;
         let (writing, reading) = desk.engine.work();
         let began = Instant::now();
-        let early = desk.engine.is_early(EARLY);
+        // A short prompt is soon over; in smaller slices it costs those who write more in all.
+        let early = desk.engine.is_early(EARLY) && !desk.engine.reads_short();
         desk.engine.prefill_step = desk.pace.rows(writing, reading, early, self.settings.prefill_step.max(1));
         let stepped = catch_unwind(AssertUnwindSafe(|| desk.engine.step()));
         let seconds = began.elapsed().as_secs_f64();

@@ -26,6 +26,12 @@ pub(crate) struct Arguments {
     /// Listen on a socket file in place of TCP
     #[arg(long)]
     unix_socket: Option<PathBuf>,
+    /// Speak TLS: a PEM file with the server's certificate, and those that vouch for it after it
+    #[arg(long, value_name = "FILE", requires = "tls_key", conflicts_with = "unix_socket")]
+    tls_cert: Option<PathBuf>,
+    /// A PEM file with the certificate's private key
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
     /// A key that clients must show; others see it in the list of processes: --api-key-file or LAPIS_API_KEY is safer
     #[arg(long)]
     api_key: Option<String>,
@@ -274,6 +280,7 @@ fn settings(a: &Arguments, manner: Manner, limit: Option<u64>) -> Result<Setting
     let mut s = Settings::new(name(a.source.model.as_deref()), source);
     s.host.clone_from(&a.host);
     (s.port, s.unix_socket) = (a.port, a.unix_socket.clone());
+    s.tls = a.tls_cert.clone().zip(a.tls_key.clone());
     s.keys = keys(a)?;
     s.admin_key = a.admin_key_file.as_deref().map(read).transpose()?.map(|k| k.trim().to_string());
     let loopback = a.unix_socket.is_some()
@@ -379,9 +386,10 @@ pub(crate) fn run(a: Arguments, manner: Manner, limit: Option<u64>) -> Result<u8
 fn banner(server: &Server, model: &str, keys: usize, limit: u64) {
     let human = lapis::io::atomic::human;
     let mut first = None;
+    let scheme = if server.service.settings.tls.is_some() { "https" } else { "http" };
     for address in &server.addresses {
         let (shown, flag) = match address {
-            Address::Tcp(a) => (format!("http://{a}"), format!("http://{a}/v1/chat/completions")),
+            Address::Tcp(a) => (format!("{scheme}://{a}"), format!("{scheme}://{a}/v1/chat/completions")),
             Address::Unix(path) => {
                 let path = path.display();
                 (format!("unix:{path}"), format!("--unix-socket {path} http://localhost/v1/chat/completions"))

@@ -13,7 +13,7 @@ mod thinking;
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use lapis::{Error, Result};
 use serde_json::{Map, Value};
@@ -52,7 +52,7 @@ pub struct Tokenizer {
     newline: bool,
     clean_up: bool,
     /// What grammars see of the vocabulary, once one asks.
-    grammars: Arc<OnceLock<Arc<Tokens>>>,
+    grammars: Arc<Mutex<Option<Arc<Tokens>>>>,
 }
 
 impl Tokenizer {
@@ -170,13 +170,16 @@ impl Tokenizer {
         self.eos_ids.insert(id);
     }
 
-    /// The vocabulary as grammars take it; made by the first call, which takes some tens of milliseconds.
+    /// The vocabulary as grammars take it. The first call makes it, which takes tens to hundreds of milliseconds; others
+    /// that come meanwhile wait, as eight at once would each take as long as all together.
     pub(crate) fn grammar_tokens(&self) -> Result<Arc<Tokens>> {
-        if let Some(tokens) = self.grammars.get() {
+        let mut kept = self.grammars.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(tokens) = &*kept {
             return Ok(Arc::clone(tokens));
         }
         let tokens = Arc::new(Tokens::new(self.spelling())?);
-        Ok(Arc::clone(self.grammars.get_or_init(|| tokens)))
+        *kept = Some(Arc::clone(&tokens));
+        Ok(tokens)
     }
 
     /// A detokenizer at the beginning of a text.

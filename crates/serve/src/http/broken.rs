@@ -45,28 +45,36 @@ impl<S> Worded<S> {
             400 => ApiError::new(400, "this is no HTTP/1.1: the first line, a header or a length cannot be read"),
             _ => ApiError::new(413, "the headers or the address are too large").code("headers_too_large"),
         };
-        let id = format!("req_{:016x}", random());
-        let body = error.body(self.dialect, &id).to_string();
-        let line = if error.status == 400 { "400 Bad Request" } else { "413 Payload Too Large" };
-        let whole = format!(
-            "HTTP/1.1 {line}\r\ncontent-type: application/json\r\nx-request-id: {id}\r\nconnection: close\r\n\
-             content-length: {}\r\n\r\n{body}",
-            body.len()
-        );
-        self.service.metrics.answered("other", error.status, 0.0);
-        self.service.metrics.erred(&error);
-        match self.service.settings.log {
-            Log::Off => {}
-            Log::Text => crate::log::line(&format!("no HTTP {} · {id}", error.status)),
-            Log::Json => crate::log::line(
-                &serde_json::json!({"id": id, "status": error.status, "error": error.message}).to_string(),
-            ),
-        }
+        let whole = answer(&self.service, self.dialect, &error);
         let of = bufs.iter().map(|b| b.len()).sum();
         let mut bytes: Vec<u8> = bufs.iter().flat_map(|b| b.iter().copied()).take(of - last.len() + before).collect();
-        bytes.extend_from_slice(whole.as_bytes());
+        bytes.extend_from_slice(&whole);
         Some(Instead { bytes, written: 0, of })
     }
+}
+
+/// A refusal (400, or 413) as it is written to a connection that then ends; metrics and the log hear of it.
+pub(super) fn answer(service: &Service, dialect: Dialect, error: &ApiError) -> Vec<u8> {
+    let id = format!("req_{:016x}", random());
+    let body = error.body(dialect, &id).to_string();
+    let line = if error.status == 400 { "400 Bad Request" } else { "413 Payload Too Large" };
+    service.metrics.answered("other", error.status, 0.0);
+    service.metrics.erred(error);
+    match service.settings.log {
+        Log::Off => {}
+        Log::Text => crate::log::line(&format!("no HTTP {} · {id}", error.status)),
+        Log::Json => {
+            crate::log::line(
+                &serde_json::json!({"id": id, "status": error.status, "error": error.message}).to_string(),
+            );
+        }
+    }
+    let length = body.len();
+    format!(
+        "HTTP/1.1 {line}\r\ncontent-type: application/json\r\nx-request-id: {id}\r\nconnection: close\r\n\
+         content-length: {length}\r\n\r\n{body}"
+    )
+    .into_bytes()
 }
 
 /// Where an answer without words begins at the end of some bytes, and its status. Ours all have a number.

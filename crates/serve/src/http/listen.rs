@@ -3,6 +3,7 @@
 use super::broken::Worded;
 use super::request::{Way, answer};
 use super::timed::Timed;
+use super::tls;
 use crate::metrics::Metrics;
 use crate::models::Models;
 use crate::service::Service;
@@ -15,6 +16,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use lapis::{Error, Result};
 use lapis_lm::Disk;
 use std::convert::Infallible;
+use std::future::ready;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::atomic::Ordering::Relaxed;
@@ -24,6 +26,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Semaphore, watch};
+use tokio_rustls::TlsAcceptor;
 
 /// Where a server listens.
 #[derive(Clone, Debug)]
@@ -74,6 +77,7 @@ impl Server {
         let disk = disk(&settings);
         let models = Arc::new(Models::new(Arc::clone(&settings), Arc::clone(&metrics), disk.clone(), gone)?);
         let service = Arc::new(Service::new(Arc::clone(&settings), models, Arc::clone(&metrics), disk, commands));
+        let tls = settings.tls.as_ref().map(|(cert, key)| tls::acceptor(cert, key)).transpose()?;
         let sockets = Sockets::open(&settings)?;
         let addresses = sockets.addresses()?;
         let worker = Worker::new(settings, metrics, inbox);
@@ -90,7 +94,7 @@ impl Server {
             .max_blocking_threads(8)
             .build()
             .map_err(|e| Error::io(format!("[serve] no event loop: {e}")))?;
-        let http = spawn("http", Box::new(move || runtime.block_on(serve(inner, sockets, phase))))?;
+        let http = spawn("http", Box::new(move || runtime.block_on(serve(inner, sockets, tls, phase))))?;
         Ok(Server { addresses, service, stop, http: Some(http), engine: Some(engine) })
     }
 
@@ -211,7 +215,7 @@ impl Sockets {
     }
 }
 
-async fn serve(service: Arc<Service>, sockets: Sockets, phase: watch::Receiver<Phase>) {
+async fn serve(service: Arc<Service>, sockets: Sockets, tls: Option<TlsAcceptor>, phase: watch::Receiver<Phase>) {
     let slots = Arc::new(Semaphore::new(service.settings.max_connections));
     let mut loops = Vec::new();
     for tcp in sockets.tcp {
@@ -219,18 +223,21 @@ async fn serve(service: Arc<Service>, sockets: Sockets, phase: watch::Receiver<P
         let Ok(listener) = TcpListener::from_std(tcp) else { continue };
         let way = Way { loopback, unix: false };
         let (service, slots, phase) = (Arc::clone(&service), Arc::clone(&slots), phase.clone());
-        loops.push(tokio::spawn(async move {
-            accept(service, slots, phase, way, listener).await;
-        }));
+        loops.push(match tls.clone() {
+            None => tokio::spawn(accept(service, slots, phase, way, listener, |s| ready(Some(s)))),
+            Some(tls) => {
+                let inner = Arc::clone(&service);
+                let open = move |stream| tls::open(tls.clone(), stream, Arc::clone(&inner));
+                tokio::spawn(accept(service, slots, phase, way, listener, open))
+            }
+        });
     }
     if let Some((unix, _)) = sockets.unix
         && let Ok(listener) = UnixListener::from_std(unix)
     {
         let way = Way { loopback: true, unix: true };
         let (service, slots, phase) = (Arc::clone(&service), Arc::clone(&slots), phase.clone());
-        loops.push(tokio::spawn(async move {
-            accept(service, slots, phase, way, listener).await;
-        }));
+        loops.push(tokio::spawn(accept(service, slots, phase, way, listener, |s| ready(Some(s)))));
     }
     let tidy = Arc::clone(&service);
     let tidy = tokio::spawn(async move {
@@ -265,7 +272,7 @@ async fn reached(phase: &mut watch::Receiver<Phase>, at: Phase) {
 
 /// A socket that connections come from.
 trait Listener: Send {
-    type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+    type Stream: Send + 'static;
     fn next(&self) -> impl Future<Output = std::io::Result<Self::Stream>> + Send;
 }
 
@@ -287,14 +294,18 @@ impl Listener for UnixListener {
     }
 }
 
-/// Takes connections until the server drains.
-async fn accept(
+/// Takes connections until the server drains; `open` makes of each what HTTP is spoken on, if anything.
+async fn accept<L: Listener, S, F>(
     service: Arc<Service>,
     slots: Arc<Semaphore>,
     mut phase: watch::Receiver<Phase>,
     way: Way,
-    listener: impl Listener,
-) {
+    listener: L,
+    open: impl Fn(L::Stream) -> F + Send,
+) where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    F: Future<Output = Option<S>> + Send + 'static,
+{
     loop {
         let slot = tokio::select! {
             () = reached(&mut phase, Phase::Draining) => return,
@@ -310,9 +321,14 @@ async fn accept(
             tokio::time::sleep(Duration::from_millis(50)).await;
             continue;
         };
-        let (service, mut phase) = (Arc::clone(&service), phase.clone());
+        let (service, mut phase, opened) = (Arc::clone(&service), phase.clone(), open(stream));
         tokio::spawn(async move {
             let _slot = slot;
+            let stream = tokio::select! {
+                () = reached(&mut phase, Phase::Draining) => return,
+                stream = tokio::time::timeout(HEADERS, opened) => stream,
+            };
+            let Ok(Some(stream)) = stream else { return };
             service.metrics.connections.fetch_add(1, Relaxed);
             let inner = Arc::clone(&service);
             let handle = service_fn(move |request| {

@@ -7,5 +7,6 @@ mod listen;
 pub(crate) mod request;
 mod signals;
 mod timed;
+mod tls;
 
 pub use listen::{Address, Server};

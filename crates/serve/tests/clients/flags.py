@@ -7,10 +7,13 @@ import json
 import pathlib
 import re
 import shutil
+import socket
+import ssl
 import struct
 import subprocess
 import tempfile
 import threading
+import warnings
 
 import httpx
 
@@ -64,6 +67,57 @@ def banner(*flags):
         assert re.match(rf"model lapis-demo · 8bit · context {context} · weights [0-9.]+ MiB · memory [0-9.]+ GiB · keys none", line), line
     finally:
         server.stop()
+
+
+@case("ec -pkeyopt ec_paramgen_curve:P-256", "rsa:2048")
+def tls(kind):
+    """The official client over TLS, by name and by address; without TLS one is told; streams end as they do; other versions and wrong files are refused."""
+    with tempfile.TemporaryDirectory() as folder:
+        folder = pathlib.Path(folder)
+        cert, key = str(folder / "cert.pem"), str(folder / "key.pem")
+        names = ["-subj", "/CN=lapis", "-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost"]
+        subprocess.run(["openssl", "req", "-x509", "-nodes", "-days", "2", "-newkey", *kind.split(), "-keyout", key, "-out", cert, *names], check=True, capture_output=True)
+        server = Server(suite.PROGRAM, "--tls-cert", cert, "--tls-key", key, trust=cert)
+        try:
+            equal(server.url, f"https://127.0.0.1:{server.port}")
+            until(lambda: any(f"curl {server.url}/v1/chat" in line for line in server.lines), 5, f"{server.lines}")
+            whole = server.client.chat.completions.create(model="default", messages=FOX, max_tokens=30, temperature=0)
+            stream = server.client.chat.completions.create(model="default", messages=FOX, max_tokens=30, temperature=0, stream=True)
+            equal("".join(part.choices[0].delta.content or "" for part in stream), whole.choices[0].message.content)
+            context = ssl.create_default_context(cafile=cert)
+            page = httpx.get(f"https://localhost:{server.port}/", verify=context, headers={"origin": f"https://localhost:{server.port}"})
+            equal(page.status_code, 200)
+            # The client that leaves is no longer computed for.
+            stream = server.client.chat.completions.create(model="default", messages=FOX, max_tokens=400, logit_bias=suite.ENDLESS, stream=True)
+            next(iter(stream))
+            stream.close()
+            until(lambda: server.metric("running") == 0, 5, "it runs on")
+            r = httpx.get(f"http://127.0.0.1:{server.port}/v1/models")
+            equal((r.status_code, r.json()["error"]["code"]), (400, "tls_required"))
+            # An alert; or, where clients no longer speak that version either, none to choose.
+            for verify, words in ((True, "CERTIFICATE"), (old(context), "alert|NO_PROTOCOLS")):
+                try:
+                    httpx.get(server.url + "/health", verify=verify)
+                    raise AssertionError("there was an answer")
+                except httpx.ConnectError as e:
+                    assert re.search(words, str(e)), e
+            # One who says nothing holds a place for ten seconds and nobody up.
+            with socket.create_connection(("127.0.0.1", server.port)):
+                equal(server.http.get("/health").status_code, 200)
+        finally:
+            server.stop()
+        for flags, words in ((["--tls-cert", cert], "--tls-key"), (["--tls-cert", key, "--tls-key", key], "no certificate in it"), (["--tls-cert", cert, "--tls-key", "/nowhere"], "/nowhere: No such file")):
+            done = subprocess.run([suite.PROGRAM, "serve", "--port", "0", *flags], capture_output=True, text=True, timeout=10)
+            assert done.returncode != 0 and words in done.stderr, done.stderr
+
+
+def old(context):
+    """A client of a version that is no longer taken."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        context.minimum_version, context.maximum_version = ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1
+    context.set_ciphers("DEFAULT:@SECLEVEL=0")
+    return context
 
 
 @case(("--memory-limit", "2GiB"), ("LAPIS_MEMORY_LIMIT", "2GiB"))

@@ -5,6 +5,7 @@ import os
 import pathlib
 import re
 import socket
+import ssl
 import statistics
 import subprocess
 import tempfile
@@ -38,7 +39,8 @@ A call is <tool_call>
 class Server:
     """A server of its own."""
 
-    def __init__(self, program, *flags, key=None, environment=None):
+    def __init__(self, program, *flags, key=None, environment=None, trust=None):
+        """`trust`: the file of the certificate, for TLS."""
         self.key = key
         environment = {k: v for k, v in os.environ.items() if not k.startswith("LAPIS_")} | (environment or {})
         # What other servers remembered on disk must not be found.
@@ -50,17 +52,17 @@ class Server:
         self.lines = []
         for line in self.process.stderr:
             self.lines.append(line)
-            found = re.search(r"http://127\.0\.0\.1:(\d+)", line)
+            found = re.search(r"https?://127\.0\.0\.1:(\d+)", line)
             if found:
                 break
         else:
             raise RuntimeError("no address: " + "".join(self.lines))
-        self.port = int(found[1])
+        self.port, self.url = int(found[1]), found[0]
         threading.Thread(target=lambda: self.lines.extend(self.process.stderr), daemon=True).start()
-        self.url = f"http://127.0.0.1:{self.port}"
         headers = {"authorization": f"Bearer {key}"} if key else {}
-        self.http = httpx.Client(base_url=self.url, timeout=60, headers=headers)
-        self.client = openai.OpenAI(base_url=self.url + "/v1", api_key=key or "none", max_retries=0, timeout=60)
+        verify = ssl.create_default_context(cafile=trust) if trust else True
+        self.http = httpx.Client(base_url=self.url, timeout=60, headers=headers, verify=verify)
+        self.client = openai.OpenAI(base_url=self.url + "/v1", api_key=key or "none", max_retries=0, timeout=60, http_client=openai.DefaultHttpxClient(verify=verify))
         until(lambda: self.http.get("/ready").status_code == 200, 30, "/ready is not 200")
 
     def post(self, path, body, **more):
