@@ -235,7 +235,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// Looks until `ready` gives something or `SPIN` has passed. Meanwhile, thread `index` asks memory for what it is about to
 /// need.
 fn spin<R>(index: usize, ready: impl Fn() -> Option<R>) -> Option<R> {
-    let start = Instant::now();
+    let mut start = None;
     loop {
         for _ in 0..16 {
             if let Some(r) = ready() {
@@ -245,7 +245,8 @@ fn spin<R>(index: usize, ready: impl Fn() -> Option<R>) -> Option<R> {
                 std::hint::spin_loop();
             }
         }
-        let waited = start.elapsed();
+        // Most waits end before the clock is asked.
+        let waited = start.get_or_insert_with(Instant::now).elapsed();
         if waited > SPIN {
             return None;
         } else if waited > YIELD_AFTER {

@@ -5,19 +5,21 @@ use super::grads::kernels::{COLUMNS, Product, Row, multiply, soften, write_row};
 use super::kernels::*;
 use super::lanes::{Elem, Lanes};
 
-/// The loops above for one instruction set, as functions that can be called without it being enabled.
+/// The loops of `kernels` for one instruction set, as functions that can be called without it being enabled.
 ///
 /// # Safety
 /// The instruction set must be there; pointers as the functions of the same names say.
 pub(super) trait Kernels {
+    /// The kernels in floats of the same vectors, which do what others do not do in their own way; themselves.
+    type Plain: Kernels;
     /// Lanes of a vector.
     const N: usize;
     /// Most rows one call of [`Kernels::dot`] and the others takes.
     const ROWS: usize;
     /// Keys that go through [`Kernels::weigh`] together, from multiples of as many on; packed values are filled up to them.
     const TOGETHER: usize = 1;
-    /// Whether few rows meet values where they lie, or packed ones, too.
-    const VALUES_IN_PLACE: bool = true;
+    /// Most rows that meet values where they lie, in one call of [`Kernels::weigh_in_place`]; more meet packed ones.
+    const IN_PLACE: usize = Self::ROWS;
 
     /// Runs a task that calls the others.
     fn prepared<R>(f: impl FnOnce() -> R) -> R {
@@ -28,7 +30,10 @@ pub(super) trait Kernels {
         rows * dim
     }
 
-    unsafe fn scale_row<T: Elem>(from: *const T, dim: usize, scale: f32, to: *mut f32);
+    unsafe fn scale_row<T: Elem>(from: *const T, dim: usize, scale: f32, to: *mut f32) {
+        // SAFETY: the same contract.
+        unsafe { Self::Plain::scale_row(from, dim, scale, to) }
+    }
     /// A row of queries as number `r` of `rows` that go through [`Kernels::dot`] together: `[dim][rows]`, chain by chain.
     unsafe fn place_row(row: *const f32, dim: usize, to: *mut f32, r: usize, rows: usize) {
         let starts = chains(dim);
@@ -53,7 +58,10 @@ pub(super) trait Kernels {
         width: usize,
         to: *mut f32,
         ahead: &mut Ahead,
-    );
+    ) {
+        // SAFETY: the same contract.
+        unsafe { Self::Plain::pack_values(from, stride, keys, width, to, ahead) }
+    }
     /// Scores, times `scale`, from packed keys.
     unsafe fn dot(rows: usize, q: *const f32, panel: *const f32, dim: usize, scale: f32, scores: *mut f32);
     /// Floats of a row of spread queries, or 0 where keys of this type cannot be used in place.
@@ -78,7 +86,10 @@ pub(super) trait Kernels {
     ) {
         unreachable!("not in place")
     }
-    unsafe fn softmax(s: &Softmax, ahead: &mut Ahead);
+    unsafe fn softmax(s: &Softmax, ahead: &mut Ahead) {
+        // SAFETY: the same contract.
+        unsafe { Self::Plain::softmax(s, ahead) }
+    }
     unsafe fn weigh(
         rows: usize,
         weights: *const f32,
@@ -87,24 +98,34 @@ pub(super) trait Kernels {
         acc: *mut f32,
         ld: usize,
         shrink: *const f32,
-    );
+    ) {
+        // SAFETY: the same contract.
+        unsafe { Self::Plain::weigh(rows, weights, keys, values, acc, ld, shrink) }
+    }
     /// Values of `width` columns in place; `acc` has room for `width` rounded up to `2 N`.
     unsafe fn weigh_in_place<T: Elem>(
-        _rows: usize,
-        _weights: *const f32,
-        _keys: usize,
-        _values: *const T,
-        _stride: isize,
-        _width: usize,
-        _acc: *mut f32,
-        _ld: usize,
-        _shrink: *const f32,
-        _ahead: &Ahead,
+        rows: usize,
+        weights: *const f32,
+        keys: usize,
+        values: *const T,
+        stride: isize,
+        width: usize,
+        acc: *mut f32,
+        ld: usize,
+        shrink: *const f32,
+        ahead: &Ahead,
     ) {
-        unreachable!("not in place")
+        // SAFETY: the same contract.
+        unsafe { Self::Plain::weigh_in_place(rows, weights, keys, values, stride, width, acc, ld, shrink, ahead) }
     }
-    unsafe fn merge(total: State, part: State, rows: usize, width: usize);
-    unsafe fn finish<T: Elem>(state: State, r: usize, ld: usize, sink: Option<f32>, to: *mut T, width: usize) -> f32;
+    unsafe fn merge(total: State, part: State, rows: usize, width: usize) {
+        // SAFETY: the same contract.
+        unsafe { Self::Plain::merge(total, part, rows, width) }
+    }
+    unsafe fn finish<T: Elem>(state: State, r: usize, ld: usize, sink: Option<f32>, to: *mut T, width: usize) -> f32 {
+        // SAFETY: the same contract.
+        unsafe { Self::Plain::finish(state, r, ld, sink, to, width) }
+    }
 }
 
 /// What gradients need beside [`Kernels`].
@@ -142,6 +163,7 @@ macro_rules! enabled {
 macro_rules! kernels {
     ($attrs:tt $lanes:ty, $rows:literal, [$($m:literal: $p:literal),*]) => {
         impl Kernels for $lanes {
+            type Plain = $lanes;
             const N: usize = <$lanes as Lanes>::N;
             const ROWS: usize = $rows;
 

@@ -6,7 +6,7 @@
 //! by more than 8-bit activations do.
 
 use super::dispatch::{Kernels, enabled};
-use super::kernels::{Ahead, BLOCK, Softmax, State, chains, place};
+use super::kernels::{Ahead, BLOCK, chains, place};
 use super::lanes::Elem;
 use super::lanes::avx512::{Avx512, transpose_four, transpose_words};
 use half::bf16;
@@ -164,13 +164,9 @@ macro_rules! pairs {
 }
 
 impl Kernels for Pairs {
+    type Plain = Avx512;
     const N: usize = N;
     const ROWS: usize = 12;
-
-    unsafe fn scale_row<T: Elem>(from: *const T, dim: usize, scale: f32, to: *mut f32) {
-        // SAFETY: the same contract.
-        unsafe { <Avx512 as Kernels>::scale_row(from, dim, scale, to) }
-    }
 
     unsafe fn place_row(row: *const f32, dim: usize, to: *mut f32, r: usize, rows: usize) {
         let starts = chains(dim);
@@ -192,18 +188,6 @@ impl Kernels for Pairs {
         pack_keys(from.cast(), stride, keys, dim, to.cast(), |d| place(&starts, d));
         ahead.used::<Avx512>(keys * dim * size_of::<bf16>())
     } }
-
-    unsafe fn pack_values<T: Elem>(
-        from: *const T,
-        stride: isize,
-        keys: usize,
-        width: usize,
-        to: *mut f32,
-        ahead: &mut Ahead,
-    ) {
-        // SAFETY: the same contract.
-        unsafe { <Avx512 as Kernels>::pack_values(from, stride, keys, width, to, ahead) }
-    }
 
     pairs! { dot(rows: usize, q: *const f32, panel: *const f32, dim: usize, scale: f32, scores: *mut f32) {
         with_rows!(rows, dot(q.cast(), panel.cast(), dim, scale, scores))
@@ -247,50 +231,4 @@ impl Kernels for Pairs {
             with_rows!(rows, eight_keys(q.cast(), eight, dim, scale, scores.add(key), &mut ahead))
         }
     } }
-
-    unsafe fn softmax(s: &Softmax, ahead: &mut Ahead) {
-        // SAFETY: the same contract.
-        unsafe { <Avx512 as Kernels>::softmax(s, ahead) }
-    }
-
-    unsafe fn weigh(
-        rows: usize,
-        weights: *const f32,
-        keys: usize,
-        values: *const f32,
-        acc: *mut f32,
-        ld: usize,
-        shrink: *const f32,
-    ) {
-        // SAFETY: the same contract.
-        unsafe { <Avx512 as Kernels>::weigh(rows, weights, keys, values, acc, ld, shrink) }
-    }
-
-    unsafe fn weigh_in_place<T: Elem>(
-        rows: usize,
-        weights: *const f32,
-        keys: usize,
-        values: *const T,
-        stride: isize,
-        width: usize,
-        acc: *mut f32,
-        ld: usize,
-        shrink: *const f32,
-        ahead: &Ahead,
-    ) {
-        // SAFETY: the same contract.
-        unsafe {
-            <Avx512 as Kernels>::weigh_in_place(rows, weights, keys, values, stride, width, acc, ld, shrink, ahead);
-        }
-    }
-
-    unsafe fn merge(total: State, part: State, rows: usize, width: usize) {
-        // SAFETY: the same contract.
-        unsafe { <Avx512 as Kernels>::merge(total, part, rows, width) }
-    }
-
-    unsafe fn finish<T: Elem>(state: State, r: usize, ld: usize, sink: Option<f32>, to: *mut T, width: usize) -> f32 {
-        // SAFETY: the same contract.
-        unsafe { <Avx512 as Kernels>::finish(state, r, ld, sink, to, width) }
-    }
 }

@@ -464,7 +464,7 @@ impl Layout {
         // SAFETY: the caller's promises.
         unsafe {
             let weights = |set: &Set| s.scores.add(set.start * BLOCK + start_of(set.keys.0));
-            if K::VALUES_IN_PLACE && tile.rows(a) <= K::ROWS {
+            if tile.rows(a) <= K::IN_PLACE {
                 for set in sets {
                     let from = start_of(set.keys.0);
                     K::weigh_in_place(

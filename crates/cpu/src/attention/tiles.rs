@@ -1,17 +1,19 @@
 //! Attention of bfloat16 on AMX, Intel's matrix unit: sixteen rows with sixteen keys over 32 elements of the head width, or with
 //! sixteen columns of values over sixteen keys, is one instruction.
 //!
-//! The order of work is that of `kernels`. Few rows take keys where they lie, as the left side of a product, and packed values, which
-//! takes less time than memory does.
-//! Weights are two numbers of bfloat16, what rounding leaves of the first being the second: together they have 16
-//! bits. A step of the unit takes both, of sixteen keys, and meets the values of those keys twice. It sums even and odd elements
-//! apart, so steps begin at multiples of 32 elements or 16 keys, and what is missing there is zero. Rows that a set of sixteen
-//! lacks are multiplied as they lie in the buffers, and not looked at.
+//! The order of work is that of `kernels`. Weights are two numbers of bfloat16, what rounding leaves of the first being the
+//! second: together they have 16 bits. A step of the unit takes both, of sixteen keys, and meets the values of those keys twice. It
+//! sums even and odd elements apart, so steps begin at multiples of 32 elements or 16 keys, and what is missing there is zero. Rows
+//! that a set of sixteen lacks are multiplied as they lie in the buffers, and not looked at.
+//!
+//! Few rows take keys where they lie, as the left side of a product, and values where they lie by multiply-adds in the unit's
+//! order, as packing would take longer than memory does. The unit takes numbers below the least normal one for zero, which
+//! multiply-adds do not: a sum would have to be as small to show it, and all there is with it.
 
 use super::dispatch::{Kernels, enabled};
-use super::kernels::{self, Ahead, BLOCK, Softmax, State, Weights};
-use super::lanes::Elem;
+use super::kernels::{self, Ahead, BLOCK, Softmax, Weights};
 use super::lanes::avx512::Avx512;
+use super::lanes::{Elem, Lanes};
 use super::pairs::{pack_keys, word};
 use crate::amx::{ROWS, Shapes};
 use half::bf16;
@@ -22,6 +24,8 @@ use std::arch::x86_64::*;
 pub(super) struct Tiles;
 
 const N: usize = 16;
+/// Most rows whose values stay where they are.
+const IN_PLACE: usize = 4;
 /// Elements of bfloat16 in a row of a tile.
 const DEEP: usize = 32;
 /// Bytes from one row of a panel of keys or values to the next.
@@ -169,6 +173,48 @@ unsafe fn pack_values(from: *const bf16, stride: isize, keys: usize, width: usiz
     }
 }
 
+/// What [`multiply`] adds to the sums of `M` rows and 32 columns in a step: `values` are those of sixteen keys or, at the end, of
+/// fewer, `weights` both halves of each row.
+#[inline(always)]
+unsafe fn step_in_place<const M: usize>(
+    weights: &[[f32; DEEP]; IN_PLACE],
+    keys: usize,
+    values: *const bf16,
+    stride: isize,
+    acc: *mut f32,
+    ld: usize,
+    shrink: *const f32,
+) {
+    // SAFETY: the caller promises the keys, `M` rows of weights and sums, and the instruction set.
+    unsafe {
+        // Of even and odd keys; each of even and odd columns.
+        let mut sums = [[[_mm512_setzero_ps(); 2]; M]; 2];
+        for half in 0..2 {
+            for k in 0..keys {
+                let v = bf16::load2::<Avx512>(values.offset(k as isize * stride));
+                for m in 0..M {
+                    let w = _mm512_set1_ps(*weights[m].as_ptr().add(half * N + k));
+                    for j in 0..2 {
+                        let sum = &mut sums[k % 2][m][j];
+                        *sum = _mm512_fmadd_ps(w, v[j], *sum);
+                    }
+                }
+            }
+        }
+        for m in 0..M {
+            let [a, b] = std::array::from_fn(|j| _mm512_add_ps(sums[0][m][j], sums[1][m][j]));
+            for (j, sum) in Avx512::from_even_odd([a, b]).into_iter().enumerate() {
+                let at = acc.add(m * ld + j * N);
+                let mut old = _mm512_loadu_ps(at);
+                if !shrink.is_null() {
+                    old = _mm512_mul_ps(old, _mm512_set1_ps(*shrink.add(m)));
+                }
+                _mm512_storeu_ps(at, _mm512_add_ps(old, sum));
+            }
+        }
+    }
+}
+
 /// [`enabled`] with this module's instruction set.
 macro_rules! tiles {
     ($($body:tt)*) => {
@@ -177,10 +223,11 @@ macro_rules! tiles {
 }
 
 impl Kernels for Tiles {
+    type Plain = Avx512;
     const N: usize = N;
     const ROWS: usize = ROWS;
     const TOGETHER: usize = N;
-    const VALUES_IN_PLACE: bool = false;
+    const IN_PLACE: usize = IN_PLACE;
 
     fn prepared<R>(f: impl FnOnce() -> R) -> R {
         // SAFETY: who uses these kernels has seen that AMX is there.
@@ -191,11 +238,6 @@ impl Kernels for Tiles {
     /// Sets of sixteen rows of bfloat16, filled up to whole steps.
     fn queries_len(rows: usize, dim: usize) -> usize {
         rows.next_multiple_of(ROWS) * dim.next_multiple_of(DEEP) / 2
-    }
-
-    unsafe fn scale_row<T: Elem>(from: *const T, dim: usize, scale: f32, to: *mut f32) {
-        // SAFETY: the same contract.
-        unsafe { <Avx512 as Kernels>::scale_row(from, dim, scale, to) }
     }
 
     unsafe fn place_row(row: *const f32, dim: usize, to: *mut f32, r: usize, _rows: usize) {
@@ -310,13 +352,49 @@ impl Kernels for Tiles {
         multiply::<true>(weights.cast(), 4 * BLOCK, values.cast(), keys.div_ceil(N), acc, 4 * ld);
     } }
 
-    unsafe fn merge(total: State, part: State, rows: usize, width: usize) {
-        // SAFETY: the same contract.
-        unsafe { <Avx512 as Kernels>::merge(total, part, rows, width) }
-    }
-
-    unsafe fn finish<T: Elem>(state: State, r: usize, ld: usize, sink: Option<f32>, to: *mut T, width: usize) -> f32 {
-        // SAFETY: the same contract.
-        unsafe { <Avx512 as Kernels>::finish(state, r, ld, sink, to, width) }
-    }
+    tiles! { weigh_in_place<T: Elem>(
+        rows: usize,
+        weights: *const f32,
+        keys: usize,
+        values: *const T,
+        stride: isize,
+        width: usize,
+        acc: *mut f32,
+        ld: usize,
+        shrink: *const f32,
+        ahead: &Ahead,
+    ) {
+        const WIDE: usize = 2 * N;
+        let mut ahead = *ahead;
+        let mut tail = [[bf16::ZERO; WIDE]; N];
+        for first in (0..keys).step_by(N) {
+            let mut spread = [[0.0; DEEP]; IN_PLACE];
+            for (m, spread) in spread.iter_mut().enumerate().take(rows) {
+                let halves = weights.add(m * BLOCK + first).cast::<bf16>();
+                for half in [0, N] {
+                    _mm512_storeu_ps(spread.as_mut_ptr().add(half), bf16::load::<Avx512>(halves.add(half)));
+                }
+            }
+            let (weights, keys) = (&spread, (keys - first).min(N));
+            let values = values.cast::<bf16>().offset(first as isize * stride);
+            let shrink = if first == 0 { shrink } else { std::ptr::null() };
+            for c in (0..width).step_by(WIDE) {
+                ahead.used::<Avx512>(keys * WIDE * size_of::<bf16>());
+                let (mut from, mut apart, acc) = (values.add(c), stride, acc.add(c));
+                if c + WIDE > width {
+                    for (k, row) in tail.iter_mut().enumerate().take(keys) {
+                        std::ptr::copy_nonoverlapping(from.offset(k as isize * stride), row.as_mut_ptr(), width - c);
+                    }
+                    (from, apart) = (tail.as_ptr().cast(), WIDE as isize);
+                }
+                match rows {
+                    1 => step_in_place::<1>(weights, keys, from, apart, acc, ld, shrink),
+                    2 => step_in_place::<2>(weights, keys, from, apart, acc, ld, shrink),
+                    3 => step_in_place::<3>(weights, keys, from, apart, acc, ld, shrink),
+                    4 => step_in_place::<4>(weights, keys, from, apart, acc, ld, shrink),
+                    _ => unreachable!(),
+                }
+            }
+        }
+    } }
 }

@@ -308,21 +308,26 @@ struct Scratch {
 
 fn with_scratch(work: impl FnOnce(&mut Scratch)) {
     thread_local!(static SCRATCH: Cell<Option<Box<Scratch>>> = const { Cell::new(None) });
-    let mut scratch = SCRATCH.take().unwrap_or_else(|| {
-        Box::new(Scratch {
-            panel: [0; PANEL],
-            floats: [0.0; PANEL_F32],
-            scales: [0.0; SCALE_TILE],
-            biases: [0.0; SCALE_TILE],
-            sums: [[0.0; COLUMNS]; TASK_ROWS],
-            #[cfg(target_arch = "x86_64")]
-            few: Default::default(),
-            #[cfg(target_arch = "x86_64")]
-            tiles: Default::default(),
-        })
-    });
+    let mut scratch = SCRATCH.take().unwrap_or_else(fresh_scratch);
     work(&mut scratch);
     SCRATCH.set(Some(scratch));
+}
+
+/// Apart from its caller, whose frame would have room for all of it, and touch each page of that in every task.
+#[cold]
+#[inline(never)]
+fn fresh_scratch() -> Box<Scratch> {
+    Box::new(Scratch {
+        panel: [0; PANEL],
+        floats: [0.0; PANEL_F32],
+        scales: [0.0; SCALE_TILE],
+        biases: [0.0; SCALE_TILE],
+        sums: [[0.0; COLUMNS]; TASK_ROWS],
+        #[cfg(target_arch = "x86_64")]
+        few: Default::default(),
+        #[cfg(target_arch = "x86_64")]
+        tiles: Default::default(),
+    })
 }
 
 /// One target of a call of [`products`], as its tasks see it.
@@ -381,14 +386,12 @@ impl Product<'_> {
     fn run(&self, task: &Task, scratch: &mut Scratch) {
         #[cfg(target_arch = "x86_64")]
         if let Some(x) = self.thin_left(task.pairs.len()) {
+            if let Some(few) = self.few {
+                return self.thin_all(task, few, scratch);
+            }
             let mut own = std::mem::take(&mut scratch.few);
-            if self.few.is_none() {
-                self.gather(x, task.pairs, &mut own);
-            }
-            for block in task.blocks.clone() {
-                self.thin(task, block, self.few.unwrap_or(&own), scratch);
-                self.store(task, block, scratch);
-            }
+            self.gather(x, task.pairs, &mut own);
+            self.thin_all(task, &own, scratch);
             scratch.few = own;
             return;
         }
@@ -423,6 +426,15 @@ impl Product<'_> {
         };
         panel::unpack(self.isa, content, &block, offset, codes, ahead, &mut scratch.panel);
         codes
+    }
+
+    /// Few rows, all blocks of a task.
+    #[cfg(target_arch = "x86_64")]
+    fn thin_all(&self, task: &Task, few: &Few, scratch: &mut Scratch) {
+        for block in task.blocks.clone() {
+            self.thin(task, block, few, scratch);
+            self.store(task, block, scratch);
+        }
     }
 
     /// Few rows: some columns at a time, straight from the packed words.
