@@ -112,14 +112,18 @@ unsafe fn keys_by_rows(
         for step in 0..steps {
             asm!(
                 "tileloadd tmm0, [{a} + {apart}]",
+                a = in(reg) keys.add(64 * step), apart = in(reg) apart,
+                out("tmm0") _, options(nostack, preserves_flags, readonly)
+            );
+            ahead.fetch::<Avx512, 4>();
+            asm!(
                 "tileloadd tmm2, [{b} + {line}]",
                 "tdpbf16ps tmm6, tmm0, tmm2",
-                a = in(reg) keys.add(64 * step), b = in(reg) rows.add(1024 * step), apart = in(reg) apart,
-                line = in(reg) 64usize,
-                out("tmm0") _, out("tmm2") _, out("tmm6") _,
+                b = in(reg) rows.add(1024 * step), line = in(reg) 64usize,
+                out("tmm2") _, out("tmm6") _,
                 options(nostack, preserves_flags, readonly)
             );
-            ahead.fetch::<Avx512, 8>();
+            ahead.fetch::<Avx512, 4>();
         }
         asm!("tilestored [{c} + {line}], tmm6", c = in(reg) sums.0.as_mut_ptr(), line = in(reg) 64usize,
             options(nostack, preserves_flags));
@@ -184,6 +188,7 @@ unsafe fn step_in_place<const M: usize>(
     acc: *mut f32,
     ld: usize,
     shrink: *const f32,
+    ahead: &mut Ahead,
 ) {
     // SAFETY: the caller promises the keys, `M` rows of weights and sums, and the instruction set.
     unsafe {
@@ -191,6 +196,10 @@ unsafe fn step_in_place<const M: usize>(
         let mut sums = [[[_mm512_setzero_ps(); 2]; M]; 2];
         for half in 0..2 {
             for k in 0..keys {
+                // As much as is used, spread over time: memory answers few questions at once.
+                if k % 4 == 0 {
+                    ahead.fetch::<Avx512, 1>();
+                }
                 let v = bf16::load2::<Avx512>(values.offset(k as isize * stride));
                 for m in 0..M {
                     let w = _mm512_set1_ps(*weights[m].as_ptr().add(half * N + k));
@@ -379,7 +388,6 @@ impl Kernels for Tiles {
             let values = values.cast::<bf16>().offset(first as isize * stride);
             let shrink = if first == 0 { shrink } else { std::ptr::null() };
             for c in (0..width).step_by(WIDE) {
-                ahead.used::<Avx512>(keys * WIDE * size_of::<bf16>());
                 let (mut from, mut apart, acc) = (values.add(c), stride, acc.add(c));
                 if c + WIDE > width {
                     for (k, row) in tail.iter_mut().enumerate().take(keys) {
@@ -388,10 +396,10 @@ impl Kernels for Tiles {
                     (from, apart) = (tail.as_ptr().cast(), WIDE as isize);
                 }
                 match rows {
-                    1 => step_in_place::<1>(weights, keys, from, apart, acc, ld, shrink),
-                    2 => step_in_place::<2>(weights, keys, from, apart, acc, ld, shrink),
-                    3 => step_in_place::<3>(weights, keys, from, apart, acc, ld, shrink),
-                    4 => step_in_place::<4>(weights, keys, from, apart, acc, ld, shrink),
+                    1 => step_in_place::<1>(weights, keys, from, apart, acc, ld, shrink, &mut ahead),
+                    2 => step_in_place::<2>(weights, keys, from, apart, acc, ld, shrink, &mut ahead),
+                    3 => step_in_place::<3>(weights, keys, from, apart, acc, ld, shrink, &mut ahead),
+                    4 => step_in_place::<4>(weights, keys, from, apart, acc, ld, shrink, &mut ahead),
                     _ => unreachable!(),
                 }
             }
