@@ -19,6 +19,7 @@ mod hadamard;
 pub mod isa;
 pub mod limits;
 mod lines;
+pub mod logits;
 pub mod math;
 mod matmul;
 mod memory;

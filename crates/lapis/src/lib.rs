@@ -34,6 +34,7 @@
 
 pub use lapis_core::ops::{fft, linalg};
 pub use lapis_core::*;
+pub use lapis_cpu::logits;
 pub use lapis_io as io;
 pub use lapis_io::{export_function, import_function};
 

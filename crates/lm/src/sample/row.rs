@@ -1,18 +1,16 @@
 //! One row of logits: its sums, its likeliest tokens, a draw from all of it.
 //!
-//! Vocabularies have a hundred thousand tokens and a step has many rows, so passes over a whole row are loops that
-//! compilers turn into vector code, in the order of the tokens: the same bits on every machine. What filters keep is found
-//! without sorting the rest.
+//! Vocabularies have a hundred thousand tokens and a step has many rows, so passes over a whole row are kernels with the same bits
+//! on every machine ([`lapis::logits`]). What filters keep is found without sorting the rest.
 
+pub(super) use lapis::logits::exp;
+use lapis::logits::{LEAST, largest, mass};
 use std::borrow::Cow;
 
 /// Sums are kept of so many tokens each.
 const BLOCK: usize = 1024;
 /// Tokens whose largest logit is looked at first.
 const GROUP: usize = 64;
-const LANES: usize = 16;
-/// Not above this, an exponential is 0.
-const LEAST: f32 = -87.0;
 
 /// A row of logits that are numbers.
 pub(super) struct Row<'a> {
@@ -31,14 +29,9 @@ pub(super) struct Row<'a> {
 impl<'a> Row<'a> {
     /// A row; none if something in it is no number, or nothing in it is finite.
     pub(super) fn new(logits: &'a [f32]) -> Option<Row<'a>> {
-        let (mut tops, mut strange) = (Vec::with_capacity(logits.len().div_ceil(GROUP)), false);
-        for group in logits.chunks(GROUP) {
-            let (top, odd) = survey(group);
-            tops.push(top);
-            strange |= odd;
-        }
+        let tops = largest(logits, GROUP)?;
         let peak = maximum(&tops);
-        if strange || !peak.is_finite() {
+        if !peak.is_finite() {
             return None;
         }
         let group = tops.iter().position(|&x| x == peak)?;
@@ -158,30 +151,9 @@ impl<'a> Row<'a> {
     }
 }
 
-/// The largest of all that are numbers, and whether anything is none.
-fn survey(group: &[f32]) -> (f32, bool) {
-    let (mut best, mut odd) = ([f32::NEG_INFINITY; LANES], [false; LANES]);
-    let (chunks, rest) = group.as_chunks::<LANES>();
-    for chunk in chunks {
-        for ((b, odd), &x) in best.iter_mut().zip(&mut odd).zip(chunk) {
-            *b = if x > *b { x } else { *b };
-            *odd |= x.is_nan();
-        }
-    }
-    let odd = odd.iter().fold(false, |any, &odd| any | odd) | rest.iter().any(|x| x.is_nan());
-    (best.iter().chain(rest).fold(f32::NEG_INFINITY, |m, &x| if x > m { x } else { m }), odd)
-}
-
-/// The largest of all, numbers or not.
-fn maximum(row: &[f32]) -> f32 {
-    let mut best = [f32::NEG_INFINITY; LANES];
-    let (chunks, rest) = row.as_chunks::<LANES>();
-    for chunk in chunks {
-        for (b, &x) in best.iter_mut().zip(chunk) {
-            *b = if x > *b { x } else { *b };
-        }
-    }
-    best.iter().chain(rest).fold(f32::NEG_INFINITY, |m, &x| if x > m { x } else { m })
+/// The largest of all.
+fn maximum(values: &[f32]) -> f32 {
+    values.iter().fold(f32::NEG_INFINITY, |m, &x| if x > m { x } else { m })
 }
 
 /// [`mass`] of each [`BLOCK`] of a row whose groups have these largest logits. What is too far below the peak to weigh anything, as
@@ -191,19 +163,6 @@ fn masses(row: &[f32], tops: &[f32], peak: f32, slope: f32) -> Vec<f64> {
     blocks
         .map(|(block, tops)| if (maximum(tops) - peak) * slope > LEAST { mass(block, peak, slope) } else { 0.0 })
         .collect()
-}
-
-/// The sum of `exp((x - peak) * slope)`.
-fn mass(block: &[f32], peak: f32, slope: f32) -> f64 {
-    let mut sums = [0.0f32; LANES];
-    let (chunks, rest) = block.as_chunks::<LANES>();
-    for chunk in chunks {
-        for (sum, &x) in sums.iter_mut().zip(chunk) {
-            *sum += exp((x - peak) * slope);
-        }
-    }
-    let rest = rest.iter().map(|&x| f64::from(exp((x - peak) * slope)));
-    sums.iter().map(|&sum| f64::from(sum)).chain(rest).sum()
 }
 
 /// The log-probability down to which the likeliest have this share of the mass: a search that halves.
@@ -228,36 +187,9 @@ fn level(mut values: &mut [f32], share: f64) -> f32 {
     values.iter().find(reached).or(values.last()).copied().unwrap_or(f32::NEG_INFINITY)
 }
 
-/// `e` to the power of `x`, which is not above 0, to about one unit in the last place; 0 up to [`LEAST`].
-pub(super) fn exp(x: f32) -> f32 {
-    // Added, it leaves a whole number in the low bits.
-    const WHOLE: f32 = 12_582_912.0;
-    let bounded = if x > LEAST { x } else { LEAST };
-    let shifted = bounded * std::f32::consts::LOG2_E + WHOLE;
-    let n = shifted - WHOLE;
-    let r = bounded - n * 0.693_359_4 + n * 2.121_944_4e-4;
-    let mut p = 1.987_569_1e-4;
-    for c in [1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {
-        p = p * r + c;
-    }
-    let power = (shifted.to_bits() as i32 - WHOLE.to_bits() as i32 + 127) << 23;
-    let y = (p * r * r + r + 1.0) * f32::from_bits(power as u32);
-    if x > LEAST { y } else { 0.0 }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn exponentials_are_right_to_the_last_place() {
-        for i in 0..200_000 {
-            let x = -87.0 * i as f32 / 200_000.0;
-            let want = f64::from(x).exp();
-            assert!((f64::from(exp(x)) - want).abs() <= 1.5e-7 * want, "exp({x}) = {} beside {want}", exp(x));
-        }
-        assert_eq!([exp(0.0), exp(-88.0), exp(f32::NEG_INFINITY)], [1.0, 0.0, 0.0]);
-    }
 
     /// Logits without order, some of them alike.
     fn logits(n: usize) -> Vec<f32> {
