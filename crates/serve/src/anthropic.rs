@@ -373,7 +373,7 @@ pub(crate) async fn messages(service: Arc<Service>, call: Call) -> Outcome {
 pub(crate) async fn count(service: Arc<Service>, call: Call) -> Outcome {
     let mut body = Body::read(&call.body, &[MESSAGE])?;
     let ask = ask(&mut body, &service.settings)?;
-    let loaded = service.models.get_with(&ask.model, ask.adapter.as_deref()).await?;
+    let loaded = service.loaded(&ask).await?;
     let tokens = blocking(move || service.prompt(&loaded, &ask)).await?;
     let mut answer = answer::json(200, &json!({"input_tokens": tokens.len()}));
     warn(&mut answer, &body.warnings);

@@ -17,6 +17,7 @@ use lapis::Error;
 use lapis_lm::engine::common;
 use lapis_lm::reply::ReplyOptions;
 use lapis_lm::template::{Chat, Template};
+use lapis_lm::tokenizer::Templates;
 use lapis_lm::{Disk, Sampling};
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, HashMap};
@@ -330,10 +331,9 @@ impl Service {
     /// What is wrong with it; a queue that is full.
     pub(crate) async fn submit(self: &Arc<Service>, mut ask: Ask, call: &Call) -> Result<Ticket, ApiError> {
         self.draining()?;
-        let model = InUse::new(self.models.get_with(&ask.model, ask.adapter.as_deref()).await?);
+        let model = InUse::new(self.loaded(&ask).await?);
         if !model.0.model.writes {
-            let why = format!("{} gives embeddings and writes no text: it answers /v1/embeddings", model.0.id);
-            return Err(ApiError::field("model", why));
+            return Err(silent(&model.0.id));
         }
         if ask.ttl.is_some() {
             *model.0.ttl.lock().unwrap_or_else(PoisonError::into_inner) = ask.ttl;
@@ -409,6 +409,36 @@ impl Service {
             return Err(ApiError::stopping());
         }
         Ok(ticket)
+    }
+
+    /// The model of a request, loaded first if it is not. What its small files say against the prompt is said before that.
+    ///
+    /// # Errors
+    /// A name that there is not; a model that cannot be loaded, writes no text, or has no template for a conversation.
+    pub(crate) async fn loaded(self: &Arc<Service>, ask: &Ask) -> Result<Arc<Loaded>, ApiError> {
+        if let Some(prompt) = &ask.prompt
+            && let Some(path) = self.models.asleep(&ask.model)
+        {
+            let bare = match prompt {
+                Prompt::Chat { template, keywords, .. } => template.is_none() && !keywords.contains_key("role_mapping"),
+                _ => false,
+            };
+            let by_model = bare && self.settings.chat_template.is_none();
+            let (name, tools) = (ask.model.clone(), offers(ask));
+            blocking(move || {
+                let config = lapis_lm::checkpoint::read_object(&path.join("config.json")).unwrap_or_default();
+                if lapis_lm::models::is_encoder(&config) {
+                    return Err(silent(&name));
+                }
+                // Files that cannot be read are told of as what keeps the model from being loaded.
+                match Templates::load(&path) {
+                    Ok(all) if by_model => all.get(tools).map(drop).map_err(untold),
+                    _ => Ok(()),
+                }
+            })
+            .await?;
+        }
+        self.models.get_with(&ask.model, ask.adapter.as_deref()).await
     }
 
     /// Counts a request of an owner.
@@ -517,17 +547,13 @@ impl Service {
         let tools = Value::Array(ask.tools.clone());
         let chat = Chat {
             messages,
-            tools: (!ask.tools.is_empty() && ask.tool_choice != ToolChoice::None).then_some(&tools),
+            tools: offers(ask).then_some(&tools),
             add_generation_prompt: reply && !continued,
             continue_final_message: *continued,
             keywords: Some(&variables),
             ..Chat::default()
         };
-        loaded.model.chat_text(&chat, own.as_ref()).map_err(|e: Error| {
-            // Whatever a template stumbles over was in the request.
-            let error = ApiError::from(e);
-            ApiError { status: if error.status == 500 { 400 } else { error.status }, ..error }.about("messages")
-        })
+        loaded.model.chat_text(&chat, own.as_ref()).map_err(untold)
     }
 
     /// Tokens of a reply at most.
@@ -575,6 +601,22 @@ impl Service {
         sampling.check(vocabulary)?;
         Ok(sampling)
     }
+}
+
+/// Whether the model hears of tools.
+fn offers(ask: &Ask) -> bool {
+    !ask.tools.is_empty() && ask.tool_choice != ToolChoice::None
+}
+
+/// A conversation that cannot be put into words for the model: whatever a template stumbles over was in the request.
+fn untold(error: Error) -> ApiError {
+    let error = ApiError::from(error);
+    ApiError { status: if error.status == 500 { 400 } else { error.status }, ..error }.about("messages")
+}
+
+/// What is told who asks a model for text that writes none.
+fn silent(id: &str) -> ApiError {
+    ApiError::field("model", format!("{id} gives embeddings and writes no text: it answers /v1/embeddings"))
 }
 
 /// What is told whose request took longer than `--request-timeout`.

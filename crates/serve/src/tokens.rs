@@ -4,7 +4,6 @@ use crate::error::ApiError;
 use crate::fields::{Body, Field, Kind, field};
 use crate::http::answer::{self, Answer, Outcome};
 use crate::http::request::{Call, warn};
-use crate::models::Loaded;
 use crate::openai::{chat, tools};
 use crate::service::{Ask, Service, blocking};
 use serde_json::{Value, json};
@@ -45,12 +44,17 @@ pub(crate) const DETOKENIZE: &[Field] =
 /// Fields of `/apply-template` beside a conversation.
 pub(crate) const MODEL: &[Field] = &[field("model", Kind::Text, "A name of a model.")];
 
-fn conversation(service: &Service, loaded: &Loaded, body: &mut Body) -> Result<String, ApiError> {
-    let mut ask = Ask::default();
+/// The model, and the conversation with it as a request would have it.
+fn conversation(service: &Service, body: &mut Body) -> Result<Ask, ApiError> {
+    let mut ask = Ask { model: body.text("model").unwrap_or("").to_string(), ..Ask::default() };
     tools::read(body, &mut ask)?;
-    let begins = body.flag("add_generation_prompt").unwrap_or(true);
     ask.prompt = Some(chat::conversation(body, service)?);
-    service.chat_text(loaded, &ask, begins)
+    Ok(ask)
+}
+
+/// Whether the model has the next word.
+fn begins(body: &Body) -> bool {
+    body.flag("add_generation_prompt").unwrap_or(true)
 }
 
 /// An answer, with what is said of the request beside it.
@@ -67,15 +71,19 @@ fn told(value: &Value, warnings: &[String]) -> Answer {
 pub(crate) async fn tokenize(service: Arc<Service>, call: Call) -> Outcome {
     let mut body = Body::read(&call.body, &[TOKENIZE, CONVERSATION])?;
     let warnings = std::mem::take(&mut body.warnings);
-    let loaded = service.models.get(body.text("model").unwrap_or("")).await?;
+    let text = ["content", "prompt", "text"].iter().find_map(|name| body.text(name)).map(str::to_string);
+    let ask = match &text {
+        None if body.get("messages").is_some() => conversation(&service, &mut body)?,
+        None => return Err(ApiError::field("content", "content is missing: a text, or messages")),
+        Some(_) => Ask { model: body.text("model").unwrap_or("").to_string(), ..Ask::default() },
+    };
+    let loaded = service.loaded(&ask).await?;
     let value = blocking(move || {
         let tokenizer = &loaded.model.tokenizer;
         let special = body.flag("add_special").or(body.flag("add_special_tokens")).unwrap_or(true);
-        let text = ["content", "prompt", "text"].iter().find_map(|name| body.text(name)).map(str::to_string);
         let tokens = match text {
             Some(text) => tokenizer.encode(&text, special)?,
-            None if body.get("messages").is_some() => tokenizer.encode(&conversation(&service, &loaded, &mut body)?, false)?,
-            None => return Err(ApiError::field("content", "content is missing: a text, or messages")),
+            None => tokenizer.encode(&service.chat_text(&loaded, &ask, begins(&body))?, false)?,
         };
         let count = tokens.len();
         let piece = |&id: &u32| {
@@ -127,7 +135,8 @@ pub(crate) async fn detokenize(service: Arc<Service>, call: Call) -> Outcome {
 pub(crate) async fn apply_template(service: Arc<Service>, call: Call) -> Outcome {
     let mut body = Body::read(&call.body, &[MODEL, CONVERSATION])?;
     let warnings = std::mem::take(&mut body.warnings);
-    let loaded = service.models.get(body.text("model").unwrap_or("")).await?;
-    let text = blocking(move || conversation(&service, &loaded, &mut body)).await?;
+    let ask = conversation(&service, &mut body)?;
+    let loaded = service.loaded(&ask).await?;
+    let text = blocking(move || service.chat_text(&loaded, &ask, begins(&body))).await?;
     Ok(told(&json!({"prompt": text}), &warnings))
 }

@@ -376,3 +376,58 @@ fn thinking_has_a_budget() {
     let kinds: Vec<_> = answer["content"].as_array().unwrap().iter().map(|b| b["type"].as_str().unwrap()).collect();
     assert_eq!(kinds, ["thinking", "text"], "{answer}");
 }
+
+#[test]
+fn what_small_files_say_against_a_prompt_is_said_before_the_model_is_loaded() {
+    let root = std::env::temp_dir().join(format!("lapis-unloaded-{}", std::process::id()));
+    for name in ["bare", "encoder", "broken"] {
+        let dir = root.join(name);
+        std::fs::create_dir_all(&dir).unwrap();
+        let mut config: Value = serde_json::from_slice(DEMO.tokenizer_config).unwrap();
+        config["chat_template"] = if name == "broken" { json!("{% if %}") } else { Value::Null };
+        let model = if name == "encoder" { br#"{"model_type": "bert"}"# } else { DEMO.config };
+        for (file, bytes) in [
+            ("config.json", model),
+            ("model.safetensors", DEMO.weights),
+            ("tokenizer.json", DEMO.tokenizer),
+            ("tokenizer_config.json", config.to_string().as_bytes()),
+        ] {
+            std::fs::write(dir.join(file), bytes).unwrap();
+        }
+    }
+    let (_server, at) = server(|settings| settings.models_dir = Some(root.clone()));
+    let asked = |name: &str, path: &str, extra: Value| {
+        let mut body = chat(extra);
+        body["model"] = json!(name);
+        if path == "/v1/responses" {
+            body["input"] = body["messages"].take();
+        }
+        post(at, path, &body)
+    };
+    let loaded = |name: &str| {
+        let model: Value = serde_json::from_str(&get(at, &format!("/v1/models/{name}")).2).unwrap();
+        model["loaded"].as_bool().unwrap()
+    };
+    let paths = ["/v1/chat/completions", "/v1/responses", "/v1/messages", "/v1/messages/count_tokens"];
+    for path in paths.into_iter().chain(["/apply-template", "/tokenize"]) {
+        for (name, why) in [("bare", "no chat template"), ("broken", "does not parse"), ("encoder", "/v1/embeddings")] {
+            let (status, error) = asked(name, path, json!({}));
+            assert!(
+                status == 400 && error["error"]["message"].as_str().unwrap().contains(why),
+                "{name} {path}: {error}"
+            );
+            assert!(!loaded(name), "{name} {path}");
+        }
+    }
+    // What has no need of the model's own template is answered.
+    let roles = json!({"role_mapping": {"user": "Q: ", "assistant": "A:", "stop": "\n"}, "max_tokens": 2});
+    let (status, answer) = asked("bare", "/v1/chat/completions", roles);
+    assert!(status == 200 && loaded("bare"), "{answer}");
+    let (status, answer) = post(at, "/v1/completions", &json!({"model": "broken", "prompt": "Once", "max_tokens": 2}));
+    assert!(status == 200 && loaded("broken"), "{answer}");
+    // A model that is loaded says the same.
+    for name in ["bare", "broken"] {
+        assert_eq!(asked(name, "/v1/chat/completions", json!({})).0, 400, "{name}");
+    }
+    drop(std::fs::remove_dir_all(&root));
+}

@@ -15,7 +15,7 @@ mod vocab;
 
 pub use export::{Kind, export, exportable};
 pub(crate) use meta::Meta;
-pub(crate) use vocab::tokenizer;
+pub(crate) use vocab::{templates, tokenizer};
 
 use families::Family;
 use lapis::io::gguf::File;

@@ -106,6 +106,20 @@ pub(crate) fn tokenizer(meta: &Meta) -> Result<(Vec<u8>, Map<String, Value>)> {
     }
 }
 
+/// The chat template of a file, or those with names.
+pub(crate) fn templates(meta: &Meta) -> Option<Value> {
+    const KEY: &str = "tokenizer.chat_template";
+    let default = meta.text(KEY);
+    let named = meta.keys().filter_map(|k| k.strip_prefix(KEY)?.strip_prefix('.'));
+    let named = named.filter_map(|name| Some((name, meta.text(&format!("{KEY}.{name}"))?)));
+    let mut all: Vec<(&str, &str)> = named.collect();
+    if all.is_empty() {
+        return default.map(Value::from);
+    }
+    all.extend(default.map(|text| ("default", text)));
+    Some(all.into_iter().map(|(name, text)| json!({"name": name, "template": text})).collect())
+}
+
 struct Vocabulary<'a> {
     meta: &'a Meta,
     tokens: &'a [String],
@@ -303,24 +317,10 @@ impl Vocabulary<'_> {
         out += "}}";
         config.insert("clean_up_tokenization_spaces".into(), false.into());
         config.insert("tokenizer_class".into(), "PreTrainedTokenizerFast".into());
-        if let Some(templates) = self.templates() {
+        if let Some(templates) = templates(self.meta) {
             config.insert("chat_template".into(), templates);
         }
         Ok((out.into_bytes(), config))
-    }
-
-    /// One template, or those with names.
-    fn templates(&self) -> Option<Value> {
-        const KEY: &str = "tokenizer.chat_template";
-        let default = self.meta.text(KEY);
-        let named = self.meta.keys().filter_map(|k| k.strip_prefix(KEY)?.strip_prefix('.'));
-        let named = named.filter_map(|name| Some((name, self.meta.text(&format!("{KEY}.{name}"))?)));
-        let mut all: Vec<(&str, &str)> = named.collect();
-        if all.is_empty() {
-            return default.map(Value::from);
-        }
-        all.extend(default.map(|text| ("default", text)));
-        Some(all.into_iter().map(|(name, text)| json!({"name": name, "template": text})).collect())
     }
 }
 

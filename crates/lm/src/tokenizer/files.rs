@@ -9,7 +9,6 @@ use serde_json::{Map, Value};
 use tokenizers::AddedToken;
 
 use super::model::{Inner, size};
-use crate::template::Template;
 
 /// A tokenizer file that is larger is not read; the largest published one has 35 MiB.
 const MAX_BYTES: u64 = 512 << 20;
@@ -27,6 +26,11 @@ pub(super) fn read(dir: &Path) -> Result<(Vec<u8>, Map<String, Value>)> {
         };
         return Err(Error::io(format!("[tokenizer] {} has no tokenizer.json{hint}", dir.display())));
     };
+    Ok((json, config(dir)?))
+}
+
+/// `tokenizer_config.json` with the other files merged in.
+pub(super) fn config(dir: &Path) -> Result<Map<String, Value>> {
     let mut config = object(&dir.join("tokenizer_config.json"))?.unwrap_or_default();
     for (name, token) in object(&dir.join("special_tokens_map.json"))?.unwrap_or_default() {
         let slot = config.entry(name).or_insert(Value::Null);
@@ -44,7 +48,7 @@ pub(super) fn read(dir: &Path) -> Result<(Vec<u8>, Map<String, Value>)> {
     {
         config.insert("chat_template".into(), template);
     }
-    Ok((json, config))
+    Ok(config)
 }
 
 /// A file's bytes, or none when it is not there.
@@ -158,19 +162,6 @@ pub(super) fn special_tokens(config: &Map<String, Value>) -> Map<String, Value> 
     let text = |token: &Value| token.as_str().or_else(|| token.get("content")?.as_str()).map(Value::from);
     let named = config.iter().filter(|(name, _)| name.ends_with("_token") && !name.starts_with("add_"));
     named.filter_map(|(name, token)| Some((name.clone(), text(token)?))).collect()
-}
-
-/// The chat templates of the configuration: one text, or a list of named ones.
-pub(super) fn templates(config: &Map<String, Value>) -> Vec<(String, Result<Template>)> {
-    match config.get("chat_template") {
-        Some(Value::String(source)) => vec![("default".into(), Template::new(source))],
-        Some(Value::Array(named)) => named
-            .iter()
-            .filter_map(|t| Some((t.get("name")?.as_str()?, t.get("template")?.as_str()?)))
-            .map(|(name, source)| (name.to_owned(), Template::new(source)))
-            .collect(),
-        _ => Vec::new(),
-    }
 }
 
 /// Whether decoded text loses the spaces before punctuation. For byte pairs that would corrupt the text, so there the

@@ -9,6 +9,7 @@ mod detokenizer;
 mod files;
 mod model;
 mod spelling;
+mod templates;
 mod thinking;
 
 use std::collections::BTreeSet;
@@ -25,6 +26,7 @@ pub use detokenizer::Detokenizer;
 use detokenizer::Kind;
 use model::{Inner, size};
 pub(crate) use spelling::Spelling;
+pub use templates::Templates;
 pub use thinking::Thinking;
 
 /// A tokenizer with what its checkpoint says about special tokens, thinking and chat.
@@ -43,8 +45,7 @@ pub struct Tokenizer {
     kind: Kind,
     special: Map<String, Value>,
     eos_ids: BTreeSet<u32>,
-    /// Named templates in the order of their file; a broken one keeps its error until it is asked for.
-    templates: Vec<(String, Result<Template>)>,
+    templates: Templates,
     thinking: Option<Thinking>,
     /// How the model writes calls of tools, where its configuration says so.
     tool_parser: Option<String>,
@@ -96,7 +97,7 @@ impl Tokenizer {
             inner: Arc::new(inner),
             special,
             eos_ids: eos.into_iter().collect(),
-            templates: files::templates(&config),
+            templates: Templates::in_config(&config),
             thinking: None,
             tool_parser: config.get("tool_parser_type").and_then(Value::as_str).map(str::to_owned),
             newline: config.get("tokenizer_class").and_then(Value::as_str) == Some("NewlineTokenizer"),
@@ -198,7 +199,7 @@ impl Tokenizer {
 
     /// Has all conversations use this template in place of the checkpoint's.
     pub fn set_chat_template(&mut self, template: Template) {
-        self.templates = vec![("default".to_owned(), Ok(template))];
+        self.templates = Templates::one(template);
     }
 
     /// The default chat template, if the checkpoint has one that parses.
@@ -208,7 +209,7 @@ impl Tokenizer {
 
     /// Whether there is a default chat template, though it may not parse.
     pub fn has_template(&self) -> bool {
-        self.templates.iter().any(|(name, _)| name == "default")
+        self.templates.has_default()
     }
 
     /// The chat template for a conversation with or without tools: `tool_use` where there are tools and the checkpoint
@@ -217,18 +218,7 @@ impl Tokenizer {
     /// # Errors
     /// `Io` with line and column when the template does not parse, `Unsupported` when there is none.
     pub fn chat_template(&self, tools: bool) -> Result<&Template> {
-        let named = |name: &str| self.templates.iter().find(|t| t.0 == name);
-        let found = if tools { named("tool_use").or_else(|| named("default")) } else { named("default") };
-        match found {
-            Some((_, Ok(template))) => Ok(template),
-            Some((name, Err(e))) => Err(Error::io(format!(
-                "[chat] the model's chat template `{name}` does not parse: {}; give another with --chat-template",
-                e.message()
-            ))),
-            None => Err(Error::unsupported(
-                "[chat] the model has no chat template: give one with --chat-template, or complete plain text",
-            )),
-        }
+        self.templates.get(tools)
     }
 
     /// Special tokens, which no text spells: their ids and texts.
@@ -243,7 +233,7 @@ impl Tokenizer {
 
     /// The sources of all chat templates that parse.
     pub(crate) fn template_sources(&self) -> Vec<&str> {
-        self.templates.iter().filter_map(|(_, t)| Some(t.as_ref().ok()?.source())).collect()
+        self.templates.sources()
     }
 
     /// `tool_parser_type` of tokenizer_config.json.

@@ -66,6 +66,18 @@ impl Models {
         }
     }
 
+    /// Where the model of a name lies, if it is here and not loaded.
+    pub(crate) fn asleep(&self, name: &str) -> Option<PathBuf> {
+        if self.loaded(name).is_some() {
+            return None;
+        }
+        let (id, source) = self.find(&self.split(name).ok()?.0).ok()?;
+        match source {
+            Source::Path(path) if self.loaded(&id).is_none() => Some(path),
+            _ => None,
+        }
+    }
+
     /// A name as the hub knows it, where models may be fetched from there.
     pub(super) fn pullable(&self, name: &str) -> Option<Name> {
         let hub = self.settings.hub.as_ref().filter(|hub| self.settings.allow_pull && !hub.offline)?;

@@ -37,7 +37,7 @@ fn from(messages: &[Value], start: usize) -> Vec<Value> {
 /// # Errors
 /// No such model; a template that refuses the messages.
 pub(crate) async fn fit(service: &Arc<Service>, mut ask: Ask) -> Result<(Ask, usize), ApiError> {
-    let loaded = service.models.get_with(&ask.model, ask.adapter.as_deref()).await?;
+    let loaded = service.loaded(&ask).await?;
     let service = Arc::clone(service);
     blocking(move || {
         let context = loaded.context;
