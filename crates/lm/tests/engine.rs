@@ -218,6 +218,9 @@ fn short_prompts_go_first_and_long_ones_still_go_on() {
             later.push((engine.add(request(&short, 0.8), Sequence::new()).unwrap(), step));
         }
         let (before, said, mut prompts) = (read, engine.reads_short(), BTreeSet::new());
+        if before < 119 {
+            assert_eq!(engine.reads(), if said { engine.work().1 } else { 1 }, "{step}");
+        }
         for event in engine.step().unwrap() {
             if let Event::Prefill { id, .. } = event {
                 prompts.insert(id);

@@ -270,7 +270,9 @@ impl Worker {
         let began = Instant::now();
         // A short prompt is soon over; in smaller slices it costs those who write more in all.
         let early = desk.engine.is_early(EARLY) && !desk.engine.reads_short();
-        desk.engine.prefill_step = desk.pace.rows(writing, reading, early, self.settings.prefill_step.max(1));
+        // A short prompt that comes in between gives a long one no more rows.
+        let prompts = desk.engine.reads();
+        desk.engine.prefill_step = desk.pace.rows(writing, prompts, early, self.settings.prefill_step.max(1));
         let stepped = catch_unwind(AssertUnwindSafe(|| desk.engine.step()));
         let seconds = began.elapsed().as_secs_f64();
         let rows = desk.engine.stepped;

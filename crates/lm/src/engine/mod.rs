@@ -277,27 +277,6 @@ impl Engine {
         (self.running.len(), self.waiting.len() + self.parked.len())
     }
 
-    /// Requests that write, and those whose prompts are still to be read, a place or not.
-    pub fn work(&self) -> (usize, usize) {
-        let running = || self.running.iter().filter(|r| !r.paused);
-        let writing = running().filter(|r| r.pending() == 1).count();
-        (writing, running().count() - writing + self.waiting.len())
-    }
-
-    /// Whether a request writes that has written fewer than so many tokens.
-    pub fn is_early(&self, tokens: usize) -> bool {
-        self.running.iter().any(|r| r.pending() == 1 && r.written < tokens)
-    }
-
-    /// Whether the rows of prompts in the next step are those of short ones.
-    pub fn reads_short(&self) -> bool {
-        let reading = || self.running.iter().filter(|r| r.pending() > 1 && !r.paused);
-        let places = self.max_batch.saturating_sub(self.running.len());
-        let mut coming = self.waiting.iter().take(places);
-        let short = reading().any(|r| r.short) || coming.any(|r| r.pending() <= self.short_prompt);
-        short && !(self.aside && reading().any(|r| !r.short))
-    }
-
     /// Ends a request, or takes one that has ended, and gives its tokens with what the model remembers of them.
     pub fn cancel(&mut self, id: u64) -> Option<(Vec<u32>, Sequence)> {
         let parts = |r: Running| (r.tokens, r.sequence);

@@ -21,6 +21,40 @@ pub(super) struct Rows {
 }
 
 impl Engine {
+    /// Requests that write, and those whose prompts are still to be read, a place or not.
+    pub fn work(&self) -> (usize, usize) {
+        let running = || self.running.iter().filter(|r| !r.paused);
+        let writing = running().filter(|r| r.pending() == 1).count();
+        (writing, running().count() - writing + self.waiting.len())
+    }
+
+    /// Whether a request writes that has written fewer than so many tokens.
+    pub fn is_early(&self, tokens: usize) -> bool {
+        self.running.iter().any(|r| r.pending() == 1 && r.written < tokens)
+    }
+
+    /// Whether the rows of prompts in the next step are those of short ones.
+    pub fn reads_short(&self) -> bool {
+        let reading = || self.running.iter().filter(|r| r.pending() > 1 && !r.paused);
+        let places = self.max_batch.saturating_sub(self.running.len());
+        let mut coming = self.waiting.iter().take(places);
+        let short = reading().any(|r| r.short) || coming.any(|r| r.pending() <= self.short_prompt);
+        short && !(self.aside && reading().any(|r| !r.short))
+    }
+
+    /// Prompts whose rows the next step has, or may have: all where short ones have theirs, else long ones alone, a place or not.
+    pub fn reads(&self) -> usize {
+        let all = self.work().1;
+        if self.reads_short() {
+            return all;
+        }
+        let running = self.running.iter().filter(|r| r.pending() > 1 && !r.short && !r.paused).count();
+        match running + self.waiting.iter().filter(|r| r.pending() > self.short_prompt).count() {
+            0 => all,
+            long => long,
+        }
+    }
+
     /// Rows of each prompt in this step.
     fn shares(&mut self) -> Vec<usize> {
         let pending: Vec<usize> = self.running.iter().map(Running::pending).collect();

@@ -74,24 +74,61 @@ class Server:
         return found[0] / 1024, len(os.listdir(f"/proc/{self.process.pid}/fd")), found[1]
 
 
+class Stream(asyncio.Protocol):
+    """Notes what comes and when. It is read when it is over: what clients take of the processors that they share with the server would count as the server's delay."""
+
+    def __init__(self, request, after):
+        self.request, self.after = request, after
+        self.over = asyncio.get_running_loop().create_future()
+        self.noted, self.last, self.pieces = [], b"", 0
+
+    def connection_made(self, transport):
+        self.transport = transport
+        transport.write(self.request)
+
+    def data_received(self, data):
+        self.noted.append((time.monotonic(), data))
+        seen = self.last + data  # what tells the end may come in two parts
+        self.last = data[-16:]
+        self.pieces += data.count(b"data: {")
+        given_up = self.after is not None and self.pieces > self.after
+        if given_up or b"[DONE]\n" in seen or b'{"error"' in seen or len(self.noted) == 1 and not data.startswith(b"HTTP/1.1 200 "):
+            self.end()
+
+    def connection_lost(self, _):
+        self.end()
+
+    def end(self):
+        self.transport.close()
+        if not self.over.done():
+            self.over.set_result(None)
+
+
 async def ask(port, body, after=None):
     """Streams an answer; closes the connection after so many pieces. Gives the text, how it ended, and when pieces came."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 20)
+    data = json.dumps({**body, "stream": True}).encode()
+    path = b"/v1/completions" if "prompt" in body else b"/v1/chat/completions"
+    head = b"POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % (path, len(data))
+    transport, stream = await asyncio.get_running_loop().create_connection(lambda: Stream(head + data, after), "127.0.0.1", port)
     try:
-        data = json.dumps({**body, "stream": True}).encode()
-        path = b"/v1/completions" if "prompt" in body else b"/v1/chat/completions"
-        writer.write(b"POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % (path, len(data)) + data)
-        status = (await reader.readline()).split()[1]
-        if status != b"200":
-            return None, status.decode(), []
-        text, times, finish = "", [], None
-        while True:
-            line = await reader.readline()
-            if not line:
-                return text, "closed", times
+        await stream.over
+    finally:
+        transport.close()
+    return told(stream.noted, after)
+
+
+def told(noted, after):
+    """The text of a stream that came in these parts, how it ended, and when each piece of it came."""
+    status = noted[0][1].split(b" ", 2)[1] if noted else b"closed"
+    if status != b"200":
+        return None, status.decode(), []
+    text, times, finish, rest = "", [], None, b""
+    for when, data in noted:
+        *lines, rest = (rest + data).split(b"\n")
+        for line in lines:
             if not line.startswith(b"data: "):
                 continue
-            if line == b"data: [DONE]\n":
+            if line == b"data: [DONE]":
                 return text, finish, times
             piece = json.loads(line[6:])
             if "error" in piece:
@@ -99,11 +136,10 @@ async def ask(port, body, after=None):
             choice = piece["choices"][0]
             text += choice.get("text") or choice.get("delta", {}).get("content") or ""
             finish = choice["finish_reason"] or finish
-            times.append(time.monotonic())
+            times.append(when)
             if after is not None and len(times) > after:
                 return text, "aborted", times
-    finally:
-        writer.close()
+    return text, "closed", times
 
 
 async def soak(server, seconds):
