@@ -11,6 +11,7 @@ use lapis_core::ops::{self, Op};
 use lapis_core::schedule::tape::Tape;
 use lapis_core::stream::{Device, DeviceInfo};
 use linkme::distributed_slice;
+use smallvec::SmallVec;
 
 #[distributed_slice(BACKENDS)]
 static CPU: fn() -> Box<dyn Backend> = || {
@@ -80,7 +81,7 @@ impl Backend for Cpu {
         tape::run(tape, inputs, consts, output)
     }
     fn together(&self, calls: &mut [Call]) -> Option<Result<()>> {
-        let mut products: Vec<_> = calls
+        let mut products: SmallVec<[_; 4]> = calls
             .iter_mut()
             .filter_map(|call| match call.op {
                 Op::QuantizedMatmul(op) => Some((op, &*call.inputs, &mut call.outputs[0])),

@@ -7,6 +7,7 @@ use lapis_core::buffer::Tensor;
 use lapis_core::dtype::Dtype;
 use lapis_core::error::{Error, Result};
 use lapis_core::ops::{ConvertFp8, Dequantize, Format, Quantize, QuantizedMatmul, Rule};
+use smallvec::SmallVec;
 
 /// The bytes of a row-major output.
 fn bytes_mut(t: &mut Tensor) -> &mut [u8] {
@@ -132,9 +133,10 @@ fn rows<'a>(op: &str, x: &'a Tensor) -> Result<Rows<'a>> {
 pub(crate) fn matmul_together(calls: &mut [(&QuantizedMatmul, &[Tensor], &mut Tensor)]) -> Result<()> {
     let Some((first, inputs, _)) = calls.first() else { return Ok(()) };
     let (first, x) = (*first, contiguous(&inputs[0])?);
-    let parts = calls.iter().map(|(op, inputs, _)| Parts::new(op.format, &inputs[1..])).collect::<Result<Vec<_>>>()?;
-    let weights = calls.iter().zip(&parts).map(|((op, ..), p)| p.weights(op)).collect::<Result<Vec<_>>>()?;
-    let mut targets = Vec::with_capacity(calls.len());
+    let parts = calls.iter().map(|(op, inputs, _)| Parts::new(op.format, &inputs[1..]));
+    let parts = parts.collect::<Result<SmallVec<[_; 4]>>>()?;
+    let weights = calls.iter().zip(&parts).map(|((op, ..), p)| p.weights(op)).collect::<Result<SmallVec<[_; 4]>>>()?;
+    let mut targets: SmallVec<[Target; 4]> = SmallVec::new();
     for ((op, inputs, out), w) in calls.iter_mut().zip(&weights) {
         if op.format == first.format {
             targets.push(Target { w, out: bytes_mut(out) });

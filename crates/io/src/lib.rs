@@ -18,6 +18,7 @@ pub mod npy;
 pub mod npz;
 pub mod raw;
 pub mod safetensors;
+pub mod settle;
 pub mod shards;
 pub mod source;
 
@@ -29,5 +30,6 @@ pub use bytes::Bytes;
 pub use function::{export_function, import_function, save_function};
 pub use raw::RawTensor;
 pub use safetensors::Metadata;
+pub use settle::settle;
 pub use shards::{Shards, load_sharded, save_sharded};
 pub use source::{ReadMode, Source};

@@ -8,6 +8,7 @@
 //! reads instead and has no such window.
 
 use crate::bytes::Bytes;
+use crate::settle;
 use lapis_core::error::{Error, Result};
 use lapis_core::memory;
 use memmap2::Mmap;
@@ -70,7 +71,9 @@ impl Source {
                 drop(map.advise(memmap2::Advice::HugePage));
                 let len = map.len() as u64;
                 memory::mapped_changed(map.len() as isize);
-                return Ok(Arc::new(Source { name, len, kind: Kind::Map { map, file } }));
+                let source = Arc::new(Source { name, len, kind: Kind::Map { map, file } });
+                settle::mapped(&source);
+                return Ok(source);
             }
         };
         Ok(Arc::new(Source { name, len, kind }))
@@ -150,6 +153,15 @@ impl Source {
             }
             Kind::File(_) => None,
         })
+    }
+
+    /// The map, where there is one, and its file.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn map(&self) -> Option<(&Mmap, &File)> {
+        match &self.kind {
+            Kind::Map { map, file } => Some((map, file)),
+            _ => None,
+        }
     }
 
     /// The bytes of a range that [`Source::in_place`] has given before.

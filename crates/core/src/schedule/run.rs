@@ -1,6 +1,6 @@
 //! Runs a plan: loads leaves, calls the backend step by step, hands memory on, publishes results and errors.
 
-use super::collect::Graph;
+use super::collect::{Entry, Graph};
 use super::plan::{Plan, Slot, Step};
 use super::tape::Tape;
 use crate::backend::{self, Backend, Call};
@@ -10,6 +10,7 @@ use crate::node::{Aval, Node, Tensors};
 use crate::ops::{Class, Op};
 use crate::shape::{self, Strides};
 use smallvec::{SmallVec, smallvec};
+use std::hint::black_box;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -81,6 +82,32 @@ pub(super) fn run(job: Job) {
                 values[slot as usize] = Value::Empty;
             }
             store(step, node, result, entries[step.entry as usize].is_external, &mut values);
+        }
+        // Large weights have driven what follows out of the caches.
+        if steps.iter().any(|step| !step.soon.is_empty()) {
+            touch(rest, &entries, &leaves);
+        }
+    }
+}
+
+/// Looks at the nodes and leaves of steps up to the next that reads much, one after the other: memory gives what does not wait
+/// for each other at once, where the steps themselves would ask for one thing at a time.
+fn touch(steps: &[Step], entries: &[Entry], leaves: &[Option<Arc<Node>>]) {
+    let mut reads_much = false;
+    let upcoming = steps.iter().take_while(|step| {
+        let more = !reads_much || step.joined;
+        reads_much |= !step.soon.is_empty();
+        more
+    });
+    for step in upcoming {
+        let node = &entries[step.entry as usize].node;
+        black_box((node.op.class(), node.outs.len()));
+        for leaf in step.leaves.iter().filter_map(|&l| leaves[l as usize].as_ref()) {
+            if let Some(Ok(tensors)) = leaf.done() {
+                for tensor in tensors {
+                    black_box(tensor.ptr());
+                }
+            }
         }
     }
 }

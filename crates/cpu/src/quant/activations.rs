@@ -109,38 +109,36 @@ pub(super) fn activations(
     let mut scales = vec![0f32; slabs * x.rows * groups];
     let mut sums = vec![0i32; slabs * x.rows * groups];
     let order = order(bits);
-    // A task is a run of rows of one slab.
+    // A task is a run of rows of one slab: columns and rows from where on, and where the results go.
     let step = (1 << 15) / DEPTH;
-    let mut tasks = Vec::new();
-    if x.rows > 0 {
-        let slabs = codes.chunks_mut(x.rows * DEPTH).zip(scales.chunks_mut(x.rows * groups));
-        for (slab, ((codes, scales), sums)) in slabs.zip(sums.chunks_mut(x.rows * groups)).enumerate() {
-            let parts = codes.chunks_mut(step * DEPTH).zip(scales.chunks_mut(step * groups));
-            for (part, ((codes, scales), sums)) in parts.zip(sums.chunks_mut(step * groups)).enumerate() {
-                tasks.push(Mutex::new((slab * DEPTH, part * step, codes, scales, sums)));
-            }
-        }
-    }
-    let work = |i: usize| {
-        let (first, row, codes, scales, sums) = &mut *tasks[i].lock().unwrap_or_else(|e| e.into_inner());
-        let width = (x.cols - *first).min(DEPTH);
+    let slab = x.rows.max(1);
+    let slabs =
+        codes.chunks_mut(slab * DEPTH).zip(scales.chunks_mut(slab * groups)).zip(sums.chunks_mut(slab * groups));
+    let tasks = slabs.enumerate().flat_map(|(slab, ((codes, scales), sums))| {
+        let parts = codes.chunks_mut(step * DEPTH).zip(scales.chunks_mut(step * groups));
+        let parts = parts.zip(sums.chunks_mut(step * groups)).enumerate();
+        parts.map(move |(part, ((codes, scales), sums))| (slab * DEPTH, part * step, codes, scales, sums))
+    });
+    let work = |(first, row, codes, scales, sums): (usize, usize, &mut [i8], &mut [f32], &mut [i32])| {
+        let width = (x.cols - first).min(DEPTH);
         for (r, codes) in codes.as_chunks_mut::<DEPTH>().0.iter_mut().enumerate() {
-            if !wanted(*row + r) {
+            if !wanted(row + r) {
                 continue;
             }
             let size = x.dtype.size();
-            let bytes = &x.row(*row + r)[*first * size..][..width * size];
+            let bytes = &x.row(row + r)[first * size..][..width * size];
             let at = r * groups;
             quantize(isa, x.dtype, bytes, group, sum, codes, &mut scales[at..][..groups], &mut sums[at..][..groups]);
             permute(isa, &order, codes);
         }
     };
     if x.rows * x.cols <= SERIAL {
-        (0..tasks.len()).for_each(work);
+        tasks.for_each(work);
     } else {
-        pool::run(tasks.len(), &work);
+        let tasks: Vec<_> = tasks.map(|task| Mutex::new(Some(task))).collect();
+        let take = |i: usize| tasks[i].lock().unwrap_or_else(|e| e.into_inner()).take();
+        pool::run(tasks.len(), &|i| take(i).into_iter().for_each(work));
     }
-    drop(tasks);
     Activations { codes, scales, sums, rows: x.rows, groups }
 }
 

@@ -173,7 +173,7 @@ fn finished(mut v: __m512i) -> __m512i {
 /// Adds to each lane the products of the codes of a word with the activations at its place.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi")]
 #[inline]
-unsafe fn dot<const BITS: usize, const FP4: bool>(
+pub(super) unsafe fn dot<const BITS: usize, const FP4: bool>(
     mut sum: __m512i,
     words: __m512i,
     x: *const i8,
@@ -245,13 +245,13 @@ fn columns<const WORDS: usize>(d: [__m512i; 16]) -> [__m512i; 16] {
 /// In each 128-bit lane: words 0 and 2 of `a`, then of `b`.
 #[target_feature(enable = "avx512f")]
 #[inline]
-fn even(a: __m512i, b: __m512i) -> __m512i {
+pub(super) fn even(a: __m512i, b: __m512i) -> __m512i {
     _mm512_castps_si512(_mm512_shuffle_ps::<0x88>(_mm512_castsi512_ps(a), _mm512_castsi512_ps(b)))
 }
 
 /// In each 128-bit lane: words 1 and 3 of `a`, then of `b`.
 #[target_feature(enable = "avx512f")]
 #[inline]
-fn odd(a: __m512i, b: __m512i) -> __m512i {
+pub(super) fn odd(a: __m512i, b: __m512i) -> __m512i {
     _mm512_castps_si512(_mm512_shuffle_ps::<0xdd>(_mm512_castsi512_ps(a), _mm512_castsi512_ps(b)))
 }

@@ -50,6 +50,8 @@ mod format;
 mod gather;
 mod halves;
 #[cfg(target_arch = "x86_64")]
+mod lengthwise;
+#[cfg(target_arch = "x86_64")]
 mod lone;
 mod panel;
 #[cfg(target_arch = "x86_64")]

@@ -269,35 +269,49 @@ unsafe fn scale_strip(
     let mut r = [_mm512_setzero_si512(); 16];
     // One loop a kind. (`array::map` would not inherit the instruction set, and call every intrinsic.)
     macro_rules! each {
-        ($p:ident => $decoded:expr) => {
-            for i in 0..16 {
-                let $p = rows[i].cast();
-                // SAFETY: masks keep the loads within `count` groups.
-                r[i] = _mm512_castps_si512(unsafe { $decoded });
+        ($($kind:ident)*) => {
+            match block.kind {
+                $(ScaleKind::$kind => for i in 0..16 {
+                    // SAFETY: masks keep the loads within `count` groups.
+                    r[i] = _mm512_castps_si512(unsafe { sixteen(ScaleKind::$kind, rows[i], lanes, factor) });
+                })*
             }
         };
     }
-    match block.kind {
-        ScaleKind::F32 => each!(p => _mm512_maskz_loadu_ps(lanes, p)),
-        ScaleKind::F16 => each!(p => _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(lanes, p))),
-        ScaleKind::Bf16 => each!(p => {
-            let wide = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(lanes, p));
-            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
-        }),
-        ScaleKind::E8m0 => each!(p => {
-            let wide = _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(lanes, p));
-            let bits = _mm512_max_epu32(_mm512_slli_epi32::<23>(wide), _mm512_set1_epi32(0x40_0000));
-            _mm512_mul_ps(_mm512_castsi512_ps(bits), factor)
-        }),
-        ScaleKind::E4m3 => each!(p => {
-            let wide = _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(lanes, p));
-            _mm512_mul_ps(e4m3(wide), factor)
-        }),
-    }
+    each!(F32 F16 Bf16 E8m0 E4m3);
     let t = transpose(r);
     for group in 0..16 {
         // SAFETY: as the caller promises.
         unsafe { _mm512_storeu_ps(out.add(group * stride), _mm512_castsi512_ps(t[group])) }
+    }
+}
+
+/// Sixteen scales (or biases) one behind the other, decoded: those of `lanes`, and zeros. `factor` is for kinds of a byte.
+///
+/// # Safety
+/// They are readable at `p`.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+#[inline]
+pub(super) unsafe fn sixteen(kind: ScaleKind, p: *const u8, lanes: __mmask16, factor: __m512) -> __m512 {
+    // SAFETY: as the caller promises.
+    unsafe {
+        match kind {
+            ScaleKind::F32 => _mm512_maskz_loadu_ps(lanes, p.cast()),
+            ScaleKind::F16 => _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(lanes, p.cast())),
+            ScaleKind::Bf16 => {
+                let wide = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(lanes, p.cast()));
+                _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
+            }
+            ScaleKind::E8m0 => {
+                let wide = _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(lanes, p.cast()));
+                let bits = _mm512_max_epu32(_mm512_slli_epi32::<23>(wide), _mm512_set1_epi32(0x40_0000));
+                _mm512_mul_ps(_mm512_castsi512_ps(bits), factor)
+            }
+            ScaleKind::E4m3 => {
+                let wide = _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(lanes, p.cast()));
+                _mm512_mul_ps(e4m3(wide), factor)
+            }
+        }
     }
 }
 

@@ -15,7 +15,7 @@ use super::panel::{self, COLUMNS, Content, DEPTH, FP4_OFFSET, PANEL, SCALE_TILE,
 use super::weights::Weights;
 use super::{dot, fma, halves};
 #[cfg(target_arch = "x86_64")]
-use super::{few_avx2, lone, thin, tiles};
+use super::{few_avx2, lengthwise, lone, thin, tiles};
 #[cfg(target_arch = "x86_64")]
 use crate::amx::Shapes;
 use crate::isa::Isa;
@@ -25,6 +25,7 @@ use crate::simd::dispatch_with;
 use crate::{pool, stretch};
 use lapis_core::dtype::Dtype;
 use lapis_core::error::{Error, Result};
+use smallvec::{SmallVec, smallvec};
 use std::cell::Cell;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
@@ -120,7 +121,7 @@ pub fn qmm_all(
         let n = check_product(op, x, w, transpose, out_dtype)?;
         check_len(op, "the result", out.len(), x.rows() * n * out_dtype.size())?;
     }
-    let pairs: Vec<Pair> = (0..x.rows()).map(|r| Pair { x: r, out: r }).collect();
+    let pairs: SmallVec<[Pair; THIN_ROWS]> = (0..x.rows()).map(|r| Pair { x: r, out: r }).collect();
     products(isa, x, targets, transpose, arithmetic, &[Job { matrix: 0, pairs: &pairs }], out_dtype);
     Ok(())
 }
@@ -160,7 +161,7 @@ pub(super) fn products(
     out_dtype: Dtype,
 ) {
     let Some(Target { w, .. }) = targets.first() else { return };
-    let mut wanted = vec![false; x.rows()];
+    let mut wanted: SmallVec<[bool; THIN_ROWS]> = smallvec![false; x.rows()];
     for pair in jobs.iter().flat_map(|job| job.pairs) {
         wanted[pair.x] = true;
     }
@@ -178,7 +179,9 @@ pub(super) fn products(
 
 /// [`products`] with a prepared left side.
 pub(super) fn multiply(isa: Isa, x: Left, targets: &mut [Target], transpose: bool, jobs: &[Job], out_dtype: Dtype) {
-    let parts: Vec<Product> = targets
+    #[cfg(target_arch = "x86_64")]
+    let mut rows = FEW.take().unwrap_or_default();
+    let parts: SmallVec<[Product; 4]> = targets
         .iter_mut()
         .map(|Target { w, out }| {
             let n = if transpose { w.rows } else { w.cols };
@@ -199,7 +202,7 @@ pub(super) fn multiply(isa: Isa, x: Left, targets: &mut [Target], transpose: boo
     let few = jobs.iter().all(|job| job.pairs.len() <= THIN_ROWS);
     let tasks = tasks(jobs, &parts, if few { 64 } else { 8 });
     #[cfg(target_arch = "x86_64")]
-    let (mut parts, mut rows) = (parts, Few::default());
+    let mut parts = parts;
     // One job's rows are gathered once for all tasks.
     #[cfg(target_arch = "x86_64")]
     if let ([job], Some(first)) = (jobs, parts.first())
@@ -212,7 +215,16 @@ pub(super) fn multiply(isa: Isa, x: Left, targets: &mut [Target], transpose: boo
         let task: &Task = &tasks[i];
         with_scratch(|scratch| parts[task.target].run(task, scratch));
     };
-    if few { stretch::run(tasks.len(), &run) } else { pool::run(tasks.len(), &run) }
+    if few {
+        stretch::run(tasks.len(), &run)
+    } else {
+        pool::run(tasks.len(), &run)
+    }
+    #[cfg(target_arch = "x86_64")]
+    {
+        drop(parts);
+        FEW.set(Some(rows));
+    }
 }
 
 /// The left side as kernels read it.
@@ -291,6 +303,12 @@ fn tasks<'a>(jobs: &[Job<'a>], products: &[Product], each: usize) -> Vec<Task<'a
 /// Few rows of activations, in equal parts.
 #[cfg(target_arch = "x86_64")]
 type Few = [thin::Few; THIN_ROWS / thin::ROWS];
+
+#[cfg(target_arch = "x86_64")]
+thread_local! {
+    /// The last product's rows, whose memory the next one uses again.
+    static FEW: Cell<Option<Box<Few>>> = const { Cell::new(None) };
+}
 
 /// What a thread needs while it works on a task: panels in the first-level cache, sums in the second.
 #[repr(align(64))]
@@ -376,7 +394,7 @@ impl Product<'_> {
     /// The rows of `pairs` in the order of the kernels for few.
     #[cfg(target_arch = "x86_64")]
     fn gather(&self, x: &Activations, pairs: &[Pair], few: &mut Few) {
-        let rows: Vec<usize> = pairs.iter().map(|pair| pair.x).collect();
+        let rows: SmallVec<[usize; THIN_ROWS]> = pairs.iter().map(|pair| pair.x).collect();
         for (part, few) in tiles(rows.len(), thin::ROWS).zip(few) {
             let (words, format) = (self.strip().unwrap_or(thin::STRIP), self.w.format);
             few.gather(x, &rows[part], self.w.cols, format.group(), format.bits(), words);
@@ -455,8 +473,17 @@ impl Product<'_> {
         }
         if let ([_], [few, ..]) = (task.pairs, few) {
             let job = thin::Job { x: few, cols: w.cols, group, bits, fp4 };
-            // SAFETY: the level is present (it was passed), and there is room for 64.
-            unsafe { lone::block(&block, &job, scratch.sums[0].as_mut_ptr()) }
+            let (out, rest) = scratch.sums.split_at_mut(1);
+            let (out, rest) = (out[0].as_mut_ptr(), rest.as_flattened_mut());
+            let in_order = features().in_order && lengthwise::fits(&block, &job);
+            // SAFETY: the level is present (it was passed), and there is room for 64, and for products.
+            unsafe {
+                if in_order && lengthwise::room(w.groups()) <= rest.len() {
+                    lengthwise::block(&block, &job, rest.as_mut_ptr(), out);
+                } else {
+                    lone::block(&block, &job, out);
+                }
+            }
         } else {
             for nth in 0..width / thin::STRIP {
                 let strip = thin::Strip::of(&block, nth);

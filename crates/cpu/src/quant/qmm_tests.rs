@@ -1,5 +1,7 @@
 //! Products against decode-and-multiply in f64, and the promise that a row's bits do not depend on its company.
 
+use super::activations::{Sum, activations};
+use super::panel::{self, COLUMNS, FP4_OFFSET};
 use super::*;
 use crate::isa::{self, Isa};
 use lapis_core::dtype::Dtype;
@@ -247,6 +249,46 @@ fn a_row_has_the_same_bits_alone_and_in_company() {
             }
         }
     }
+}
+
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn rows_read_lengthwise_give_the_same_bits() {
+    if !isa::available().contains(&Isa::Avx512) {
+        return eprintln!("skipped: this machine has no AVX-512");
+    }
+    let mut read = 0;
+    for (i, format) in formats().into_iter().enumerate() {
+        for scales in [Dtype::Bfloat16, Dtype::Float16, Dtype::Float32] {
+            for k in [512, 2560, 4096] {
+                let w = Packed::new(i as u64, format, scales, false, [1, 64, k]);
+                let (w, left) = (w.weights(), Left::new(98, Dtype::Bfloat16, 1, k));
+                let content = panel::Content::of(format);
+                let sum = if format.has_biases() { Sum::Bias } else { Sum::Offset(FP4_OFFSET) };
+                let x = activations(Isa::Avx512, &left.rows(0..1), format.bits(), format.group(), sum, &|_| true);
+                let mut few = thin::Few::default();
+                few.gather(&x, &[0], k, format.group(), format.bits(), thin::STRIP);
+                let job = thin::Job { x: &few, cols: k, group: format.group(), bits: content.bits, fp4: content.fp4 };
+                let block = w.block(0, 0, COLUMNS);
+                if format.mode() == Mode::Mxfp8 || !lengthwise::fits(&block, &job) {
+                    continue;
+                }
+                read += 1;
+                let (mut crosswise, mut here) = ([0f32; COLUMNS], [0f32; COLUMNS]);
+                let mut products = vec![0f32; lengthwise::room(w.groups())];
+                // SAFETY: the level is there; there is room for 64 and for products.
+                unsafe {
+                    lone::block(&block, &job, crosswise.as_mut_ptr());
+                    lengthwise::block(&block, &job, products.as_mut_ptr(), here.as_mut_ptr());
+                    if thin::Strip::apart(&block) {
+                        thin::interleave(&mut crosswise);
+                    }
+                }
+                assert_eq!(crosswise, here, "{format:?}, scales in {scales:?}, {k} columns");
+            }
+        }
+    }
+    assert!(read > 30, "{read} products were read lengthwise");
 }
 
 #[test]

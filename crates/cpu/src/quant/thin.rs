@@ -13,6 +13,7 @@
 #![allow(clippy::pointers_in_nomem_asm_block)]
 
 use super::activations::Activations;
+use super::lengthwise;
 use super::panel::{DEPTH, TILE_GROUPS};
 use super::panel_avx512::{Controls, Scales, quarters, transpose};
 use super::weights::Block;
@@ -92,7 +93,7 @@ pub(super) struct Few {
     /// Rows there is room for: 1, 4 or 8. The last row is repeated to fill it.
     width: usize,
     /// By row, as words lie in a vector: `[row][vector][unit of a word][words][4]`, padded with zeros; or, for several rows
-    /// of AVX-512, `[unit][width][4]`.
+    /// of AVX-512, `[unit][width][4]`. A lone row of AVX-512 begins again behind its end, and so do its sums.
     pub(super) codes: Vec<i8>,
     /// `[group][width]`, as are the sums.
     pub(super) scales: Vec<f32>,
@@ -173,6 +174,14 @@ impl Few {
                     }
                 }
             }
+        }
+        if words == 16 && rows.len() == 1 && cols.is_multiple_of(64 * per_word) {
+            // What is read in one go at the end of a row of weights goes on in the next row. (Half a vector needs zeros.)
+            let groups = cols / group;
+            self.codes.resize(stride + lengthwise::LOT * 64 * per_word, 0);
+            (cols..self.codes.len()).for_each(|i| self.codes[i] = self.codes[i - cols]);
+            self.sums.resize(groups + lengthwise::LOT * lengthwise::MOST_GROUPS, 0);
+            (groups..self.sums.len()).for_each(|i| self.sums[i] = self.sums[i - groups]);
         }
     }
 }

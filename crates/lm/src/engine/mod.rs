@@ -26,9 +26,10 @@ use rows::Rows;
 
 use crate::adapter::Mixed;
 use crate::batch::{Batch, KvOptions, Mark, Sequence};
+use crate::fit;
 use crate::models::Model;
 use crate::sample::Constraint;
-use lapis::{Array, Dtype, Error, Result, eval, ops};
+use lapis::{Array, Dtype, Error, Result, eval, io, ops};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -180,8 +181,10 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// An engine of `model`, whose logits have `vocabulary` columns.
+    /// An engine of `model`, whose logits have `vocabulary` columns. Weights that are mapped from files begin to move to
+    /// large pages, if there is plenty of memory (see `lapis::io::settle`).
     pub fn new(model: Arc<dyn Model>, vocabulary: usize) -> Engine {
+        io::settle(|| fit::available() / 3);
         Engine {
             model,
             vocabulary,
