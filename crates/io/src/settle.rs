@@ -38,7 +38,7 @@ pub fn settle(most: impl FnOnce() -> u64) -> bool {
         if bytes == 0 || !wanted || bytes as u64 > most() {
             return false;
         }
-        return std::thread::Builder::new().name("lapis-settle".to_string()).spawn(|| linux::all(sources)).is_ok();
+        std::thread::Builder::new().name("lapis-settle".to_string()).spawn(|| linux::all(sources)).is_ok()
     }
     #[cfg(not(target_os = "linux"))]
     {
