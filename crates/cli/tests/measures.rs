@@ -63,9 +63,14 @@ fn an_interrupted_evaluation_keeps_what_is_done() {
     let row = |question: &str| format!("{{\"question\": {question:?}, \"choices\": [\"a\", \"b\"], \"answer\": 0}}\n");
     // Of this one it is said that it was cut.
     dir.write("first.jsonl", row(&"word ".repeat(600)));
-    dir.write("second.jsonl", row("Who lived in a house?").repeat(5000));
-    let mut command =
-        dir.command("evaluate --tasks first.jsonl second.jsonl --batch-size 2 --output-dir results --json");
+    // This one goes on for long, so that it is not over before the signal comes, however late this test is woken.
+    dir.write(
+        "second.yaml",
+        "task: second\ndataset_kwargs: {data_files: {test: second.jsonl}}\ntest_split: test\noutput_type: generate_until\n\
+         doc_to_text: prompt\ndoc_to_target: 'a'\ngeneration_kwargs: {until: ['xyzzy'], max_gen_toks: 400}\n",
+    );
+    dir.write("second.jsonl", "{\"prompt\": \"Tell me a story.\"}\n".repeat(4000));
+    let mut command = dir.command("evaluate --tasks first.jsonl second --batch-size 2 --output-dir results --json");
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut said = String::new();
     BufReader::new(child.stderr.as_mut().unwrap()).read_line(&mut said).unwrap();

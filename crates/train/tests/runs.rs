@@ -1,22 +1,17 @@
 //! Runs on the demo model: a loss that falls, an adapter that is read, and a run that is interrupted and goes on (killed: see
 //! the command line's `tests/finetune.rs`).
 
+mod shared;
+
 use lapis_lm::fuse::{Base, fuse};
 use lapis_lm::gguf::{Kind, export};
 use lapis_lm::{Adapter, LanguageModel, Options};
 use lapis_train::{Data, Observer, Record, Settings, run};
+use shared::Folder;
 use std::path::{Path, PathBuf};
 
 fn demo() -> LanguageModel {
     lapis_lm::load(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/demo-model/model")).unwrap()
-}
-
-/// An empty folder.
-fn folder(name: &str) -> PathBuf {
-    let dir = std::env::temp_dir().join(format!("lapis-train-{name}-{}", std::process::id()));
-    drop(std::fs::remove_dir_all(&dir));
-    std::fs::create_dir_all(&dir).unwrap();
-    dir
 }
 
 fn lines(n: usize) -> String {
@@ -69,7 +64,7 @@ fn data(dir: &Path, model: &LanguageModel, s: &Settings) -> Data {
 
 #[test]
 fn fifty_lines_are_learned() {
-    let (dir, model) = (folder("learned"), demo());
+    let (dir, model) = (Folder::new("learned"), demo());
     let s = Settings { test: true, report_to: Some("tensorboard".into()), ..settings(&dir) };
     let mut watch = Watch::default();
     let outcome = run(&model, data(&dir, &model, &s), &s, false, &mut watch).unwrap();
@@ -116,7 +111,7 @@ fn whole(dir: &Path) -> Settings {
 
 #[test]
 fn an_interrupted_run_ends_with_the_same_bits() {
-    let (dir, model) = (folder("resumed"), demo());
+    let (dir, model) = (Folder::new("resumed"), demo());
     let s = whole(&dir);
     let file = |s: &Settings| std::fs::read(Path::new(&s.adapter_path).join("adapters.safetensors")).unwrap();
     let losses = |s: &Settings| -> Vec<(usize, Option<f32>, Option<f32>)> {
@@ -143,7 +138,7 @@ fn an_interrupted_run_ends_with_the_same_bits() {
 
 #[test]
 fn what_is_no_number_stops_with_the_last_good_state() {
-    let (dir, model) = (folder("nan"), demo());
+    let (dir, model) = (Folder::new("nan"), demo());
     let s = Settings { learning_rate: 1e30, val_batches: 1, ..settings(&dir) };
     let error = run(&model, data(&dir, &model, &s), &s, false, &mut Watch::default()).unwrap_err();
     assert!(error.message().contains("in step 2; the weights of step 1 are in"), "{error}");
@@ -163,7 +158,7 @@ fn what_is_no_number_stops_with_the_last_good_state() {
 
 #[test]
 fn the_best_is_kept_and_said_where_it_is_not_the_last() {
-    let (dir, model) = (folder("best"), demo());
+    let (dir, model) = (Folder::new("best"), demo());
     let s = Settings { learning_rate: 3e-3, steps_per_eval: 2, iters: 6, ..settings(&dir) };
     run(&model, data(&dir, &model, &s), &s, false, &mut Watch::default()).unwrap();
     let best = Path::new(&s.adapter_path).join("best_adapters.safetensors");
@@ -190,7 +185,7 @@ fn the_best_is_kept_and_said_where_it_is_not_the_last() {
 
 #[test]
 fn prompts_are_answered_at_each_validation() {
-    let (dir, model) = (folder("prompts"), demo());
+    let (dir, model) = (Folder::new("prompts"), demo());
     std::fs::write(dir.join("prompts.txt"), "Which colour has door 3?\n").unwrap();
     let prompts = Some(dir.join("prompts.txt").display().to_string());
     let s = Settings { eval_prompts: prompts, ..settings(&dir) };
@@ -210,7 +205,7 @@ fn prompts_are_answered_at_each_validation() {
 
 #[test]
 fn what_would_end_a_run_is_told_before_it_begins() {
-    let (dir, model) = (folder("before"), demo());
+    let (dir, model) = (Folder::new("before"), demo());
     let s = Settings { test: true, batch_size: 5, ..settings(&dir) };
     let begin = |s: &Settings| run(&model, data(&dir, &model, s), s, false, &mut Watch::default()).unwrap_err();
     let error = begin(&s);
@@ -247,7 +242,7 @@ fn what_would_end_a_run_is_told_before_it_begins() {
 
 #[test]
 fn early_stopping_keeps_the_best() {
-    let (dir, model) = (folder("early"), demo());
+    let (dir, model) = (Folder::new("early"), demo());
     let s = Settings { learning_rate: 0.5, patience: Some(1), steps_per_eval: 1, iters: 20, ..settings(&dir) };
     let mut watch = Watch::default();
     let outcome = run(&model, data(&dir, &model, &s), &s, false, &mut watch).unwrap();
@@ -258,7 +253,7 @@ fn early_stopping_keeps_the_best() {
 
 #[test]
 fn bad_rows_and_settings_are_named() {
-    let (dir, model) = (folder("bad"), demo());
+    let (dir, model) = (Folder::new("bad"), demo());
     let s = settings(&dir);
     let fails = |text: &str| {
         std::fs::write(dir.join("train.jsonl"), text).unwrap();
@@ -327,7 +322,7 @@ fn bad_rows_and_settings_are_named() {
 
 #[test]
 fn chats_with_tools_and_texts() {
-    let (dir, model) = (folder("formats"), demo());
+    let (dir, model) = (Folder::new("formats"), demo());
     let s = settings(&dir);
     let read = |text: &str, s: &Settings| {
         std::fs::write(dir.join("train.jsonl"), text).unwrap();
@@ -348,7 +343,7 @@ fn chats_with_tools_and_texts() {
 /// What a fused model foresees, and the same model as a GGUF file.
 #[test]
 fn fused_and_exported() {
-    let (dir, model) = (folder("fused"), demo());
+    let (dir, model) = (Folder::new("fused"), demo());
     let s = Settings { iters: 4, ..settings(&dir) };
     run(&model, data(&dir, &model, &s), &s, false, &mut Watch::default()).unwrap();
     let tuned = model.with_adapter(&Adapter::open(&s.adapter_path).unwrap()).unwrap();
@@ -395,7 +390,7 @@ fn pairs(n: usize) -> String {
 fn preferences_are_learned_and_taken_up_again() {
     let model = demo();
     for mode in ["dpo", "orpo"] {
-        let dir = folder(mode);
+        let dir = Folder::new(mode);
         std::fs::write(dir.join("train.jsonl"), pairs(20)).unwrap();
         std::fs::write(dir.join("valid.jsonl"), pairs(4)).unwrap();
         let s = Settings { train_mode: mode.into(), mask_prompt: false, ..settings(&dir) };
@@ -418,7 +413,7 @@ fn preferences_are_learned_and_taken_up_again() {
 
 #[test]
 fn pairs_come_as_texts_or_messages_and_bad_ones_are_named() {
-    let (dir, model) = (folder("pairs"), demo());
+    let (dir, model) = (Folder::new("pairs"), demo());
     let s = Settings { train_mode: "dpo".into(), ..settings(&dir) };
     let read = |text: &str, s: &Settings| {
         std::fs::write(dir.join("train.jsonl"), text).unwrap();
