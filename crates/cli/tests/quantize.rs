@@ -61,7 +61,7 @@ fn each_method_writes_a_model_that_answers() {
     dir.lapis(&format!("awq --bits 4 --mlx-path awq --n-grid 4 {few}"));
     dir.lapis(
         "dwq --bits 4 --mlx-path dwq --quantized-model gptq --num-samples 8 --max-seq-length 128 --report-samples 2 --target-dir \
-         targets --learning-rate 1e-5",
+         targets",
     );
     for method in ["gptq", "awq", "dwq"] {
         let report = dir.json(&format!("{method}/quantization_report.json"));

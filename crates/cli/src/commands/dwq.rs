@@ -28,15 +28,16 @@ pub(crate) struct Arguments {
     /// Elements that share a scale
     #[arg(long, default_value_t = 64)]
     group_size: usize,
-    /// Samples to learn from; those that there are come again until so many were seen
+    /// Samples to learn from, short ones joined to windows of 512 tokens; those that there are come again until so many were seen
     #[arg(long, default_value_t = 2048)]
     num_samples: usize,
     /// Tokens of a sample at most; the rest is cut off
     #[arg(long, default_value_t = 1025)]
     max_seq_length: usize,
-    /// How far a step goes
-    #[arg(long, default_value_t = 1e-6)]
-    learning_rate: f64,
+    /// How far a step goes, on scales and biases, all the way [default: of each layer, so far as its scales and its width allow,
+    /// and less towards the end]
+    #[arg(long)]
+    learning_rate: Option<f64>,
     /// Samples of a step
     #[arg(long, default_value_t = 4)]
     batch_size: usize,
@@ -57,7 +58,7 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(a: Arguments, manner: Manner) -> Result<()> {
     let format = Format::affine(a.bits, a.group_size)?;
-    if a.learning_rate.is_nan() || a.learning_rate <= 0.0 || a.max_seq_length < 2 || a.batch_size == 0 {
+    if a.learning_rate.is_some_and(|rate| rate.is_nan() || rate <= 0.0) || a.max_seq_length < 2 || a.batch_size == 0 {
         return Err(Error::value("--learning-rate and --batch-size are more than 0, --max-seq-length is 2 or more"));
     }
     let how = Dwq {

@@ -87,19 +87,31 @@ impl Calibration {
     }
 
     /// The samples that do not reach into what [`Calibration::windows`] of this length holds out, cut to pieces of `most` tokens.
+    /// Those of fewer than `length` follow one another until there are so many, as in windows: who learns from short samples
+    /// alone learns nothing of places further back.
     pub fn samples_before(&self, length: usize, most: usize) -> Vec<Sample> {
         let [all, held] = self.held_out(length);
         let mut left = all.saturating_sub(held) * length;
-        let mut found = Vec::new();
+        let (mut found, mut short, enough) = (Vec::new(), Vec::new(), length.min(most).max(1));
         for sample in &self.samples {
             let end = sample.tokens.len().min(left);
             let whole = end == sample.tokens.len();
             left -= end;
             // Of a sample that reaches into it, whole pieces only.
             let pieces = sample.tokens[..end].chunks(most.max(1)).filter(|p| whole || p.len() == most);
-            found.extend(pieces.map(|p| Sample { tokens: p.to_vec(), ..Sample::default() }));
+            for piece in pieces {
+                if piece.len() >= enough {
+                    found.push(piece.to_vec());
+                    continue;
+                }
+                short.extend_from_slice(piece);
+                while short.len() >= enough {
+                    let rest = short.split_off(enough);
+                    found.push(std::mem::replace(&mut short, rest));
+                }
+            }
         }
-        found
+        found.into_iter().map(|tokens| Sample { tokens, ..Sample::default() }).collect()
     }
 
     /// Cuts the text into windows of `length` tokens: those to look at, `count` at most (`None` takes all) in an order that

@@ -1,7 +1,18 @@
 //! DWQ: scales and biases of a packed model learn to foresee what the source does; codes stay.
 //!
-//! The loss of a token is KL(source ‖ student) of `softmax(logits / 2)`; Adam with bias correction works on float32 copies of scales
-//! and biases, which the forward pass has in the type that they are stored in. The best state of all validations is kept.
+//! The loss of a token is KL(source ‖ student) of `softmax(logits / 2)`; Adam with bias correction learns in float32 by how much
+//! scales and biases change, and the forward pass has them in the type that they are stored in. The best state of all validations
+//! is kept.
+//!
+//! With a learning rate, Adam walks on scales and biases themselves, at that rate all the way, as in mlx-lm. Without one:
+//!
+//! * It walks on the scale and on the weight of the middle code of a group, `bias + scale * levels / 2`. A larger scale alone moves
+//!   all weights of a group one way, which the bias then has to take back; what Adam does for each number on its own does not see
+//!   that. About the middle the two hardly depend on each other: on the demo model half as many steps go as far.
+//! * A layer's step is a share of its mean scale, so that weights ten times as large learn as fast, over the root of its inputs: what
+//!   weights of that size and steps of one sign do to outputs grows so (Yang and others 2022, arXiv 2203.03466). For 4096 inputs
+//!   this comes to about mlx-lm's rate, which is that of large models.
+//! * Steps become smaller along half a cosine, so that the last ones take away the noise of those before.
 
 use super::state::{digest_of, fingerprint};
 use super::{Listener, State};
@@ -15,7 +26,7 @@ use lapis::transforms::value_and_grad;
 use lapis::{Array, Dtype, Error, Result, eval, memory, ops};
 use lapis_lm::{Batch, Model, Original, Sequence};
 use lapis_nn::activations::log_softmax;
-use lapis_nn::optim::{Adam, Optimizer};
+use lapis_nn::optim::{Adam, Optimizer, Rate, cosine_decay};
 use lapis_nn::{Params, check_finite, for_each_packable};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -33,6 +44,8 @@ const VALIDATE: usize = 200;
 const REPORT: usize = 20;
 /// Steps between two saved states.
 const SAVE: usize = 50;
+/// The first step of a layer of 256 inputs, as a share of its mean scale.
+const SHARE: f64 = 0.002;
 
 /// What to do.
 #[derive(Clone, Debug, PartialEq)]
@@ -43,8 +56,8 @@ pub struct Dwq {
     pub max_seq_length: usize,
     /// Samples of a step.
     pub batch_size: usize,
-    /// Of Adam.
-    pub learning_rate: f64,
+    /// Of Adam, on scales and biases; nothing: a share of each layer's scales, which becomes smaller.
+    pub learning_rate: Option<f64>,
     /// Of the order of samples.
     pub seed: u64,
     /// Compute values inside layers again for gradients.
@@ -268,7 +281,7 @@ pub fn run_of(teacher: &Original, student: &dyn Model, lessons: &Lessons, how: &
     Ok(json!({
         "method": "dwq", "teacher": fingerprint(teacher.model())?, "student": fingerprint(student)?,
         "samples": lessons.digest, "steps": lessons.steps, "learning_rate": how.learning_rate, "seed": how.seed,
-        "targets": files,
+        "targets": files, "schema": 2,
     }))
 }
 
@@ -285,21 +298,28 @@ pub fn dwq(
     state: &State,
     listener: &mut dyn Listener,
 ) -> Result<Option<Distilled>> {
-    let stored = trained(student);
-    if stored.is_empty() {
+    let layers = trained(student, how.learning_rate.is_none())?;
+    if layers.is_empty() {
         return Err(Error::value(
             "[dwq] no layer is packed in affine codes of fewer than 8 bits: nothing can be trained",
         ));
     }
-    let wide = |p: &Params| -> Result<Params> {
-        p.iter().map(|(name, a)| Ok((name.clone(), ops::astype(a, Dtype::Float32)?))).collect()
+    let zeros = |a: &Array| ops::zeros_like(a, Some(Dtype::Float32));
+    let mut params = Params::new();
+    for layer in &layers {
+        params.insert(layer.scales(), zeros(&layer.stored[0])?);
+        params.insert(layer.biases(), zeros(&layer.stored[1])?);
+    }
+    let rate: Rate = match how.learning_rate {
+        Some(rate) => rate.into(),
+        None => cosine_decay(SHARE, lessons.steps as u64, 0.0)?.into(),
     };
     let mut run = Run {
-        params: wide(&stored)?,
-        adam: Adam::new(how.learning_rate).bias_correction(true),
+        params,
+        adam: Adam::new(rate).bias_correction(true),
         best: Params::new(),
         progress: Progress::default(),
-        stored,
+        layers,
         how,
         teacher,
     };
@@ -307,23 +327,64 @@ pub fn dwq(
     let done = run.go(student, &mut lessons, state, listener);
     memory::set_cache_limit(cache);
     let done = done?;
-    let best = run.cast(&run.best)?;
+    let best = run.parts(&run.best)?;
     student.module_mut().update(&best, true)?;
     Ok(done)
 }
 
-/// Scales and biases to train, by name.
-fn trained(student: &mut dyn Model) -> Params {
-    let mut paths = Vec::new();
+/// A layer whose scales and biases are trained: what is learned are changes, in steps of its own.
+struct Layer {
+    path: String,
+    /// Its scales and biases as they were.
+    stored: [Array; 2],
+    /// A change of one, of a scale and of the weight of the middle code, in weights.
+    steps: [f64; 2],
+    /// The middle code; 0 where biases themselves are learned.
+    middle: f64,
+}
+
+impl Layer {
+    fn scales(&self) -> String {
+        format!("{}.scales", self.path)
+    }
+
+    fn biases(&self) -> String {
+        format!("{}.biases", self.path)
+    }
+
+    /// Scales and biases after changes, in the types that they are stored in.
+    fn changed(&self, [scales, middles]: [&Array; 2]) -> Result<[Array; 2]> {
+        let (scales, middles) = (ops::multiply(scales, self.steps[0])?, ops::multiply(middles, self.steps[1])?);
+        let biases = ops::subtract(&middles, &ops::multiply(&scales, self.middle)?)?;
+        let sum = |stored: &Array, change: &Array| {
+            ops::astype(&ops::add(ops::astype(stored, Dtype::Float32)?, change)?, stored.dtype())
+        };
+        Ok([sum(&self.stored[0], &scales)?, sum(&self.stored[1], &biases)?])
+    }
+}
+
+/// The layers to train; with `relative`, in steps that follow from their scales and inputs.
+fn trained(student: &mut dyn Model, relative: bool) -> Result<Vec<Layer>> {
+    let mut found = Vec::new();
     for_each_packable(student.module_mut(), &mut |path, layer| {
-        if layer.matrix().format().is_some_and(|f| f.mode() == Mode::Affine && f.bits() < 8) {
-            paths.push(path.to_string());
+        if let Some(format) = layer.matrix().format().filter(|f| f.mode() == Mode::Affine && f.bits() < 8) {
+            found.push((path.to_string(), ((1u32 << format.bits()) - 1) as f64, layer.matrix().columns()));
         }
     });
-    let names: Vec<String> = paths.iter().flat_map(|p| [format!("{p}.scales"), format!("{p}.biases")]).collect();
-    let mut all = student.module().parameters();
-    all.retain(|name, _| names.contains(name));
-    all
+    let all = student.module().parameters();
+    let layer = |(path, levels, columns): (String, f64, usize)| -> Result<Option<Layer>> {
+        let part = |name: &str| all.get(&format!("{path}.{name}")).cloned();
+        let (Some(scales), Some(biases)) = (part("scales"), part("biases")) else { return Ok(None) };
+        let (mut steps, mut middle) = ([1.0; 2], 0.0);
+        if relative {
+            let mean = ops::mean(&ops::abs(&ops::astype(&scales, Dtype::Float32)?)?, (), false)?.item::<f32>()?;
+            let step = f64::from(mean) * (256.0 / columns.max(1) as f64).sqrt();
+            // Codes are about a quarter of all levels away from the middle.
+            (steps, middle) = ([step, step * levels / 4.0], levels / 2.0);
+        }
+        Ok(Some(Layer { path, stored: [scales, biases], steps, middle }))
+    };
+    found.into_iter().filter_map(|one| layer(one).transpose()).collect()
 }
 
 /// Where a run is.
@@ -354,12 +415,11 @@ mod bits {
 }
 
 struct Run<'a> {
-    /// What is trained, in float32.
+    /// What is trained: changes of the layers' scales and biases, by their names, in float32.
     params: Params,
-    /// As the student has it: names and types.
-    stored: Params,
     /// The best so far.
     best: Params,
+    layers: Vec<Layer>,
     adam: Adam,
     progress: Progress,
     how: &'a Dwq,
@@ -436,9 +496,14 @@ impl Run<'_> {
         Ok(Some(Distilled { steps, first, best, last }))
     }
 
-    /// In the types that the student has.
-    fn cast(&self, params: &Params) -> Result<Params> {
-        params.iter().map(|(name, a)| Ok((name.clone(), ops::astype(a, self.stored[name].dtype())?))).collect()
+    /// Scales and biases after these changes.
+    fn parts(&self, params: &Params) -> Result<Params> {
+        let mut all = Params::new();
+        for layer in &self.layers {
+            let names = [layer.scales(), layer.biases()];
+            all.extend(names.clone().into_iter().zip(layer.changed(names.each_ref().map(|name| &params[name]))?));
+        }
+        Ok(all)
     }
 
     /// A step; gives its loss.
@@ -446,7 +511,7 @@ impl Run<'_> {
         let targets = self.teacher.targets("train", index, batch)?;
         let run = value_and_grad(|params: &Params| {
             let mut copy = student.copied();
-            copy.module_mut().update(&self.cast(params)?, true)?;
+            copy.module_mut().update(&self.parts(params)?, true)?;
             loss(&*copy, batch, &targets, self.how.recompute)
         });
         let (loss, grads) = run(&self.params)?;
@@ -471,7 +536,7 @@ impl Run<'_> {
     /// The mean loss of a token of the samples that validate.
     fn validate(&self, student: &dyn Model, lessons: &Lessons) -> Result<f64> {
         let mut copy = student.copied();
-        copy.module_mut().update(&self.cast(&self.params)?, true)?;
+        copy.module_mut().update(&self.parts(&self.params)?, true)?;
         let (mut sum, mut count) = (0.0, 0);
         for (i, batch) in lessons.valid.iter().enumerate() {
             let targets = self.teacher.targets("valid", i, batch)?;
@@ -514,7 +579,7 @@ impl Run<'_> {
                 _ => drop(rest.insert(name, array)),
             }
         }
-        let same = |p: &Params| p.len() == self.stored.len() && p.keys().all(|name| self.stored.contains_key(name));
+        let same = |p: &Params| p.len() == self.params.len() && p.keys().all(|name| self.params.contains_key(name));
         if !same(&params) || !same(&self.best) {
             return Err(damaged());
         }
