@@ -7,7 +7,7 @@ use lapis_lm::engine::Finish;
 use lapis_lm::reply::{Part, ReplyOptions, Stop};
 use lapis_lm::{Grammar, Sampling};
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Instant;
 use tokio::sync::mpsc;
 
@@ -45,20 +45,28 @@ pub struct Job {
     pub updates: mpsc::Sender<Update>,
 }
 
-/// A model that is not let go for as long as this lives.
-pub struct InUse(pub Arc<Loaded>);
+/// A model that is not let go for as long as this lives, or until it is over.
+pub struct InUse(pub Arc<Loaded>, AtomicBool);
 
 impl InUse {
     /// Uses a model.
     pub fn new(model: Arc<Loaded>) -> InUse {
         model.jobs.fetch_add(1, Relaxed);
-        InUse(model)
+        InUse(model, AtomicBool::new(false))
+    }
+
+    /// The model may go. To be said before a client hears that its answer is complete: its next request may be for a model
+    /// that takes this one's place.
+    pub fn over(&self) {
+        if !self.1.swap(true, Relaxed) {
+            self.0.jobs.fetch_sub(1, Relaxed);
+        }
     }
 }
 
 impl Drop for InUse {
     fn drop(&mut self) {
-        self.0.jobs.fetch_sub(1, Relaxed);
+        self.over();
     }
 }
 

@@ -383,6 +383,7 @@ impl Worker {
                 if over {
                     // Nothing is written, however many replies were asked for.
                     desk.writing.remove(&key);
+                    running.job.model.over();
                     for choice in 0..running.job.n {
                         let ending = Ending::Length;
                         tell(
@@ -448,8 +449,11 @@ impl Worker {
                     if finish.is_none() {
                         desk.engine.end(key);
                     }
-                    gone |= !tell(&running.job, Update::Ended { choice, ending, tokens, reasoning, calls, unread });
                     running.left -= 1;
+                    if running.left == 0 {
+                        running.job.model.over();
+                    }
+                    gone |= !tell(&running.job, Update::Ended { choice, ending, tokens, reasoning, calls, unread });
                 }
                 // The prompt is read: the other replies need not read it again.
                 for other in (0..std::mem::take(&mut running.held)).rev() {

@@ -377,23 +377,44 @@ fn thinking_has_a_budget() {
     assert_eq!(kinds, ["thinking", "text"], "{answer}");
 }
 
+fn write_model(dir: &std::path::Path, config: &[u8], tokenizer_config: &[u8]) {
+    std::fs::create_dir_all(dir).unwrap();
+    for (file, bytes) in [
+        ("config.json", config),
+        ("model.safetensors", DEMO.weights),
+        ("tokenizer.json", DEMO.tokenizer),
+        ("tokenizer_config.json", tokenizer_config),
+    ] {
+        std::fs::write(dir.join(file), bytes).unwrap();
+    }
+}
+
+#[test]
+fn models_take_each_others_place_as_soon_as_an_answer_is_there() {
+    let root = std::env::temp_dir().join(format!("lapis-places-{}", std::process::id()));
+    for name in ["here", "there"] {
+        write_model(&root.join(name), DEMO.config, DEMO.tokenizer_config);
+    }
+    let (_server, at) = server(|settings| {
+        settings.models_dir = Some(root.clone());
+        settings.max_models = 1;
+    });
+    for turn in 0..30 {
+        let name = ["here", "there"][turn % 2];
+        let (status, answer) = post(at, "/v1/completions", &json!({"model": name, "prompt": "Once", "max_tokens": 2}));
+        assert_eq!(status, 200, "turn {turn}: {answer}");
+    }
+    drop(std::fs::remove_dir_all(&root));
+}
+
 #[test]
 fn what_small_files_say_against_a_prompt_is_said_before_the_model_is_loaded() {
     let root = std::env::temp_dir().join(format!("lapis-unloaded-{}", std::process::id()));
     for name in ["bare", "encoder", "broken"] {
-        let dir = root.join(name);
-        std::fs::create_dir_all(&dir).unwrap();
         let mut config: Value = serde_json::from_slice(DEMO.tokenizer_config).unwrap();
         config["chat_template"] = if name == "broken" { json!("{% if %}") } else { Value::Null };
         let model = if name == "encoder" { br#"{"model_type": "bert"}"# } else { DEMO.config };
-        for (file, bytes) in [
-            ("config.json", model),
-            ("model.safetensors", DEMO.weights),
-            ("tokenizer.json", DEMO.tokenizer),
-            ("tokenizer_config.json", config.to_string().as_bytes()),
-        ] {
-            std::fs::write(dir.join(file), bytes).unwrap();
-        }
+        write_model(&root.join(name), model, config.to_string().as_bytes());
     }
     let (_server, at) = server(|settings| settings.models_dir = Some(root.clone()));
     let asked = |name: &str, path: &str, extra: Value| {
