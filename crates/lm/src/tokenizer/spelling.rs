@@ -1,5 +1,7 @@
 //! The bytes that each token puts into a text.
 
+use std::sync::LazyLock;
+
 use tokenizers::Model as _;
 
 use super::detokenizer::{BYTES, Kind, byte_token};
@@ -27,12 +29,12 @@ impl Tokenizer {
     pub fn token_bytes(&self, id: u32) -> Vec<u8> {
         let inner = &*self.inner;
         let Some(token) = inner.id_to_token(id) else { return Vec::new() };
-        if self.eos_ids.contains(&id) || inner.get_added_tokens_decoder().contains_key(&id) {
+        if self.eos_ids.contains(&id) || inner.get_added_vocabulary().get_added_tokens_decoder().contains_key(&id) {
             return token.into_bytes();
         }
         match self.kind {
             Kind::Spm { .. } => byte_token(&token).map_or_else(|| token.replace('▁', " ").into(), |b| vec![b]),
-            Kind::Bpe => byte_level(&token, &byte_table()),
+            Kind::Bpe => byte_level(&token),
             Kind::Naive => Lines::new(inner, self.clean_up).bytes(inner, id, &token).unwrap_or_else(|| token.into()),
         }
     }
@@ -44,13 +46,12 @@ impl Tokenizer {
         let last = added.keys().copied().max().map_or(0, |id| id as usize + 1);
         let count = size(inner).max(last).max(inner.get_model().get_vocab_size());
         let special = |id: &u32| self.eos_ids.contains(id) || added.get(id).is_some_and(|t| t.special);
-        let table = byte_table();
         let lines = (self.kind == Kind::Naive).then(|| Lines::new(inner, self.clean_up));
         let bytes = (0..count as u32).map(|id| {
             let Some(token) = inner.id_to_token(id).filter(|_| !special(&id)) else { return Vec::new() };
             let bytes = match self.kind {
                 Kind::Spm { .. } => byte_token(&token).map_or_else(|| token.replace('▁', " ").into(), |b| vec![b]),
-                Kind::Bpe => byte_level(&token, &table),
+                Kind::Bpe => byte_level(&token),
                 Kind::Naive => lines.as_ref().and_then(|l| l.bytes(inner, id, &token)).unwrap_or_default(),
             };
             if bytes.len() > LONGEST { Vec::new() } else { bytes }
@@ -68,16 +69,16 @@ impl Tokenizer {
     }
 }
 
-/// The bytes of the characters of byte-level vocabularies, from U+0000 on.
-fn byte_table() -> Vec<Option<u8>> {
+/// The bytes of the characters of byte-level vocabularies, from U+0000 on. Made once: log-probabilities ask for dozens of tokens a step.
+static BYTE_TABLE: LazyLock<Vec<Option<u8>>> = LazyLock::new(|| {
     // As the detokenizer has it, where byte 0 has no character.
     ('\0'..'\u{144}').map(|c| BYTES.get(&c).copied().filter(|b| *b != 0)).collect()
-}
+});
 
-fn byte_level(token: &str, table: &[Option<u8>]) -> Vec<u8> {
+fn byte_level(token: &str) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(token.len());
     for c in token.chars() {
-        match table.get(c as usize) {
+        match BYTE_TABLE.get(c as usize) {
             Some(Some(byte)) => bytes.push(*byte),
             _ => bytes.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
         }
@@ -108,7 +109,7 @@ impl Lines {
         if !added.contains('\u{fffd}') {
             return Some(added.as_bytes().to_vec());
         }
-        byte_token(token).map(|b| vec![b]).or_else(|| self.byte_level.then(|| byte_level(token, &byte_table())))
+        byte_token(token).map(|b| vec![b]).or_else(|| self.byte_level.then(|| byte_level(token)))
     }
 
     fn trims(&self, inner: &Inner) -> bool {
