@@ -51,6 +51,7 @@ pub fn settle(most: impl FnOnce() -> u64) -> bool {
 mod linux {
     use super::*;
     use std::cell::Cell;
+    use std::os::fd::AsRawFd;
     use std::os::unix::fs::FileExt;
     use std::time::{Duration, Instant};
 
@@ -67,7 +68,7 @@ mod linux {
                 let began = Instant::now();
                 // Nobody may need the weights any more.
                 let Some(source) = source.upgrade() else { break };
-                if !room.fill(&source, index) || (index == 0 && !room.is_large()) || !room.put(index) {
+                if !room.fill(&source, index) || (index == 0 && !room.is_large()) || !room.put(&source, index) {
                     break;
                 }
                 drop(source);
@@ -140,15 +141,24 @@ mod linux {
         }
 
         /// Puts page `index`, the next one, in the place of the file's pages.
-        pub(super) fn put(&self, index: usize) -> bool {
-            let (from, to) = (self.page(index).cast::<libc::c_void>(), self.target + index * PAGE);
+        pub(super) fn put(&self, source: &Source, index: usize) -> bool {
+            let Some((_, file)) = source.map() else { return false };
+            let (from, offset) = (self.page(index).cast::<libc::c_void>(), self.offset + index * PAGE);
+            let to = std::ptr::without_provenance_mut::<libc::c_void>(self.target + index * PAGE);
             let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
             // SAFETY: a whole page inside the map, which holds the same bytes and is not writable either, takes its place in one
-            // step as far as any thread can see. The map's owner unmaps addresses, whatever lies there.
+            // step as far as any thread can see. The map's owner unmaps addresses, whatever lies there. Where the kernel has no memory
+            // for its own tables, the place may be empty: then it is the file's again.
             let put = unsafe {
-                libc::mprotect(from, PAGE, libc::PROT_READ) == 0
-                    && libc::mremap(from, PAGE, PAGE, flags, std::ptr::without_provenance_mut::<libc::c_void>(to))
-                        != libc::MAP_FAILED
+                if libc::mprotect(from, PAGE, libc::PROT_READ) != 0 {
+                    return false;
+                }
+                let put = libc::mremap(from, PAGE, PAGE, flags, to) != libc::MAP_FAILED;
+                if !put {
+                    let flags = libc::MAP_SHARED | libc::MAP_FIXED;
+                    libc::mmap(to, PAGE, libc::PROT_READ, flags, file.as_raw_fd(), offset as libc::off_t);
+                }
+                put
             };
             self.moved.set(index + usize::from(put));
             put
@@ -190,7 +200,7 @@ mod tests {
             });
             let room = linux::Room::of(&source).unwrap();
             assert!(room.pages >= 3);
-            assert!((0..room.pages).all(|i| room.fill(&source, i) && room.put(i)));
+            assert!((0..room.pages).all(|i| room.fill(&source, i) && room.put(&source, i)));
             // What others put where the pages came from is theirs.
             let theirs: Vec<Vec<u8>> = (0..64).map(|i| vec![i; 1 << 20]).collect();
             drop(room);

@@ -177,12 +177,18 @@ impl Few {
         }
         if words == 16 && rows.len() == 1 && cols.is_multiple_of(64 * per_word) {
             // What is read in one go at the end of a row of weights goes on in the next row. (Half a vector needs zeros.)
+            again(&mut self.codes, cols, stride + lengthwise::LOT * 64 * per_word);
             let groups = cols / group;
-            self.codes.resize(stride + lengthwise::LOT * 64 * per_word, 0);
-            (cols..self.codes.len()).for_each(|i| self.codes[i] = self.codes[i - cols]);
-            self.sums.resize(groups + lengthwise::LOT * lengthwise::MOST_GROUPS, 0);
-            (groups..self.sums.len()).for_each(|i| self.sums[i] = self.sums[i - groups]);
+            again(&mut self.sums, groups, groups + lengthwise::LOT * lengthwise::MOST_GROUPS);
         }
+    }
+}
+
+/// Has the first `period` elements come again and again, until there are `len`.
+fn again<T: Copy>(all: &mut Vec<T>, period: usize, len: usize) {
+    all.truncate(period);
+    while all.len() < len {
+        all.extend_from_within(..period.min(len - all.len()));
     }
 }
 
