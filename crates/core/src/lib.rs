@@ -25,7 +25,7 @@ pub mod transforms;
 pub use array::{Array, array};
 pub use dtype::Dtype;
 pub use error::{Error, ErrorKind, Result};
-pub use schedule::{async_eval, clear_streams, eval, synchronize};
+pub use schedule::{Replay, async_eval, clear_streams, eval, synchronize};
 pub use stream::{Device, Stream};
 
 /// The value, or a panic with the error's text at the caller's position: methods and operators use this.

@@ -8,7 +8,7 @@ use crate::memory;
 use crate::rows::{norm, rope};
 use crate::tape::contiguous;
 use lapis_core::buffer::Tensor;
-use lapis_core::error::Result;
+use lapis_core::error::{Error, Result};
 use lapis_core::ops::fast::attention::KEY_BLOCK;
 use lapis_core::ops::fast::cached::CachedAttention;
 use lapis_core::ops::fast::norm::Norm;
@@ -51,6 +51,11 @@ pub(crate) fn attention(op: &CachedAttention, inputs: &[Tensor], outputs: &mut [
         let mut blocks: [SmallVec<[Tensor; 2]>; 2] = Default::default();
         for (which, new) in [&k, &v].into_iter().enumerate() {
             let last = &last[2 * i + which];
+            // The op saw to that when it was built; it may have been advanced since.
+            if row.seen / KEY_BLOCK + 1 != row.blocks || row.seen % KEY_BLOCK >= last.shape[2] {
+                let text = format!("[attention_with_cache] {} keys leave no room in {} blocks", row.seen, row.blocks);
+                return Err(Error::shape(text));
+            }
             write(new, i, last, row.seen % KEY_BLOCK);
             let full = cache[which][..row.blocks - 1].iter();
             blocks[which] = full.map(dense_rows).collect::<Result<_>>()?;

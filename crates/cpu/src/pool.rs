@@ -141,12 +141,36 @@ unsafe impl<T> Send for SendPtr<T> {}
 // SAFETY: as above.
 unsafe impl<T> Sync for SendPtr<T> {}
 
+/// From now on this thread and the pool's threads are such as compute and do not wait for anybody (`SCHED_BATCH` of Linux):
+/// threads that wake, like those that answer clients, need not wait for a processor that these have until its time is up.
+/// Elsewhere nothing happens.
+pub fn give_way() {
+    GIVE_WAY.store(true, Relaxed);
+    gives_way();
+}
+
+/// Makes this thread one that gives way, if the pool's are to.
+fn gives_way() {
+    if !GIVE_WAY.load(Relaxed) || GIVES_WAY.replace(true) {
+        return;
+    }
+    #[cfg(target_os = "linux")]
+    // SAFETY: a policy of this thread alone, with the one priority that it has. Refused, the thread stays as it was.
+    unsafe {
+        let param = std::mem::zeroed::<libc::sched_param>();
+        libc::sched_setscheduler(0, libc::SCHED_BATCH, &raw const param);
+    }
+}
+
+static GIVE_WAY: AtomicBool = AtomicBool::new(false);
 static THREADS: AtomicUsize = AtomicUsize::new(0);
 static POOL: Pool = Pool::new();
 
 thread_local! {
     /// Participants of regions opened by this thread; 0 for the process-wide number.
     static LIMIT: Cell<usize> = const { Cell::new(0) };
+    /// This thread gives way to others.
+    static GIVES_WAY: Cell<bool> = const { Cell::new(false) };
     /// This thread is running a task.
     static INSIDE: Cell<bool> = const { Cell::new(false) };
 }
@@ -364,6 +388,7 @@ impl Pool {
     /// The life of a worker.
     fn serve(&self, index: usize) {
         INSIDE.set(true);
+        gives_way();
         let mut seen = 0;
         loop {
             let state = self.await_region(index, seen);
@@ -393,6 +418,7 @@ impl Pool {
                 return state;
             }
             std::thread::park();
+            gives_way();
         }
     }
 
@@ -468,6 +494,33 @@ mod tests {
                 with_threads(3, || assert_eq!(counts(6), vec![1; 6]));
             }
         }
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn threads_that_compute_give_way() {
+        // SAFETY: asks the system how this thread is scheduled.
+        let policy = || unsafe { libc::sched_getscheduler(0) };
+        let found = std::thread::spawn(move || {
+            let before = policy();
+            give_way();
+            let mut all: Vec<i32> = Vec::new();
+            // A worker takes part at the latest when it has slept.
+            for _ in 0..200 {
+                std::thread::sleep(Duration::from_micros(200));
+                let seen = Mutex::new(vec![before, policy()]);
+                with_threads(2, || {
+                    run(2, &|_| {
+                        lock(&seen).push(policy());
+                        std::thread::sleep(Duration::from_micros(300));
+                    })
+                });
+                all = seen.into_inner().unwrap();
+            }
+            all
+        });
+        let found = found.join().unwrap();
+        assert_eq!(found, [libc::SCHED_OTHER, libc::SCHED_BATCH, libc::SCHED_BATCH, libc::SCHED_BATCH]);
     }
 
     #[test]

@@ -35,6 +35,7 @@
 pub use lapis_core::ops::{fft, linalg};
 pub use lapis_core::*;
 pub use lapis_cpu::logits;
+pub use lapis_cpu::pool::give_way;
 pub use lapis_io as io;
 pub use lapis_io::{export_function, import_function};
 

@@ -82,6 +82,8 @@ impl Worker {
 
     /// Works until it is stopped or nobody can send commands any more.
     pub(crate) fn run(mut self) {
+        // What was computed is told at once, not when a thread that computes the next has had its time.
+        lapis::give_way();
         while !self.over {
             self.listen();
             self.go_on();

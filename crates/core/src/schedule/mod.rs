@@ -6,12 +6,16 @@
 
 mod collect;
 mod plan;
+mod replay;
 mod run;
 pub mod tape;
+
+pub use replay::Replay;
 
 use crate::array::Array;
 use crate::error::{Error, Result};
 use crate::stream::Stream;
+use collect::Graph;
 use run::Job;
 use rustc_hash::FxHashMap;
 use std::collections::VecDeque;
@@ -23,7 +27,12 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 /// The first fault among the arrays; the others are computed all the same.
 pub fn eval<'a>(arrays: impl IntoIterator<Item = &'a Array>) -> Result<()> {
     let arrays: Vec<&Array> = arrays.into_iter().collect();
-    submit(&arrays, true);
+    submit(&arrays, true, &mut |_| {});
+    result(&arrays)
+}
+
+/// Waits for all; the first fault.
+fn result(arrays: &[&Array]) -> Result<()> {
     let mut result = Ok(());
     for a in arrays {
         if let Err(error) = a.node.wait()
@@ -38,7 +47,7 @@ pub fn eval<'a>(arrays: impl IntoIterator<Item = &'a Array>) -> Result<()> {
 /// Starts computing the arrays and returns at once; reading one waits for it.
 pub fn async_eval<'a>(arrays: impl IntoIterator<Item = &'a Array>) {
     let arrays: Vec<&Array> = arrays.into_iter().collect();
-    submit(&arrays, false);
+    submit(&arrays, false, &mut |_| {});
 }
 
 /// Waits until `stream` has finished all that was submitted to it.
@@ -61,8 +70,8 @@ pub fn clear_streams() {
     }
 }
 
-/// Claims, plans and queues; runs one job on this thread when `inline` and its stream is idle.
-fn submit(arrays: &[&Array], inline: bool) {
+/// Claims, plans and queues; runs one job on this thread when `inline` and its stream is idle. `look` sees what was claimed.
+fn submit(arrays: &[&Array], inline: bool, look: &mut dyn FnMut(&[Graph])) {
     static SUBMISSION: Mutex<()> = Mutex::new(());
     if arrays.iter().all(|a| a.node.done().is_some()) {
         return;
@@ -70,7 +79,9 @@ fn submit(arrays: &[&Array], inline: bool) {
     let mut mine = None;
     {
         let _one_at_a_time = SUBMISSION.lock().unwrap_or_else(PoisonError::into_inner);
-        for graph in collect::collect(arrays.iter().copied()) {
+        let graphs = collect::collect(arrays.iter().copied());
+        look(&graphs);
+        for graph in graphs {
             let queue = queue_of(graph.stream);
             let plan = plan::plan(&graph);
             let job = Job { graph, plan };
@@ -130,6 +141,15 @@ impl Queue {
         drop(state);
         self.push(job);
         None
+    }
+
+    /// Waits until the stream is idle, and has it; the caller must call [`Queue::end`].
+    fn begin(&self) {
+        let mut state = self.lock();
+        while state.busy || !state.jobs.is_empty() {
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        state.busy = true;
     }
 
     fn end(&self) {

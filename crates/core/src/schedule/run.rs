@@ -6,7 +6,7 @@ use super::tape::Tape;
 use crate::backend::{self, Backend, Call};
 use crate::buffer::Tensor;
 use crate::error::{Error, Result};
-use crate::node::{Aval, Node, Tensors};
+use crate::node::{Aval, Avals, Node, Tensors};
 use crate::ops::{Class, Op};
 use crate::shape::{self, Strides};
 use smallvec::{SmallVec, smallvec};
@@ -20,10 +20,34 @@ pub(super) struct Job {
     pub(super) plan: Arc<Plan>,
 }
 
-enum Value {
+pub(super) enum Value {
     Empty,
     Tensor(Tensor),
+    /// Stays for the next run.
+    Kept(Tensor),
     Failed(Error),
+}
+
+impl Value {
+    /// Nobody needs it any more in this run.
+    pub(super) fn release(&mut self) {
+        if !matches!(self, Value::Kept(_)) {
+            *self = Value::Empty;
+        }
+    }
+}
+
+/// What a step computes.
+#[derive(Clone, Copy)]
+pub(super) struct Work<'a> {
+    pub(super) op: &'a Op,
+    pub(super) outs: &'a Avals,
+}
+
+impl<'a> Work<'a> {
+    fn of(node: &'a Node) -> Work<'a> {
+        Work { op: &node.op, outs: &node.outs }
+    }
 }
 
 /// Runs a job to its end. Whatever happens, every node that others hold is published.
@@ -52,42 +76,52 @@ pub(super) fn run(job: Job) {
         for &l in steps.iter().flat_map(|step| &step.leaves) {
             load(leaves[l as usize].take(), plan.leaf_slots[l as usize], &mut values);
         }
-        let nodes: SmallVec<[&Node; 4]> = steps.iter().map(|step| &*entries[step.entry as usize].node).collect();
-        let failed = steps.iter().find_map(|step| failed_input(step, &values));
-        let results = match (&backend, failed) {
-            (_, Some(error)) => Err(error),
-            (Err(error), _) => Err(error.clone()),
-            (Ok(backend), None) => {
-                let compute = || match (steps, &nodes[..]) {
-                    ([step], [node]) => {
-                        let constant = |i: usize| match &entries[step.consts[i] as usize].node.op {
-                            Op::Full(full) => full.value.to_bits(full.dtype),
-                            _ => 0,
-                        };
-                        Ok(smallvec![execute(*backend, node, step, &mut values, &constant)?])
-                    }
-                    _ => together(*backend, &nodes, steps, &mut values),
-                };
-                catch_unwind(AssertUnwindSafe(compute))
-                    .unwrap_or_else(|panic| Err(bug(nodes[0].op.name(), panic.as_ref())))
-            }
+        let work = |step: &Step| Work::of(&entries[step.entry as usize].node);
+        let constant = |entry: u32| &entries[entry as usize].node.op;
+        let results = match &backend {
+            Ok(backend) => compute(*backend, steps, &work, &constant, &mut values),
+            Err(error) => Err(error.clone()),
         };
         let mut results = results.map(SmallVec::<[Tensors; 1]>::into_iter);
-        for (step, node) in steps.iter().zip(nodes) {
+        for step in steps {
             let result = match &mut results {
                 Ok(all) => Ok(all.next().unwrap_or_default()),
                 Err(error) => Err(error.clone()),
             };
-            for &slot in &step.release {
-                values[slot as usize] = Value::Empty;
-            }
-            store(step, node, result, entries[step.entry as usize].is_external, &mut values);
+            step.release.iter().for_each(|&slot| values[slot as usize].release());
+            let Entry { node, is_external, .. } = &entries[step.entry as usize];
+            store(step, node, result, *is_external, &mut values);
         }
         // Large weights have driven what follows out of the caches.
         if steps.iter().any(|step| !step.soon.is_empty()) {
             touch(rest, &entries, &leaves);
         }
     }
+}
+
+/// Computes steps that belong together: the first, and those joined to it. `work` says what a step computes, and `constant` gives
+/// the op of an entry that stands for a number.
+pub(super) fn compute<'a>(
+    backend: &dyn Backend,
+    steps: &[Step],
+    work: &dyn Fn(&Step) -> Work<'a>,
+    constant: &dyn Fn(u32) -> &'a Op,
+    values: &mut [Value],
+) -> Result<SmallVec<[Tensors; 1]>> {
+    if let Some(error) = steps.iter().find_map(|step| failed_input(step, values)) {
+        return Err(error);
+    }
+    let compute = || match steps {
+        [step] => {
+            let number = |i: usize| match constant(step.consts[i]) {
+                Op::Full(full) => full.value.to_bits(full.dtype),
+                _ => 0,
+            };
+            Ok(smallvec![execute(backend, work(step), step, values, &number)?])
+        }
+        _ => together(backend, steps, work, values),
+    };
+    catch_unwind(AssertUnwindSafe(compute)).unwrap_or_else(|panic| Err(bug(work(&steps[0]).op.name(), panic.as_ref())))
 }
 
 /// Looks at the nodes and leaves of steps up to the next that reads much, one after the other: memory gives what does not wait
@@ -131,29 +165,28 @@ fn lie(
 }
 
 /// Steps that the backend may compute at once.
-fn together(
+fn together<'a>(
     backend: &dyn Backend,
-    nodes: &[&Node],
     steps: &[Step],
+    work: &dyn Fn(&Step) -> Work<'a>,
     values: &mut [Value],
 ) -> Result<SmallVec<[Tensors; 1]>> {
     let mut calls: SmallVec<[Call; 4]> = SmallVec::new();
-    for (node, step) in nodes.iter().zip(steps) {
-        let outputs = outputs(backend, node)?;
+    for step in steps {
+        let work = work(step);
+        let outputs = (0..work.outs.len()).map(|o| fresh(backend, work, o)).collect::<Result<_>>()?;
         let mut inputs = take_inputs(step, values);
-        align(backend, &node.op, &mut inputs)?;
-        calls.push(Call { op: &node.op, inputs, outputs });
+        align(backend, work.op, &mut inputs)?;
+        calls.push(Call { op: work.op, inputs, outputs });
     }
     backend::together(backend, &mut calls)?;
     Ok(calls.into_iter().map(|call| call.outputs).collect())
 }
 
-/// Memory for all that a kernel writes.
-fn outputs(backend: &dyn Backend, node: &Node) -> Result<Tensors> {
-    let output = |(o, aval): (usize, &Aval)| {
-        Ok(Tensor::row_major(backend.alloc(out_bytes(node, o)?)?, aval.shape.clone(), aval.dtype))
-    };
-    node.outs.iter().enumerate().map(output).collect()
+/// Memory for an output that a kernel writes.
+fn fresh(backend: &dyn Backend, work: Work, o: usize) -> Result<Tensor> {
+    let Aval { shape, dtype } = &work.outs[o];
+    Ok(Tensor::row_major(backend.alloc(out_bytes(work, o)?)?, shape.clone(), *dtype))
 }
 
 /// A panic of a kernel is a bug of lapis: this evaluation fails with it, nothing else does.
@@ -212,7 +245,7 @@ fn take_inputs(step: &Step, values: &mut [Value]) -> SmallVec<[Tensor; 4]> {
         let last = step.release.contains(&slot) && !step.inputs[i + 1..].contains(&slot);
         let tensor = match value {
             Value::Tensor(_) if last => std::mem::replace(value, Value::Empty),
-            Value::Tensor(t) => Value::Tensor(t.clone()),
+            Value::Tensor(t) | Value::Kept(t) => Value::Tensor(t.clone()),
             _ => Value::Empty,
         };
         if let Value::Tensor(t) = tensor {
@@ -224,31 +257,32 @@ fn take_inputs(step: &Step, values: &mut [Value]) -> SmallVec<[Tensor; 4]> {
 
 fn execute(
     backend: &dyn Backend,
-    node: &Node,
+    work: Work,
     step: &Step,
     values: &mut [Value],
     constant: &dyn Fn(usize) -> u64,
 ) -> Result<Tensors> {
     let mut inputs = take_inputs(step, values);
-    let out = &node.outs[0];
-    if !matches!(node.op.class(), Class::View | Class::Same) {
-        align(backend, &node.op, &mut inputs)?;
+    let Work { op, outs } = work;
+    let out = &outs[0];
+    if !matches!(op.class(), Class::View | Class::Same) {
+        align(backend, op, &mut inputs)?;
     }
-    match node.op.class() {
-        Class::View => match node.op.look(&inputs[0]) {
+    match op.class() {
+        Class::View => match op.look(&inputs[0]) {
             Some(t) => Ok(smallvec![t]),
             None => {
                 let copy = copy(backend, &inputs[0])?;
-                let seen = node.op.look(&copy);
-                Ok(smallvec![seen.ok_or_else(|| Error::eval(format!("[{}] no view", node.op.name())))?])
+                let seen = op.look(&copy);
+                Ok(smallvec![seen.ok_or_else(|| Error::eval(format!("[{}] no view", op.name())))?])
             }
         },
-        Class::Same => match &node.op {
+        Class::Same => match op {
             Op::Placeholder(placeholder) => Err(placeholder.error()),
-            _ => Ok(inputs.drain(inputs.len() - node.outs.len()..).collect()),
+            _ => Ok(inputs.drain(inputs.len() - outs.len()..).collect()),
         },
         Class::Full => {
-            let Op::Full(full) = &node.op else { return Err(Error::eval("[full] not a fill")) };
+            let Op::Full(full) = op else { return Err(Error::eval("[full] not a fill")) };
             let bits = full.value.to_bits(full.dtype).to_le_bytes();
             let buffer = backend.upload(&bits[..full.dtype.size()])?;
             let strides = SmallVec::from_elem(0, out.shape.len());
@@ -257,8 +291,8 @@ fn execute(
         Class::Elementwise | Class::Reduce => {
             let Some(tape) = &step.tape else { return Err(Error::eval("[eval] a fused step without a tape")) };
             let consts: SmallVec<[u64; 8]> = (0..tape.consts.len()).map(constant).collect();
-            if let Op::Reduce(reduce) = &node.op {
-                let buffer = backend.alloc(out_bytes(node, 0)?)?;
+            if let Op::Reduce(reduce) = op {
+                let buffer = backend.alloc(out_bytes(work, 0)?)?;
                 let mut output = Tensor::row_major(buffer, out.shape.clone(), out.dtype);
                 backend.reduce(tape, reduce, &inputs, &consts, &mut output)?;
                 return Ok(smallvec![output]);
@@ -267,11 +301,11 @@ fn execute(
             let donor = inputs.iter().position(|t| {
                 t.strides == strides
                     && t.dtype.size() == out.dtype.size()
-                    && can_donate(t, out_bytes(node, 0).unwrap_or(0))
+                    && can_donate(t, out_bytes(work, 0).unwrap_or(0))
             });
             let (buffer, offset) = match donor {
                 Some(i) => (inputs[i].buffer.clone(), inputs[i].offset),
-                None => (backend.alloc(out_bytes(node, 0)?)?, 0),
+                None => (backend.alloc(out_bytes(work, 0)?)?, 0),
             };
             let mut output = Tensor { buffer, offset, shape: out.shape.clone(), strides, dtype: out.dtype };
             backend.tape(tape, &inputs, &consts, &mut output)?;
@@ -279,22 +313,22 @@ fn execute(
         }
         Class::Kernel | Class::Update => {
             let mut outputs: Tensors = SmallVec::new();
-            for (o, aval) in node.outs.iter().enumerate() {
-                let tensor = match node.op.updated(o) {
+            for o in 0..outs.len() {
+                let tensor = match op.updated(o) {
                     Some(input) => updated(backend, &mut inputs[input])?,
-                    None => Tensor::row_major(backend.alloc(out_bytes(node, o)?)?, aval.shape.clone(), aval.dtype),
+                    None => fresh(backend, work, o)?,
                 };
                 outputs.push(tensor);
             }
-            backend::run(backend, &node.op, &inputs, &mut outputs)?;
+            backend::run(backend, op, &inputs, &mut outputs)?;
             Ok(outputs)
         }
     }
 }
 
-fn out_bytes(node: &Node, o: usize) -> Result<usize> {
-    let aval = &node.outs[o];
-    Ok(shape::elements(node.op.name(), &aval.shape)? * aval.dtype.size())
+fn out_bytes(work: Work, o: usize) -> Result<usize> {
+    let aval = &work.outs[o];
+    Ok(shape::elements(work.op.name(), &aval.shape)? * aval.dtype.size())
 }
 
 /// Whether `t` is memory nobody else sees and not much larger than `bytes`.

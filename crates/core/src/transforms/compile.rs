@@ -176,6 +176,11 @@ fn switch() -> &'static AtomicBool {
     })
 }
 
+/// Whether functions are replayed where they can be.
+pub(crate) fn is_compiling() -> bool {
+    !switch().load(Ordering::Relaxed)
+}
+
 /// From now on compiled functions call their function each time (`mx.disable_compile`); so does the environment
 /// variable `LAPIS_DISABLE_COMPILE`.
 pub fn disable_compile() {

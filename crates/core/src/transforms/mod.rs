@@ -19,6 +19,7 @@ mod tree;
 pub(crate) mod vjp;
 mod vmap;
 
+pub(crate) use compile::is_compiling;
 pub use compile::{Compiled, compile, compile_shapeless, compile_with_state, disable_compile, enable_compile};
 pub use custom::{Custom, CustomFunction, checkpoint, custom_function};
 pub use decompose::Decompose;

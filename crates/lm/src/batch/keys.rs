@@ -219,6 +219,37 @@ impl Keys {
         self.used += 1;
     }
 
+    /// How many blocks there are, where the next row joins those of the last one and none leaves.
+    pub(super) fn joins(&self) -> Option<usize> {
+        let plain = self.is_plain() && self.leaving() == 0 && !self.used.is_multiple_of(KEY_BLOCK);
+        (plain && self.blocks.last()?.plain.len() == 2).then_some(self.blocks.len())
+    }
+
+    /// The keys and values of the last block.
+    pub(super) fn last(&self) -> Option<[&Array; 2]> {
+        match &*self.blocks.last()?.plain {
+            [keys, values] => Some([keys, values]),
+            _ => None,
+        }
+    }
+
+    /// Makes room for the next row now, where it [joins](Keys::joins) the last block of `layer`.
+    pub(super) fn make_room(&mut self, layer: usize) -> Result<()> {
+        let plain = self.lend_last(layer)?;
+        self.blocks.push(Block { plain, packed: vec![] });
+        Ok(())
+    }
+
+    /// Gives the last block of `layer` away, where the next row [joins](Keys::joins) it, with room for that: what [`Keys::lent`] takes back.
+    pub(super) fn lend_last(&mut self, layer: usize) -> Result<Vec<Array>> {
+        let at = self.used % KEY_BLOCK;
+        let roomy = |old: Array| {
+            let (size, dtype) = ([old.dim(1), old.dim(3)], old.dtype());
+            Block::room(Some(old), layer, at..at + 1, size, dtype)
+        };
+        self.blocks.pop().into_iter().flat_map(|b| b.plain).map(roomy).collect()
+    }
+
     /// Positions that count, of those that are there.
     pub(super) fn used(&self) -> usize {
         self.used
@@ -259,18 +290,27 @@ impl Keys {
                 }
             }
         }
-        let Some(reach) = self.reach() else { return Ok(()) };
-        // The first block of a bounded memory holds what is kept.
-        let held = usize::from(self.window.is_none());
-        let before = self.dropped + self.gap + held * KEY_BLOCK;
-        let n = (end + 1).saturating_sub(reach).saturating_sub(before) / KEY_BLOCK;
+        let (n, held) = (self.leaving(), self.held());
         if n > 0 {
+            let before = self.dropped + self.gap + held * KEY_BLOCK;
             self.blocks.drain(held..held + n);
             self.used -= n * KEY_BLOCK;
             *(if held > 0 { &mut self.gap } else { &mut self.dropped }) += n * KEY_BLOCK;
             self.first = self.first.max(before + n * KEY_BLOCK);
         }
         Ok(())
+    }
+
+    /// Blocks at the beginning that stay: the first of a bounded memory.
+    fn held(&self) -> usize {
+        usize::from(self.window.is_none())
+    }
+
+    /// Blocks that the next row does not see any more.
+    fn leaving(&self) -> usize {
+        let Some(reach) = self.reach() else { return 0 };
+        let before = self.dropped + self.gap + self.held() * KEY_BLOCK;
+        (self.end() + 1).saturating_sub(reach).saturating_sub(before) / KEY_BLOCK
     }
 
     /// Which keys each of the next `rows` rows sees, where that is not all before it: bool (rows, keys).

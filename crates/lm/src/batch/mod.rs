@@ -18,6 +18,7 @@ use lapis::ops::fast::{
 use lapis::transforms::checkpoint;
 use lapis::{Array, Error, Result, ops};
 use lapis_nn::Owners;
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
@@ -191,6 +192,8 @@ pub struct Batch<'a> {
     shared: HashMap<usize, Vec<Vec<View>>>,
     /// The only layer that is run.
     only: Option<Only>,
+    /// Layers were told where rows are, or which: what they gave may be right for this step alone.
+    told: Cell<bool>,
     /// Where layers look for whose rows they have, and whose those of each sequence are.
     owners: Option<(Arc<Owners>, Vec<usize>)>,
 }
@@ -221,14 +224,21 @@ impl<'a> Batch<'a> {
             let start = spans.last().map_or(0, |s| s.0.end);
             spans.push((start..start + rows, sequence));
         }
-        Batch { spans, again: false, shared: HashMap::new(), only: None, owners: None }
+        Batch { spans, again: false, shared: HashMap::new(), only: None, told: Cell::new(false), owners: None }
     }
 
     /// The same; `owners` is told whose rows layers have, by the owner of each sequence.
     pub(crate) fn owned(mut self, owners: Arc<Owners>, each: Vec<usize>) -> Batch<'a> {
         self.owners = Some((owners, each));
+        self.told.set(true);
         self.all_rows();
         self
+    }
+
+    /// Whether layers asked for nothing but [`Batch::attend_next`] so far: then a step of as many rows differs in tokens, in positions and in
+    /// what is remembered alone.
+    pub(crate) fn is_steady(&self) -> bool {
+        !self.told.get()
     }
 
     /// Layers have the rows of all sequences.
@@ -240,6 +250,7 @@ impl<'a> Batch<'a> {
 
     /// Keeps what rows see in `layer` from now on, for [`Batch::each_of`].
     pub fn share(&mut self, layer: usize) {
+        self.told.set(true);
         self.shared.insert(layer, vec![Vec::new(); self.spans.len()]);
     }
 
@@ -254,6 +265,7 @@ impl<'a> Batch<'a> {
         input: &Array,
         f: impl Fn(&Array, usize, &[View]) -> Result<Array>,
     ) -> Result<Array> {
+        self.told.set(true);
         let none = || Error::value(format!("[batch] what rows see in layer {layer} was not kept"));
         let views = self.shared.get(&layer).ok_or_else(none)?;
         let mut results = Vec::with_capacity(self.spans.len());
@@ -278,6 +290,7 @@ impl<'a> Batch<'a> {
 
     /// Positions of all rows: int32 `(rows,)`.
     pub fn positions(&self) -> Array {
+        self.told.set(true);
         let all: Vec<i32> = self.spans.iter().flat_map(|(r, s)| (s.seen..s.seen + r.len()).map(|p| p as i32)).collect();
         let n = all.len();
         Array::from_vec(all, &[n])
@@ -294,6 +307,7 @@ impl<'a> Batch<'a> {
         inputs: &[&Array],
         mut f: impl FnMut(&[Array], &mut Slot<'_>) -> Result<Array>,
     ) -> Result<Array> {
+        self.told.set(true);
         let alone = self.spans.len() == 1;
         let mut results = Vec::with_capacity(self.spans.len());
         let mut kept = self.shared.get_mut(&layer).map(|all| all.iter_mut());
@@ -364,11 +378,13 @@ impl<'a> Batch<'a> {
     /// more forward pass. For texts that are [`Sequence::whole`].
     pub fn recompute(&mut self) {
         self.again = true;
+        self.told.set(true);
     }
 
     /// From now on only the layer of this number is run, on `rows` if they are given; others give back what they get.
     pub fn only(&mut self, layer: usize, rows: Option<Array>) {
         self.only = Some(Only { layer, rows, met: 0, through: None });
+        self.told.set(true);
     }
 
     /// What went into the [only](Batch::only) layer and what came out; nothing for models that do not run their layers through

@@ -1,7 +1,7 @@
 //! What a sequence remembers, layer by layer, and how it forgets.
 
 use super::{Keys, KvOptions};
-use lapis::Array;
+use lapis::{Array, Result};
 
 /// What one layer remembers of one sequence.
 #[derive(Clone, Debug, Default)]
@@ -83,6 +83,60 @@ impl Sequence {
             Memory::Keys(k) => k.arrays().collect(),
             Memory::State(all) => all.iter().collect(),
         })
+    }
+
+    /// Of each layer how many blocks of keys and values it has, where the next row joins the last one and nothing else changes
+    /// in any layer.
+    pub(crate) fn joins(&self) -> Option<Vec<usize>> {
+        let of = |m: &Memory| match m {
+            Memory::Keys(keys) => keys.joins(),
+            _ => None,
+        };
+        if self.whole { None } else { self.layers.iter().map(of).collect() }
+    }
+
+    /// The last keys and values of each layer, where [`Sequence::joins`] says something.
+    pub(crate) fn lasts(&self) -> impl Iterator<Item = &Array> {
+        fn last(m: &Memory) -> Option<[&Array; 2]> {
+            if let Memory::Keys(keys) = m { keys.last() } else { None }
+        }
+        self.layers.iter().filter_map(last).flatten()
+    }
+
+    /// Makes room for the next row in [`Sequence::lasts`], where there is none left or it is a layer's turn to have more.
+    ///
+    /// # Errors
+    /// More room than an array can have.
+    pub(crate) fn make_room(&mut self) -> Result<()> {
+        for (i, m) in self.layers.iter_mut().enumerate() {
+            if let Memory::Keys(keys) = m {
+                keys.make_room(i)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives [`Sequence::lasts`] away, with room for one more row, for [`Sequence::join`].
+    ///
+    /// # Errors
+    /// More room than an array can have.
+    pub(crate) fn lend(&mut self, to: &mut Vec<Array>) -> Result<()> {
+        for (i, m) in self.layers.iter_mut().enumerate() {
+            if let Memory::Keys(keys) = m {
+                to.extend(keys.lend_last(i)?);
+            }
+        }
+        Ok(())
+    }
+
+    /// One more token was seen: the last keys and values of each layer with those of its row.
+    pub(crate) fn join(&mut self, lasts: &mut impl Iterator<Item = Array>) {
+        for m in &mut self.layers {
+            if let (Memory::Keys(keys), Some(k), Some(v)) = (m, lasts.next(), lasts.next()) {
+                keys.lent([k, v]);
+            }
+        }
+        self.seen += 1;
     }
 
     /// Whether all but the first `len` tokens can be forgotten: not by a recurrence, nor where keys have left a window.

@@ -24,6 +24,7 @@ impl Engine {
     pub fn recover(&mut self, error: &Error) -> Vec<Event> {
         let fault = |running: Running| Event::Failed { id: running.id, error: error.clone() };
         let on_trial = self.trial();
+        self.steady.forget();
         if on_trial.is_some() || self.running.iter().filter(|r| !r.paused).count() < 2 {
             let culprit = on_trial.or_else(|| self.running.iter().position(|r| !r.paused));
             return culprit.map(|i| fault(self.running.remove(i))).into_iter().collect();
@@ -65,6 +66,7 @@ impl Engine {
 
     /// Puts a request aside, and lets go of what is remembered of it; [`Engine::resume`] has it go on.
     pub fn pause(&mut self, id: u64) {
+        self.steady.forget();
         for running in self.each().filter(|r| r.id == id) {
             running.forget();
             running.paused = true;

@@ -4,7 +4,7 @@
 use super::Running;
 use crate::sample::{Choice, Constraint, Sampling};
 use lapis::backend::each;
-use lapis::{Array, Dtype, Result, eval, ops};
+use lapis::{Array, Dtype, Error, Result, eval, ops};
 use std::sync::{Mutex, PoisonError};
 
 /// Logits of some rows, and what the likeliest token of each takes.
@@ -45,6 +45,12 @@ impl Likeliest {
         let token = ops::astype(&ops::argmax(&logits, Some(-1), true)?, Dtype::Uint32)?;
         let peak = ops::take_along_axis(&logits, &token, Some(-1))?;
         Ok(Likeliest { best: Some([token, peak, ops::logsumexp(&logits, -1, false)?]), logits })
+    }
+
+    /// Of its [arrays](Likeliest::arrays).
+    pub(super) fn of(mut arrays: impl Iterator<Item = Array>) -> Result<Likeliest> {
+        let logits = arrays.next().ok_or_else(|| Error::value("[generate] no logits"))?;
+        Ok(Likeliest { logits, best: arrays.collect::<Vec<_>>().try_into().ok() })
     }
 
     pub(super) fn arrays(&self) -> impl Iterator<Item = &Array> {

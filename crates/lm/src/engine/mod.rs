@@ -14,6 +14,7 @@ mod prefix;
 mod request;
 mod rows;
 mod score;
+mod steady;
 
 pub use disk::{Disk, DiskPrefixes};
 pub use draft::Drafter;
@@ -23,13 +24,14 @@ pub use score::{LOGITS, Place};
 
 use likeliest::{Chooser, Likeliest, Spare, is_plain};
 use rows::Rows;
+use steady::{Steady, Way};
 
 use crate::adapter::Mixed;
 use crate::batch::{Batch, KvOptions, Mark, Sequence};
 use crate::fit;
 use crate::models::Model;
 use crate::sample::Constraint;
-use lapis::{Array, Dtype, Error, Result, eval, io, ops};
+use lapis::{Array, Dtype, Error, Replay, Result, eval, io, ops};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -177,6 +179,7 @@ pub struct Engine {
     aside: bool,
     fetch: Option<parked::Fetch>,
     spare: Spare,
+    steady: Steady,
     next: u64,
 }
 
@@ -210,6 +213,7 @@ impl Engine {
             aside: false,
             fetch: None,
             spare: Spare::default(),
+            steady: Steady::default(),
             next: 0,
         }
     }
@@ -283,6 +287,7 @@ impl Engine {
     /// Ends a request, or takes one that has ended, and gives its tokens with what the model remembers of them.
     pub fn cancel(&mut self, id: u64) -> Option<(Vec<u32>, Sequence)> {
         let parts = |r: Running| (r.tokens, r.sequence);
+        self.steady.forget();
         for all in [&mut self.running, &mut self.ended] {
             if let Some(i) = all.iter().position(|r| r.id == id) {
                 return Some(parts(all.swap_remove(i)));
@@ -451,6 +456,11 @@ impl Engine {
         if n == 0 {
             return Ok((None, Vec::new()));
         }
+        let tokens = Array::from_vec(tokens, &[n]);
+        let (kind, inputs) = match self.repeat(rows, &tokens)? {
+            Way::Repeated(likeliest) => return Ok((Some(likeliest.settle()?), Vec::new())),
+            Way::Built { kind, inputs } => (kind, inputs),
+        };
         let mut taken = rows.iter().peekable();
         let parts = self.running.iter_mut().enumerate().filter_map(|(i, running)| {
             taken.next_if(|r| r.index == i).map(|r| (r.count, &mut running.sequence, running.request.adapter))
@@ -463,7 +473,8 @@ impl Engine {
             None => self.model.logits(hidden),
             Some(mixed) => mixed.logits(hidden, owners.iter().copied()),
         };
-        let hidden = model.hidden(&Array::from_vec(tokens, &[n]), &mut batch)?;
+        let hidden = model.hidden(&tokens, &mut batch)?;
+        let kind = kind.filter(|_| batch.is_steady());
         batch.finish();
         let all = (!scored.is_empty()).then(|| hidden.clone());
         // Logits of rows that nobody reads are not computed.
@@ -477,6 +488,13 @@ impl Engine {
             let plain = rows.iter().any(|r| r.first.is_some() && self.running[r.index].is_plain());
             Some(Likeliest::new(ops::astype(&logits(&hidden, &owners)?, Dtype::Float32)?, plain)?)
         };
+        let replay = match (&kind, &likeliest, inputs) {
+            (Some(_), Some(likeliest), Some(inputs)) => {
+                let lasts = rows.iter().flat_map(|r| self.running[r.index].sequence.lasts());
+                Replay::record(&lasts.chain(likeliest.arrays()).collect::<Vec<_>>(), &inputs)?
+            }
+            _ => None,
+        };
         let memory = rows.iter().flat_map(|r| self.running[r.index].sequence.arrays());
         eval(memory.chain(likeliest.iter().flat_map(Likeliest::arrays)).chain(&all))?;
         let mut places = Vec::new();
@@ -488,6 +506,7 @@ impl Engine {
                 places.push((index, score::places(&logits, &hidden, start, &tokens, self.vocabulary, top)?));
             }
         }
+        self.steady.keep(kind, replay);
         Ok((likeliest.map(Likeliest::settle).transpose()?, places))
     }
 
@@ -553,6 +572,7 @@ impl Engine {
         let why = |r: &Running| gone.iter().find(|g| g.0 == r.id).map(|g| g.1);
         for i in (0..self.running.len()).rev() {
             let Some(why) = why(&self.running[i]) else { continue };
+            self.steady.forget();
             let ended = self.running.remove(i);
             if why == Ended::Well
                 && let Some(prefixes) = &mut self.prefixes

@@ -93,6 +93,14 @@ impl CachedAttention {
         Parts { rows: [q, k, v], norms, frequencies, sinks, caches: caches.collect() }
     }
 
+    /// The same for rows that are one position further, with one key more.
+    pub fn advance(&mut self) {
+        for row in &mut self.rows {
+            row.position += 1;
+            row.seen += 1;
+        }
+    }
+
     /// The input that an output starts from: the last block of a cache.
     pub fn updated(&self, output: usize) -> Option<usize> {
         let (row, values) = (output.checked_sub(1)? / 2, output.is_multiple_of(2));
