@@ -181,8 +181,8 @@ pub(crate) fn is_compiling() -> bool {
     !switch().load(Ordering::Relaxed)
 }
 
-/// From now on compiled functions call their function each time (`mx.disable_compile`); so does the environment
-/// variable `LAPIS_DISABLE_COMPILE`.
+/// From now on compiled functions call their function each time (`mx.disable_compile`), and nothing is recorded
+/// ([`Replay`](crate::Replay)); so does the environment variable `LAPIS_DISABLE_COMPILE`.
 pub fn disable_compile() {
     switch().store(true, Ordering::Relaxed);
 }
