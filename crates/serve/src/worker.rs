@@ -89,6 +89,8 @@ impl Worker {
             self.go_on();
             self.admit();
             self.step();
+            // Who is to send what the step wrote may wait for this very processor, and would until the system's next tick.
+            std::thread::yield_now();
             self.metrics.beat();
         }
         for (_, running) in self.running.drain() {
