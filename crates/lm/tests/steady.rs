@@ -10,7 +10,7 @@ use std::sync::Arc;
 const VOCABULARY: usize = 96;
 
 /// Families of plain decoders, whose steps are all alike; that of Qwen 3 has norms of heads, that of Gemma 2 a window.
-const ALIKE: [&str; 4] = ["llama", "qwen3", "gemma2", "mixtral"];
+const ALIKE: [&str; 5] = ["llama", "qwen3", "gemma2", "mixtral", "gpt_oss"];
 
 /// A request of so many tokens, and after which step it comes.
 fn request(seed: u64, len: usize, max_tokens: usize, temperature: f64) -> Request {

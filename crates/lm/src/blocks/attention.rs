@@ -113,13 +113,21 @@ impl Heads {
         }
         let rows = |x: &Array| if x.ndim() == 2 { Ok(x.clone()) } else { ops::reshape(x, &[x.dim(0) as i64, -1]) };
         let [q, k, v] = qkv.map(rows);
+        let (mut q, mut k, v) = (q?, k?, v?);
+        if let Some(rope) = self.rope.as_ref().filter(|rope| rope.has_gain()) {
+            // Norms of heads would have to come first.
+            if norms.is_some() {
+                return Ok(None);
+            }
+            (q, k) = (rope.gained(&q, self.count)?, rope.gained(&k, self.keys)?);
+        }
         let heads = CachedHeads {
             heads: [self.count, self.keys],
             norms: norms.map(|all| all.map(|norm| (&*norm.weight, norm.eps))),
             rope: rope.flatten(),
             attention: self.options(sinks),
         };
-        batch.attend_next(layer, [&q?, &k?, &v?], &heads)
+        batch.attend_next(layer, [&q, &k, &v], &heads)
     }
 
     /// As [`Heads::attend`]; queries and keys, (1, heads, rows, width), pass through `after` once they have their

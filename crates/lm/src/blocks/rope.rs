@@ -202,14 +202,26 @@ impl Rope {
         rope(&x, self.dims, self.interleaved, frequencies, self.scale, at as i64)
     }
 
-    /// As [`CachedHeads::rope`](lapis::ops::fast::CachedHeads), if it is only that.
+    /// As [`CachedHeads::rope`](lapis::ops::fast::CachedHeads), if it is only that, for what [`Rope::gained`] gives.
     pub(super) fn as_one(&self) -> Option<(usize, bool, Frequencies<'_>, f64)> {
         let frequencies = match &self.kind {
             Kind::Base(base) => Frequencies::Base(*base),
             Kind::Given(all) => Frequencies::Given(all),
             Kind::Dynamic { .. } => return None,
         };
-        (self.gain == 1.0).then_some((self.dims, self.interleaved, frequencies, self.scale))
+        Some((self.dims, self.interleaved, frequencies, self.scale))
+    }
+
+    /// Whether features that are turned have a factor, too.
+    pub(super) fn has_gain(&self) -> bool {
+        self.gain != 1.0
+    }
+
+    /// Rows (rows, heads * width) with that factor.
+    pub(super) fn gained(&self, x: &Array, heads: usize) -> Result<Array> {
+        let rows = x.dim(0) as i64;
+        let x = ops::reshape(x, &[1, rows, heads as i64, -1])?;
+        ops::reshape(&self.scaled(&x)?, &[rows, -1])
     }
 
     /// Rows within `context` as ever; the base of each row beyond it is that of a text which ends there, as if texts
