@@ -9,10 +9,10 @@ use std::sync::Arc;
 
 const VOCABULARY: usize = 96;
 
-/// Families of plain decoders, whose steps are all alike; that of Qwen 3 has norms of heads, that of Gemma 2 a window.
+/// Families of plain decoders, whose steps are all alike; Qwen 3 has norms of heads, Gemma 2 a window, gpt-oss sinks and a factor of positions.
 const ALIKE: [&str; 5] = ["llama", "qwen3", "gemma2", "mixtral", "gpt_oss"];
 
-/// A request of so many tokens, and after which step it comes.
+/// A request whose prompt has so many tokens.
 fn request(seed: u64, len: usize, max_tokens: usize, temperature: f64) -> Request {
     let prompt = (0..len as u64).map(|i| (uniform(seed, i) * VOCABULARY as f64) as u32).collect();
     Request { prompt, max_tokens, sampling: Sampling { temperature, seed, ..Default::default() }, ..Default::default() }

@@ -165,11 +165,13 @@ impl Replay {
     }
 
     /// The values of the roots for other inputs, of the same shapes and dtypes, in the order in which they were named; one that is
-    /// nothing but what an output starts from may be longer along its last axis but one. An input that nobody else holds may become an output. `change` is called with each op whose outputs start from an input: numbers in it may be others,
-    /// as long as its inputs and outputs stay what they are.
+    /// nothing but what an output starts from may be longer along its last axis but one. An input that nobody else holds may
+    /// become an output. `change` is called with each op whose outputs start from an input: numbers in it may be others, as long
+    /// as its inputs and outputs stay what they are.
     ///
     /// # Errors
-    /// Inputs that are not as they were; what kernels find. The inputs are gone then, and the next run is as good as this one would have been.
+    /// Inputs that are not as they were: nothing has changed then. What kernels find: the inputs are gone, and what `change` did
+    /// is done.
     pub fn run(&mut self, inputs: Vec<Array>, mut change: impl FnMut(&mut Op)) -> Result<Vec<Array>> {
         let strange = inputs.iter().zip(&self.inputs).position(|(a, input)| !input.takes(a));
         if inputs.len() != self.inputs.len() || strange.is_some() {
@@ -184,11 +186,13 @@ impl Replay {
         self.updates.iter().for_each(|&i| change(&mut self.works[i as usize].0));
         let backend = backend::find(self.stream.device())?;
         super::eval(inputs.iter().filter(|a| !a.is_evaluated()))?;
-        self.fill(inputs)?;
-        let queue = queue_of(self.stream);
-        queue.begin();
-        let computed = self.compute(backend);
-        queue.end();
+        let computed = self.fill(inputs).and_then(|()| {
+            let queue = queue_of(self.stream);
+            queue.begin();
+            let computed = self.compute(backend);
+            queue.end();
+            computed
+        });
         if computed.is_err() {
             self.values.iter_mut().for_each(Value::release);
         }
