@@ -10,7 +10,6 @@ use crate::ops::reduce::Reduce;
 use crate::schedule::tape::Tape;
 use crate::stream::{Device, DeviceInfo};
 use linkme::distributed_slice;
-use smallvec::SmallVec;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 /// One op to compute, as [`Kernels::run`] takes it.
@@ -18,9 +17,9 @@ pub struct Call<'a> {
     /// What.
     pub op: &'a Op,
     /// Of what.
-    pub inputs: SmallVec<[Tensor; 4]>,
+    pub inputs: &'a [Tensor],
     /// Where to.
-    pub outputs: SmallVec<[Tensor; 1]>,
+    pub outputs: &'a mut [Tensor],
 }
 
 /// A set of ops somebody can compute.
@@ -149,7 +148,7 @@ pub(crate) fn together(backend: &dyn Backend, calls: &mut [Call]) -> Result<()> 
     {
         return result;
     }
-    calls.iter_mut().try_for_each(|call| run(backend, call.op, &call.inputs, &mut call.outputs))
+    calls.iter_mut().try_for_each(|call| run(backend, call.op, call.inputs, call.outputs))
 }
 
 /// Computes `op` with whoever knows it: the device's backend, else host kernels.

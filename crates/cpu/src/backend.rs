@@ -84,7 +84,7 @@ impl Backend for Cpu {
         let mut products: SmallVec<[_; 4]> = calls
             .iter_mut()
             .filter_map(|call| match call.op {
-                Op::QuantizedMatmul(op) => Some((op, &*call.inputs, &mut call.outputs[0])),
+                Op::QuantizedMatmul(op) => Some((op, call.inputs, &mut call.outputs[0])),
                 _ => None,
             })
             .collect();

@@ -233,6 +233,14 @@ impl Op {
         }
     }
 
+    /// Whether kernels that belong to no backend compute it, on the host: those want outputs that nobody else holds.
+    pub(crate) fn is_of_host(&self) -> bool {
+        use Op::*;
+        let factors = matches!(self, Cholesky(_) | LuFactor(_) | Qr(_) | Svd(_) | Eigh(_) | Eig(_));
+        let solves = matches!(self, Inv(_) | TriInv(_) | Solve(_) | SolveTriangular(_) | Det(_) | SlogDet(_));
+        factors || solves || matches!(self, Fft(_) | Collective(_))
+    }
+
     /// Whether it marks what is computed again for gradients, and nothing more.
     pub(crate) fn is_checkpoint(&self) -> bool {
         matches!(self, Op::Custom(custom) if !custom.has_rules())

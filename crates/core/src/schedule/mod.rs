@@ -5,6 +5,7 @@
 //! stream's result waits for exactly that node.
 
 mod collect;
+mod places;
 mod plan;
 mod replay;
 mod run;

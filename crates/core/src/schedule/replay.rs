@@ -2,11 +2,12 @@
 //! let go of, and what never changes lies where its steps look for it.
 
 use super::collect::Graph;
+use super::places::{Again, group, places};
 use super::plan::{Plan, Slot, Step, plan};
 use super::queue_of;
 use super::run::{self, Value, Work};
 use crate::array::Array;
-use crate::backend;
+use crate::backend::{self, Backend, Call};
 use crate::buffer::Tensor;
 use crate::error::{Error, Result};
 use crate::node::{Aval, Avals, Node, Tensors};
@@ -18,7 +19,8 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use smallvec::SmallVec;
 use std::sync::Arc;
 
-/// An evaluation that can be repeated. What it reads beside its inputs is kept as long as it is.
+/// An evaluation that can be repeated. What it reads beside its inputs is kept as long as it is, and so is memory for what it computes
+/// on its way.
 pub struct Replay {
     stream: Stream,
     plan: Arc<Plan>,
@@ -26,7 +28,9 @@ pub struct Replay {
     works: Vec<(Op, Avals)>,
     /// The entries whose outputs start from an input, which alone may change from run to run.
     updates: Vec<u32>,
-    /// By slot: what never changes, and nothing else between two runs.
+    /// How each step is done again.
+    steps: Vec<Again>,
+    /// By slot: what always lies at the same place, and nothing else between two runs.
     values: Vec<Value>,
     /// Where inputs go, and what they are.
     inputs: Vec<Input>,
@@ -97,7 +101,7 @@ impl Replay {
     /// Evaluates `roots`, and says how to do so again with other arrays in place of `inputs`, which are named by their
     /// [ids](Array::id): all else that `roots` depend on must be what it is for as long as that is done. Nothing where a graph is more
     /// than that: parts of it are held by others or run elsewhere, it reads arrays that came to be after the last of `inputs`, and so
-    /// perhaps from them, or marks of transforms are in it.
+    /// perhaps from them, marks of transforms are in it, or there is no memory for what it would keep.
     ///
     /// # Errors
     /// As [`eval`](super::eval()).
@@ -109,9 +113,18 @@ impl Replay {
             }
         });
         super::result(roots)?;
-        Ok(found)
+        Ok(found.and_then(|replay| replay.placed().ok()))
     }
 
+    /// With places for all that does not move.
+    fn placed(mut self) -> Result<Replay> {
+        let backend = backend::find(self.stream.device())?;
+        let results = self.results.keys().copied();
+        self.steps = places(backend, &self.plan, &self.works, results, &mut self.values)?;
+        Ok(self)
+    }
+
+    /// Without places.
     fn of(graph: &Graph, roots: &[&Array], inputs: &[Leaf]) -> Option<Replay> {
         let newest = inputs.iter().map(|i| i.0).max()?;
         let plain = |op: &Op| op.class() != Class::Same && !matches!(op, Op::Collective(_));
@@ -161,7 +174,8 @@ impl Replay {
         let works: Vec<(Op, Avals)> = graph.entries.iter().map(|e| (e.node.op.clone(), e.node.outs.clone())).collect();
         let updates =
             (0u32..).zip(&works).filter(|(_, work)| work.0.class() == Class::Update).map(|(i, _)| i).collect();
-        Some(Replay { stream: graph.stream, plan, works, updates, values, inputs, results, roots, soon })
+        let steps = Vec::new();
+        Some(Replay { stream: graph.stream, plan, works, updates, steps, values, inputs, results, roots, soon })
     }
 
     /// The values of the roots for other inputs, of the same shapes and dtypes, in the order in which they were named; one that is
@@ -224,36 +238,71 @@ impl Replay {
         Ok(())
     }
 
-    fn compute(&mut self, backend: &dyn backend::Backend) -> Result<Vec<Option<Tensor>>> {
-        let Replay { plan, works, values, results, soon, .. } = self;
+    fn compute(&mut self, backend: &dyn Backend) -> Result<Vec<Option<Tensor>>> {
+        let Replay { plan, works, steps: again, values, results, soon, .. } = self;
         let mut found: Vec<Option<Tensor>> = vec![None; results.len()];
-        let work = |entry: u32| {
-            let (op, outs) = &works[entry as usize];
-            Work { op, outs }
-        };
-        let (mut rest, mut soon) = (&plan.steps[..], &soon[..]);
+        let (mut rest, mut again, mut soon) = (&plan.steps[..], &mut again[..], &soon[..]);
         while !rest.is_empty() {
-            let count = 1 + rest[1..].iter().take_while(|step| step.joined).count();
-            let (steps, after) = rest.split_at(count);
+            let (steps, after) = rest.split_at(group(rest));
+            let (how, more) = again.split_at_mut(steps.len());
             if !soon[0].is_empty() {
                 backend.soon(&soon[0]);
             }
-            (rest, soon) = (after, &soon[count..]);
+            (rest, again, soon) = (after, more, &soon[steps.len()..]);
+            if fixed(backend, works, steps, how)? {
+                continue;
+            }
+            let work = |step: &Step| {
+                let (op, outs) = &works[step.entry as usize];
+                Work { op, outs }
+            };
+            let place = |step: &Step, o: usize| match &how[steps.iter().position(|s| s.out == step.out)?] {
+                Again::Fixed { outputs, .. } => outputs.get(o).cloned(),
+                Again::Moving(outputs) => outputs.get(o).cloned().flatten(),
+                Again::Done => None,
+            };
             let made: SmallVec<[Tensors; 1]> =
-                run::compute(backend, steps, &|step| work(step.entry), &|entry| work(entry).op, values)?;
+                run::compute(backend, steps, &work, &|entry| &works[entry as usize].0, &place, values)?;
             for (step, tensors) in steps.iter().zip(made) {
                 step.release.iter().for_each(|&slot| values[slot as usize].release());
                 for (slot, tensor) in (step.out..).zip(tensors) {
                     if let Some(&i) = results.get(&slot) {
                         found[i] = Some(tensor.clone());
                     }
-                    if !step.release.contains(&slot) {
-                        values[slot as usize] = Value::Tensor(tensor);
+                    let value = &mut values[slot as usize];
+                    if !matches!(value, Value::Kept(_)) && !step.release.contains(&slot) {
+                        *value = Value::Tensor(tensor);
                     }
                 }
             }
         }
+        for (&slot, &i) in &*results {
+            if let Value::Kept(tensor) = &values[slot as usize] {
+                found[i] = Some(tensor.clone());
+            }
+        }
         Ok(found)
+    }
+}
+
+/// Computes steps that belong together where all of them have their places; false, with nothing done, where they do not.
+fn fixed(backend: &dyn Backend, works: &[(Op, Avals)], steps: &[Step], how: &mut [Again]) -> Result<bool> {
+    let op = |step: &Step| &works[step.entry as usize].0;
+    match (steps, how) {
+        (_, [Again::Done]) => Ok(true),
+        ([step], [Again::Fixed { inputs, consts, outputs }]) => {
+            run::guarded(op(step), || run::kernel(backend, op(step), step, inputs, consts, outputs))?;
+            Ok(true)
+        }
+        (_, how) => {
+            let mut calls: SmallVec<[Call; 4]> = SmallVec::new();
+            for (step, how) in steps.iter().zip(how) {
+                let Again::Fixed { inputs, outputs, .. } = how else { return Ok(false) };
+                calls.push(Call { op: op(step), inputs, outputs });
+            }
+            run::guarded(op(&steps[0]), || backend::together(backend, &mut calls))?;
+            Ok(true)
+        }
     }
 }
 

@@ -79,7 +79,7 @@ pub(super) fn run(job: Job) {
         let work = |step: &Step| Work::of(&entries[step.entry as usize].node);
         let constant = |entry: u32| &entries[entry as usize].node.op;
         let results = match &backend {
-            Ok(backend) => compute(*backend, steps, &work, &constant, &mut values),
+            Ok(backend) => compute(*backend, steps, &work, &constant, &|_, _| None, &mut values),
             Err(error) => Err(error.clone()),
         };
         let mut results = results.map(SmallVec::<[Tensors; 1]>::into_iter);
@@ -99,29 +99,40 @@ pub(super) fn run(job: Job) {
     }
 }
 
-/// Computes steps that belong together: the first, and those joined to it. `work` says what a step computes, and `constant` gives
-/// the op of an entry that stands for a number.
+/// Computes steps that belong together: the first, and those joined to it. `work` says what a step computes, `constant` gives
+/// the op of an entry that stands for a number, and `place` where an output of a step goes, if it has a place already.
 pub(super) fn compute<'a>(
     backend: &dyn Backend,
     steps: &[Step],
     work: &dyn Fn(&Step) -> Work<'a>,
     constant: &dyn Fn(u32) -> &'a Op,
+    place: Place,
     values: &mut [Value],
 ) -> Result<SmallVec<[Tensors; 1]>> {
     if let Some(error) = steps.iter().find_map(|step| failed_input(step, values)) {
         return Err(error);
     }
-    let compute = || match steps {
-        [step] => {
-            let number = |i: usize| match constant(step.consts[i]) {
-                Op::Full(full) => full.value.to_bits(full.dtype),
-                _ => 0,
-            };
-            Ok(smallvec![execute(backend, work(step), step, values, &number)?])
-        }
-        _ => together(backend, steps, work, values),
+    guarded(work(&steps[0]).op, || match steps {
+        [step] => Ok(smallvec![execute(backend, work(step), step, values, &numbers(step, constant), place)?]),
+        _ => together(backend, steps, work, place, values),
+    })
+}
+
+/// Where output `o` of a step goes, if it has a place.
+pub(super) type Place<'a> = &'a dyn Fn(&Step, usize) -> Option<Tensor>;
+
+/// The bits of a tape's constants.
+pub(super) fn numbers<'a>(step: &Step, constant: &dyn Fn(u32) -> &'a Op) -> SmallVec<[u64; 4]> {
+    let bits = |&entry: &u32| match constant(entry) {
+        Op::Full(full) => full.value.to_bits(full.dtype),
+        _ => 0,
     };
-    catch_unwind(AssertUnwindSafe(compute)).unwrap_or_else(|panic| Err(bug(work(&steps[0]).op.name(), panic.as_ref())))
+    step.consts.iter().map(bits).collect()
+}
+
+/// Runs `f`, a panic of which is an error of `op`.
+pub(super) fn guarded<R>(op: &Op, f: impl FnOnce() -> Result<R>) -> Result<R> {
+    catch_unwind(AssertUnwindSafe(f)).unwrap_or_else(|panic| Err(bug(op.name(), panic.as_ref())))
 }
 
 /// Looks at the nodes and leaves of steps up to the next that reads much, one after the other: memory gives what does not wait
@@ -169,18 +180,23 @@ fn together<'a>(
     backend: &dyn Backend,
     steps: &[Step],
     work: &dyn Fn(&Step) -> Work<'a>,
+    place: Place,
     values: &mut [Value],
 ) -> Result<SmallVec<[Tensors; 1]>> {
-    let mut calls: SmallVec<[Call; 4]> = SmallVec::new();
+    let mut inputs: SmallVec<[SmallVec<[Tensor; 4]>; 4]> = SmallVec::new();
+    let mut outputs: SmallVec<[Tensors; 1]> = SmallVec::new();
     for step in steps {
         let work = work(step);
-        let outputs = (0..work.outs.len()).map(|o| fresh(backend, work, o)).collect::<Result<_>>()?;
-        let mut inputs = take_inputs(step, values);
-        align(backend, work.op, &mut inputs)?;
-        calls.push(Call { op: work.op, inputs, outputs });
+        let output = |o| place(step, o).map_or_else(|| fresh(backend, work, o), Ok);
+        outputs.push((0..work.outs.len()).map(output).collect::<Result<_>>()?);
+        let mut all = take_inputs(step, values);
+        align(backend, work.op, &mut all)?;
+        inputs.push(all);
     }
-    backend::together(backend, &mut calls)?;
-    Ok(calls.into_iter().map(|call| call.outputs).collect())
+    let calls = steps.iter().zip(&inputs).zip(&mut outputs);
+    let calls = calls.map(|((step, inputs), outputs)| Call { op: work(step).op, inputs, outputs });
+    backend::together(backend, &mut calls.collect::<SmallVec<[Call; 4]>>())?;
+    Ok(outputs)
 }
 
 /// Memory for an output that a kernel writes.
@@ -260,11 +276,11 @@ fn execute(
     work: Work,
     step: &Step,
     values: &mut [Value],
-    constant: &dyn Fn(usize) -> u64,
+    consts: &[u64],
+    place: Place,
 ) -> Result<Tensors> {
     let mut inputs = take_inputs(step, values);
     let Work { op, outs } = work;
-    let out = &outs[0];
     if !matches!(op.class(), Class::View | Class::Same) {
         align(backend, op, &mut inputs)?;
     }
@@ -281,52 +297,66 @@ fn execute(
             Op::Placeholder(placeholder) => Err(placeholder.error()),
             _ => Ok(inputs.drain(inputs.len() - outs.len()..).collect()),
         },
-        Class::Full => {
-            let Op::Full(full) = op else { return Err(Error::eval("[full] not a fill")) };
-            let bits = full.value.to_bits(full.dtype).to_le_bytes();
-            let buffer = backend.upload(&bits[..full.dtype.size()])?;
-            let strides = SmallVec::from_elem(0, out.shape.len());
-            Ok(smallvec![Tensor { buffer, offset: 0, shape: out.shape.clone(), strides, dtype: full.dtype }])
-        }
-        Class::Elementwise | Class::Reduce => {
-            let Some(tape) = &step.tape else { return Err(Error::eval("[eval] a fused step without a tape")) };
-            let consts: SmallVec<[u64; 8]> = (0..tape.consts.len()).map(constant).collect();
-            if let Op::Reduce(reduce) = op {
-                let buffer = backend.alloc(out_bytes(work, 0)?)?;
-                let mut output = Tensor::row_major(buffer, out.shape.clone(), out.dtype);
-                backend.reduce(tape, reduce, &inputs, &consts, &mut output)?;
-                return Ok(smallvec![output]);
-            }
-            let strides = elementwise_strides(&inputs, &out.shape);
-            let donor = inputs.iter().position(|t| {
-                t.strides == strides
-                    && t.dtype.size() == out.dtype.size()
-                    && can_donate(t, out_bytes(work, 0).unwrap_or(0))
-            });
-            let (buffer, offset) = match donor {
-                Some(i) => (inputs[i].buffer.clone(), inputs[i].offset),
-                None => (backend.alloc(out_bytes(work, 0)?)?, 0),
-            };
-            let mut output = Tensor { buffer, offset, shape: out.shape.clone(), strides, dtype: out.dtype };
-            backend.tape(tape, &inputs, &consts, &mut output)?;
-            Ok(smallvec![output])
-        }
-        Class::Kernel | Class::Update => {
+        Class::Full => Ok(smallvec![number(backend, work)?]),
+        Class::Elementwise | Class::Reduce | Class::Kernel | Class::Update => {
             let mut outputs: Tensors = SmallVec::new();
             for o in 0..outs.len() {
-                let tensor = match op.updated(o) {
-                    Some(input) => updated(backend, &mut inputs[input])?,
-                    None => fresh(backend, work, o)?,
-                };
-                outputs.push(tensor);
+                outputs.push(match (place(step, o), op.updated(o)) {
+                    (Some(known), _) => known,
+                    (None, Some(input)) => updated(backend, &mut inputs[input])?,
+                    (None, None) if op.class() == Class::Elementwise => donated(backend, work, &inputs)?,
+                    (None, None) => fresh(backend, work, o)?,
+                });
             }
-            backend::run(backend, op, &inputs, &mut outputs)?;
+            kernel(backend, op, step, &inputs, consts, &mut outputs)?;
             Ok(outputs)
         }
     }
 }
 
-fn out_bytes(work: Work, o: usize) -> Result<usize> {
+/// Computes what is no view: `inputs` lie as kernels read them, `outputs` where they shall be.
+pub(super) fn kernel(
+    backend: &dyn Backend,
+    op: &Op,
+    step: &Step,
+    inputs: &[Tensor],
+    consts: &[u64],
+    outputs: &mut [Tensor],
+) -> Result<()> {
+    match (op.class(), &step.tape) {
+        (Class::Elementwise, Some(tape)) => backend.tape(tape, inputs, consts, &mut outputs[0]),
+        (Class::Reduce, Some(tape)) => match op {
+            Op::Reduce(reduce) => backend.reduce(tape, reduce, inputs, consts, &mut outputs[0]),
+            _ => Err(Error::eval("[eval] a reduction that is none")),
+        },
+        (Class::Elementwise | Class::Reduce, None) => Err(Error::eval("[eval] a fused step without a tape")),
+        _ => backend::run(backend, op, inputs, outputs),
+    }
+}
+
+/// One number, repeated.
+pub(super) fn number(backend: &dyn Backend, work: Work) -> Result<Tensor> {
+    let Op::Full(full) = work.op else { return Err(Error::eval("[full] not a fill")) };
+    let bits = full.value.to_bits(full.dtype).to_le_bytes();
+    let buffer = backend.upload(&bits[..full.dtype.size()])?;
+    let shape = &work.outs[0].shape;
+    let strides = SmallVec::from_elem(0, shape.len());
+    Ok(Tensor { buffer, offset: 0, shape: shape.clone(), strides, dtype: full.dtype })
+}
+
+/// The output of a fused group: memory of an input that nobody else sees, or new.
+fn donated(backend: &dyn Backend, work: Work, inputs: &[Tensor]) -> Result<Tensor> {
+    let Aval { shape, dtype } = &work.outs[0];
+    let (strides, bytes) = (elementwise_strides(inputs, shape), out_bytes(work, 0)?);
+    let fits = |t: &&Tensor| t.strides == strides && t.dtype.size() == dtype.size() && can_donate(t, bytes);
+    let (buffer, offset) = match inputs.iter().find(fits) {
+        Some(t) => (t.buffer.clone(), t.offset),
+        None => (backend.alloc(bytes)?, 0),
+    };
+    Ok(Tensor { buffer, offset, shape: shape.clone(), strides, dtype: *dtype })
+}
+
+pub(super) fn out_bytes(work: Work, o: usize) -> Result<usize> {
     let aval = &work.outs[o];
     Ok(shape::elements(work.op.name(), &aval.shape)? * aval.dtype.size())
 }
@@ -392,7 +422,7 @@ pub(super) fn copy(backend: &dyn Backend, from: &Tensor) -> Result<Tensor> {
 }
 
 /// Row-major, unless every input that is not repeated lies in one other dense order: then that order is kept.
-fn elementwise_strides(inputs: &[Tensor], shape: &[usize]) -> Strides {
+pub(super) fn elementwise_strides(inputs: &[Tensor], shape: &[usize]) -> Strides {
     let mut order: Option<&Tensor> = None;
     for t in inputs {
         if t.strides.contains(&0) && !t.is_row_contiguous() {
