@@ -1,5 +1,5 @@
 //! Tasks that lie one behind the other in memory: every thread goes along a stretch of its own, so that what the last task
-//! fetched ahead is what the next one reads, and takes from the ends of others' stretches when it has none left.
+//! fetched ahead is what the next one reads, and takes half of what is left of another's when it has none left.
 //!
 //! Knows the pool, not the tasks. Which thread runs a task changes no result.
 
@@ -16,16 +16,27 @@ impl Stretch {
         Stretch(AtomicU64::new((end as u64) << 32 | first as u64))
     }
 
-    /// The first task that is left, or the last.
-    fn take(&self, first: bool) -> Option<usize> {
-        let split = |state: u64| (state as u32, (state >> 32) as u32);
-        let rest = |state| match split(state) {
-            (start, end) if start >= end => None,
-            _ if first => Some(state + 1),
-            _ => Some(state - (1 << 32)),
+    /// The first task that is left.
+    fn take(&self) -> Option<usize> {
+        let rest = |state| {
+            let (start, end) = Stretch::split(state);
+            (start < end).then(|| state + 1)
         };
-        let (start, end) = split(self.0.fetch_update(Relaxed, Relaxed, rest).ok()?);
-        Some(if first { start } else { end - 1 } as usize)
+        Some(Stretch::split(self.0.fetch_update(Relaxed, Relaxed, rest).ok()?).0)
+    }
+
+    /// The half of what is left that comes last, for somebody else.
+    fn half(&self) -> Option<Stretch> {
+        let rest = |state| {
+            let (start, end) = Stretch::split(state);
+            (start < end).then(|| Stretch::new(start, start + (end - start) / 2).0.into_inner())
+        };
+        let (start, end) = Stretch::split(self.0.fetch_update(Relaxed, Relaxed, rest).ok()?);
+        Some(Stretch::new(start + (end - start) / 2, end))
+    }
+
+    fn split(state: u64) -> (usize, usize) {
+        (state as u32 as usize, (state >> 32) as usize)
     }
 }
 
@@ -39,10 +50,16 @@ pub(crate) fn run(tasks: usize, f: &(dyn Fn(usize) + Sync)) {
     let cut = |part| tasks * part / parts;
     let stretches: SmallVec<[Stretch; 4]> = (0..parts).map(|part| Stretch::new(cut(part), cut(part + 1))).collect();
     pool::run(parts, &|part| {
-        for turn in 0..parts {
-            let stretch = &stretches[(part + turn) % parts];
-            while let Some(task) = stretch.take(turn == 0) {
+        let mine = &stretches[part];
+        loop {
+            while let Some(task) = mine.take() {
                 f(task);
+            }
+            // Nobody but its owner fills a stretch that is empty.
+            let others = (1..parts).map(|turn| &stretches[(part + turn) % parts]);
+            match others.filter_map(Stretch::half).next() {
+                Some(theirs) => mine.0.store(theirs.0.into_inner(), Relaxed),
+                None => return,
             }
         }
     });

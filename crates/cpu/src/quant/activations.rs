@@ -11,6 +11,7 @@ use crate::isa::Isa;
 use crate::pool;
 use lapis_core::dtype::Dtype;
 use lapis_core::error::{Error, Result};
+use std::cell::Cell;
 use std::sync::Mutex;
 
 /// Rows of a matrix in f32, f16 or bf16 (little-endian): `rows` rows of `cols` consecutive elements.
@@ -70,7 +71,13 @@ impl<'a> Rows<'a> {
     }
 }
 
+thread_local! {
+    /// The last rows of this thread, whose memory the next ones take.
+    static SPARE: Cell<Option<Activations>> = const { Cell::new(None) };
+}
+
 /// Quantized rows: for each slab of 256 columns, for each row, its codes; and likewise scales and sums of its groups.
+#[derive(Default)]
 pub(super) struct Activations {
     pub(super) codes: Vec<i8>,
     /// What a code is worth.
@@ -81,6 +88,30 @@ pub(super) struct Activations {
     pub(super) rows: usize,
     /// Groups of a slab.
     pub(super) groups: usize,
+}
+
+impl Activations {
+    /// Codes that spare rows may have room for: a few megabytes are kept.
+    const KEPT: usize = 1 << 20;
+
+    /// Zeros for `rows` rows of `slabs` slabs of `groups` groups.
+    fn zeros(slabs: usize, rows: usize, groups: usize) -> Activations {
+        let Activations { mut codes, mut scales, mut sums, .. } = SPARE.take().unwrap_or_default();
+        codes.clear();
+        scales.clear();
+        sums.clear();
+        codes.resize(slabs * rows * DEPTH, 0);
+        scales.resize(slabs * rows * groups, 0.0);
+        sums.resize(slabs * rows * groups, 0);
+        Activations { codes, scales, sums, rows, groups }
+    }
+
+    /// Nobody needs them any more.
+    pub(super) fn spare(self) {
+        if self.codes.capacity() <= Activations::KEPT {
+            SPARE.set(Some(self));
+        }
+    }
 }
 
 /// What the sum of a group's codes is wanted for.
@@ -105,9 +136,8 @@ pub(super) fn activations(
     wanted: &(dyn Fn(usize) -> bool + Sync),
 ) -> Activations {
     let (slabs, groups) = (x.cols.div_ceil(DEPTH), DEPTH / group);
-    let mut codes = vec![0i8; slabs * x.rows * DEPTH];
-    let mut scales = vec![0f32; slabs * x.rows * groups];
-    let mut sums = vec![0i32; slabs * x.rows * groups];
+    let mut all = Activations::zeros(slabs, x.rows, groups);
+    let Activations { codes, scales, sums, .. } = &mut all;
     let order = order(bits);
     // A task is a run of rows of one slab: columns and rows from where on, and where the results go.
     let step = (1 << 15) / DEPTH;
@@ -139,7 +169,7 @@ pub(super) fn activations(
         let take = |i: usize| tasks[i].lock().unwrap_or_else(|e| e.into_inner()).take();
         pool::run(tasks.len(), &|i| take(i).into_iter().for_each(work));
     }
-    Activations { codes, scales, sums, rows: x.rows, groups }
+    all
 }
 
 /// Rows that are packed E2M1 codes already (contiguous, `cols` wide), each code as twice its value, with their decoded

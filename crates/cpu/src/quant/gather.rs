@@ -6,7 +6,8 @@
 
 use super::activations::Rows;
 use super::format::check_len;
-use super::qmm::{Arithmetic, Job, Pair, Target, check_product, products};
+use super::qmm::{Arithmetic, Target, check_product, products};
+use super::tasks::{Job, Pair};
 use super::weights::Weights;
 use crate::isa::Isa;
 use lapis_core::dtype::Dtype;

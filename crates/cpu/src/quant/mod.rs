@@ -63,6 +63,7 @@ mod qmm;
 mod qmm_tests;
 mod qqmm;
 mod quantize;
+mod tasks;
 #[cfg(test)]
 mod tests;
 #[cfg(target_arch = "x86_64")]

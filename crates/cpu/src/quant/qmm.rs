@@ -12,6 +12,7 @@ use super::activations::{Activations, Rows, Sum, activations};
 use super::decode::{self, Meaning, PANEL_F32};
 use super::format::{Mode, check_float, check_len};
 use super::panel::{self, COLUMNS, Content, DEPTH, FP4_OFFSET, PANEL, SCALE_TILE, TILE_GROUPS};
+use super::tasks::{Job, Pair, TASK_ROWS, Task, Tasks, tiles};
 use super::weights::Weights;
 use super::{dot, fma, halves};
 #[cfg(target_arch = "x86_64")]
@@ -27,17 +28,10 @@ use lapis_core::dtype::Dtype;
 use lapis_core::error::{Error, Result};
 use smallvec::{SmallVec, smallvec};
 use std::cell::Cell;
-use std::ops::Range;
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
-
-/// Rows of `x` that use one unpacked panel: their f32 sums (128 KiB) stay in the second-level cache.
-const TASK_ROWS: usize = 512;
 
 /// Rows of `x` up to which weights go straight to the dot products.
 const THIN_ROWS: usize = 16;
-
-/// Weight bytes below which a task is not worth handing out.
-const TASK_BYTES: usize = 1 << 15;
 
 /// How half-precision activations are multiplied.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -137,19 +131,6 @@ pub(super) fn check_product(op: &str, x: &Rows, w: &Weights, transpose: bool, ou
     Ok(n)
 }
 
-/// Row `x` of the activations gives row `out` of the result.
-#[derive(Clone, Copy)]
-pub(super) struct Pair {
-    pub(super) x: usize,
-    pub(super) out: usize,
-}
-
-/// All rows that meet one matrix.
-pub(super) struct Job<'a> {
-    pub(super) matrix: usize,
-    pub(super) pairs: &'a [Pair],
-}
-
 /// Computes checked jobs with matrices of one format; `out` rows named by no pair are left alone.
 pub(super) fn products(
     isa: Isa,
@@ -200,7 +181,11 @@ pub(super) fn multiply(isa: Isa, x: Left, targets: &mut [Target], transpose: boo
         .collect();
     // Few rows are a matter of reading the weights in their order; many, of threads that share the rows in cache.
     let few = jobs.iter().all(|job| job.pairs.len() <= THIN_ROWS);
-    let tasks = tasks(jobs, &parts, if few { 64 } else { 8 });
+    #[cfg(target_arch = "x86_64")]
+    let least = if few { parts[0].least_width(jobs) } else { COLUMNS };
+    #[cfg(not(target_arch = "x86_64"))]
+    let least = COLUMNS;
+    let tasks = Tasks::new(jobs, parts.iter().map(|p| (p.w, p.n)), least, if few { 128 } else { 8 });
     #[cfg(target_arch = "x86_64")]
     let mut parts = parts;
     // One job's rows are gathered once for all tasks.
@@ -212,8 +197,8 @@ pub(super) fn multiply(isa: Isa, x: Left, targets: &mut [Target], transpose: boo
         parts.iter_mut().for_each(|part| part.few = Some(&rows));
     }
     let run = |i: usize| {
-        let task: &Task = &tasks[i];
-        with_scratch(|scratch| parts[task.target].run(task, scratch));
+        let task = tasks.task(i);
+        with_scratch(|scratch| parts[task.target].run(&task, scratch));
     };
     if few {
         stretch::run(tasks.len(), &run)
@@ -224,6 +209,9 @@ pub(super) fn multiply(isa: Isa, x: Left, targets: &mut [Target], transpose: boo
     {
         drop(parts);
         FEW.set(Some(rows));
+    }
+    if let Left::Bytes(x) = x {
+        x.spare();
     }
 }
 
@@ -270,35 +258,6 @@ impl Floats {
 
 /// Where tasks write, each its own rows and columns.
 struct Out(*mut u8);
-
-/// Some rows, one matrix, a run of 64-column blocks.
-struct Task<'a> {
-    target: usize,
-    matrix: usize,
-    pairs: &'a [Pair],
-    blocks: Range<usize>,
-}
-
-/// Cuts jobs into about `each` tasks a thread. Rows outermost, so that their activations stay in cache.
-fn tasks<'a>(jobs: &[Job<'a>], products: &[Product], each: usize) -> Vec<Task<'a>> {
-    let parts: usize = jobs.iter().map(|job| job.pairs.len().div_ceil(TASK_ROWS)).sum();
-    let blocks = |p: &Product| p.n.div_ceil(COLUMNS);
-    let even = (parts * products.iter().map(blocks).sum::<usize>()).div_ceil(each * pool::threads());
-    let mut tasks = Vec::new();
-    for (target, product) in products.iter().enumerate() {
-        let (blocks, w) = (blocks(product), product.w);
-        let bytes = COLUMNS * w.format.row_bytes(w.rows * w.cols) / product.n.max(1);
-        let run = even.max(TASK_BYTES / bytes.max(1)).clamp(1, blocks.max(1));
-        for job in jobs {
-            for pairs in job.pairs.chunks(TASK_ROWS) {
-                for first in (0..blocks).step_by(run) {
-                    tasks.push(Task { target, matrix: job.matrix, pairs, blocks: first..(first + run).min(blocks) });
-                }
-            }
-        }
-    }
-    tasks
-}
 
 /// Few rows of activations, in equal parts.
 #[cfg(target_arch = "x86_64")]
@@ -373,6 +332,14 @@ impl Product<'_> {
             Left::Bytes(x) if rows <= THIN_ROWS && self.strip().is_some_and(|s| self.n.is_multiple_of(s)) => Some(x),
             _ => None,
         }
+    }
+
+    /// The fewest columns that a block may have: those of a strip, where rows go straight to the dot products and strips are not
+    /// dealt out among the rows of a larger block.
+    #[cfg(target_arch = "x86_64")]
+    fn least_width(&self, jobs: &[Job]) -> usize {
+        let thin = self.isa == Isa::Avx512 && jobs.iter().all(|job| self.thin_left(job.pairs.len()).is_some());
+        if thin && (features().in_order || self.w.row_bytes() > thin::SHORT_ROW) { thin::STRIP } else { COLUMNS }
     }
 
     /// Whether the matrix unit multiplies these weights.
@@ -460,8 +427,8 @@ impl Product<'_> {
     fn thin(&self, task: &Task, index: usize, few: &Few, scratch: &mut Scratch) {
         let (w, content) = (self.w, Content::of(self.w.format));
         let (group, bits, fp4) = (w.format.group(), content.bits, content.fp4);
-        let width = (self.n - index * COLUMNS).min(COLUMNS);
-        let block = w.block(task.matrix, index * COLUMNS, COLUMNS);
+        let width = (self.n - index * task.width).min(task.width);
+        let block = w.block(task.matrix, index * task.width, task.width);
         if self.isa == Isa::Avx2 {
             for (part, few) in tiles(task.pairs.len(), thin::ROWS).zip(few) {
                 let job = thin::Job { x: few, cols: w.cols, group, bits, fp4 };
@@ -599,8 +566,8 @@ impl Product<'_> {
     }
 
     fn store(&self, task: &Task, index: usize, scratch: &Scratch) {
-        let (column, size) = (index * COLUMNS, self.out_dtype.size());
-        let width = (self.n - column).min(COLUMNS);
+        let (column, size) = (index * task.width, self.out_dtype.size());
+        let width = (self.n - column).min(task.width);
         // SAFETY: rows and columns are within `out` (its length was checked), and this task's alone.
         let out = |pair: &Pair| unsafe {
             std::slice::from_raw_parts_mut(self.out.0.add((pair.out * self.n + column) * size), width * size)
@@ -631,10 +598,4 @@ fn store_rows_body(
     for (pair, sums) in pairs.iter().zip(sums) {
         halves::store_body(dtype, &sums[..width], out(pair));
     }
-}
-
-/// Cuts `rows` rows into nearly equal tiles of at most `most`.
-fn tiles(rows: usize, most: usize) -> impl Iterator<Item = Range<usize>> {
-    let count = rows.div_ceil(most);
-    (0..count).map(move |i| i * rows / count..(i + 1) * rows / count)
 }

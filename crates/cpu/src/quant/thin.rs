@@ -19,6 +19,7 @@ use super::panel_avx512::{Controls, Scales, quarters, transpose};
 use super::weights::Block;
 use crate::isa::features;
 use std::arch::x86_64::*;
+use std::ops::{Deref, DerefMut};
 
 /// How far ahead of the reads memory is asked for, in bytes of each row.
 pub(super) const AHEAD: usize = 512;
@@ -44,7 +45,7 @@ pub(super) const ROWS: usize = 8;
 const APART: usize = 4;
 /// Bytes of a packed row up to which they are: memory answers sixteen rows that lie in sixteen pages faster than those of
 /// four.
-const SHORT_ROW: usize = 2048;
+pub(super) const SHORT_ROW: usize = 2048;
 
 /// Sixteen rows of a block of 64: the first, and from one to the next.
 #[derive(Clone, Copy)]
@@ -86,6 +87,38 @@ impl Strip {
     }
 }
 
+/// Codes from the border of a cache line on: a vector that lies in two lines is read in twice the time.
+#[derive(Default)]
+pub(super) struct Lines(Vec<Line>);
+
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct Line([i8; 64]);
+
+impl Lines {
+    /// Becomes `len` zeros, a multiple of 64.
+    fn zeros(&mut self, len: usize) {
+        self.0.clear();
+        self.0.resize(len / 64, Line([0; 64]));
+    }
+}
+
+impl Deref for Lines {
+    type Target = [i8];
+
+    fn deref(&self) -> &[i8] {
+        // SAFETY: a line is 64 codes and nothing else.
+        unsafe { std::slice::from_raw_parts(self.0.as_ptr().cast(), 64 * self.0.len()) }
+    }
+}
+
+impl DerefMut for Lines {
+    fn deref_mut(&mut self) -> &mut [i8] {
+        // SAFETY: as above.
+        unsafe { std::slice::from_raw_parts_mut(self.0.as_mut_ptr().cast(), 64 * self.0.len()) }
+    }
+}
+
 /// Rows of activations, one to eight, as the kernels eat them.
 #[derive(Default)]
 pub(super) struct Few {
@@ -94,7 +127,7 @@ pub(super) struct Few {
     width: usize,
     /// By row, as words lie in a vector: `[row][vector][unit of a word][words][4]`, padded with zeros; or, for several rows
     /// of AVX-512, `[unit][width][4]`. A lone row of AVX-512 begins again behind its end, and so do its sums.
-    pub(super) codes: Vec<i8>,
+    pub(super) codes: Lines,
     /// `[group][width]`, as are the sums.
     pub(super) scales: Vec<f32>,
     pub(super) sums: Vec<i32>,
@@ -132,11 +165,13 @@ impl Few {
         };
         // Two vectors of the narrowest codes are the largest step of a kernel.
         let stride = cols.next_multiple_of(1024);
-        self.codes.clear();
-        self.codes.resize(stride * self.width, 0);
-        self.scales.resize(cols / group * self.width, 0.0);
-        self.sums.resize(cols / group * self.width, 0);
         let per_word = units(bits);
+        // What is read in one go at the end of a row of weights goes on in the next row. (Half a vector needs zeros.)
+        let goes_on = words == 16 && rows.len() == 1 && cols.is_multiple_of(64 * per_word);
+        let [codes, sums] = if goes_on { [64 * per_word, lengthwise::MOST_GROUPS] } else { [0, 0] };
+        self.codes.zeros(stride * self.width + lengthwise::LOT * codes);
+        self.scales.resize(cols / group * self.width, 0.0);
+        self.sums.resize(cols / group * self.width + lengthwise::LOT * sums, 0);
         for m in 0..self.width {
             let row = rows[m.min(rows.len() - 1)];
             for slab in 0..cols.div_ceil(DEPTH) {
@@ -175,20 +210,17 @@ impl Few {
                 }
             }
         }
-        if words == 16 && rows.len() == 1 && cols.is_multiple_of(64 * per_word) {
-            // What is read in one go at the end of a row of weights goes on in the next row. (Half a vector needs zeros.)
-            again(&mut self.codes, cols, stride + lengthwise::LOT * 64 * per_word);
-            let groups = cols / group;
-            again(&mut self.sums, groups, groups + lengthwise::LOT * lengthwise::MOST_GROUPS);
+        if goes_on {
+            again(&mut self.codes, cols);
+            again(&mut self.sums, cols / group);
         }
     }
 }
 
-/// Has the first `period` elements come again and again, until there are `len`.
-fn again<T: Copy>(all: &mut Vec<T>, period: usize, len: usize) {
-    all.truncate(period);
-    while all.len() < len {
-        all.extend_from_within(..period.min(len - all.len()));
+/// Has the first `period` elements come again and again.
+fn again<T: Copy>(all: &mut [T], period: usize) {
+    for at in (period..all.len()).step_by(period) {
+        all.copy_within(..period.min(all.len() - at), at);
     }
 }
 

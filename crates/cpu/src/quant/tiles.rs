@@ -12,7 +12,7 @@
 use super::activations::Activations;
 use super::dot::Step;
 use super::panel::{COLUMNS, DEPTH};
-use super::qmm::Pair;
+use super::tasks::Pair;
 use crate::amx::ROWS;
 use std::arch::asm;
 use std::arch::x86_64::*;
