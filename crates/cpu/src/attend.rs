@@ -2,7 +2,7 @@
 
 use crate::attention::{self, Mask, Operand, Target};
 use crate::isa::isa;
-use crate::tape::contiguous;
+use crate::tape::{Dense, contiguous};
 use lapis_core::buffer::Tensor;
 use lapis_core::dtype::Dtype;
 use lapis_core::error::Result;
@@ -15,8 +15,7 @@ pub(crate) fn attention(op: &Attention, inputs: &[Tensor], out: &mut Tensor) -> 
     let (blocks, rest) = inputs[1..].split_at(2 * op.blocks);
     let (keys, values) = blocks.split_at(op.blocks);
     let q = dense_rows(&inputs[0])?;
-    let dense = |all: &[Tensor]| all.iter().map(dense_rows).collect::<Result<SmallVec<[Tensor; 4]>>>();
-    let (keys, values) = (dense(keys)?, dense(values)?);
+    let (keys, values) = (all_dense(keys)?, all_dense(values)?);
     let (k, v) = (&keys[0], &values[0]);
     let later: SmallVec<[[Operand; 2]; 8]> =
         keys[1..].iter().zip(&values[1..]).map(|(k, v)| [operand(k), operand(v)]).collect();
@@ -100,6 +99,10 @@ fn lead(t: &Tensor) -> [isize; 3] {
 }
 
 /// `t` with a contiguous last axis: itself, or a copy.
-pub(crate) fn dense_rows(t: &Tensor) -> Result<Tensor> {
-    if t.strides[3] == 1 || t.shape[3] == 1 { Ok(t.clone()) } else { contiguous(t) }
+pub(crate) fn dense_rows(t: &Tensor) -> Result<Dense<'_>> {
+    if t.strides[3] == 1 || t.shape[3] == 1 { Ok(Dense::Here(t)) } else { contiguous(t) }
+}
+
+fn all_dense(all: &[Tensor]) -> Result<SmallVec<[Dense<'_>; 4]>> {
+    all.iter().map(dense_rows).collect()
 }

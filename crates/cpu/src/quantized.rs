@@ -2,7 +2,7 @@
 
 use crate::isa::isa;
 use crate::quant::{self, Rows, Target, Weights};
-use crate::tape::contiguous;
+use crate::tape::{Dense, contiguous};
 use lapis_core::buffer::Tensor;
 use lapis_core::dtype::Dtype;
 use lapis_core::error::{Error, Result};
@@ -33,15 +33,15 @@ pub(crate) fn quantize(op: &Quantize, inputs: &[Tensor], outputs: &mut [Tensor])
 }
 
 /// Packed words, scales and biases, row-major.
-struct Parts {
-    packed: Tensor,
-    scales: Tensor,
-    biases: Option<Tensor>,
+struct Parts<'a> {
+    packed: Dense<'a>,
+    scales: Dense<'a>,
+    biases: Option<Dense<'a>>,
     global: Option<f32>,
 }
 
-impl Parts {
-    fn new(format: Format, inputs: &[Tensor]) -> Result<Parts> {
+impl<'a> Parts<'a> {
+    fn new(format: Format, inputs: &'a [Tensor]) -> Result<Parts<'a>> {
         let biases = if format.has_biases() { Some(contiguous(&inputs[2])?) } else { None };
         let global = if format.has_biases() { None } else { global_scale(inputs.get(2)) };
         Ok(Parts { packed: contiguous(&inputs[0])?, scales: contiguous(&inputs[1])?, biases, global })

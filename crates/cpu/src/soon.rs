@@ -99,6 +99,11 @@ fn share(weights: [(usize, usize); MOST], threads: usize, index: usize) -> (usiz
     (0, 0)
 }
 
+/// Asks for what is read in a moment.
+pub(crate) fn ask_for(first: *const u8, bytes: usize) {
+    (0..bytes).step_by(64).for_each(|at| ask(first.addr().wrapping_add(at)));
+}
+
 /// Into the second-level cache.
 #[inline(always)]
 fn ask(at: usize) {

@@ -235,39 +235,41 @@ unsafe fn attention_by(isa: Isa, halves: Halves, a: &Attention, split: Split) {
     let _ = halves;
 }
 
-/// As [`attention`], several calls of the same heads, widths and dtypes with one query each.
+/// As [`attention`], several calls of the same heads, widths and dtypes with one query each. `before(i, h)` is called once for
+/// each call and head of keys before any of what belongs to it is read: it makes the query heads that share the head, and its newest key
+/// and value.
 ///
 /// # Safety
-/// As [`attention`], for each.
-pub unsafe fn attention_of_each(isa: Isa, calls: &[Attention]) {
-    let threads = pool::threads();
-    let [first, _, ..] = calls else {
+/// As [`attention`], for each, when `before` has been called.
+pub unsafe fn attention_of_each(isa: Isa, calls: &[Attention], before: &(dyn Fn(usize, usize) + Sync)) {
+    let Some(first) = calls.first() else { return };
+    let heads = first.batch * first.kv_heads;
+    let fills = calls.len() * heads >= 8 * pool::threads() || calls.iter().all(|a| a.kv_len <= CHUNK);
+    if first.out_dtype == Dtype::Float64 || !fills {
+        pool::run(calls.len() * heads, &|i| before(i / heads, i % heads));
         // SAFETY: the caller's promises.
         return calls.iter().for_each(|a| unsafe { attention(isa, a) });
-    };
-    let heads = first.batch * first.kv_heads;
-    let fills = calls.len() * heads >= 8 * threads || calls.iter().all(|a| a.kv_len <= CHUNK);
-    // SAFETY: the caller's promises.
-    unsafe {
-        if first.out_dtype == Dtype::Float64 || !fills {
-            return calls.iter().for_each(|a| attention(isa, a));
-        }
-        with_kernels!(isa, halves(), first, side_by_side(calls, heads))
     }
+    // SAFETY: the caller's promises.
+    unsafe { with_kernels!(isa, halves(), first, side_by_side(calls, heads, before)) }
 }
 
 /// The tiles of all calls, one a head of keys, those with the most keys first.
 ///
 /// # Safety
 /// As [`attention_of_each`], with the instruction set of `K`.
-unsafe fn side_by_side<K: Kernels>(calls: &[Attention], heads: usize) {
-    let mut order: SmallVec<[&Attention; 16]> = calls.iter().collect();
-    order.sort_by_key(|a| std::cmp::Reverse(a.kv_len));
-    pool::run(order.len() * heads, &|i| {
-        let (a, head) = (order[i / heads], i % heads);
+unsafe fn side_by_side<K: Kernels>(calls: &[Attention], heads: usize, before: &(dyn Fn(usize, usize) + Sync)) {
+    let mut order: SmallVec<[usize; 16]> = (0..calls.len()).collect();
+    order.sort_by_key(|&i| std::cmp::Reverse(calls[i].kv_len));
+    stretch::run(calls.len() * heads, &|task| {
+        let (i, head) = (order[task / heads], task % heads);
+        before(i, head);
+        let a = &calls[i];
         let cut = Cut::new::<K>(a);
+        let layout = tile::Layout::new::<K>(a, cut.rows);
+        let then = (head + 1 < heads).then(|| cut.tile(a, head + 1));
         // SAFETY: the caller's promises.
-        K::prepared(|| unsafe { tile::Layout::new::<K>(a, cut.rows).attend_all::<K>(a, &cut.tile(a, head)) });
+        K::prepared(|| unsafe { layout.attend_all::<K>(a, &cut.tile(a, head), then.as_ref()) });
     });
 }
 
@@ -333,7 +335,7 @@ unsafe fn run<K: Kernels>(a: &Attention, split: Split) {
     let layout = tile::Layout::new::<K>(a, cut.rows);
     if !split {
         // SAFETY: the caller's promises.
-        pool::run(cut.tiles, &|i| K::prepared(|| unsafe { layout.attend_all::<K>(a, &cut.tile(a, i)) }));
+        pool::run(cut.tiles, &|i| K::prepared(|| unsafe { layout.attend_all::<K>(a, &cut.tile(a, i), None) }));
         return;
     }
     // A task takes neighbouring chunks: what one fetches ahead is the next one's.

@@ -282,18 +282,18 @@ impl Layout {
         with_elem!(a.k.dtype, T => K::spread_len::<T>(self.dim))
     }
 
-    /// The result of the tile's rows over all keys.
+    /// The result of the tile's rows over all keys. After the last ones the first of `then` are fetched.
     ///
     /// # Safety
     /// The promises of the call; `K`'s instruction set; tiles of the layout have as many rows.
-    pub(super) unsafe fn attend_all<K: Kernels>(&self, a: &Attention, tile: &Tile) {
+    pub(super) unsafe fn attend_all<K: Kernels>(&self, a: &Attention, tile: &Tile, then: Option<&Tile>) {
         // SAFETY: the caller's promises; the scratch has the layout's size.
         self.with_scratch(|scratch| unsafe {
             let [total, part] = scratch.states;
             self.pack_queries::<K>(a, tile, scratch);
             self.clear(tile.rows(a), total);
             for chunk in tile.chunks(a) {
-                self.attend::<K>(a, tile, None, chunk, scratch, part);
+                self.attend::<K>(a, tile, then, chunk, scratch, part);
                 K::merge(total, part, tile.rows(a), self.width);
             }
             self.finish::<K>(a, tile, total);

@@ -32,11 +32,11 @@ trait Number: Copy + Send + Sync + bytemuck::Pod {
 fn run<N: Number>(op: &GatedDelta, inputs: &[Tensor], outputs: &mut [Tensor]) -> Result<()> {
     let dtype = outputs[0].dtype;
     // Everything in f32 or f64; the rounding of y is the only one.
-    let dense: Vec<Tensor> = inputs.iter().map(contiguous).collect::<Result<_>>()?;
-    let widened: Vec<Cow<'_, [N]>> = dense[..5].iter().map(N::widen).collect();
+    let dense: Vec<_> = inputs.iter().map(contiguous).collect::<Result<_>>()?;
+    let widened: Vec<Cow<'_, [N]>> = dense[..5].iter().map(|t| N::widen(t)).collect();
     let [q, k, v, gamma, beta] = &widened[..] else { return Ok(()) };
     let mut rest = dense[5..].iter();
-    let start = if op.state { rest.next().map(N::widen) } else { None };
+    let start = if op.state { rest.next().map(|t| N::widen(t)) } else { None };
     let mask = if op.mask { rest.next().map(|m| m.contiguous_bytes()) } else { None };
 
     let (qs, vs) = (&inputs[0].shape, &inputs[2].shape);

@@ -5,6 +5,7 @@ use crate::pool;
 use crate::simd::{self, Float, Kernel, LANES32, Simd, Vector};
 use crate::tape::contiguous;
 use lapis_core::buffer::Tensor;
+use lapis_core::dtype::Dtype;
 use lapis_core::error::Result;
 use lapis_core::ops::fast::norm::Norm;
 
@@ -14,9 +15,33 @@ pub(crate) fn norm(op: &Norm, inputs: &[Tensor], out: &mut Tensor) -> Result<()>
     let mut rest = inputs[1..].iter();
     let weight = if op.weight { rest.next().map(contiguous).transpose()? } else { None };
     let bias = if op.bias { rest.next().map(contiguous).transpose()? } else { None };
-    let job = Job { op, x: &x, weight: weight.as_ref(), bias: bias.as_ref(), out };
+    let job = Job { op, x: &x, weight: weight.as_deref(), bias: bias.as_deref(), out };
     by_dtype!(x.dtype, single(&job), double(&job));
     Ok(())
+}
+
+/// `rows` rows of `len` elements of `dtype`, one after the other, by this thread alone: root-mean-square, times `weight`.
+///
+/// # Safety
+/// The rows can be read and written, and as many elements of `weight` as are in a row be read.
+pub(crate) unsafe fn few(
+    dtype: Dtype,
+    eps: f64,
+    x: *const u8,
+    weight: *const u8,
+    out: *mut u8,
+    [rows, len]: [usize; 2],
+) {
+    fn wide<T: Elem>(eps: f64, x: *const u8, weight: *const u8, out: *mut u8, [rows, len]: [usize; 2]) {
+        let (x, weight, bias, out) = (x.cast::<T>(), weight.cast(), std::ptr::null(), out.cast());
+        simd::dispatch(Rows { x, weight, bias, out, rows, len, eps, centred: false, streaming: false });
+    }
+    let double = |row: usize| {
+        let (x, out) = (x.cast::<f64>().wrapping_add(row * len), out.cast::<f64>().wrapping_add(row * len));
+        // SAFETY: the caller's promises.
+        unsafe { double_row(x, len, eps, false, weight.cast(), std::ptr::null(), out) }
+    };
+    by_dtype!(dtype, wide(eps, x, weight, out, [rows, len]), (0..rows).for_each(double));
 }
 
 struct Job<'a> {
@@ -142,30 +167,41 @@ fn double(job: &Job<'_>) {
     let (count, len) = rows(job.x);
     let (x, out) = (Shared(job.x.ptr().cast::<f64>()), Shared(job.out.ptr().cast::<f64>()));
     let (weight, bias) = (Shared(pointer::<f64>(job.weight).cast_mut()), Shared(pointer::<f64>(job.bias).cast_mut()));
+    let (eps, centred) = (job.op.eps.0, job.op.centred);
     pool::for_each_chunk(count, grain(len), &|range| {
         for row in range {
+            let (x, y) = (x.at(row * len), out.at(row * len));
             // SAFETY: the row lies in both tensors; tasks write different rows.
-            let (x, y) = unsafe {
-                (
-                    std::slice::from_raw_parts(x.at(row * len), len),
-                    std::slice::from_raw_parts_mut(out.at(row * len), len),
-                )
-            };
-            let mean = if job.op.centred { x.iter().sum::<f64>() / len as f64 } else { 0.0 };
-            let spread = x.iter().map(|v| (v - mean) * (v - mean)).sum::<f64>() / len as f64;
-            let scale = 1.0 / (spread + job.op.eps.0).sqrt();
-            for (i, y) in y.iter_mut().enumerate() {
-                *y = (x[i] - mean) * scale;
-                // SAFETY: weight and bias are as long as a row, where they are there.
-                unsafe {
-                    if !weight.at(0).is_null() {
-                        *y *= weight.at(i).read();
-                    }
-                    if !bias.at(0).is_null() {
-                        *y += bias.at(i).read();
-                    }
-                }
-            }
+            unsafe { double_row(x, len, eps, centred, weight.at(0), bias.at(0), y) }
         }
     });
+}
+
+/// # Safety
+/// `len` elements can be read of the row, and of weight and bias where they are not null, and be written.
+unsafe fn double_row(
+    x: *const f64,
+    len: usize,
+    eps: f64,
+    centred: bool,
+    weight: *const f64,
+    bias: *const f64,
+    out: *mut f64,
+) {
+    // SAFETY: the caller's promises.
+    let at = |p: *const f64, i: usize| unsafe { p.add(i).read() };
+    let mean = if centred { (0..len).map(|i| at(x, i)).sum::<f64>() / len as f64 } else { 0.0 };
+    let spread = (0..len).map(|i| (at(x, i) - mean) * (at(x, i) - mean)).sum::<f64>() / len as f64;
+    let scale = 1.0 / (spread + eps).sqrt();
+    for i in 0..len {
+        let mut y = (at(x, i) - mean) * scale;
+        if !weight.is_null() {
+            y *= at(weight, i);
+        }
+        if !bias.is_null() {
+            y += at(bias, i);
+        }
+        // SAFETY: the caller's promises.
+        unsafe { out.add(i).write(y) }
+    }
 }

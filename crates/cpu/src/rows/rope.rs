@@ -2,11 +2,11 @@
 //! a pair of features. Angles are made once a position in f64, so that they are right at any position, and shared by
 //! all heads; the tables of the last calls are kept, because the layers of a model ask for the same one.
 
-use super::{Elem, Shared, grain};
+use super::{Elem, Shared, by_dtype, grain};
 use crate::lines::Lines;
 use crate::pool;
 use crate::simd::{self, Kernel, LANES32, Simd, Vector};
-use crate::tape::contiguous;
+use crate::tape::{Dense, contiguous};
 use lapis_core::buffer::Tensor;
 use lapis_core::dtype::{Dtype, bf16, f16};
 use lapis_core::error::Result;
@@ -16,42 +16,117 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// Rotates the first `dims` features of every row.
 pub(crate) fn rope(op: &Rope, inputs: &[Tensor], out: &mut Tensor) -> Result<()> {
     let offsets = contiguous(&inputs[1])?;
-    turn(op, &inputs[0], bytemuck::pod_collect_to_vec(offsets.contiguous_bytes()), inputs.get(2), out)
-}
-
-/// As [`rope`], with the offsets as numbers.
-pub(crate) fn turn(op: &Rope, x: &Tensor, offsets: Vec<i64>, freqs: Option<&Tensor>, out: &mut Tensor) -> Result<()> {
+    let offsets: Vec<i64> = bytemuck::pod_collect_to_vec(offsets.contiguous_bytes());
+    let x = &inputs[0];
     let nd = x.shape.len();
     let (batch, steps, features) = (x.shape[0], x.shape[nd - 2], x.shape[nd - 1]);
     if out.size() == 0 {
         return Ok(());
     }
-    let x = if x.strides[nd - 1] == 1 { x.clone() } else { contiguous(x)? };
-    let freqs = freqs.map(contiguous).transpose()?;
-    let angles = Angles {
-        dims: op.dims,
-        base: op.base.map_or(10000.0, |b| b.0).to_bits(),
-        freqs: freqs.map(|f| bytemuck::pod_collect_to_vec(f.contiguous_bytes())),
-        scale: op.scale.0.to_bits(),
-        offsets,
-        steps,
-    };
-    let job = Job {
-        lines: Lines::new(&x, nd - 1),
-        dims: op.dims,
-        traditional: op.traditional,
-        features,
-        steps,
-        // Rows that share an offset.
-        rows: out.size() / features / if angles.offsets.len() > 1 { batch } else { 1 },
-    };
-    match x.dtype {
-        Dtype::Float16 => job.run::<f16>(&table(angles, x.dtype, op.traditional), out),
-        Dtype::Bfloat16 => job.run::<bf16>(&table(angles, x.dtype, op.traditional), out),
-        Dtype::Float32 => job.run::<f32>(&table(angles, x.dtype, op.traditional), out),
-        _ => job.double(&angles.compute(), out),
-    }
+    let x = if x.strides[nd - 1] == 1 { Dense::Here(x) } else { contiguous(x)? };
+    // Rows that share an offset.
+    let rows = out.size() / features / if offsets.len() > 1 { batch } else { 1 };
+    let turn = Turn::new(op, x.dtype, offsets, steps, inputs.get(2))?;
+    let lines = Lines::new(&x, nd - 1);
+    let (to, size) = (Shared(out.ptr()), x.dtype.size());
+    pool::for_each_chunk(out.size() / features, grain(features), &|range| {
+        for row in range {
+            let from = match size {
+                8 => lines.start::<f64>(row).cast(),
+                4 => lines.start::<f32>(row).cast(),
+                _ => lines.start::<f16>(row).cast::<u8>(),
+            };
+            // SAFETY: the row lies in both tensors; tasks write different rows.
+            unsafe { turn.row(row / rows * steps + row % steps, from, to.at(row * features * size), features) };
+        }
+    });
     Ok(())
+}
+
+/// What turns rows: of angles made once.
+pub(crate) struct Turn {
+    dims: usize,
+    dtype: Dtype,
+    factors: Factors,
+}
+
+enum Factors {
+    Single(Arc<Table>),
+    Double { angles: Vec<(f64, f64)>, traditional: bool },
+}
+
+impl Turn {
+    /// For rows of a dtype at `offsets`, and `steps - 1` positions after each.
+    ///
+    /// # Errors
+    /// Memory.
+    pub(crate) fn new(
+        op: &Rope,
+        dtype: Dtype,
+        offsets: Vec<i64>,
+        steps: usize,
+        freqs: Option<&Tensor>,
+    ) -> Result<Turn> {
+        let freqs = freqs.map(contiguous).transpose()?;
+        let angles = Angles {
+            dims: op.dims,
+            base: op.base.map_or(10000.0, |b| b.0).to_bits(),
+            freqs: freqs.map(|f| bytemuck::pod_collect_to_vec(f.contiguous_bytes())),
+            scale: op.scale.0.to_bits(),
+            offsets,
+            steps,
+        };
+        let factors = match dtype {
+            Dtype::Float64 => Factors::Double { angles: angles.compute(), traditional: op.traditional },
+            _ => Factors::Single(table(angles, dtype, op.traditional)),
+        };
+        Ok(Turn { dims: op.dims, dtype, factors })
+    }
+
+    /// Turns a row of `features` by angle number `angle`: `steps` of the first offset, then of the next. `y` may be `x`.
+    ///
+    /// # Safety
+    /// The angle exists; the row can be read at `x` and written at `y`, which is `x` or apart from it.
+    pub(crate) unsafe fn row(&self, angle: usize, x: *const u8, y: *mut u8, features: usize) {
+        let dims = self.dims;
+        match &self.factors {
+            Factors::Single(table) => {
+                let own = &table.factors[angle * 2 * dims..][..2 * dims];
+                let turn = Row { x, y, own, traditional: table.traditional, features };
+                by_dtype!(self.dtype, turn_row(turn), ());
+            }
+            Factors::Double { angles, traditional } => {
+                let half = dims / 2;
+                let (x, y) = (x.cast::<f64>(), y.cast::<f64>());
+                // SAFETY: the caller's promises.
+                unsafe {
+                    for (j, &(cos, sin)) in angles[angle * half..][..half].iter().enumerate() {
+                        let (a, b) = if *traditional { (2 * j, 2 * j + 1) } else { (j, j + half) };
+                        let (p, q) = (*x.add(a), *x.add(b));
+                        *y.add(a) = p * cos - q * sin;
+                        *y.add(b) = p * sin + q * cos;
+                    }
+                    y.add(dims).copy_from(x.add(dims), features - dims);
+                }
+            }
+        }
+    }
+}
+
+struct Row<'a> {
+    x: *const u8,
+    y: *mut u8,
+    own: &'a [f32],
+    traditional: bool,
+    features: usize,
+}
+
+fn turn_row<T: Elem>(row: Row<'_>) {
+    let Row { own, traditional, features, .. } = row;
+    let (x, y, dims) = (row.x.cast::<T>(), row.y.cast::<T>(), own.len() / 2);
+    simd::dispatch(Rotate { x, y, own, traditional });
+    // SAFETY: `Turn::row` is told that the row can be read and written.
+    unsafe { y.add(dims).copy_from(x.add(dims), features - dims) };
 }
 
 /// Everything that angles depend on; numbers that are compared are bits.
@@ -134,57 +209,6 @@ fn table(angles: Angles, dtype: Dtype, traditional: bool) -> Arc<Table> {
         latest.truncate(KEPT);
     }
     made
-}
-
-struct Job {
-    lines: Lines,
-    dims: usize,
-    traditional: bool,
-    features: usize,
-    steps: usize,
-    rows: usize,
-}
-
-impl Job {
-    /// Which (offset, step) a row has.
-    fn angle(&self, row: usize) -> usize {
-        row / self.rows * self.steps + row % self.steps
-    }
-
-    fn run<T: Elem>(&self, table: &Table, out: &Tensor) {
-        let d = self.features;
-        let to = Shared(out.ptr().cast::<T>());
-        pool::for_each_chunk(out.size() / d, grain(d), &|range| {
-            for row in range {
-                let (x, y) = (self.lines.start::<T>(row), to.at(row * d));
-                let own = &table.factors[self.angle(row) * 2 * self.dims..][..2 * self.dims];
-                simd::dispatch(Rotate { x, y, own, traditional: self.traditional });
-                // SAFETY: the row lies in both tensors; tasks write different rows.
-                unsafe { y.add(self.dims).copy_from(x.add(self.dims), d - self.dims) };
-            }
-        });
-    }
-
-    fn double(&self, angles: &[(f64, f64)], out: &Tensor) {
-        let (d, half) = (self.features, self.dims / 2);
-        let to = Shared(out.ptr().cast::<f64>());
-        pool::for_each_chunk(out.size() / d, grain(d), &|range| {
-            for row in range {
-                // SAFETY: the row lies in both tensors; tasks write different rows.
-                let (x, y) = unsafe {
-                    (
-                        std::slice::from_raw_parts(self.lines.start::<f64>(row), d),
-                        std::slice::from_raw_parts_mut(to.at(row * d), d),
-                    )
-                };
-                for (j, &(cos, sin)) in angles[self.angle(row) * half..][..half].iter().enumerate() {
-                    let (a, b) = if self.traditional { (2 * j, 2 * j + 1) } else { (j, j + half) };
-                    (y[a], y[b]) = (x[a] * cos - x[b] * sin, x[a] * sin + x[b] * cos);
-                }
-                y[self.dims..].copy_from_slice(&x[self.dims..]);
-            }
-        });
-    }
 }
 
 /// One row: each feature times its own factor plus its partner times the other.

@@ -24,6 +24,7 @@ use lapis_core::dtype::Dtype;
 use lapis_core::error::Result;
 use lapis_core::schedule::tape::{Src, Tape};
 use smallvec::SmallVec;
+use std::ops::Deref;
 
 /// Bytes of the output that a tile computes when it is written past the cache: small, because what is fetched for the
 /// next tile should arrive before it is needed and not be driven out again (2 KiB: 89 % of a copy, 8 KiB: 70 %).
@@ -39,16 +40,34 @@ pub(crate) fn wide(dtype: Dtype) -> Dtype {
     if dtype.is_half() { Dtype::Float32 } else { dtype }
 }
 
+/// A tensor as it is, or a copy of it that lies as a kernel wants it. (A word or two: kernels that decode hand these on between
+/// streams of weights that have driven the stack from the caches, so that tensors themselves are better left where they are.)
+pub(crate) enum Dense<'a> {
+    Here(&'a Tensor),
+    Copied(Box<Tensor>),
+}
+
+impl Deref for Dense<'_> {
+    type Target = Tensor;
+
+    fn deref(&self) -> &Tensor {
+        match self {
+            Dense::Here(t) => t,
+            Dense::Copied(t) => t,
+        }
+    }
+}
+
 /// `t` itself when it is row-major, else a row-major copy.
-pub(crate) fn contiguous(t: &Tensor) -> Result<Tensor> {
+pub(crate) fn contiguous(t: &Tensor) -> Result<Dense<'_>> {
     if t.is_row_contiguous() {
-        return Ok(t.clone());
+        return Ok(Dense::Here(t));
     }
     let out = Tensor::row_major(crate::memory::allocate(t.nbytes())?, t.shape.clone(), t.dtype);
     if t.size() > 0 {
         copy(&out, t);
     }
-    Ok(out)
+    Ok(Dense::Copied(Box::new(out)))
 }
 
 /// Runs `tape` into `output`; see `Backend::tape`.
