@@ -205,11 +205,9 @@ pub(super) fn multiply(isa: Isa, x: Left, targets: &mut [Target], transpose: boo
     } else {
         pool::run(tasks.len(), &run)
     }
+    drop(parts);
     #[cfg(target_arch = "x86_64")]
-    {
-        drop(parts);
-        FEW.set(Some(rows));
-    }
+    FEW.set(Some(rows));
     if let Left::Bytes(x) = x {
         x.spare();
     }
