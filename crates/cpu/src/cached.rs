@@ -99,10 +99,13 @@ pub(crate) fn attention(op: &CachedAttention, inputs: &[Tensor], outputs: &mut [
     let calls: SmallVec<[Attention; 4]> = calls.collect();
     let (from, group) = ([&q, &k, &v].map(|x| Shared(x.ptr())), op.heads / op.kv_heads.max(1));
     let before = |i: usize, head: usize| {
-        // Memory gives the first keys while the new ones are made.
-        let keys = &calls[i].k;
-        let rows = op.rows[i].seen.min(FIRST_KEYS);
-        soon::ask_for(keys.ptr.wrapping_add(head * keys.strides[1] as usize * size), rows * dim * size);
+        // Memory gives the first keys that are seen while the new ones are made.
+        let seen = op.rows[i].seen;
+        let first = op.window.map_or(0, |window| (seen + 1).saturating_sub(window));
+        let keys = operand(&caches[i][0][first / KEY_BLOCK]);
+        let at = head as isize * keys.strides[1] + (first % KEY_BLOCK) as isize * keys.strides[2];
+        let bytes = seen.saturating_sub(first).min(FIRST_KEYS) * dim * size;
+        soon::ask_for(keys.ptr.wrapping_offset(at * size as isize), bytes);
         let place = |which: usize, width: usize| {
             let block = &last[2 * i + which];
             let at = head * block.shape[2] + op.rows[i].seen % KEY_BLOCK;

@@ -94,6 +94,8 @@ pub enum Class {
     Reduce,
     /// A kernel of its own.
     Kernel,
+    /// A kernel that belongs to no backend ([`KERNELS`](crate::backend::KERNELS)): nobody else may hold its outputs while it runs.
+    Host,
     /// The last inputs, unchanged, as many as there are outputs: marks for transforms.
     Same,
     /// A kernel with outputs that start as a copy of an input ([`Op::updated`]), or take it over when nobody else needs it.
@@ -172,7 +174,7 @@ registry! {
     #[serde(skip)] Same transforms::Tracer => Tracer;
     #[serde(skip)] Same transforms::Placeholder => Placeholder;
     #[serde(skip)] Same transforms::Custom => Custom;
-    #[serde(skip)] Kernel collective::Collective => Collective;
+    #[serde(skip)] Host collective::Collective => Collective;
     Reduce reduce::Reduce => Reduce;
     Kernel statistics::ArgReduce => ArgReduce;
     Kernel scan::Scan => Scan;
@@ -209,19 +211,19 @@ registry! {
     Kernel gather_mm::SegmentedMM => SegmentedMM;
     Kernel hadamard::Hadamard => Hadamard;
     Kernel conv::Convolution => Convolution;
-    Kernel fft::Fft => Fft;
-    Kernel linalg::Cholesky => Cholesky;
-    Kernel linalg::LuFactor => LuFactor;
-    Kernel linalg::Qr => Qr;
-    Kernel linalg::Inv => Inv;
-    Kernel linalg::TriInv => TriInv;
-    Kernel linalg::Solve => Solve;
-    Kernel linalg::SolveTriangular => SolveTriangular;
-    Kernel linalg::Det => Det;
-    Kernel linalg::SlogDet => SlogDet;
-    Kernel linalg::Svd => Svd;
-    Kernel linalg::Eigh => Eigh;
-    Kernel linalg::Eig => Eig;
+    Host fft::Fft => Fft;
+    Host linalg::Cholesky => Cholesky;
+    Host linalg::LuFactor => LuFactor;
+    Host linalg::Qr => Qr;
+    Host linalg::Inv => Inv;
+    Host linalg::TriInv => TriInv;
+    Host linalg::Solve => Solve;
+    Host linalg::SolveTriangular => SolveTriangular;
+    Host linalg::Det => Det;
+    Host linalg::SlogDet => SlogDet;
+    Host linalg::Svd => Svd;
+    Host linalg::Eigh => Eigh;
+    Host linalg::Eig => Eig;
 }
 
 impl Op {
@@ -231,14 +233,6 @@ impl Op {
             Op::CachedAttention(op) => op.updated(output),
             _ => (self.class() == Class::Update && output == 0).then_some(0),
         }
-    }
-
-    /// Whether kernels that belong to no backend compute it, on the host: those want outputs that nobody else holds.
-    pub(crate) fn is_of_host(&self) -> bool {
-        use Op::*;
-        let factors = matches!(self, Cholesky(_) | LuFactor(_) | Qr(_) | Svd(_) | Eigh(_) | Eig(_));
-        let solves = matches!(self, Inv(_) | TriInv(_) | Solve(_) | SolveTriangular(_) | Det(_) | SlogDet(_));
-        factors || solves || matches!(self, Fft(_) | Collective(_))
     }
 
     /// Whether it marks what is computed again for gradients, and nothing more.

@@ -3,7 +3,7 @@
 //!
 //! Places are shared by values that do not live at the same time, the last one freed first: it is in a cache.
 
-use super::plan::{Plan, Slot, Step};
+use super::plan::{Plan, Slot, Step, group};
 use super::run::{self, Value, Work};
 use crate::backend::Backend;
 use crate::buffer::{Buffer, Tensor};
@@ -32,10 +32,7 @@ pub(super) fn places(
     results: impl Iterator<Item = Slot>,
     values: &mut [Value],
 ) -> Result<Vec<Again>> {
-    let work = |step: &Step| {
-        let (op, outs) = &works[step.entry as usize];
-        Work { op, outs }
-    };
+    let work = |step: &Step| Work::again(works, step);
     let mut leaving: FxHashSet<Slot> = results.collect();
     for step in plan.steps.iter().rev() {
         if work(step).op.class() == Class::View && leaving.contains(&step.out) {
@@ -55,11 +52,6 @@ pub(super) fn places(
         steps.iter().flat_map(|step| &step.release).for_each(|&slot| room.release(slot));
     }
     Ok(all)
-}
-
-/// Steps at the front that belong together.
-pub(super) fn group(steps: &[Step]) -> usize {
-    1 + steps[1..].iter().take_while(|step| step.joined).count()
 }
 
 /// Buffers that values take turns in.
@@ -104,7 +96,7 @@ impl Room {
                 values[step.out as usize] = Value::Kept(run::number(backend, work)?);
                 return Ok(Again::Done);
             }
-            (Class::Elementwise | Class::Reduce | Class::Kernel | Class::Update, _) if !op.is_of_host() => {
+            (Class::Elementwise | Class::Reduce | Class::Kernel | Class::Update, _) => {
                 for o in 0..outs.len() {
                     let slot = step.out + o as Slot;
                     let tensor = if op.updated(o).is_some() || leaving.contains(&slot) {
@@ -122,7 +114,7 @@ impl Room {
                     found.push(tensor);
                 }
             }
-            _ => {}
+            (Class::Host | Class::View | Class::Same, _) => {}
         }
         let outputs: Option<Box<[Tensor]>> = found.iter().cloned().collect();
         Ok(match (inputs, outputs.filter(|all| all.len() == outs.len())) {

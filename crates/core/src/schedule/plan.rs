@@ -38,6 +38,11 @@ pub(super) struct Step {
     pub(super) soon: SmallVec<[(u32, u32); 2]>,
 }
 
+/// Steps at the front that are computed together.
+pub(super) fn group(steps: &[Step]) -> usize {
+    1 + steps[1..].iter().take_while(|step| step.joined).count()
+}
+
 /// How to compute a graph.
 pub(super) struct Plan {
     pub(super) steps: Vec<Step>,

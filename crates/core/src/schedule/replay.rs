@@ -2,8 +2,8 @@
 //! let go of, and what never changes lies where its steps look for it.
 
 use super::collect::Graph;
-use super::places::{Again, group, places};
-use super::plan::{Plan, Slot, Step, plan};
+use super::places::{Again, places};
+use super::plan::{Plan, Slot, Step, group, plan};
 use super::queue_of;
 use super::run::{self, Value, Work};
 use crate::array::Array;
@@ -252,10 +252,7 @@ impl Replay {
             if fixed(backend, works, steps, how)? {
                 continue;
             }
-            let work = |step: &Step| {
-                let (op, outs) = &works[step.entry as usize];
-                Work { op, outs }
-            };
+            let work = |step: &Step| Work::again(works, step);
             let place = |step: &Step, o: usize| match &how[steps.iter().position(|s| s.out == step.out)?] {
                 Again::Fixed { outputs, .. } => outputs.get(o).cloned(),
                 Again::Moving(outputs) => outputs.get(o).cloned().flatten(),

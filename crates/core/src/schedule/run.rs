@@ -1,7 +1,7 @@
 //! Runs a plan: loads leaves, calls the backend step by step, hands memory on, publishes results and errors.
 
 use super::collect::{Entry, Graph};
-use super::plan::{Plan, Slot, Step};
+use super::plan::{Plan, Slot, Step, group};
 use super::tape::Tape;
 use crate::backend::{self, Backend, Call};
 use crate::buffer::Tensor;
@@ -48,6 +48,12 @@ impl<'a> Work<'a> {
     fn of(node: &'a Node) -> Work<'a> {
         Work { op: &node.op, outs: &node.outs }
     }
+
+    /// Of what is computed again: ops and outputs by entry.
+    pub(super) fn again(works: &'a [(Op, Avals)], step: &Step) -> Work<'a> {
+        let (op, outs) = &works[step.entry as usize];
+        Work { op, outs }
+    }
 }
 
 /// Runs a job to its end. Whatever happens, every node that others hold is published.
@@ -62,8 +68,7 @@ pub(super) fn run(job: Job) {
     let first = lie(&plan, &plan.first_weights, &leaves, &values);
     let mut rest = &plan.steps[..];
     while !rest.is_empty() {
-        let count = 1 + rest[1..].iter().take_while(|step| step.joined).count();
-        let (steps, after) = rest.split_at(count);
+        let (steps, after) = rest.split_at(group(rest));
         rest = after;
         if let ([Step { soon, .. }, ..], Ok(backend)) = (steps, &backend)
             && !soon.is_empty()
@@ -298,7 +303,7 @@ fn execute(
             _ => Ok(inputs.drain(inputs.len() - outs.len()..).collect()),
         },
         Class::Full => Ok(smallvec![number(backend, work)?]),
-        Class::Elementwise | Class::Reduce | Class::Kernel | Class::Update => {
+        Class::Elementwise | Class::Reduce | Class::Kernel | Class::Host | Class::Update => {
             let mut outputs: Tensors = SmallVec::new();
             for o in 0..outs.len() {
                 outputs.push(match (place(step, o), op.updated(o)) {

@@ -181,10 +181,7 @@ pub(super) fn multiply(isa: Isa, x: Left, targets: &mut [Target], transpose: boo
         .collect();
     // Few rows are a matter of reading the weights in their order; many, of threads that share the rows in cache.
     let few = jobs.iter().all(|job| job.pairs.len() <= THIN_ROWS);
-    #[cfg(target_arch = "x86_64")]
     let least = if few { parts[0].least_width(jobs) } else { COLUMNS };
-    #[cfg(not(target_arch = "x86_64"))]
-    let least = COLUMNS;
     let tasks = Tasks::new(jobs, parts.iter().map(|p| (p.w, p.n)), least, if few { 128 } else { 8 });
     #[cfg(target_arch = "x86_64")]
     let mut parts = parts;
@@ -334,10 +331,16 @@ impl Product<'_> {
 
     /// The fewest columns that a block may have: those of a strip, where rows go straight to the dot products and strips are not
     /// dealt out among the rows of a larger block.
-    #[cfg(target_arch = "x86_64")]
     fn least_width(&self, jobs: &[Job]) -> usize {
-        let thin = self.isa == Isa::Avx512 && jobs.iter().all(|job| self.thin_left(job.pairs.len()).is_some());
-        if thin && (features().in_order || self.w.row_bytes() > thin::SHORT_ROW) { thin::STRIP } else { COLUMNS }
+        #[cfg(target_arch = "x86_64")]
+        if self.isa == Isa::Avx512
+            && (features().in_order || self.w.row_bytes() > thin::SHORT_ROW)
+            && jobs.iter().all(|job| self.thin_left(job.pairs.len()).is_some())
+        {
+            return thin::STRIP;
+        }
+        let _ = jobs;
+        COLUMNS
     }
 
     /// Whether the matrix unit multiplies these weights.
