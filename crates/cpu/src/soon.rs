@@ -106,7 +106,7 @@ pub(crate) fn ask_for(first: *const u8, bytes: usize) {
 
 /// Into the second-level cache.
 #[inline(always)]
-fn ask(at: usize) {
+pub(crate) fn ask(at: usize) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: a prefetch reads nothing and may name any address; SSE is part of x86_64.
     unsafe {

@@ -124,7 +124,7 @@ pub(super) enum Sum {
 }
 
 /// Elements up to which one thread is as good as several.
-const SERIAL: usize = 4 << 10;
+const SERIAL: usize = 16 << 10;
 
 /// Quantizes the rows for which `wanted(row)` holds, for weights of `bits` bits in groups of `group`.
 pub(super) fn activations(

@@ -143,9 +143,9 @@ unsafe fn kernel<const BITS: usize, const FP4: bool, const WORDS: usize, const I
                 if g > 0 && group == groups {
                     break;
                 }
-                let (scale, bias) = scales.get(group);
-                // SAFETY: the row's scales and sums have one entry a group.
-                let (x_scale, x_sum) = unsafe { (*job.x.scales.as_ptr().add(group), *job.x.sums.as_ptr().add(group)) };
+                // SAFETY: its scales were loaded; the row's scales and sums have one entry a group.
+                let ((scale, bias), x_scale, x_sum) =
+                    unsafe { (scales.get(group), *job.x.scales.as_ptr().add(group), *job.x.sums.as_ptr().add(group)) };
                 let product = if FP4 {
                     _mm512_mul_ps(scale, _mm512_cvtepi32_ps(_mm512_add_epi32(sums[g], _mm512_set1_epi32(x_sum))))
                 } else {

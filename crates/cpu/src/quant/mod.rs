@@ -40,6 +40,7 @@ macro_rules! versions {
 
 mod activations;
 pub mod codes;
+mod coming;
 mod decode;
 mod dequantize;
 mod dot;

@@ -62,29 +62,19 @@ pub(super) const fn order(bits: usize) -> [u8; 32] {
 }
 
 /// Writes the panel of `codes` codes (a multiple of the group, at most 256) that start `offset` bytes into each row.
-///
-/// `ahead` is how many bytes after what is read now the next read will be; it is fetched into the cache.
-pub(super) fn unpack(
-    isa: Isa,
-    content: Content,
-    block: &Block,
-    offset: usize,
-    codes: usize,
-    ahead: isize,
-    panel: &mut [u8; PANEL],
-) {
+pub(super) fn unpack(isa: Isa, content: Content, block: &Block, offset: usize, codes: usize, panel: &mut [u8; PANEL]) {
     assert!(codes <= DEPTH && codes.is_multiple_of(16));
     assert!((block.valid - 1) * block.stride + offset + codes * content.bits / 8 <= block.packed.len());
     #[cfg(target_arch = "x86_64")]
     // SAFETY: the level is present (it was passed), and the reads are within the rows (asserted).
     unsafe {
         match isa {
-            Isa::Avx512 => return super::panel_avx512::unpack(content, block, offset, codes, ahead, panel),
-            Isa::Avx2 => return super::panel_avx2::unpack(content, block, offset, codes, ahead, panel),
+            Isa::Avx512 => return super::panel_avx512::unpack(content, block, offset, codes, panel),
+            Isa::Avx2 => return super::panel_avx2::unpack(content, block, offset, codes, panel),
             _ => {}
         }
     }
-    let _ = (isa, ahead);
+    let _ = isa;
     unpack_plain(content, block, offset, codes, panel);
 }
 

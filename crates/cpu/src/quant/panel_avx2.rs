@@ -16,14 +16,7 @@ const ROWS: usize = 8;
 /// `codes * bits / 8` bytes at `offset` in each of the block's rows are readable; `codes` is a multiple of 16, at most
 /// [`DEPTH`].
 #[target_feature(enable = "avx2")]
-pub(super) unsafe fn unpack(
-    content: Content,
-    block: &Block,
-    offset: usize,
-    codes: usize,
-    ahead: isize,
-    panel: &mut [u8; PANEL],
-) {
+pub(super) unsafe fn unpack(content: Content, block: &Block, offset: usize, codes: usize, panel: &mut [u8; PANEL]) {
     let bytes = codes * content.bits / 8;
     let mut natural = [[0u8; DEPTH]; ROWS];
     for column in (0..block.valid).step_by(ROWS) {
@@ -31,9 +24,6 @@ pub(super) unsafe fn unpack(
         let mut rows = [std::ptr::null(); ROWS];
         for i in 0..ROWS {
             let row = &block.packed[(column + i).min(block.valid - 1) * block.stride + offset..][..bytes];
-            for at in (0..bytes).step_by(64) {
-                _mm_prefetch::<_MM_HINT_T0>(row.as_ptr().wrapping_offset(at as isize + ahead).cast());
-            }
             rows[i] = row.as_ptr();
             if matches!(content.bits, 3 | 5 | 6) {
                 unpack_any(content.bits, row, &mut natural[i][..codes]);

@@ -5,6 +5,7 @@ use super::panel::{COLUMNS, Content, FP4_BYTES, PANEL, SCALE_TILE};
 use super::thin::Strip;
 use super::weights::{Block, ScaleKind};
 use std::arch::x86_64::*;
+use std::mem::MaybeUninit;
 
 /// Vectors of sixteen lanes in a unit of 64 rows.
 const VECTORS: usize = COLUMNS / 16;
@@ -14,27 +15,20 @@ const VECTORS: usize = COLUMNS / 16;
 /// # Safety
 /// `codes * bits / 8` bytes at `offset` in each of the block's rows are readable.
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
-pub(super) unsafe fn unpack(
-    content: Content,
-    block: &Block,
-    offset: usize,
-    codes: usize,
-    ahead: isize,
-    panel: &mut [u8; PANEL],
-) {
+pub(super) unsafe fn unpack(content: Content, block: &Block, offset: usize, codes: usize, panel: &mut [u8; PANEL]) {
     for v in 0..VECTORS {
         let rows = rows(block, v, offset);
         // SAFETY: as the caller promises.
         unsafe {
             match content {
-                Content { fp4: true, .. } => words::<4, true>(rows, codes, ahead, v, panel),
-                Content { bits: 1, .. } => words::<1, false>(rows, codes, ahead, v, panel),
-                Content { bits: 2, .. } => words::<2, false>(rows, codes, ahead, v, panel),
-                Content { bits: 3, .. } => straddling::<3>(rows, codes, ahead, v, panel),
-                Content { bits: 4, .. } => words::<4, false>(rows, codes, ahead, v, panel),
-                Content { bits: 5, .. } => straddling::<5>(rows, codes, ahead, v, panel),
-                Content { bits: 6, .. } => straddling::<6>(rows, codes, ahead, v, panel),
-                _ => words::<8, false>(rows, codes, ahead, v, panel),
+                Content { fp4: true, .. } => words::<4, true>(rows, codes, v, panel),
+                Content { bits: 1, .. } => words::<1, false>(rows, codes, v, panel),
+                Content { bits: 2, .. } => words::<2, false>(rows, codes, v, panel),
+                Content { bits: 3, .. } => straddling::<3>(rows, codes, v, panel),
+                Content { bits: 4, .. } => words::<4, false>(rows, codes, v, panel),
+                Content { bits: 5, .. } => straddling::<5>(rows, codes, v, panel),
+                Content { bits: 6, .. } => straddling::<6>(rows, codes, v, panel),
+                _ => words::<8, false>(rows, codes, v, panel),
             }
         }
     }
@@ -53,7 +47,6 @@ fn rows(block: &Block, v: usize, offset: usize) -> [*const u8; 16] {
 unsafe fn words<const BITS: usize, const FP4: bool>(
     rows: [*const u8; 16],
     codes: usize,
-    ahead: isize,
     v: usize,
     panel: &mut [u8; PANEL],
 ) {
@@ -65,12 +58,8 @@ unsafe fn words<const BITS: usize, const FP4: bool>(
         let lanes = (1u32 << (words - first).min(16)) - 1;
         let mut r = [_mm512_setzero_si512(); 16];
         for i in 0..16 {
-            // SAFETY: the mask keeps the load inside the row; a prefetch may name any address.
-            unsafe {
-                let p = rows[i].add(4 * first);
-                _mm_prefetch::<_MM_HINT_T0>(p.wrapping_offset(ahead).cast());
-                r[i] = _mm512_maskz_loadu_epi32(lanes as __mmask16, p.cast());
-            }
+            // SAFETY: the mask keeps the load inside the row.
+            r[i] = unsafe { _mm512_maskz_loadu_epi32(lanes as __mmask16, rows[i].add(4 * first).cast()) };
         }
         let t = transpose(r);
         for w in 0..16usize.min(8 * BITS) {
@@ -93,25 +82,15 @@ unsafe fn words<const BITS: usize, const FP4: bool>(
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
 #[inline]
-unsafe fn straddling<const BITS: usize>(
-    rows: [*const u8; 16],
-    codes: usize,
-    ahead: isize,
-    v: usize,
-    panel: &mut [u8; PANEL],
-) {
+unsafe fn straddling<const BITS: usize>(rows: [*const u8; 16], codes: usize, v: usize, panel: &mut [u8; PANEL]) {
     let controls = Controls::new(BITS);
     let mut first = 0;
     while first < codes {
         let bytes = (codes - first).min(64) * BITS / 8;
         let mut r = [_mm512_setzero_si512(); 16];
         for i in 0..16 {
-            // SAFETY: the mask keeps the load inside the row; a prefetch may name any address.
-            let packed = unsafe {
-                let p = rows[i].add(first * BITS / 8);
-                _mm_prefetch::<_MM_HINT_T0>(p.wrapping_offset(ahead).cast());
-                _mm512_maskz_loadu_epi8((1 << bytes) - 1, p.cast())
-            };
+            // SAFETY: the mask keeps the load inside the row.
+            let packed = unsafe { _mm512_maskz_loadu_epi8((1 << bytes) - 1, rows[i].add(first * BITS / 8).cast()) };
             r[i] = controls.spread(packed);
         }
         let t = transpose(r);
@@ -173,31 +152,23 @@ fn store(unit: __m512i, index: usize, v: usize, panel: &mut [u8; PANEL]) {
 #[target_feature(enable = "avx512f")]
 #[inline]
 pub(super) fn transpose(r: [__m512i; 16]) -> [__m512i; 16] {
-    let mut a = r;
-    for i in 0..8 {
-        a[2 * i] = _mm512_unpacklo_epi32(r[2 * i], r[2 * i + 1]);
-        a[2 * i + 1] = _mm512_unpackhi_epi32(r[2 * i], r[2 * i + 1]);
-    }
-    let mut b = a;
+    let (mut a, mut out) = (r, r);
     for i in 0..4 {
-        for h in 0..2 {
-            b[4 * i + 2 * h] = _mm512_unpacklo_epi64(a[4 * i + h], a[4 * i + 2 + h]);
-            b[4 * i + 2 * h + 1] = _mm512_unpackhi_epi64(a[4 * i + h], a[4 * i + 2 + h]);
-        }
+        a[4 * i..4 * i + 4].copy_from_slice(&fours([r[4 * i], r[4 * i + 1], r[4 * i + 2], r[4 * i + 3]]));
     }
-    // Now 128-bit lane `l` of `b[4 * i + j]` holds column `4 * l + j` of rows `4 * i..4 * i + 4`.
-    let mut c = b;
     for j in 0..4 {
-        let even = _mm512_shuffle_i32x4::<0x88>(b[j], b[4 + j]);
-        let odd = _mm512_shuffle_i32x4::<0xdd>(b[j], b[4 + j]);
-        let even2 = _mm512_shuffle_i32x4::<0x88>(b[8 + j], b[12 + j]);
-        let odd2 = _mm512_shuffle_i32x4::<0xdd>(b[8 + j], b[12 + j]);
-        c[j] = _mm512_shuffle_i32x4::<0x88>(even, even2);
-        c[4 + j] = _mm512_shuffle_i32x4::<0x88>(odd, odd2);
-        c[8 + j] = _mm512_shuffle_i32x4::<0xdd>(even, even2);
-        c[12 + j] = _mm512_shuffle_i32x4::<0xdd>(odd, odd2);
+        [out[j], out[4 + j], out[8 + j], out[12 + j]] = quarters([a[j], a[4 + j], a[8 + j], a[12 + j]]);
     }
-    c
+    out
+}
+
+/// Transposes 4 x 4 lanes of 32 bits in each run of 128 bits: such a run `l` of vector `j` holds column `4 * l + j` of the four.
+#[target_feature(enable = "avx512f")]
+#[inline]
+pub(super) fn fours(r: [__m512i; 4]) -> [__m512i; 4] {
+    let (a, b) = (_mm512_unpacklo_epi32(r[0], r[1]), _mm512_unpackhi_epi32(r[0], r[1]));
+    let (c, d) = (_mm512_unpacklo_epi32(r[2], r[3]), _mm512_unpackhi_epi32(r[2], r[3]));
+    [_mm512_unpacklo_epi64(a, c), _mm512_unpackhi_epi64(a, c), _mm512_unpacklo_epi64(b, d), _mm512_unpackhi_epi64(b, d)]
 }
 
 /// Transposes 4 x 4 lanes of 128 bits.
@@ -320,7 +291,8 @@ pub(super) struct Scales {
     /// bf16 scale and bias of a group share a lane: upper and lower half.
     paired: bool,
     biased: bool,
-    tile: [[__m512i; 2]; 16],
+    /// Those that were loaded.
+    tile: [[MaybeUninit<__m512i>; 2]; 16],
 }
 
 impl Scales {
@@ -328,7 +300,7 @@ impl Scales {
     #[inline]
     pub(super) fn new(block: &Block, biased: bool) -> Scales {
         let paired = biased && block.kind == ScaleKind::Bf16;
-        Scales { paired, biased, tile: [[_mm512_setzero_si512(); 2]; 16] }
+        Scales { paired, biased, tile: [const { [MaybeUninit::uninit(); 2] }; 16] }
     }
 
     /// Takes groups `first..first + count`, where `first` is a multiple of 16 and `count` at most 16.
@@ -352,16 +324,23 @@ impl Scales {
         }
     }
 
-    /// Scales and biases of a group.
+    /// Scales and biases (0 where there are none) of a group.
+    ///
+    /// # Safety
+    /// Its sixteen are those that were loaded last.
     #[target_feature(enable = "avx512f")]
     #[inline]
-    pub(super) fn get(&self, group: usize) -> (__m512, __m512) {
+    pub(super) unsafe fn get(&self, group: usize) -> (__m512, __m512) {
         let [a, b] = &self.tile[group % 16];
+        // SAFETY: as the caller promises.
+        let a = unsafe { a.assume_init() };
         if self.paired {
-            let scale = _mm512_and_si512(*a, _mm512_set1_epi32(0xffff << 16));
-            return (_mm512_castsi512_ps(scale), _mm512_castsi512_ps(_mm512_slli_epi32::<16>(*a)));
+            let scale = _mm512_and_si512(a, _mm512_set1_epi32(0xffff << 16));
+            return (_mm512_castsi512_ps(scale), _mm512_castsi512_ps(_mm512_slli_epi32::<16>(a)));
         }
-        (_mm512_castsi512_ps(*a), _mm512_castsi512_ps(*b))
+        // SAFETY: as above, and there are biases.
+        let b = if self.biased { unsafe { b.assume_init() } } else { _mm512_setzero_si512() };
+        (_mm512_castsi512_ps(a), _mm512_castsi512_ps(b))
     }
 }
 
@@ -371,7 +350,13 @@ impl Scales {
 /// Groups `first..first + count` (at most 16) of those rows are readable in the block's scales and biases.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 #[inline]
-unsafe fn bf16_pairs(block: &Block, strip: Strip, first: usize, count: usize, out: &mut [[__m512i; 2]; 16]) {
+unsafe fn bf16_pairs(
+    block: &Block,
+    strip: Strip,
+    first: usize,
+    count: usize,
+    out: &mut [[MaybeUninit<__m512i>; 2]; 16],
+) {
     let lanes = ((1u32 << count) - 1) as __mmask16;
     let order: [u16; 32] = std::array::from_fn(|i| (i / 2 + if i % 2 == 0 { 16 } else { 0 }) as u16);
     // SAFETY: a load of the array.
@@ -391,7 +376,7 @@ unsafe fn bf16_pairs(block: &Block, strip: Strip, first: usize, count: usize, ou
     }
     let t = transpose(r);
     for group in 0..16 {
-        out[group][0] = t[group];
+        out[group][0].write(t[group]);
     }
 }
 

@@ -9,6 +9,7 @@
 //! element. With many rows the panel's cost vanishes and the products run at the speed of the dot instruction.
 
 use super::activations::{Activations, Rows, Sum, activations};
+use super::coming::Coming;
 use super::decode::{self, Meaning, PANEL_F32};
 use super::format::{Mode, check_float, check_len};
 use super::panel::{self, COLUMNS, Content, DEPTH, FP4_OFFSET, PANEL, SCALE_TILE, TILE_GROUPS};
@@ -402,16 +403,20 @@ impl Product<'_> {
             let count = (w.groups() - group).min(TILE_GROUPS);
             panel::scales(self.isa, &block, content, group, count, &mut scratch.scales, &mut scratch.biases);
         }
-        let offset = w.format.row_bytes(first);
-        let ahead = if first + DEPTH < w.cols {
-            w.format.row_bytes(DEPTH) as isize
-        } else if index + 1 < task.blocks.end {
-            (COLUMNS * block.stride) as isize - offset as isize
-        } else {
-            0
-        };
-        panel::unpack(self.isa, content, &block, offset, codes, ahead, &mut scratch.panel);
+        panel::unpack(self.isa, content, &block, w.format.row_bytes(first), codes, &mut scratch.panel);
         codes
+    }
+
+    /// What is unpacked after a slab, if the task goes on.
+    fn coming(&self, task: &Task, index: usize, slab: usize) -> Coming {
+        let first = (slab + 1) * DEPTH;
+        if first < self.w.cols {
+            Coming::new(self.w, task.matrix, index * COLUMNS, first)
+        } else if index + 1 < task.blocks.end {
+            Coming::new(self.w, task.matrix, (index + 1) * COLUMNS, 0)
+        } else {
+            Coming::default()
+        }
     }
 
     /// Few rows, all blocks of a task.
@@ -479,6 +484,7 @@ impl Product<'_> {
         let _shapes = has_tiles.then(|| unsafe { Shapes::new(format.group()) });
         for slab in 0..self.w.cols.div_ceil(DEPTH) {
             let codes = self.unpack(task, index, slab, scratch);
+            let mut coming = self.coming(task, index, slab);
             let tile = slab * DEPTH / format.group() % TILE_GROUPS * COLUMNS;
             let step = dot::Step {
                 panel: scratch.panel.as_ptr(),
@@ -490,13 +496,16 @@ impl Product<'_> {
             };
             #[cfg(target_arch = "x86_64")]
             if has_tiles {
+                coming.ask(usize::MAX);
                 let sums = scratch.sums.as_mut_ptr().cast();
                 // SAFETY: a slab of codes and its groups lie behind every pointer; there are sums for `TASK_ROWS` rows, a
                 // multiple of 16; the shapes are set.
                 unsafe { tiles::rows(&step, x, slab, task.pairs, sums, &mut scratch.tiles) };
                 continue;
             }
+            let each = coming.lines().div_ceil(task.pairs.len().div_ceil(dot::ROWS));
             for rows in tiles(task.pairs.len(), dot::ROWS) {
+                coming.ask(each);
                 let null = dot::Row { codes: std::ptr::null(), scales: std::ptr::null(), sums: std::ptr::null() };
                 let mut left = [null; dot::ROWS];
                 for (left, pair) in left.iter_mut().zip(&task.pairs[rows.clone()]) {
@@ -519,7 +528,10 @@ impl Product<'_> {
         let (meaning, order) = (Meaning::of(format.mode()), panel::order(format.bits()));
         for slab in 0..self.w.cols.div_ceil(DEPTH) {
             let codes = self.unpack(task, index, slab, scratch);
+            let mut coming = self.coming(task, index, slab);
+            let each = coming.lines().div_ceil(codes.div_ceil(decode::DEPTH));
             for first in (0..codes).step_by(decode::DEPTH) {
+                coming.ask(each);
                 let depth = (codes - first).min(decode::DEPTH);
                 let decode = decode::FromPanel {
                     meaning,

@@ -15,10 +15,11 @@
 use super::activations::Activations;
 use super::lengthwise;
 use super::panel::{DEPTH, TILE_GROUPS};
-use super::panel_avx512::{Controls, Scales, quarters, transpose};
+use super::panel_avx512::{Controls, Scales, fours, quarters};
 use super::weights::Block;
 use crate::isa::features;
 use std::arch::x86_64::*;
+use std::mem::MaybeUninit;
 use std::ops::{Deref, DerefMut};
 
 /// How far ahead of the reads memory is asked for, in bytes of each row.
@@ -37,6 +38,7 @@ pub(super) const fn units(bits: usize) -> usize {
 
 /// Lanes: packed rows of a strip, columns of the result.
 pub(super) const STRIP: usize = 16;
+const QUADS: usize = STRIP / 4;
 
 /// The largest number of rows in a call.
 pub(super) const ROWS: usize = 8;
@@ -172,6 +174,11 @@ impl Few {
         self.codes.zeros(stride * self.width + lengthwise::LOT * codes);
         self.scales.resize(cols / group * self.width, 0.0);
         self.sums.resize(cols / group * self.width + lengthwise::LOT * sums, 0);
+        match self.width {
+            _ if by_row => {}
+            4 => abreast::<4>(x, rows, &mut self.codes),
+            _ => abreast::<8>(x, rows, &mut self.codes),
+        }
         for m in 0..self.width {
             let row = rows[m.min(rows.len() - 1)];
             for slab in 0..cols.div_ceil(DEPTH) {
@@ -181,15 +188,12 @@ impl Few {
                     self.scales[(group_at + g) * self.width + m] = x.scales[at * x.groups + g];
                     self.sums[(group_at + g) * self.width + m] = x.sums[at * x.groups + g];
                 }
+                if !by_row {
+                    continue;
+                }
                 let units = x.codes[at * DEPTH..][..DEPTH].as_chunks::<4>().0;
                 let to = self.codes.as_chunks_mut::<4>().0;
                 let first = slab * units.len();
-                if !by_row {
-                    for (unit, to) in units.iter().zip(to[first * self.width + m..].iter_mut().step_by(self.width)) {
-                        *to = *unit;
-                    }
-                    continue;
-                }
                 let to = &mut to[m * stride / 4..][..stride / 4];
                 match (per_word, words) {
                     (1, _) => to[first..first + units.len()].copy_from_slice(units),
@@ -213,6 +217,21 @@ impl Few {
         if goes_on {
             again(&mut self.codes, cols);
             again(&mut self.sums, cols / group);
+        }
+    }
+}
+
+/// Codes of `rows` side by side, `[unit][WIDTH][4]`: the last row as often as it takes to fill them up.
+fn abreast<const WIDTH: usize>(x: &Activations, rows: &[usize], to: &mut [i8]) {
+    const UNITS: usize = DEPTH / 4;
+    let rows: [usize; WIDTH] = std::array::from_fn(|m| rows[m.min(rows.len() - 1)]);
+    let (from, to) = (x.codes.as_chunks::<4>().0.as_chunks::<UNITS>().0, to.as_chunks_mut::<4>().0);
+    for (slab, to) in from.chunks_exact(x.rows).zip(to.as_chunks_mut::<WIDTH>().0.as_chunks_mut::<UNITS>().0) {
+        let rows = rows.map(|row| &slab[row]);
+        for (unit, to) in to.iter_mut().enumerate() {
+            for (row, to) in rows.iter().zip(to) {
+                *to = row[unit];
+            }
         }
     }
 }
@@ -324,90 +343,108 @@ unsafe fn kernel<const BITS: usize, const FP4: bool, const M: usize, const IN_OR
             }
             sums
         };
+        // What a step multiplies is turned during the one before: shuffles and products are work of different units. Through
+        // memory, so that the sums have the registers.
+        let mut vectors = [const { MaybeUninit::<__m512i>::uninit() }; 3 * STRIP];
+        let fourths = vectors.as_mut_ptr().cast::<__m512i>();
+        let (mut here, mut there) = (fourths.add(STRIP), fourths.add(2 * STRIP));
         let mut sums = start(0);
         let mut acc = [_mm512_setzero_ps(); M];
-        while at < end {
-            if group.is_multiple_of(TILE_GROUPS) && left == words {
-                scales.load(block, strip, group, (groups - group).min(TILE_GROUPS), FP4);
+        // Words of the step that is multiplied: none before the first.
+        let (mut count, mut next) = (0, 0);
+        loop {
+            if count > 0 {
+                if group.is_multiple_of(TILE_GROUPS) && left == words {
+                    scales.load(block, strip, group, (groups - group).min(TILE_GROUPS), FP4);
+                }
+                for i in 0..step.div_ceil(64) {
+                    _mm_prefetch::<_MM_HINT_T0>(next_scales.wrapping_add(line + 64 * i).cast());
+                    if bias {
+                        _mm_prefetch::<_MM_HINT_T0>(next_biases.wrapping_add(line + 64 * i).cast());
+                    }
+                }
+                line += step;
             }
             // Past the end of these rows, the next strip's.
             let ahead = if at + AHEAD < end { AHEAD } else { AHEAD + beyond };
-            let lanes = u64::MAX >> (64 - (end - at).min(bytes));
-            let mut r = [_mm512_setzero_si512(); STRIP];
-            let mut here = opaque(at);
-            for quad in 0..STRIP / 4 {
-                for i in 0..4 {
-                    r[4 * quad + i] = _mm512_maskz_loadu_epi8(lanes, packed.wrapping_add(here + i * stride).cast());
-                }
-                here = opaque(here + 4 * stride);
-            }
-            if BITS == 0 {
-                for i in 0..STRIP {
-                    r[i] = controls.spread(r[i]);
-                }
-            }
-            for i in 0..step.div_ceil(64) {
-                _mm_prefetch::<_MM_HINT_T0>(next_scales.wrapping_add(line + 64 * i).cast());
-                if bias {
-                    _mm_prefetch::<_MM_HINT_T0>(next_biases.wrapping_add(line + 64 * i).cast());
-                }
-            }
-            // Through memory, so that the sums have the registers.
-            let turned = transpose(r);
-            let count = ((end - at).min(bytes) * 8 / job.bits).div_ceil(4 * per_word);
-            let mut there =
-                packed.wrapping_add(if IN_ORDER { Strip::in_order(block) + STRIP * at } else { at + ahead });
-            for w in 0..count {
-                // One row a word: spread over time, requests do not wait for each other.
-                if IN_ORDER {
-                    _mm_prefetch::<_MM_HINT_T1>(there.cast());
-                    there = there.wrapping_add(bytes);
-                } else {
-                    _mm_prefetch::<_MM_HINT_T0>(there.cast());
-                    there = there.wrapping_add(stride);
-                }
-                let word = *turned.as_ptr().add(opaque(w));
-                for h in 0..per_word {
-                    let shift = _mm_cvtsi32_si128((BITS * h) as i32);
-                    let unit = match BITS {
-                        0 | 8 => word,
-                        _ if h == 0 => _mm512_and_si512(word, controls.mask),
-                        _ if in_place => _mm512_and_si512(word, _mm512_sll_epi32(controls.mask, shift)),
-                        _ => _mm512_and_si512(_mm512_srl_epi32(word, shift), controls.mask),
-                    };
-                    let unit = if FP4 { _mm512_shuffle_epi8(controls.fp4, unit) } else { unit };
-                    let own = if in_place { h } else { 0 };
-                    for m in 0..M {
-                        let code = codes.add(4 * (h * M + m)).cast::<i32>().read_unaligned();
-                        sums[m][own] = _mm512_dpbusd_epi32(sums[m][own], unit, _mm512_set1_epi32(code));
-                    }
-                }
-                codes = codes.add(4 * per_word * M);
-                left -= 1;
-                if left == 0 {
-                    let (scale, w_bias) = scales.get(group);
-                    for m in 0..M {
-                        let mut sum = sums[m][0];
-                        for h in 1..if in_place { per_word } else { 1 } {
-                            let part = _mm512_sra_epi32(sums[m][h], _mm_cvtsi32_si128((BITS * h) as i32));
-                            sum = _mm512_add_epi32(sum, part);
+            let mut soon = packed.wrapping_add(if IN_ORDER { Strip::in_order(block) + STRIP * at } else { at + ahead });
+            for part in 0..2 * QUADS {
+                if next < end && part < QUADS {
+                    let lanes = u64::MAX >> (64 - (end - next).min(bytes));
+                    let from = packed.wrapping_add(opaque(next + 4 * part * stride));
+                    let mut r = [_mm512_setzero_si512(); 4];
+                    for i in 0..4 {
+                        r[i] = _mm512_maskz_loadu_epi8(lanes, from.wrapping_add(i * stride).cast());
+                        if BITS == 0 {
+                            r[i] = controls.spread(r[i]);
                         }
-                        let sum = _mm512_cvtepi32_ps(sum);
-                        let product = if bias {
-                            let x_sum = _mm512_set1_ps(f32::from_bits(*x_sums.add(group * M + m) as u32));
-                            _mm512_fmadd_ps(scale, sum, _mm512_mul_ps(w_bias, x_sum))
-                        } else {
-                            _mm512_mul_ps(scale, sum)
-                        };
-                        acc[m] = _mm512_fmadd_ps(_mm512_set1_ps(*x_scales.add(group * M + m)), product, acc[m]);
                     }
-                    group += 1;
-                    left = words;
-                    sums = start(group);
+                    fourths.add(opaque(4 * part)).cast::<[__m512i; 4]>().write(fours(r));
+                } else if next < end {
+                    let from = fourths.add(opaque(part - QUADS));
+                    let lanes = quarters([*from, *from.add(4), *from.add(8), *from.add(12)]);
+                    let to = there.add(opaque(part - QUADS));
+                    for i in 0..4 {
+                        *to.add(4 * i) = lanes[i];
+                    }
+                }
+                for w in 2 * part..count.min(2 * part + 2) {
+                    // One row a word: spread over time, requests do not wait for each other.
+                    if IN_ORDER {
+                        _mm_prefetch::<_MM_HINT_T1>(soon.cast());
+                        soon = soon.wrapping_add(bytes);
+                    } else {
+                        _mm_prefetch::<_MM_HINT_T0>(soon.cast());
+                        soon = soon.wrapping_add(stride);
+                    }
+                    let word = *here.add(opaque(w));
+                    for h in 0..per_word {
+                        let shift = _mm_cvtsi32_si128((BITS * h) as i32);
+                        let unit = match BITS {
+                            0 | 8 => word,
+                            _ if h == 0 => _mm512_and_si512(word, controls.mask),
+                            _ if in_place => _mm512_and_si512(word, _mm512_sll_epi32(controls.mask, shift)),
+                            _ => _mm512_and_si512(_mm512_srl_epi32(word, shift), controls.mask),
+                        };
+                        let unit = if FP4 { _mm512_shuffle_epi8(controls.fp4, unit) } else { unit };
+                        let own = if in_place { h } else { 0 };
+                        for m in 0..M {
+                            let code = codes.add(4 * (h * M + m)).cast::<i32>().read_unaligned();
+                            sums[m][own] = _mm512_dpbusd_epi32(sums[m][own], unit, _mm512_set1_epi32(code));
+                        }
+                    }
+                    codes = codes.add(4 * per_word * M);
+                    left -= 1;
+                    if left == 0 {
+                        let (scale, w_bias) = scales.get(group);
+                        for m in 0..M {
+                            let mut sum = sums[m][0];
+                            for h in 1..if in_place { per_word } else { 1 } {
+                                let part = _mm512_sra_epi32(sums[m][h], _mm_cvtsi32_si128((BITS * h) as i32));
+                                sum = _mm512_add_epi32(sum, part);
+                            }
+                            let sum = _mm512_cvtepi32_ps(sum);
+                            let product = if bias {
+                                let x_sum = _mm512_set1_ps(f32::from_bits(*x_sums.add(group * M + m) as u32));
+                                _mm512_fmadd_ps(scale, sum, _mm512_mul_ps(w_bias, x_sum))
+                            } else {
+                                _mm512_mul_ps(scale, sum)
+                            };
+                            acc[m] = _mm512_fmadd_ps(_mm512_set1_ps(*x_scales.add(group * M + m)), product, acc[m]);
+                        }
+                        group += 1;
+                        left = words;
+                        sums = start(group);
+                    }
                 }
             }
-            line += step;
-            at += bytes;
+            if next >= end {
+                break;
+            }
+            at = next;
+            next += bytes;
+            count = ((end - at).min(bytes) * 8 / job.bits).div_ceil(4 * per_word);
+            (here, there) = (there, here);
         }
         for m in 0..x.rows {
             _mm512_storeu_ps(out(m), acc[m]);
