@@ -66,26 +66,44 @@ impl Coming {
     }
 
     /// Asks for `lines` more.
-    pub(super) fn ask(&mut self, mut lines: usize) {
-        while let Some(piece) = self.pieces.first() {
-            while self.row < piece.rows {
-                let start = piece.first + self.row * piece.stride;
-                let end = start + piece.bytes;
-                let mut at = self.at.max(start / LINE * LINE);
-                while at < end {
-                    if lines == 0 {
-                        self.at = at;
-                        return;
-                    }
-                    soon::ask(at);
-                    at += LINE;
-                    lines -= 1;
-                }
-                self.row += 1;
-                self.at = 0;
+    pub(super) fn ask(&mut self, lines: usize) {
+        self.take(lines).for_each(soon::ask);
+    }
+}
+
+/// Addresses of lines.
+impl Iterator for Coming {
+    type Item = usize;
+
+    fn next(&mut self) -> Option<usize> {
+        loop {
+            let piece = self.pieces.first()?;
+            let start = piece.first + self.row * piece.stride;
+            let at = self.at.max(start / LINE * LINE);
+            if self.row == piece.rows {
+                self.pieces.remove(0);
+                (self.row, self.at) = (0, 0);
+            } else if at >= start + piece.bytes {
+                (self.row, self.at) = (self.row + 1, 0);
+            } else {
+                self.at = at + LINE;
+                return Some(at);
             }
-            self.row = 0;
-            self.pieces.remove(0);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_line_of_every_piece_is_named() {
+        let pieces = [(100, 512, 3, 128), (5000, 64, 2, 16)];
+        let pieces = pieces.map(|(first, stride, rows, bytes)| Pieces { first, stride, rows, bytes });
+        let coming = Coming { pieces: pieces.into_iter().collect(), row: 0, at: 0 };
+        assert!(coming.lines() <= 3 * 3 + 2);
+        let lines: Vec<usize> = coming.collect();
+        assert_eq!(lines, [64, 128, 192, 576, 640, 704, 1088, 1152, 1216, 4992, 5056]);
     }
 }
