@@ -13,7 +13,7 @@ use tokenizers::{
     TokenizerImpl,
 };
 
-use super::bpe::{Bpe, Options, Vocab};
+use super::bpe::{Bpe, Options, Pairs, Texts, Vocab};
 
 /// A tokenizer with our model in it.
 pub(super) type Inner =
@@ -105,19 +105,14 @@ impl<'de> Visitor<'de> for ModelVisitor {
     fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> std::result::Result<AnyModel, M::Error> {
         let (mut vocab, mut merges, mut others) = (None, None, Map::new());
         while let Some(key) = map.next_key::<String>()? {
-            match (key.as_str(), &vocab) {
-                ("vocab", _) => match map.next_value()? {
+            match key.as_str() {
+                "vocab" => match map.next_value()? {
                     AnyVocab::Texts(texts) => vocab = Some(texts),
                     AnyVocab::Other(value) => _ = others.insert(key, value),
                 },
-                ("merges", Some(vocab)) => merges = map.next_value_seed(Merges(vocab))?,
+                "merges" => merges = map.next_value_seed(Merges)?,
                 _ => _ = others.insert(key, map.next_value()?),
             }
-        }
-        // Merges that came before the vocabulary.
-        if let (Some(vocab), Some(late)) = (&vocab, others.get("merges")) {
-            merges = Merges(vocab).deserialize(late).map_err(M::Error::custom)?;
-            others.remove("merges");
         }
         let set = |name: &str| others.get(name).is_some_and(|v| !matches!(v, Value::Null) && *v != json!(""));
         let kind = others.get("type").and_then(Value::as_str);
@@ -139,9 +134,8 @@ impl<'de> Visitor<'de> for ModelVisitor {
             }
             (vocab, merges) => {
                 if let Some(vocab) = vocab {
-                    let text = |id| vocab.token(id).unwrap_or("");
                     if let Some(merges) = merges {
-                        let pairs = merges.iter().map(|&(a, b)| json!([text(a), text(b)]));
+                        let pairs = merges.iter().map(|[first, second, _]| json!([first, second]));
                         others.insert("merges".into(), pairs.collect());
                     }
                     others
@@ -172,16 +166,16 @@ impl<'de> Deserialize<'de> for AnyVocab {
             }
 
             fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> std::result::Result<AnyVocab, M::Error> {
-                let mut vocab = Vocab::with_capacity(1 << 17);
+                let mut texts = Texts::with_capacity(1 << 17);
                 let mut key = String::new();
                 let keep = |key: &mut String, text: &str| {
                     key.clear();
                     key.push_str(text);
                 };
                 while map.next_key_seed(Text(|text: &str| keep(&mut key, text)))?.is_some() {
-                    vocab.insert(&key, map.next_value()?).map_err(M::Error::custom)?;
+                    texts.push(&key, map.next_value()?).map_err(M::Error::custom)?;
                 }
-                Ok(AnyVocab::Texts(vocab))
+                Vocab::new(texts).map(AnyVocab::Texts).map_err(M::Error::custom)
             }
 
             fn visit_seq<S: SeqAccess<'de>>(self, mut seq: S) -> std::result::Result<AnyVocab, S::Error> {
@@ -220,19 +214,19 @@ impl<F: FnMut(&str)> Visitor<'_> for Text<F> {
     }
 }
 
-/// Reads merges as the ids of their two tokens; none when there is null.
-struct Merges<'v>(&'v Vocab);
+/// Reads merges; none when there is null.
+struct Merges;
 
-impl<'de> DeserializeSeed<'de> for Merges<'_> {
-    type Value = Option<Vec<(u32, u32)>>;
+impl<'de> DeserializeSeed<'de> for Merges {
+    type Value = Option<Pairs>;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> std::result::Result<Self::Value, D::Error> {
         deserializer.deserialize_any(self)
     }
 }
 
-impl<'de> Visitor<'de> for Merges<'_> {
-    type Value = Option<Vec<(u32, u32)>>;
+impl<'de> Visitor<'de> for Merges {
+    type Value = Option<Pairs>;
 
     fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
         f.write_str("merges: pairs of tokens")
@@ -243,60 +237,43 @@ impl<'de> Visitor<'de> for Merges<'_> {
     }
 
     fn visit_seq<S: SeqAccess<'de>>(self, mut seq: S) -> std::result::Result<Self::Value, S::Error> {
-        let mut merges = Vec::with_capacity(1 << 17);
-        while let Some(merge) = seq.next_element_seed(MergeSeed(self.0))? {
-            merges.extend(merge);
-        }
-        Ok(Some(merges))
+        let mut pairs = Pairs::default();
+        while seq.next_element_seed(MergeSeed(&mut pairs))?.is_some() {}
+        Ok(Some(pairs))
     }
 }
 
-/// One merge: `"a b"` or `["a", "b"]`.
-struct MergeSeed<'v>(&'v Vocab);
-
-impl MergeSeed<'_> {
-    fn id<E: Error>(&self, text: &str) -> std::result::Result<u32, E> {
-        self.0
-            .id(text)
-            .ok_or_else(|| E::custom(format!("a merge has the part {text:?}, which is not in the vocabulary")))
-    }
-}
+/// Adds one merge: `"a b"` or `["a", "b"]`.
+struct MergeSeed<'p>(&'p mut Pairs);
 
 impl<'de> DeserializeSeed<'de> for MergeSeed<'_> {
-    type Value = Option<(u32, u32)>;
+    type Value = ();
 
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> std::result::Result<Self::Value, D::Error> {
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> std::result::Result<(), D::Error> {
         deserializer.deserialize_any(self)
     }
 }
 
 impl<'de> Visitor<'de> for MergeSeed<'_> {
-    type Value = Option<(u32, u32)>;
+    type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
         f.write_str("a merge: two tokens")
     }
 
-    fn visit_str<E: Error>(self, text: &str) -> std::result::Result<Self::Value, E> {
+    fn visit_str<E: Error>(self, text: &str) -> std::result::Result<(), E> {
         if text.starts_with("#version") {
-            return Ok(None);
+            return Ok(());
         }
         match text.split_once(' ') {
-            Some((a, b)) if !b.contains(' ') => Ok(Some((self.id(a)?, self.id(b)?))),
+            Some((a, b)) if !b.contains(' ') => self.0.push(a, b).map_err(E::custom),
             _ => Err(E::custom(format!("the merge {text:?} is not two tokens with a space between them"))),
         }
     }
 
-    fn visit_seq<S: SeqAccess<'de>>(self, mut seq: S) -> std::result::Result<Self::Value, S::Error> {
-        let mut ids = [None; 2];
-        for id in &mut ids {
-            let read = Text(|text: &str| *id = self.0.id(text));
-            if seq.next_element_seed(read)?.is_none() {
-                break;
-            }
-        }
-        match (ids, seq.next_element::<String>()?) {
-            ([Some(a), Some(b)], None) => Ok(Some((a, b))),
+    fn visit_seq<S: SeqAccess<'de>>(self, mut seq: S) -> std::result::Result<(), S::Error> {
+        match (seq.next_element::<String>()?, seq.next_element::<String>()?, seq.next_element::<String>()?) {
+            (Some(a), Some(b), None) => self.0.push(&a, &b).map_err(S::Error::custom),
             _ => Err(S::Error::custom("a merge is not two tokens of the vocabulary")),
         }
     }
