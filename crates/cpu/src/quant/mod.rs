@@ -45,6 +45,8 @@ mod decode;
 mod dequantize;
 mod dot;
 #[cfg(target_arch = "x86_64")]
+mod few;
+#[cfg(target_arch = "x86_64")]
 mod few_avx2;
 mod fma;
 mod format;

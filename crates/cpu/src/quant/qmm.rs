@@ -17,7 +17,7 @@ use super::tasks::{Job, Pair, TASK_ROWS, Task, Tasks, tiles};
 use super::weights::Weights;
 use super::{dot, fma, halves};
 #[cfg(target_arch = "x86_64")]
-use super::{few_avx2, lengthwise, lone, thin, tiles};
+use super::{thin, tiles};
 #[cfg(target_arch = "x86_64")]
 use crate::amx::Shapes;
 use crate::isa::Isa;
@@ -32,7 +32,7 @@ use std::cell::Cell;
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 
 /// Rows of `x` up to which weights go straight to the dot products.
-const THIN_ROWS: usize = 16;
+pub(super) const THIN_ROWS: usize = 16;
 
 /// How half-precision activations are multiplied.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -257,7 +257,7 @@ struct Out(*mut u8);
 
 /// Few rows of activations, in equal parts.
 #[cfg(target_arch = "x86_64")]
-type Few = [thin::Few; THIN_ROWS / thin::ROWS];
+pub(super) type Few = [thin::Few; THIN_ROWS / thin::ROWS];
 
 #[cfg(target_arch = "x86_64")]
 thread_local! {
@@ -267,12 +267,12 @@ thread_local! {
 
 /// What a thread needs while it works on a task: panels in the first-level cache, sums in the second.
 #[repr(align(64))]
-struct Scratch {
+pub(super) struct Scratch {
     panel: [u8; PANEL],
     floats: [f32; PANEL_F32],
     scales: [f32; SCALE_TILE],
     biases: [f32; SCALE_TILE],
-    sums: [[f32; COLUMNS]; TASK_ROWS],
+    pub(super) sums: [[f32; COLUMNS]; TASK_ROWS],
     #[cfg(target_arch = "x86_64")]
     few: Few,
     #[cfg(target_arch = "x86_64")]
@@ -304,32 +304,23 @@ fn fresh_scratch() -> Box<Scratch> {
 }
 
 /// One target of a call of [`products`], as its tasks see it.
-struct Product<'a> {
-    isa: Isa,
-    w: &'a Weights<'a>,
+pub(super) struct Product<'a> {
+    pub(super) isa: Isa,
+    pub(super) w: &'a Weights<'a>,
     transpose: bool,
-    x: &'a Left,
+    pub(super) x: &'a Left,
     /// The rows of all tasks, where they are few and the same.
     #[cfg(target_arch = "x86_64")]
     few: Option<&'a Few>,
     out_dtype: Dtype,
     out: Out,
-    n: usize,
+    pub(super) n: usize,
 }
 
 // SAFETY: the pointers inside are read by all tasks, and written by each to its own part of the result.
 unsafe impl Sync for Product<'_> {}
 
 impl Product<'_> {
-    /// The activations, where this many rows go straight to the dot products.
-    #[cfg(target_arch = "x86_64")]
-    fn thin_left(&self, rows: usize) -> Option<&Activations> {
-        match self.x {
-            Left::Bytes(x) if rows <= THIN_ROWS && self.strip().is_some_and(|s| self.n.is_multiple_of(s)) => Some(x),
-            _ => None,
-        }
-    }
-
     /// The fewest columns that a block may have: those of a strip, where rows go straight to the dot products and strips are not
     /// dealt out among the rows of a larger block.
     fn least_width(&self, jobs: &[Job]) -> usize {
@@ -348,26 +339,6 @@ impl Product<'_> {
     #[cfg(target_arch = "x86_64")]
     fn has_tiles(&self) -> bool {
         self.isa == Isa::Avx512 && features().amx && self.w.format.group() >= tiles::SMALLEST_GROUP
-    }
-
-    /// Columns of a strip of the kernels for few rows, where there are some: as many as words in a vector.
-    #[cfg(target_arch = "x86_64")]
-    fn strip(&self) -> Option<usize> {
-        match self.isa {
-            Isa::Avx512 => Some(thin::STRIP),
-            Isa::Avx2 => Some(few_avx2::STRIP),
-            _ => None,
-        }
-    }
-
-    /// The rows of `pairs` in the order of the kernels for few.
-    #[cfg(target_arch = "x86_64")]
-    fn gather(&self, x: &Activations, pairs: &[Pair], few: &mut Few) {
-        let rows: SmallVec<[usize; THIN_ROWS]> = pairs.iter().map(|pair| pair.x).collect();
-        for (part, few) in tiles(rows.len(), thin::ROWS).zip(few) {
-            let (words, format) = (self.strip().unwrap_or(thin::STRIP), self.w.format);
-            few.gather(x, &rows[part], self.w.cols, format.group(), format.bits(), words);
-        }
     }
 
     fn run(&self, task: &Task, scratch: &mut Scratch) {
@@ -416,61 +387,6 @@ impl Product<'_> {
             Coming::new(self.w, task.matrix, (index + 1) * COLUMNS, 0)
         } else {
             Coming::default()
-        }
-    }
-
-    /// Few rows, all blocks of a task.
-    #[cfg(target_arch = "x86_64")]
-    fn thin_all(&self, task: &Task, few: &Few, scratch: &mut Scratch) {
-        for block in task.blocks.clone() {
-            self.thin(task, block, few, scratch);
-            self.store(task, block, scratch);
-        }
-    }
-
-    /// Few rows: some columns at a time, straight from the packed words.
-    #[cfg(target_arch = "x86_64")]
-    fn thin(&self, task: &Task, index: usize, few: &Few, scratch: &mut Scratch) {
-        let (w, content) = (self.w, Content::of(self.w.format));
-        let (group, bits, fp4) = (w.format.group(), content.bits, content.fp4);
-        let width = (self.n - index * task.width).min(task.width);
-        let block = w.block(task.matrix, index * task.width, task.width);
-        if self.isa == Isa::Avx2 {
-            for (part, few) in tiles(task.pairs.len(), thin::ROWS).zip(few) {
-                let job = thin::Job { x: few, cols: w.cols, group, bits, fp4 };
-                let start = scratch.sums[part].as_mut_ptr().cast::<f32>();
-                // SAFETY: the level is present (it was passed), and each row of sums has room for 64.
-                unsafe { few_avx2::block(&block, &job, |m| start.add(m * COLUMNS)) }
-            }
-            return;
-        }
-        if let ([_], [few, ..]) = (task.pairs, few) {
-            let job = thin::Job { x: few, cols: w.cols, group, bits, fp4 };
-            let (out, rest) = scratch.sums.split_at_mut(1);
-            let (out, rest) = (out[0].as_mut_ptr(), rest.as_flattened_mut());
-            let in_order = features().in_order && lengthwise::fits(&block, &job);
-            // SAFETY: the level is present (it was passed), and there is room for 64, and for products.
-            unsafe {
-                if in_order && lengthwise::room(w.groups()) <= rest.len() {
-                    lengthwise::block(&block, &job, rest.as_mut_ptr(), out);
-                } else {
-                    lone::block(&block, &job, out);
-                }
-            }
-        } else {
-            for nth in 0..width / thin::STRIP {
-                let strip = thin::Strip::of(&block, nth);
-                for (part, few) in tiles(task.pairs.len(), thin::ROWS).zip(few) {
-                    let job = thin::Job { x: few, cols: w.cols, group, bits, fp4 };
-                    let start = scratch.sums[part].as_mut_ptr().cast::<f32>();
-                    // SAFETY: as above, and each row of sums has room for 16 from a strip's column on.
-                    unsafe { thin::strip(&block, strip, &job, |m| start.add(m * COLUMNS + nth * thin::STRIP)) }
-                }
-            }
-        }
-        if thin::Strip::apart(&block) {
-            // SAFETY: as above.
-            scratch.sums[..task.pairs.len()].iter_mut().for_each(|sums| unsafe { thin::interleave(sums) });
         }
     }
 
@@ -578,7 +494,7 @@ impl Product<'_> {
         }
     }
 
-    fn store(&self, task: &Task, index: usize, scratch: &Scratch) {
+    pub(super) fn store(&self, task: &Task, index: usize, scratch: &Scratch) {
         let (column, size) = (index * task.width, self.out_dtype.size());
         let width = (self.n - column).min(task.width);
         // SAFETY: rows and columns are within `out` (its length was checked), and this task's alone.
