@@ -167,7 +167,7 @@ impl Tensor {
         &self.buffer.bytes()[self.offset..self.offset + self.nbytes()]
     }
 
-    /// The bytes of a row-contiguous tensor that nobody else sees, as outputs are; else `None`.
+    /// The bytes of a row-contiguous tensor that nobody else sees, as outputs of host kernels are; else `None`.
     pub fn contiguous_bytes_mut(&mut self) -> Option<&mut [u8]> {
         let range = self.offset..self.offset + self.nbytes();
         if self.is_row_contiguous() { self.buffer.bytes_mut()?.get_mut(range) } else { None }
