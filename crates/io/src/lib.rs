@@ -30,6 +30,6 @@ pub use bytes::Bytes;
 pub use function::{export_function, import_function, save_function};
 pub use raw::RawTensor;
 pub use safetensors::Metadata;
-pub use settle::settle;
+pub use settle::{settle, settle_now};
 pub use shards::{Shards, load_sharded, save_sharded};
 pub use source::{ReadMode, Source};

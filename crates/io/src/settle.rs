@@ -15,7 +15,6 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 static WAITING: Mutex<Vec<Weak<Source>>> = Mutex::new(Vec::new());
 
 /// Bytes of a file below which it stays where it is.
-#[cfg(target_os = "linux")]
 const LEAST: usize = 32 << 20;
 
 /// Notes a file that has been mapped.
@@ -28,23 +27,35 @@ pub(crate) fn mapped(source: &Arc<Source>) {
 /// Begins to move the large files that are mapped now, one second from now and at a quarter of a core's time, where they
 /// take no more than `most()` bytes together. Says whether it has begun.
 pub fn settle(most: impl FnOnce() -> u64) -> bool {
-    let sources = std::mem::take(&mut *WAITING.lock().unwrap_or_else(PoisonError::into_inner));
+    let sources = large(most);
     #[cfg(target_os = "linux")]
-    {
-        let large = |w: &Weak<Source>| w.upgrade().and_then(|s| s.map().map(|(map, _)| map.len())).unwrap_or(0);
-        let sources: Vec<_> = sources.into_iter().filter(|w| large(w) >= LEAST).collect();
-        let bytes: usize = sources.iter().map(large).sum();
-        let wanted = std::env::var("LAPIS_LARGE_PAGES").map_or(true, |v| v.trim() != "0");
-        if bytes == 0 || !wanted || bytes as u64 > most() {
-            return false;
-        }
-        std::thread::Builder::new().name("lapis-settle".to_string()).spawn(|| linux::all(sources)).is_ok()
-    }
+    let begun = !sources.is_empty()
+        && std::thread::Builder::new().name("lapis-settle".to_string()).spawn(|| linux::gently(sources)).is_ok();
     #[cfg(not(target_os = "linux"))]
-    {
-        let _ = (sources, most);
-        false
+    let begun = false;
+    begun
+}
+
+/// As [`settle`], at once and with all of this thread's time: for who measures what comes after the first seconds.
+pub fn settle_now(most: impl FnOnce() -> u64) {
+    let sources = large(most);
+    #[cfg(target_os = "linux")]
+    linux::all(sources, |_| {});
+    #[cfg(not(target_os = "linux"))]
+    drop(sources);
+}
+
+/// The large files that wait; none where they take more than `most()` bytes together, or nobody wants them moved.
+fn large(most: impl FnOnce() -> u64) -> Vec<Weak<Source>> {
+    let mut sources = std::mem::take(&mut *WAITING.lock().unwrap_or_else(PoisonError::into_inner));
+    let len = |w: &Weak<Source>| w.upgrade().and_then(|s| s.map().map(|(map, _)| map.len())).unwrap_or(0);
+    sources.retain(|w| len(w) >= LEAST);
+    let bytes: usize = sources.iter().map(len).sum();
+    let wanted = std::env::var("LAPIS_LARGE_PAGES").map_or(true, |v| v.trim() != "0");
+    if bytes == 0 || !wanted || bytes as u64 > most() {
+        sources.clear();
     }
+    sources
 }
 
 #[cfg(target_os = "linux")]
@@ -60,8 +71,13 @@ mod linux {
     /// After which those who only want a few words are gone.
     const AFTER: Duration = Duration::from_secs(1);
 
-    pub(super) fn all(sources: Vec<Weak<Source>>) {
+    pub(super) fn gently(sources: Vec<Weak<Source>>) {
         std::thread::sleep(AFTER);
+        all(sources, |took| std::thread::sleep(3 * took));
+    }
+
+    /// Moves page after page, and tells `moved` how long each took.
+    pub(super) fn all(sources: Vec<Weak<Source>>, moved: impl Fn(Duration)) {
         for source in sources {
             let Some(room) = source.upgrade().and_then(|s| Room::of(&s)) else { continue };
             for index in 0..room.pages {
@@ -72,7 +88,7 @@ mod linux {
                     break;
                 }
                 drop(source);
-                std::thread::sleep(3 * began.elapsed());
+                moved(began.elapsed());
             }
         }
     }
@@ -221,6 +237,9 @@ mod tests {
         assert!(!settle(|| panic!("nothing waits any more")));
         let fits = open();
         assert!(settle(|| LEAST as u64));
+        let moved = open();
+        settle_now(|| LEAST as u64);
+        assert!(moved.in_place(0..moved.len()).unwrap().unwrap().iter().all(|byte| *byte == 0));
         std::fs::remove_file(&path).unwrap();
         drop((small, fits));
     }

@@ -11,6 +11,8 @@ use super::pack::Lanes;
 #[cfg(target_arch = "x86_64")]
 use super::pack::{AHEAD, Lines, Quad, prefetch};
 use crate::isa::Isa;
+#[cfg(target_arch = "x86_64")]
+use crate::isa::features;
 
 /// Lines of a piece that is asked for at once: 4 KiB.
 const PIECE: usize = 64;
@@ -69,8 +71,9 @@ unsafe fn columns<Q: Quad, const MR: usize, const NV: usize>(
         let whole = k / line;
         let piece = whole / whole.div_ceil(PIECE).max(1);
         let (mut read, mut after) = (0, piece);
+        let in_order = (Q::LANES == 8 || features().in_order) && piece >= all;
         for at in (0..k / line * line).step_by(line) {
-            if Q::LANES == 8 && piece >= all {
+            if in_order {
                 // While pieces of all lanes are read crosswise, the next ones are asked for one after the other.
                 let (lane, first) = (read * all / piece, read * all % piece);
                 let next = if after < whole { (after * line) as isize } else { jump };
