@@ -259,7 +259,12 @@ fn requests_that_run_keep_the_adapter_that_they_began_with() {
         loaded.map(|l| l["jobs"].as_u64().unwrap()).sum()
     };
     let until = Instant::now() + Duration::from_secs(30);
-    while jobs(&admin(at, "GET", "/admin/adapters", &none).1) == 0 && running.iter().any(|r| !r.is_finished()) {
+    // All of them have begun: each runs or has ended. (Who ends in between is in neither number.)
+    let begun = || {
+        let ended = running.iter().filter(|r| r.is_finished()).count() as u64;
+        ended + jobs(&admin(at, "GET", "/admin/adapters", &none).1)
+    };
+    while begun() < running.len() as u64 {
         assert!(Instant::now() < until);
         std::thread::sleep(Duration::from_millis(2));
     }
