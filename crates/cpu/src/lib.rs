@@ -37,3 +37,5 @@ mod soon;
 mod sort;
 mod stretch;
 mod tape;
+#[cfg(target_arch = "x86_64")]
+mod turn;

@@ -140,6 +140,12 @@ pub(crate) trait Quad {
     const STEPS: usize = Self::CHUNK / Self::PER;
     /// `count <= CHUNK` elements (the rest zero) from each of `LANES` addresses.
     unsafe fn gather(lane: impl Fn(usize) -> *const Self::E, count: usize) -> [Self::V; 4];
+    /// Whether [`Quad::line`] is there.
+    const LINES: bool = false;
+    /// What four times [`Quad::gather`] give of the 64 bytes at each of `LANES` addresses.
+    unsafe fn line(_lane: impl Fn(usize) -> *const Self::E) -> [[Self::V; 4]; 4] {
+        unreachable!("lines are gathered in pieces")
+    }
     /// What was gathered as `STEPS` registers.
     unsafe fn expand(t: [Self::V; 4]) -> [Self::V; 8];
     /// Reads `min(count, LANES)` elements of the row `a`, and of `b` when a step has two.

@@ -2,6 +2,7 @@
 //! which is then transposed in place: half the shuffles of a full 16 x 16 transposition.
 
 use super::Quad;
+use crate::turn::{fours, quarters};
 use lapis_core::dtype::{bf16, f16};
 use std::arch::x86_64::*;
 
@@ -54,22 +55,6 @@ unsafe fn gather<E>(lane: impl Fn(usize) -> *const E, count: usize) -> [__m512i;
     }
 }
 
-/// Transposes the 4 x 4 words of each 128-bit part.
-#[inline(always)]
-unsafe fn transpose_words(t: [__m512i; 4]) -> [__m512i; 4] {
-    // SAFETY: AVX-512F, promised by the caller.
-    unsafe {
-        let (a, b) = (_mm512_unpacklo_epi32(t[0], t[1]), _mm512_unpackhi_epi32(t[0], t[1]));
-        let (c, d) = (_mm512_unpacklo_epi32(t[2], t[3]), _mm512_unpackhi_epi32(t[2], t[3]));
-        [
-            _mm512_unpacklo_epi64(a, c),
-            _mm512_unpackhi_epi64(a, c),
-            _mm512_unpacklo_epi64(b, d),
-            _mm512_unpackhi_epi64(b, d),
-        ]
-    }
-}
-
 #[inline(always)]
 fn mask(lanes: usize) -> u16 {
     if lanes >= 16 { 0xffff } else { (1 << lanes) - 1 }
@@ -87,6 +72,12 @@ macro_rules! words {
             type S = __m512;
             const LANES: usize = 16;
             const PER: usize = $per;
+            const LINES: bool = true;
+            #[inline(always)]
+            unsafe fn line(lane: impl Fn(usize) -> *const $e) -> [[__m512i; 4]; 4] {
+                // SAFETY: handed on.
+                unsafe { line(lane) }
+            }
             #[inline(always)]
             unsafe fn gather(lane: impl Fn(usize) -> *const $e, count: usize) -> [__m512i; 4] {
                 // SAFETY: handed on.
@@ -135,12 +126,32 @@ macro_rules! words {
     };
 }
 
+/// See [`Quad::line`].
+#[inline(always)]
+unsafe fn line<E>(lane: impl Fn(usize) -> *const E) -> [[__m512i; 4]; 4] {
+    // SAFETY: 64 bytes are readable at each address, and AVX-512F is there, promised by the caller.
+    unsafe {
+        let mut r = [_mm512_setzero_si512(); 16];
+        for (l, r) in r.iter_mut().enumerate() {
+            *r = _mm512_loadu_si512(lane(l).cast());
+        }
+        let mut pieces = [[_mm512_setzero_si512(); 4]; 4];
+        for i in 0..4 {
+            let parts = quarters([r[i], r[4 + i], r[8 + i], r[12 + i]]);
+            for c in 0..4 {
+                pieces[c][i] = parts[c];
+            }
+        }
+        pieces
+    }
+}
+
 /// Both halves of each word as f32: bfloat16 is the upper half of one.
 #[inline(always)]
 unsafe fn expand_brain(t: [__m512i; 4]) -> [__m512i; 8] {
     // SAFETY: AVX-512F, promised by the caller.
     unsafe {
-        let t = transpose_words(t);
+        let t = fours(t);
         let high = _mm512_set1_epi32(0xffff_0000_u32 as i32);
         [
             _mm512_slli_epi32(t[0], 16),
@@ -185,7 +196,7 @@ unsafe fn expand_half(t: [__m512i; 4]) -> [__m512i; 8] {
 unsafe fn expand_words(t: [__m512i; 4]) -> [__m512i; 8] {
     // SAFETY: AVX-512F, promised by the caller.
     unsafe {
-        let (t, z) = (transpose_words(t), _mm512_setzero_si512());
+        let (t, z) = (fours(t), _mm512_setzero_si512());
         [t[0], t[1], t[2], t[3], z, z, z, z]
     }
 }

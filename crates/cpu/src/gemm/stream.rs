@@ -73,28 +73,45 @@ unsafe fn columns<Q: Quad, const MR: usize, const NV: usize>(
         let (mut read, mut after) = (0, piece);
         let in_order = (Q::LANES == 8 || features().in_order) && piece >= all;
         for at in (0..k / line * line).step_by(line) {
-            if in_order {
-                // While pieces of all lanes are read crosswise, the next ones are asked for one after the other.
-                let (lane, first) = (read * all / piece, read * all % piece);
-                let next = if after < whole { (after * line) as isize } else { jump };
-                lines.fetch::<Q>(&lanes[..all], at, |l| {
-                    let over = usize::from(first + l >= piece);
-                    lanes[lane + over].wrapping_offset(next).wrapping_add((first + l - over * piece) * line)
-                });
-                read += 1;
-                if read == piece {
-                    (read, after) = (0, after + piece);
-                }
+            let (lane, first) = (read * all / piece.max(1), read * all % piece.max(1));
+            let (odd, next) = if in_order {
+                (0, if after < whole { (after * line) as isize } else { jump })
             } else {
-                // Two steps share their pairs of lines: each asks for those of half the rows.
                 let odd = at / line % 2;
                 let next = at - odd * line + ahead;
-                let next = if next < k { next as isize } else { (next - k) as isize + jump };
-                lines.fetch::<Q>(&lanes[..all], at, |l| {
-                    let lane = lanes[odd * (all / 2) + l / 2];
-                    lane.wrapping_offset(next).wrapping_add(l % 2 * line)
-                });
+                (odd, if next < k { next as isize } else { (next - k) as isize + jump })
+            };
+            let wanted = |l: usize| {
+                if in_order {
+                    // While pieces of all lanes are read crosswise, the next ones are asked for one after the other.
+                    let over = usize::from(first + l >= piece);
+                    lanes[lane + over].wrapping_offset(next).wrapping_add((first + l - over * piece) * line)
+                } else {
+                    // Two steps share their pairs of lines: each asks for those of half the rows.
+                    lanes[odd * (all / 2) + l / 2].wrapping_offset(next).wrapping_add(l % 2 * line)
+                }
+            };
+            read += 1;
+            if read == piece {
+                (read, after) = (0, after + piece);
             }
+            if Q::LINES && NV == 1 {
+                let words = Q::line(|l| {
+                    prefetch(wanted(l));
+                    lanes[l].add(at)
+                });
+                for c in 0..4 {
+                    let a = a.add((at + c * Q::CHUNK) / Q::PER * MR);
+                    let t = Q::expand(words[c]);
+                    for s in 0..Q::STEPS {
+                        for i in 0..MR {
+                            sum[i][0] = Q::fma(a.add(s * MR + i), t[s], sum[i][0]);
+                        }
+                    }
+                }
+                continue;
+            }
+            lines.fetch::<Q>(&lanes[..all], at, wanted);
             for c in 0..4 {
                 let a = a.add((at + c * Q::CHUNK) / Q::PER * MR);
                 for j in 0..NV {

@@ -9,9 +9,10 @@
 //! Bytes: the weights once. Operations for 64 bytes of them: 5 to unpack and multiply, 2.8 to sum, 1 to scale, 0.6 to turn.
 
 use super::lone::{dot, even, odd};
-use super::panel_avx512::{Controls, sixteen, transpose};
+use super::panel_avx512::{Controls, sixteen};
 use super::thin::{Job, STRIP, units};
 use super::weights::Block;
+use crate::turn::transpose;
 use std::arch::x86_64::*;
 
 /// Vectors of a lot, and bytes of one.

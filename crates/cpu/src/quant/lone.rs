@@ -9,10 +9,11 @@
 //! which 85 to 90 % are reached.
 
 use super::panel::TILE_GROUPS;
-use super::panel_avx512::{Controls, Scales, quarters, transpose};
+use super::panel_avx512::{Controls, Scales};
 use super::thin::{AHEAD, Job, STRIP, Strip, opaque, units};
 use super::weights::Block;
 use crate::isa::features;
+use crate::turn::{quarters, transpose};
 use std::arch::x86_64::*;
 
 /// The result of a block's columns, strip by strip, to `out`.

@@ -16,9 +16,10 @@
 use super::activations::Activations;
 use super::lengthwise;
 use super::panel::{DEPTH, TILE_GROUPS};
-use super::panel_avx512::{Controls, Scales, fours, quarters};
+use super::panel_avx512::{Controls, Scales};
 use super::weights::Block;
 use crate::isa::features;
+use crate::turn::{fours, quarters};
 use std::arch::x86_64::*;
 use std::mem::MaybeUninit;
 use std::ops::{Deref, DerefMut};
