@@ -73,14 +73,17 @@ unsafe fn columns<Q: Quad, const MR: usize, const NV: usize>(
         let (mut read, mut after) = (0, piece);
         let in_order = (Q::LANES == 8 || features().in_order) && piece >= all;
         for at in (0..k / line * line).step_by(line) {
-            let (lane, first) = (read * all / piece.max(1), read * all % piece.max(1));
-            let (odd, next) = if in_order {
-                (0, if after < whole { (after * line) as isize } else { jump })
+            let (mut lane, mut first, mut odd, mut next) = (0, 0, 0, jump);
+            if in_order {
+                (lane, first) = (read * all / piece, read * all % piece);
+                if after < whole {
+                    next = (after * line) as isize;
+                }
             } else {
-                let odd = at / line % 2;
-                let next = at - odd * line + ahead;
-                (odd, if next < k { next as isize } else { (next - k) as isize + jump })
-            };
+                odd = at / line % 2;
+                let soon = at - odd * line + ahead;
+                next = if soon < k { soon as isize } else { (soon - k) as isize + jump };
+            }
             let wanted = |l: usize| {
                 if in_order {
                     // While pieces of all lanes are read crosswise, the next ones are asked for one after the other.
