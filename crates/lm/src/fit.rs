@@ -28,6 +28,9 @@ pub struct Fit {
     pub parameters: u64,
     /// Bytes of parameters that a token reads.
     pub reads: u64,
+    /// Values of matrices that each token of a prompt meets, and those that only its last one does, as it is the only one with
+    /// logits.
+    products: (u64, u64),
     /// Positions that the model was made for, where its config says so.
     pub context: Option<usize>,
     /// Bytes that a step needs beside what it remembers.
@@ -62,6 +65,7 @@ impl Fit {
             weights: 0,
             parameters: 0,
             reads: 0,
+            products: (0, 0),
             context,
             // The residual, its norm and a product; the inner rows twice; logits as they are chosen from.
             working: 2 * rows * (3 * width + 2 * inner) + 12 * vocabulary as u64,
@@ -98,15 +102,23 @@ impl Fit {
                 self.packable.1 += bytes;
             }
             let experts = value.shape().first().map_or(1, |&n| n as u64).max(1);
-            self.reads +=
-                match chosen {
+            // What of it a token takes.
+            let part =
+                |of: u64| match chosen {
                     Some(chosen) if path.contains("experts") || path.contains("switch_mlp") => {
-                        if path.contains("shared") { bytes } else { bytes / experts * chosen.min(experts) }
+                        if path.contains("shared") { of } else { of / experts * chosen.min(experts) }
                     }
                     // Of a table that is no head as well, one row.
-                    _ if is_table(path) && (!tied || path.contains("tokens_per_layer")) => bytes / experts,
-                    _ => bytes,
+                    _ if is_table(path) && (!tied || path.contains("tokens_per_layer")) => of / experts,
+                    _ => of,
                 };
+            self.reads += part(bytes);
+            if value.ndim() > 1 {
+                match is_head(path) || is_table(path) {
+                    false => self.products.0 += part(values),
+                    true => self.products.1 += part(values),
+                }
+            }
         }
     }
 
@@ -154,6 +166,13 @@ impl Fit {
     pub fn most(&self, bandwidth: f64, sequences: usize, tokens: usize) -> f64 {
         let n = sequences as f64;
         n * bandwidth / (self.reads as f64 + n * self.remembered(tokens) as f64).max(1.0)
+    }
+
+    /// The most tokens a second of a prompt of so many tokens, where multiply-adds do `peak` operations a second: two for each
+    /// value of the matrices that a token meets. Attention is not counted.
+    pub fn most_of_prompt(&self, peak: f64, tokens: usize) -> f64 {
+        let (each, last) = self.products;
+        peak / (2.0 * (each as f64 + last as f64 / tokens.max(1) as f64)).max(1.0)
     }
 
     /// Bits a value.

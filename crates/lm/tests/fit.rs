@@ -61,6 +61,17 @@ fn windowed(window: usize) -> (Value, Vec<(String, Vec<usize>)>) {
 }
 
 #[test]
+fn a_prompt_meets_the_head_once() {
+    let (config, shapes) = windowed(600);
+    let fit = Fit::of(&mut checkpoint(&config, &shapes)).unwrap();
+    let layer = 2 * 32 * 32 + 2 * 16 * 32 + 3 * 48 * 32;
+    for tokens in [1, 4, 512] {
+        let each = 2.0 * (2.0 * f64::from(layer) + 32.0 * 32.0 / tokens as f64);
+        assert_eq!(fit.most_of_prompt(1e12, tokens), 1e12 / each, "{tokens} tokens");
+    }
+}
+
+#[test]
 fn windows_stop_to_grow() {
     let (config, shapes) = windowed(600);
     let active = memory::active();

@@ -267,12 +267,11 @@ impl<'a> Report<'a> {
         let limits = row.limits;
         // On average half of what is written has been.
         let seen = row.prompt_tokens + bench.written / 2;
-        let values = (fit.reads as f64 * 8.0 / fit.bits_per_weight()).max(1.0);
         Report {
             row,
             written: bench.written,
             decode: fit.most(limits.memory, row.batch, seen),
-            prefill: [limits.bytes, limits.floats].map(|peak| peak / (2.0 * values)),
+            prefill: [limits.bytes, limits.floats].map(|peak| fit.most_of_prompt(peak, row.prompt_tokens)),
         }
     }
 
