@@ -2,7 +2,7 @@
 //!
 //! `LAPIS_SIMD=amx|avx512|avx2|neon|scalar` forces a lower level; asking for one that this machine lacks is an error
 //! ([`check`]) that the backend starts with otherwise. `amx` is AVX-512 with the matrix unit of Intel's servers, which makes
-//! products of many rows faster and changes no result.
+//! products of many rows faster, with the same bits, and attention of bfloat16, with others.
 
 use lapis_core::error::{Error, Result};
 use std::sync::OnceLock;
@@ -35,9 +35,6 @@ pub struct Features {
     pub avx_vnni: bool,
     /// AMX with 8-bit integers and bfloat16 beside AVX-512, and leave to use it.
     pub amx: bool,
-    /// Attention of bfloat16 on AMX, which `LAPIS_ATTENTION=amx` asks for: long prompts are read faster, and what follows them is
-    /// written slower.
-    pub amx_attention: bool,
 }
 
 impl Features {
@@ -151,14 +148,6 @@ fn detect() -> std::result::Result<Features, String> {
             }
         },
     };
-    let amx_attention = match std::env::var("LAPIS_ATTENTION") {
-        Err(_) => false,
-        Ok(name) if name == "amx" && amx => true,
-        Ok(name) if name == "amx" => {
-            return Err("LAPIS_ATTENTION=amx: AMX is not here, or LAPIS_SIMD goes without".into());
-        }
-        Ok(name) => return Err(format!("LAPIS_ATTENTION={name}: it may be amx, or not be set")),
-    };
     #[cfg(target_arch = "x86_64")]
     {
         let amd = vendor_is_amd();
@@ -168,11 +157,10 @@ fn detect() -> std::result::Result<Features, String> {
             in_order: amd,
             avx_vnni: isa == Isa::Avx2 && is_x86_feature_detected!("avxvnni"),
             amx,
-            amx_attention,
         });
     }
     #[allow(unreachable_code)]
-    Ok(Features { isa, fast_bf16_dot: false, in_order: false, avx_vnni: false, amx, amx_attention })
+    Ok(Features { isa, fast_bf16_dot: false, in_order: false, avx_vnni: false, amx })
 }
 
 #[cfg(target_arch = "x86_64")]

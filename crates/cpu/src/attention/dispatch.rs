@@ -16,6 +16,8 @@ pub(super) trait Kernels {
     const N: usize;
     /// Most rows one call of [`Kernels::dot`] and the others takes.
     const ROWS: usize;
+    /// Most rows that meet keys where they lie, in one call of [`Kernels::dot_in_place`]; more meet packed ones.
+    const SPREAD: usize = Self::ROWS;
     /// Keys that go through [`Kernels::weigh`] together, from multiples of as many on; packed values are filled up to them.
     const TOGETHER: usize = 1;
     /// Most rows that meet values where they lie, in one call of [`Kernels::weigh_in_place`]; more meet packed ones.

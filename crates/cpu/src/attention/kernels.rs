@@ -9,6 +9,7 @@
 
 use super::lanes::{Elem, Lanes, exp, tanh};
 use crate::isa::features;
+use std::ops::Range;
 
 /// Keys of one block: scores of a block are computed, turned into weights and used before the next block.
 /// Blocks start at multiples of this, counted from key 0, whatever part of them is needed.
@@ -154,6 +155,25 @@ pub(super) fn place(starts: &[usize; 5], d: usize) -> usize {
     starts[d / 8 % 4] + d / 32 * 8 + d % 8
 }
 
+/// Sums of `M` rows and `2 N` keys over the elements of a chain.
+#[inline(always)]
+unsafe fn chain<L: Lanes, const M: usize>(q: *const f32, panel: *const f32, elements: Range<usize>) -> [[L::V; 2]; M] {
+    // SAFETY: as `dot`.
+    unsafe {
+        let mut acc = [[L::splat(0.0); 2]; M];
+        for d in elements {
+            let k0 = L::load(panel.add(d * 2 * L::N));
+            let k1 = L::load(panel.add(d * 2 * L::N + L::N));
+            for r in 0..M {
+                let x = L::splat(*q.add(d * M + r));
+                acc[r][0] = L::fma(x, k0, acc[r][0]);
+                acc[r][1] = L::fma(x, k1, acc[r][1]);
+            }
+        }
+        acc
+    }
+}
+
 /// Scores of `M` rows against a panel of `2 N` keys, times `scale`. `q` is `[dim][M]`, `panel` is `[dim][2 N]`, both chain by chain.
 #[inline(always)]
 pub(super) unsafe fn dot<L: Lanes, const M: usize>(
@@ -166,28 +186,18 @@ pub(super) unsafe fn dot<L: Lanes, const M: usize>(
     // SAFETY: the caller promises the sizes named above and the instruction set of L.
     unsafe {
         let starts = chains(dim);
-        let mut sums = [[[L::splat(0.0); 2]; M]; 2];
-        for c in 0..4 {
-            let mut acc = [[L::splat(0.0); 2]; M];
-            for d in starts[c]..starts[c + 1] {
-                let k0 = L::load(panel.add(d * 2 * L::N));
-                let k1 = L::load(panel.add(d * 2 * L::N + L::N));
-                for r in 0..M {
-                    let x = L::splat(*q.add(d * M + r));
-                    acc[r][0] = L::fma(x, k0, acc[r][0]);
-                    acc[r][1] = L::fma(x, k1, acc[r][1]);
-                }
-            }
-            for r in 0..M {
-                for j in 0..2 {
-                    let sum = &mut sums[c / 2][r][j];
-                    *sum = if c % 2 == 0 { acc[r][j] } else { L::add(*sum, acc[r][j]) };
-                }
-            }
-        }
+        let [a, b, c, d] = [0, 1, 2, 3].map(|c| starts[c]..starts[c + 1]);
+        let [a, b] = [chain::<L, M>(q, panel, a), chain::<L, M>(q, panel, b)];
+        let mut first = a;
         for r in 0..M {
             for j in 0..2 {
-                let sum = L::mul(L::add(sums[0][r][j], sums[1][r][j]), L::splat(scale));
+                first[r][j] = L::add(a[r][j], b[r][j]);
+            }
+        }
+        let [c, d] = [chain::<L, M>(q, panel, c), chain::<L, M>(q, panel, d)];
+        for r in 0..M {
+            for j in 0..2 {
+                let sum = L::mul(L::add(first[r][j], L::add(c[r][j], d[r][j])), L::splat(scale));
                 L::store(scores.add(r * BLOCK + j * L::N), sum);
             }
         }

@@ -196,7 +196,7 @@ enum Halves {
 fn halves() -> Halves {
     match features() {
         _ if arithmetic() == Arithmetic::Exact => Halves::Floats,
-        f if f.amx_attention => Halves::Tiles,
+        f if f.amx => Halves::Tiles,
         f if f.fast_bf16_dot => Halves::Pairs,
         _ => Halves::Floats,
     }

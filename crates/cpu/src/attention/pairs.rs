@@ -11,6 +11,7 @@ use super::lanes::Elem;
 use super::lanes::avx512::{Avx512, transpose_four, transpose_words};
 use half::bf16;
 use std::arch::x86_64::*;
+use std::ops::Range;
 use std::sync::atomic::{Ordering::SeqCst, compiler_fence};
 
 /// AVX-512 with BF16, for operands of bfloat16 whose head width is a multiple of eight.
@@ -28,34 +29,43 @@ unsafe fn dot2(acc: V, a: __m512i, b: __m512i) -> V {
     }
 }
 
+/// Sums of `M` rows and `2 N` keys over the words of a chain.
+#[inline(always)]
+unsafe fn chain<const M: usize>(q: *const u32, panel: *const u32, words: Range<usize>) -> [[V; 2]; M] {
+    // SAFETY: as `dot`.
+    unsafe {
+        let mut acc = [[_mm512_setzero_ps(); 2]; M];
+        for d in words {
+            let k0 = _mm512_loadu_si512(panel.add(d * 2 * N).cast());
+            let k1 = _mm512_loadu_si512(panel.add(d * 2 * N + N).cast());
+            for r in 0..M {
+                let x = _mm512_set1_epi32(*q.add(d * M + r) as i32);
+                acc[r][0] = dot2(acc[r][0], x, k0);
+                acc[r][1] = dot2(acc[r][1], x, k1);
+            }
+        }
+        acc
+    }
+}
+
 /// Scores of `M` rows against a panel of `2 N` keys: `q` is `[dim / 2][M]` words, `panel` is `[dim / 2][2 N]`.
 #[inline(always)]
 unsafe fn dot<const M: usize>(q: *const u32, panel: *const u32, dim: usize, scale: f32, scores: *mut f32) {
     // SAFETY: the caller promises the sizes named above and the instruction set.
     unsafe {
         let starts = chains(dim).map(|d| d / 2);
-        let mut sums = [[[_mm512_setzero_ps(); 2]; M]; 2];
-        for c in 0..4 {
-            let mut acc = [[_mm512_setzero_ps(); 2]; M];
-            for d in starts[c]..starts[c + 1] {
-                let k0 = _mm512_loadu_si512(panel.add(d * 2 * N).cast());
-                let k1 = _mm512_loadu_si512(panel.add(d * 2 * N + N).cast());
-                for r in 0..M {
-                    let x = _mm512_set1_epi32(*q.add(d * M + r) as i32);
-                    acc[r][0] = dot2(acc[r][0], x, k0);
-                    acc[r][1] = dot2(acc[r][1], x, k1);
-                }
-            }
-            for r in 0..M {
-                for j in 0..2 {
-                    let sum = &mut sums[c / 2][r][j];
-                    *sum = if c % 2 == 0 { acc[r][j] } else { _mm512_add_ps(*sum, acc[r][j]) };
-                }
-            }
-        }
+        let [a, b, c, d] = [0, 1, 2, 3].map(|c| starts[c]..starts[c + 1]);
+        let [a, b] = [chain::<M>(q, panel, a), chain::<M>(q, panel, b)];
+        let mut first = a;
         for r in 0..M {
             for j in 0..2 {
-                let sum = _mm512_add_ps(sums[0][r][j], sums[1][r][j]);
+                first[r][j] = _mm512_add_ps(a[r][j], b[r][j]);
+            }
+        }
+        let [c, d] = [chain::<M>(q, panel, c), chain::<M>(q, panel, d)];
+        for r in 0..M {
+            for j in 0..2 {
+                let sum = _mm512_add_ps(first[r][j], _mm512_add_ps(c[r][j], d[r][j]));
                 _mm512_storeu_ps(scores.add(r * BLOCK + j * N), _mm512_mul_ps(sum, _mm512_set1_ps(scale)));
             }
         }

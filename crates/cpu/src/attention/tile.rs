@@ -122,10 +122,13 @@ struct Set {
     keys: (usize, usize),
 }
 
+/// Most rows of a [`Set`].
+const LARGEST_SET: usize = 32;
+
 /// Sizes of the buffers for tiles of at most `rows` rows.
 pub(super) struct Layout {
     lanes: usize,
-    /// Rows rounded up to whole cache lines of anything.
+    /// Rows rounded up to whole cache lines of anything, and to what kernels write beside rows that are wanted.
     rows: usize,
     dim: usize,
     queries: usize,
@@ -178,11 +181,12 @@ unsafe fn ahead<T: Elem>(a: &Attention, which: usize, tile: &Tile, keys: &Range<
 
 impl Layout {
     pub(super) fn new<K: Kernels>(a: &Attention, rows: usize) -> Layout {
+        const { assert!(K::ROWS <= LARGEST_SET) };
         Layout {
             lanes: K::N,
-            rows: rows.next_multiple_of(16),
+            rows: rows.next_multiple_of(if rows > 16 { LARGEST_SET } else { 16 }),
             dim: a.dim,
-            queries: K::queries_len(rows, a.dim).max(rows.min(K::ROWS) * K::spread_len::<f16>(a.dim)),
+            queries: K::queries_len(rows, a.dim).max(rows.min(K::SPREAD) * K::spread_len::<f16>(a.dim)),
             width: a.v_dim.next_multiple_of(2 * K::N),
         }
     }
@@ -207,7 +211,7 @@ impl Layout {
             self.rows * size_of::<(usize, usize)>() / size_of::<f32>(),
             self.rows * BLOCK,
             self.rows + 16,
-            16 * BLOCK,
+            LARGEST_SET * BLOCK,
             panel * self.dim,
             BLOCK * self.width,
             self.state_floats(),
@@ -276,7 +280,7 @@ impl Layout {
 
     /// Floats of a row of queries that meet the keys in place; 0 when these rows meet packed keys.
     fn spread_len<K: Kernels>(&self, a: &Attention, tile: &Tile) -> usize {
-        if tile.rows(a) > K::ROWS {
+        if tile.rows(a) > K::SPREAD {
             return 0;
         }
         with_elem!(a.k.dtype, T => K::spread_len::<T>(self.dim))
@@ -411,7 +415,7 @@ impl Layout {
         ahead: &mut Ahead,
     ) {
         let bias_kind = a.bias_kind();
-        let mut seen = [(0, 0); 16];
+        let mut seen = [(0, 0); LARGEST_SET];
         for set in sets {
             let (from, to) = set.keys;
             for r in 0..set.rows {
@@ -420,7 +424,7 @@ impl Layout {
                 seen[r] = (lo as isize - first as isize, hi as isize - first as isize);
                 if bias_kind != Bias::None {
                     let (h, t) = tile.row(a, set.start + r);
-                    // SAFETY: the set's keys exist; the bias buffer has 16 rows.
+                    // SAFETY: the set's keys exist; the bias buffer has as many.
                     unsafe {
                         a.bias_row(tile.batch, h, t, first + from, to - from, s.bias.add(r * BLOCK + from));
                     }

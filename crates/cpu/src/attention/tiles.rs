@@ -2,8 +2,8 @@
 //! sixteen columns of values over sixteen keys, is one instruction.
 //!
 //! The order of work is that of `kernels`. Weights are two numbers of bfloat16, what rounding leaves of the first being the
-//! second: together they have 16 bits. A step of the unit takes both, of sixteen keys, and meets the values of those keys twice. It
-//! sums even and odd elements apart, so steps begin at multiples of 32 elements or 16 keys, and what is missing there is zero. Rows
+//! second: together they have 16 bits. They are a pair to the unit, which meets a value twice: it sums first and second numbers of
+//! pairs apart, over sixteen keys. Steps begin at multiples of 32 elements or 16 keys, and what is missing there is zero. Rows
 //! that a set of sixteen lacks are multiplied as they lie in the buffers, and not looked at.
 //!
 //! Few rows take keys where they lie, as the left side of a product, and values where they lie by multiply-adds in the unit's
@@ -20,7 +20,7 @@ use half::bf16;
 use std::arch::asm;
 use std::arch::x86_64::*;
 
-/// AMX and AVX-512 with BF16, for operands of bfloat16 whose head width is a multiple of eight.
+/// AMX and AVX-512, for operands of bfloat16 whose head width is a multiple of eight.
 pub(super) struct Tiles;
 
 const N: usize = 16;
@@ -28,16 +28,20 @@ const N: usize = 16;
 const IN_PLACE: usize = 4;
 /// Elements of bfloat16 in a row of a tile.
 const DEEP: usize = 32;
-/// Bytes from one row of a panel of keys or values to the next.
-const PANEL: usize = 2 * N * 4;
+/// Columns of values, or keys, of a panel.
+const WIDE: usize = 2 * N;
+/// Bytes from one row of a panel to the next.
+const PANEL: usize = WIDE * 4;
 
-/// `c = a b`, or with `MORE` `c += a b`: sixteen rows by 32 columns over `steps` times 32 elements. `a` is rows of bfloat16, `b`
-/// `[16 steps][32]` words, `c` rows of floats; strides are bytes.
+/// `c = a b`, or with `MORE` `c += a b`: sixteen rows, or with `TWICE` 32, by 32 columns over `steps` times 32 elements. `a` is rows
+/// of bfloat16, `b` `[16 steps][32]` words, `c` rows of floats; strides are bytes.
+///
+/// With 32 rows there are four sums in the making: of two each step waits for the one before.
 ///
 /// # Safety
 /// The operands are as large, [`Shapes`] of 64 bytes are set.
 #[inline(always)]
-unsafe fn multiply<const MORE: bool>(
+unsafe fn multiply<const MORE: bool, const TWICE: bool>(
     a: *const u8,
     a_stride: usize,
     b: *const u8,
@@ -46,7 +50,7 @@ unsafe fn multiply<const MORE: bool>(
     c_stride: usize,
 ) {
     macro_rules! product {
-        ($($first:literal),*) => {
+        ([$($first:literal),*] [$($more:literal),*] [$($last:literal),*] $($operands:tt)*) => {
             asm!(
                 $($first,)*
                 "2:",
@@ -55,14 +59,17 @@ unsafe fn multiply<const MORE: bool>(
                 "tdpbf16ps tmm6, tmm0, tmm2",
                 "tileloadd tmm3, [{b} + {panel} + 64]",
                 "tdpbf16ps tmm7, tmm0, tmm3",
+                $($more,)*
                 "add {a}, 64",
                 "add {b}, 2048",
                 "dec {steps}",
                 "jnz 2b",
                 "tilestored [{c} + {c_stride}], tmm6",
                 "tilestored [{c} + {c_stride} + 64], tmm7",
+                $($last,)*
                 a = inout(reg) a => _, b = inout(reg) b => _, steps = inout(reg) steps => _,
                 c = in(reg) c, a_stride = in(reg) a_stride, c_stride = in(reg) c_stride, panel = in(reg) PANEL,
+                $($operands)*
                 out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
                 out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
                 options(nostack)
@@ -72,10 +79,29 @@ unsafe fn multiply<const MORE: bool>(
     const { assert!(N * PANEL == 2048) };
     // SAFETY: as the caller promises; `steps` is at least one.
     unsafe {
+        macro_rules! rows {
+            ([$($one:literal),*] [$($two:literal),*]) => {
+                if TWICE {
+                    product!([$($one,)* $($two),*] [
+                        "lea {a2}, [{a} + {a_rows}]",
+                        "tileloadd tmm1, [{a2} + {a_stride}]",
+                        "tdpbf16ps tmm4, tmm1, tmm2",
+                        "tdpbf16ps tmm5, tmm1, tmm3"
+                    ] [
+                        "tilestored [{c2} + {c_stride}], tmm4",
+                        "tilestored [{c2} + {c_stride} + 64], tmm5"
+                    ]
+                        a2 = out(reg) _, a_rows = in(reg) N * a_stride, c2 = in(reg) c.byte_add(N * c_stride),)
+                } else {
+                    product!([$($one),*] [] [])
+                }
+            };
+        }
         if MORE {
-            product!("tileloadd tmm6, [{c} + {c_stride}]", "tileloadd tmm7, [{c} + {c_stride} + 64]")
+            rows!(["tileloadd tmm6, [{c} + {c_stride}]", "tileloadd tmm7, [{c} + {c_stride} + 64]"]
+                ["tileloadd tmm4, [{c2} + {c_stride}]", "tileloadd tmm5, [{c2} + {c_stride} + 64]"])
         } else {
-            product!("tilezero tmm6", "tilezero tmm7")
+            rows!(["tilezero tmm6", "tilezero tmm7"] ["tilezero tmm4", "tilezero tmm5"])
         }
     }
 }
@@ -130,58 +156,57 @@ unsafe fn keys_by_rows(
     }
 }
 
-/// Weights in two halves, where their scores were: sixteen of the first, then sixteen of the second.
+/// Weights in two halves, as a word where their score was.
 struct Halved;
 
 impl Weights<Avx512> for Halved {
     #[inline(always)]
     unsafe fn put(row: *mut f32, i: usize, w: __m512) -> __m512 {
-        // SAFETY: the caller promises AVX-512 with BF16 and the row; any bits are sixteen bfloat16.
+        // SAFETY: the caller promises AVX-512 and the row.
         unsafe {
-            let first: __m256i = std::mem::transmute(_mm512_cvtneps_pbh(w));
-            let wide = _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(first)));
-            let second: __m256i = std::mem::transmute(_mm512_cvtneps_pbh(_mm512_sub_ps(w, wide)));
-            _mm256_storeu_si256(row.add(i).cast(), first);
-            _mm256_storeu_si256(row.add(i + N / 2).cast(), second);
+            // The first half is cut off and the second rounded, in fewer steps than a conversion to bfloat16 takes.
+            let high = _mm512_set1_epi32(0xffff_0000_u32 as i32);
+            let word = _mm512_castps_si512(w);
+            let rest = _mm512_sub_ps(w, _mm512_castsi512_ps(_mm512_and_si512(word, high)));
+            let rest = _mm512_add_epi32(_mm512_castps_si512(rest), _mm512_set1_epi32(0x8000));
+            // The high half of what remains, and behind it that of the weight.
+            let both = _mm512_ternarylogic_epi32::<0xd8>(_mm512_srli_epi32::<16>(word), rest, high);
+            _mm512_storeu_si512(row.add(i).cast(), both);
         }
         w
     }
 }
 
-/// Values `[keys][width]` to panels `[width / 32][keys][32]` of words with a value of each of two keys: the eight pairs of sixteen
-/// keys, then these once more. Zeros fill up. What comes next is fetched meanwhile.
+/// Values `[keys][width]` to panels `[width / 32][keys][32]` of words with a value twice. Zeros fill up. What comes next is
+/// fetched meanwhile.
 #[inline(always)]
 unsafe fn pack_values(from: *const bf16, stride: isize, keys: usize, width: usize, to: *mut u32, ahead: &mut Ahead) {
-    const WIDE: usize = 2 * N;
     let all = keys.next_multiple_of(N);
     // SAFETY: the caller promises `keys` rows of `width` values, room for the panels, and the instruction set.
     unsafe {
-        let first = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11);
-        let second = _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15);
-        for k in (0..all).step_by(2) {
+        let twice = |half: __m256i| {
+            let words = _mm512_cvtepu16_epi32(half);
+            _mm512_or_si512(words, _mm512_slli_epi32::<16>(words))
+        };
+        for k in 0..all {
             let row = from.wrapping_offset(k as isize * stride);
-            ahead.used::<Avx512>(2 * width * size_of::<bf16>());
+            ahead.used::<Avx512>(width * size_of::<bf16>());
             for c in (0..width).step_by(WIDE) {
-                let columns = u32::MAX >> WIDE.saturating_sub(width - c);
-                let mask = |key: usize| if key < keys { columns } else { 0 };
-                let a = _mm512_maskz_loadu_epi16(mask(k), row.wrapping_add(c).cast());
-                let b = _mm512_maskz_loadu_epi16(mask(k + 1), row.wrapping_offset(stride).wrapping_add(c).cast());
-                let (low, high) = (_mm512_unpacklo_epi16(a, b), _mm512_unpackhi_epi16(a, b));
-                let at = to.add(c * all + (k / N * N + k % N / 2) * WIDE);
-                for at in [at, at.add(N / 2 * WIDE)] {
-                    _mm512_storeu_si512(at.cast(), _mm512_permutex2var_epi64(low, first, high));
-                    _mm512_storeu_si512(at.add(N).cast(), _mm512_permutex2var_epi64(low, second, high));
-                }
+                let columns = if k < keys { u32::MAX >> WIDE.saturating_sub(width - c) } else { 0 };
+                let values = _mm512_maskz_loadu_epi16(columns, row.wrapping_add(c).cast());
+                let at = to.add(c * all + k * WIDE);
+                _mm512_storeu_si512(at.cast(), twice(_mm512_castsi512_si256(values)));
+                _mm512_storeu_si512(at.add(N).cast(), twice(_mm512_extracti64x4_epi64::<1>(values)));
             }
         }
     }
 }
 
-/// What [`multiply`] adds to the sums of `M` rows and 32 columns in a step: `values` are those of sixteen keys or, at the end, of
-/// fewer, `weights` both halves of each row.
+/// What [`multiply`] adds to the sums of `M` rows and 32 `P` columns in a step: `values` are those of sixteen keys or, at the end,
+/// of fewer, `weights` the first and the second half of each row's.
 #[inline(always)]
-unsafe fn step_in_place<const M: usize>(
-    weights: &[[f32; DEEP]; IN_PLACE],
+unsafe fn step_in_place<const M: usize, const P: usize>(
+    weights: &[[[f32; N]; 2]; IN_PLACE],
     keys: usize,
     values: *const bf16,
     stride: isize,
@@ -192,33 +217,38 @@ unsafe fn step_in_place<const M: usize>(
 ) {
     // SAFETY: the caller promises the keys, `M` rows of weights and sums, and the instruction set.
     unsafe {
-        // Of even and odd keys; each of even and odd columns.
-        let mut sums = [[[_mm512_setzero_ps(); 2]; M]; 2];
-        for half in 0..2 {
-            for k in 0..keys {
-                // As much as is used, spread over time: memory answers few questions at once.
-                if k % 4 == 0 {
-                    ahead.fetch::<Avx512, 1>();
-                }
-                let v = bf16::load2::<Avx512>(values.offset(k as isize * stride));
+        // Of even and odd columns; each of both halves.
+        let mut sums = [[[[_mm512_setzero_ps(); 2]; 2]; P]; M];
+        for k in 0..keys {
+            // As much as is used, spread over time: memory answers few questions at once.
+            if k % 2 == 0 {
+                ahead.fetch::<Avx512, P>();
+            }
+            for p in 0..P {
+                let v = bf16::load2::<Avx512>(values.offset(k as isize * stride).add(p * WIDE));
                 for m in 0..M {
-                    let w = _mm512_set1_ps(*weights[m].as_ptr().add(half * N + k));
-                    for j in 0..2 {
-                        let sum = &mut sums[k % 2][m][j];
-                        *sum = _mm512_fmadd_ps(w, v[j], *sum);
+                    for half in 0..2 {
+                        let w = _mm512_set1_ps(*weights[m][half].as_ptr().add(k));
+                        for j in 0..2 {
+                            let sum = &mut sums[m][p][j][half];
+                            *sum = _mm512_fmadd_ps(w, v[j], *sum);
+                        }
                     }
                 }
             }
         }
         for m in 0..M {
-            let [a, b] = std::array::from_fn(|j| _mm512_add_ps(sums[0][m][j], sums[1][m][j]));
-            for (j, sum) in Avx512::from_even_odd([a, b]).into_iter().enumerate() {
-                let at = acc.add(m * ld + j * N);
-                let mut old = _mm512_loadu_ps(at);
-                if !shrink.is_null() {
-                    old = _mm512_mul_ps(old, _mm512_set1_ps(*shrink.add(m)));
+            for p in 0..P {
+                let [[a, b], [c, d]] = sums[m][p];
+                let new = Avx512::from_even_odd([_mm512_add_ps(a, b), _mm512_add_ps(c, d)]);
+                for j in 0..2 {
+                    let at = acc.add(m * ld + p * WIDE + j * N);
+                    let mut old = _mm512_loadu_ps(at);
+                    if !shrink.is_null() {
+                        old = _mm512_mul_ps(old, _mm512_set1_ps(*shrink.add(m)));
+                    }
+                    _mm512_storeu_ps(at, _mm512_add_ps(old, new[j]));
                 }
-                _mm512_storeu_ps(at, _mm512_add_ps(old, sum));
             }
         }
     }
@@ -227,15 +257,16 @@ unsafe fn step_in_place<const M: usize>(
 /// [`enabled`] with this module's instruction set.
 macro_rules! tiles {
     ($($body:tt)*) => {
-        enabled!([#[target_feature(enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx512bf16,fma,f16c,bmi2")]] $($body)*);
+        enabled!([#[target_feature(enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,fma,f16c,bmi2")]] $($body)*);
     };
 }
 
 impl Kernels for Tiles {
     type Plain = Avx512;
     const N: usize = N;
-    const ROWS: usize = ROWS;
+    const ROWS: usize = 2 * ROWS;
     const TOGETHER: usize = N;
+    const SPREAD: usize = ROWS;
     const IN_PLACE: usize = IN_PLACE;
 
     fn prepared<R>(f: impl FnOnce() -> R) -> R {
@@ -244,9 +275,9 @@ impl Kernels for Tiles {
         f()
     }
 
-    /// Sets of sixteen rows of bfloat16, filled up to whole steps.
+    /// Sets of rows of bfloat16, filled up to whole steps.
     fn queries_len(rows: usize, dim: usize) -> usize {
-        rows.next_multiple_of(ROWS) * dim.next_multiple_of(DEEP) / 2
+        rows.next_multiple_of(Self::ROWS) * dim.next_multiple_of(DEEP) / 2
     }
 
     unsafe fn place_row(row: *const f32, dim: usize, to: *mut f32, r: usize, _rows: usize) {
@@ -330,7 +361,11 @@ impl Kernels for Tiles {
 
     tiles! { dot(rows: usize, q: *const f32, panel: *const f32, dim: usize, scale: f32, scores: *mut f32) {
         let steps = dim.div_ceil(DEEP);
-        multiply::<false>(q.cast(), 2 * DEEP * steps, panel.cast(), steps, scores, 4 * BLOCK);
+        let width = 2 * DEEP * steps;
+        match rows > ROWS {
+            true => multiply::<false, true>(q.cast(), width, panel.cast(), steps, scores, 4 * BLOCK),
+            false => multiply::<false, false>(q.cast(), width, panel.cast(), steps, scores, 4 * BLOCK),
+        }
         for row in 0..rows {
             for j in 0..2 {
                 let at = scores.add(row * BLOCK + j * N);
@@ -352,13 +387,25 @@ impl Kernels for Tiles {
         ld: usize,
         shrink: *const f32,
     ) {
-        for row in 0..rows {
-            for j in 0..2 {
-                let at = acc.add(row * ld + j * N);
-                _mm512_storeu_ps(at, _mm512_mul_ps(_mm512_loadu_ps(at), _mm512_set1_ps(*shrink.add(row))));
+        for first in (0..rows).step_by(N) {
+            // Most factors are one, as a row's largest score changes seldom.
+            let wanted = u16::MAX >> N.saturating_sub(rows - first);
+            let factors = _mm512_maskz_loadu_ps(wanted, shrink.add(first));
+            let mut others = _mm512_mask_cmp_ps_mask::<_CMP_NEQ_UQ>(wanted, factors, _mm512_set1_ps(1.0));
+            while others != 0 {
+                let row = first + others.trailing_zeros() as usize;
+                others &= others - 1;
+                for j in 0..2 {
+                    let at = acc.add(row * ld + j * N);
+                    _mm512_storeu_ps(at, _mm512_mul_ps(_mm512_loadu_ps(at), _mm512_set1_ps(*shrink.add(row))));
+                }
             }
         }
-        multiply::<true>(weights.cast(), 4 * BLOCK, values.cast(), keys.div_ceil(N), acc, 4 * ld);
+        let (weights, values, steps) = (weights.cast(), values.cast(), keys.div_ceil(N));
+        match rows > ROWS {
+            true => multiply::<true, true>(weights, 4 * BLOCK, values, steps, acc, 4 * ld),
+            false => multiply::<true, false>(weights, 4 * BLOCK, values, steps, acc, 4 * ld),
+        }
     } }
 
     tiles! { weigh_in_place<T: Elem>(
@@ -373,21 +420,21 @@ impl Kernels for Tiles {
         shrink: *const f32,
         ahead: &Ahead,
     ) {
-        const WIDE: usize = 2 * N;
         let mut ahead = *ahead;
         let mut tail = [[bf16::ZERO; WIDE]; N];
         for first in (0..keys).step_by(N) {
-            let mut spread = [[0.0; DEEP]; IN_PLACE];
-            for (m, spread) in spread.iter_mut().enumerate().take(rows) {
-                let halves = weights.add(m * BLOCK + first).cast::<bf16>();
-                for half in [0, N] {
-                    _mm512_storeu_ps(spread.as_mut_ptr().add(half), bf16::load::<Avx512>(halves.add(half)));
+            let mut halves = [[[0.0; N]; 2]; IN_PLACE];
+            for (m, halves) in halves.iter_mut().enumerate().take(rows) {
+                let both = bf16::load2::<Avx512>(weights.add(m * BLOCK + first).cast());
+                for (half, weights) in halves.iter_mut().zip(both) {
+                    _mm512_storeu_ps(half.as_mut_ptr(), weights);
                 }
             }
-            let (weights, keys) = (&spread, (keys - first).min(N));
+            let (weights, keys) = (&halves, (keys - first).min(N));
             let values = values.cast::<bf16>().offset(first as isize * stride);
             let shrink = if first == 0 { shrink } else { std::ptr::null() };
-            for c in (0..width).step_by(WIDE) {
+            let mut c = 0;
+            while c < width {
                 let (mut from, mut apart, acc) = (values.add(c), stride, acc.add(c));
                 if c + WIDE > width {
                     for (k, row) in tail.iter_mut().enumerate().take(keys) {
@@ -395,13 +442,22 @@ impl Kernels for Tiles {
                     }
                     (from, apart) = (tail.as_ptr().cast(), WIDE as isize);
                 }
-                match rows {
-                    1 => step_in_place::<1>(weights, keys, from, apart, acc, ld, shrink, &mut ahead),
-                    2 => step_in_place::<2>(weights, keys, from, apart, acc, ld, shrink, &mut ahead),
-                    3 => step_in_place::<3>(weights, keys, from, apart, acc, ld, shrink, &mut ahead),
-                    4 => step_in_place::<4>(weights, keys, from, apart, acc, ld, shrink, &mut ahead),
-                    _ => unreachable!(),
+                macro_rules! step {
+                    ($m:literal, $p:literal) => {{
+                        step_in_place::<$m, $p>(weights, keys, from, apart, acc, ld, shrink, &mut ahead);
+                        $p
+                    }};
                 }
+                // As many columns as there are registers for sums.
+                c += WIDE * match (rows, c + 2 * WIDE <= width) {
+                    (1, true) => step!(1, 2),
+                    (1, false) => step!(1, 1),
+                    (2, true) => step!(2, 2),
+                    (2, false) => step!(2, 1),
+                    (3, _) => step!(3, 1),
+                    (4, _) => step!(4, 1),
+                    _ => unreachable!(),
+                };
             }
         }
     } }

@@ -1,5 +1,8 @@
 //! The state of Intel's matrix unit: tiles of sixteen rows of 64 bytes, whose shapes a thread sets before it multiplies.
 
+#[cfg(all(test, target_os = "linux"))]
+pub(crate) mod stand_in;
+
 use std::arch::asm;
 
 /// Rows of a tile.
@@ -12,7 +15,7 @@ impl Shapes {
     /// For products over `depth` bytes, at most 64 of which are in a tile.
     ///
     /// # Safety
-    /// The machine has AMX, and this process may use it (`isa::features().amx`).
+    /// The machine has AMX, and this process may use it (`isa::features().amx`), or a test has something in its place.
     pub(crate) unsafe fn new(depth: usize) -> Shapes {
         // Tiles 0 and 1: activations. 2 to 5: weights. 6 and 7: sums.
         let depth = depth.min(64);
