@@ -81,7 +81,7 @@ pub fn features() -> &'static Features {
     FEATURES.get_or_init(|| detect().unwrap_or_else(|why| panic!("{why}")))
 }
 
-/// That this machine has what `LAPIS_SIMD` and `LAPIS_ATTENTION` ask for; where nobody has asked this, [`features`] panics.
+/// That this machine has what `LAPIS_SIMD` asks for; where nobody has asked this, [`features`] panics.
 ///
 /// # Errors
 /// Says what there is.
