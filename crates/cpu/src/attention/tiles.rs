@@ -1,10 +1,10 @@
 //! Attention of bfloat16 on AMX, Intel's matrix unit: sixteen rows with sixteen keys over 32 elements of the head width, or with
 //! sixteen columns of values over sixteen keys, is one instruction.
 //!
-//! The order of work is that of `kernels`. Weights are two numbers of bfloat16, what rounding leaves of the first being the
-//! second: together they have 16 bits. They are a pair to the unit, which meets a value twice: it sums first and second numbers of
-//! pairs apart, over sixteen keys. Steps begin at multiples of 32 elements or 16 keys, and what is missing there is zero. Rows
-//! that a set of sixteen lacks are multiplied as they lie in the buffers, and not looked at.
+//! The order of work is that of `kernels`. Weights are two numbers of bfloat16, the first eight bits of each
+//! and what they leave, rounded: together they have 16 bits. They are a pair to the unit, which meets a value twice: it sums first
+//! and second numbers of pairs apart, over sixteen keys. Steps begin at multiples of 32 elements or 16 keys, and what is missing
+//! there is zero. Rows that a set lacks are multiplied as they lie in the buffers, and not looked at.
 //!
 //! Few rows take keys where they lie, as the left side of a product, and values where they lie by multiply-adds in the unit's
 //! order, as packing would take longer than memory does. The unit takes numbers below the least normal one for zero, which
