@@ -2,8 +2,8 @@
 //!
 //! Memory and the multiply-add instructions are measured before each trial and after the last, and averaged as the trials
 //! are: what else runs on the machine slows both down alike. Decode is bounded by reading the parameters and what is remembered,
-//! prefill by two operations a parameter and token. Weights lie in large pages from the beginning, as they do some seconds after
-//! a model is loaded.
+//! prefill by two operations for each value of the matrices that a token meets. Weights lie in large pages from the beginning, as
+//! they do some seconds after a model is loaded.
 
 use crate::interrupt;
 use crate::model::{Source, positive};

@@ -17,7 +17,7 @@ fn levels() -> Vec<Level> {
     #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
     match crate::amx::stand_in::can_run() {
         true => all.push((Isa::Avx512, Halves::Tiles)),
-        false => eprintln!("without AMX, which is not here"),
+        false => eprintln!("without AMX: this machine has no AVX-512, which its stand-in needs"),
     }
     all
 }
