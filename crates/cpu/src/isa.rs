@@ -170,7 +170,7 @@ fn vendor_is_amd() -> bool {
         == (u32::from_le_bytes(*b"Auth"), u32::from_le_bytes(*b"enti"), u32::from_le_bytes(*b"cAMD"))
 }
 
-/// Whether the matrix unit is there for 8-bit integers and bfloat16. Linux wants to be asked once before a process uses it.
+/// Whether the matrix unit is there for 8-bit integers and bfloat16, and vectors are rounded to that. Linux wants to be asked once before a process uses it.
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 fn has_amx() -> bool {
     const HALVES_TILES_INTEGERS: u32 = 1 << 22 | 1 << 24 | 1 << 25;
@@ -178,6 +178,7 @@ fn has_amx() -> bool {
     const TILE_DATA: libc::c_ulong = 18;
     std::arch::x86_64::__cpuid(0).eax >= 7
         && std::arch::x86_64::__cpuid_count(7, 0).edx & HALVES_TILES_INTEGERS == HALVES_TILES_INTEGERS
+        && is_x86_feature_detected!("avx512bf16")
         // SAFETY: numbers alone are passed; a kernel that does not know the call says so.
         && unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, TILE_DATA) == 0 }
 }

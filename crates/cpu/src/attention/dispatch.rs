@@ -20,6 +20,8 @@ pub(super) trait Kernels {
     const SPREAD: usize = Self::ROWS;
     /// Keys that go through [`Kernels::weigh`] together, from multiples of as many on; packed values are filled up to them.
     const TOGETHER: usize = 1;
+    /// Keys whose weights, and whose packed values of one column, have the room of a float.
+    const PACKED: usize = 1;
     /// Most rows that meet values where they lie, in one call of [`Kernels::weigh_in_place`]; more meet packed ones.
     const IN_PLACE: usize = Self::ROWS;
 

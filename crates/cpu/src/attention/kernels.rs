@@ -337,11 +337,11 @@ pub(super) unsafe fn weigh_columns<L: Lanes, T: Elem, const M: usize, const P: u
 
 /// How weights take the place of their scores.
 pub(super) trait Weights<L: Lanes> {
-    /// Writes those of the keys `i ..`, and answers what was written.
+    /// Writes `e^x` for the keys `i ..`, and answers what was written.
     ///
     /// # Safety
     /// `row` has the keys, those before them are written, and the instruction set is there.
-    unsafe fn put(row: *mut f32, i: usize, w: L::V) -> L::V;
+    unsafe fn put(row: *mut f32, i: usize, x: L::V) -> L::V;
 }
 
 /// Floats.
@@ -349,10 +349,13 @@ pub(super) struct Plain;
 
 impl<L: Lanes> Weights<L> for Plain {
     #[inline(always)]
-    unsafe fn put(row: *mut f32, i: usize, w: L::V) -> L::V {
+    unsafe fn put(row: *mut f32, i: usize, x: L::V) -> L::V {
         // SAFETY: the caller's promises.
-        unsafe { L::store(row.add(i), w) };
-        w
+        unsafe {
+            let w = exp::<L>(x);
+            L::store(row.add(i), w);
+            w
+        }
     }
 }
 
@@ -402,7 +405,7 @@ pub(super) unsafe fn softmax<L: Lanes, W: Weights<L>>(s: &Softmax, ahead: &mut A
             let shift = L::splat(origin(*s.max.add(r)));
             let mut sum = L::splat(0.0);
             for i in (s.from..s.to).step_by(L::N) {
-                let w = W::put(row, i, exp::<L>(L::sub(L::load(row.add(i)), shift)));
+                let w = W::put(row, i, L::sub(L::load(row.add(i)), shift));
                 sum = L::add(sum, w);
             }
             let at = s.sums.add(r * L::N);

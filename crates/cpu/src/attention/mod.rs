@@ -46,7 +46,7 @@ const CHUNK: usize = 8 * BLOCK;
 const _: () = assert!(CHUNK == KEY_BLOCK);
 /// Rows (positions times query heads that share a key head) that a tile aims at: enough to make packing the keys
 /// cheap, few enough for the tile to stay in a second-level cache.
-const TILE_ROWS: usize = 192;
+const TILE_ROWS: usize = 384;
 
 /// A tensor (B, H, T, D) that is read.
 #[derive(Clone, Copy, Debug)]
@@ -147,7 +147,7 @@ impl Attention<'_> {
     fn fits_pairs(&self) -> bool {
         self.dim >= 16
             && self.dim.is_multiple_of(8)
-            && [self.q.dtype, self.k.dtype, self.v.dtype] == [Dtype::Bfloat16; 3]
+            && [self.q.dtype, self.k.dtype, self.v.dtype, self.out_dtype] == [Dtype::Bfloat16; 4]
     }
 
     /// Key `t`.

@@ -1,14 +1,13 @@
-//! Scores of bfloat16 by dot products of pairs (`vdpbf16ps`), where a machine does them at twice the rate of multiply-adds.
+//! Attention of bfloat16 by dot products of pairs (`vdpbf16ps`), where a machine does them at twice the rate of multiply-adds.
 //!
-//! The order of work and its chains are those of `kernels`, with pairs of head elements in place of single ones, where a buffer
-//! has words of two elements in place of floats. Products of bfloat16 are exact in f32, so nothing is lost. Weights
-//! are f32 and meet values as they do there: rounded to bfloat16 for the same instruction, they moved what models say
-//! by more than 8-bit activations do.
+//! The order of work and its chains are those of `kernels`, with pairs of head elements, or of keys, in place of single ones: a
+//! buffer has words of two in place of floats. Products of bfloat16 are exact in f32, so scores lose nothing. Weights
+//! are rounded to bfloat16 (as results are), and divided by the sum of what they were rounded to.
 
 use super::dispatch::{Kernels, enabled};
-use super::kernels::{Ahead, BLOCK, chains, place};
-use super::lanes::Elem;
+use super::kernels::{self, Ahead, BLOCK, Softmax, Weights, chains, place};
 use super::lanes::avx512::{Avx512, transpose_four, transpose_words};
+use super::lanes::{EXP_MIN, Elem};
 use half::bf16;
 use std::arch::x86_64::*;
 use std::ops::Range;
@@ -147,6 +146,229 @@ pub(super) unsafe fn pack_keys(
     }
 }
 
+/// `e^x` within 3e-6 of itself, which is enough for what is rounded to eight bits: exactly 1 for 0, 0 below -87, NaN for NaN.
+#[inline(always)]
+unsafe fn exp(x: V) -> V {
+    // SAFETY: the caller promises AVX-512.
+    unsafe {
+        let n = _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(_mm512_mul_ps(
+            x,
+            _mm512_set1_ps(std::f32::consts::LOG2_E),
+        ));
+        let r = _mm512_fmadd_ps(n, _mm512_set1_ps(-std::f32::consts::LN_2), x);
+        let mut p = _mm512_set1_ps(0.041_513_85);
+        for c in [0.167_874_74, 0.500_030_14, 0.999_966_84, 1.0] {
+            p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(c));
+        }
+        let seen = _mm512_cmp_ps_mask::<_CMP_NLT_UQ>(x, _mm512_set1_ps(EXP_MIN));
+        _mm512_maskz_scalef_ps(seen, p, n)
+    }
+}
+
+/// Weights rounded to bfloat16, one behind the other from where their row of scores began.
+pub(super) struct Rounded;
+
+impl Weights<Avx512> for Rounded {
+    #[inline(always)]
+    unsafe fn put(row: *mut f32, i: usize, x: V) -> V {
+        // SAFETY: the caller promises the row and the instruction set; scores from `i` on lie behind what is written.
+        unsafe {
+            let halves: __m256i = std::mem::transmute(_mm512_cvtneps_pbh(exp(x)));
+            _mm256_storeu_si256(row.cast::<bf16>().add(i).cast(), halves);
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(halves)))
+        }
+    }
+}
+
+/// Words of the values of two keys, in the order of columns but for each eight: four here, four there.
+#[inline(always)]
+unsafe fn interleave(first: __m512i, second: __m512i) -> [__m512i; 2] {
+    // SAFETY: the caller promises AVX-512.
+    unsafe { [_mm512_unpacklo_epi16(first, second), _mm512_unpackhi_epi16(first, second)] }
+}
+
+/// 32 columns in the order of [`interleave`].
+#[inline(always)]
+unsafe fn to_interleaved([a, b]: [V; 2]) -> [V; 2] {
+    // SAFETY: the caller promises AVX-512.
+    unsafe { [_mm512_shuffle_f32x4::<0b10_00_10_00>(a, b), _mm512_shuffle_f32x4::<0b11_01_11_01>(a, b)] }
+}
+
+/// 32 columns out of the order of [`interleave`].
+#[inline(always)]
+unsafe fn from_interleaved([low, high]: [V; 2]) -> [V; 2] {
+    // SAFETY: the caller promises AVX-512.
+    unsafe {
+        let first = _mm512_setr_epi32(0, 1, 2, 3, 16, 17, 18, 19, 4, 5, 6, 7, 20, 21, 22, 23);
+        let second = _mm512_add_epi32(first, _mm512_set1_epi32(8));
+        [_mm512_permutex2var_ps(low, first, high), _mm512_permutex2var_ps(low, second, high)]
+    }
+}
+
+/// Values `[keys][width]`, filled up with zeros to a multiple of `TOGETHER` keys, to panels `[width / 32][keys / 2][32]` of words
+/// of two keys. What comes next is fetched meanwhile.
+#[inline(always)]
+pub(super) unsafe fn pack_values<const TOGETHER: usize>(
+    from: *const bf16,
+    stride: isize,
+    keys: usize,
+    width: usize,
+    to: *mut u32,
+    ahead: &mut Ahead,
+) {
+    let all = keys.next_multiple_of(TOGETHER);
+    // SAFETY: the caller promises `keys` rows of `width` values, room for the panels, and the instruction set.
+    unsafe {
+        for k in (0..all).step_by(2) {
+            let row = from.wrapping_offset(k as isize * stride);
+            ahead.used::<Avx512>(2 * width * size_of::<bf16>());
+            for c in (0..width).step_by(2 * N) {
+                let columns = u32::MAX >> (2 * N).saturating_sub(width - c);
+                let mask = |k| if k < keys { columns } else { 0 };
+                let first = _mm512_maskz_loadu_epi16(mask(k), row.wrapping_add(c).cast());
+                let second = _mm512_maskz_loadu_epi16(mask(k + 1), row.wrapping_offset(stride).wrapping_add(c).cast());
+                let words = interleave(first, second).map(|v| _mm512_castsi512_ps(v));
+                for (j, words) in from_interleaved(words).into_iter().enumerate() {
+                    _mm512_storeu_ps(to.add(c * all / 2 + k * N + j * N).cast(), words);
+                }
+            }
+        }
+    }
+}
+
+/// `acc = acc * shrink + weights * values` for `M` rows, `keys` keys and 32 columns; `values` is `[keys / 2][32]` words.
+#[inline(always)]
+unsafe fn weigh<const M: usize>(
+    weights: *const u32,
+    keys: usize,
+    values: *const u32,
+    acc: *mut f32,
+    ld: usize,
+    shrink: *const f32,
+) {
+    // SAFETY: the caller promises the sizes named above and the instruction set.
+    unsafe {
+        let mut sum = [[_mm512_setzero_ps(); 2]; M];
+        for r in 0..M {
+            let f = _mm512_set1_ps(*shrink.add(r));
+            for j in 0..2 {
+                sum[r][j] = _mm512_mul_ps(_mm512_loadu_ps(acc.add(r * ld + j * N)), f);
+            }
+        }
+        for k in 0..keys.div_ceil(2) {
+            let v0 = _mm512_loadu_si512(values.add(k * 2 * N).cast());
+            let v1 = _mm512_loadu_si512(values.add(k * 2 * N + N).cast());
+            for r in 0..M {
+                let w = _mm512_set1_epi32(*weights.add(r * BLOCK + k) as i32);
+                sum[r][0] = dot2(sum[r][0], w, v0);
+                sum[r][1] = dot2(sum[r][1], w, v1);
+            }
+        }
+        for r in 0..M {
+            for j in 0..2 {
+                _mm512_storeu_ps(acc.add(r * ld + j * N), sum[r][j]);
+            }
+        }
+    }
+}
+
+/// Values in place of those of a key that is not there.
+static ZEROS: [bf16; 8 * N] = [bf16::ZERO; 8 * N];
+
+/// [`weigh`] for `32 P` columns of values as they lie in memory. Without `shrink`, `acc` is continued as it is.
+#[inline(always)]
+unsafe fn weigh_in_place<const M: usize, const P: usize>(
+    weights: *const u32,
+    keys: usize,
+    values: *const bf16,
+    stride: isize,
+    acc: *mut f32,
+    ld: usize,
+    shrink: *const f32,
+    ahead: &mut Ahead,
+) {
+    // SAFETY: the caller promises `keys` rows of `32 P` values, `M` rows of as many sums, and the instruction set.
+    unsafe {
+        let mut sum = [[[_mm512_setzero_ps(); 2]; P]; M];
+        for r in 0..M {
+            for p in 0..P {
+                let at = acc.add(r * ld + p * 2 * N);
+                let mut pair = [_mm512_loadu_ps(at), _mm512_loadu_ps(at.add(N))];
+                if !shrink.is_null() {
+                    let f = _mm512_set1_ps(*shrink.add(r));
+                    pair = [_mm512_mul_ps(pair[0], f), _mm512_mul_ps(pair[1], f)];
+                }
+                sum[r][p] = to_interleaved(pair);
+            }
+        }
+        for k in (0..keys).step_by(2) {
+            let row = values.offset(k as isize * stride);
+            let next = if k + 1 < keys { row.offset(stride) } else { ZEROS.as_ptr() };
+            ahead.used::<Avx512>(4 * N * P * size_of::<bf16>());
+            for p in 0..P {
+                let first = _mm512_loadu_si512(row.add(p * 2 * N).cast());
+                let second = _mm512_loadu_si512(next.add(p * 2 * N).cast());
+                let v = interleave(first, second);
+                for r in 0..M {
+                    let w = _mm512_set1_epi32(*weights.add(r * BLOCK + k / 2) as i32);
+                    sum[r][p][0] = dot2(sum[r][p][0], w, v[0]);
+                    sum[r][p][1] = dot2(sum[r][p][1], w, v[1]);
+                }
+            }
+        }
+        for r in 0..M {
+            for p in 0..P {
+                let at = acc.add(r * ld + p * 2 * N);
+                let pair = from_interleaved(sum[r][p]);
+                _mm512_storeu_ps(at, pair[0]);
+                _mm512_storeu_ps(at.add(N), pair[1]);
+            }
+        }
+    }
+}
+
+/// [`weigh_in_place`] for all columns, `P` times 32 at a time.
+#[inline(always)]
+unsafe fn weigh_columns<const M: usize, const P: usize>(
+    weights: *const u32,
+    keys: usize,
+    values: *const bf16,
+    stride: isize,
+    width: usize,
+    acc: *mut f32,
+    ld: usize,
+    shrink: *const f32,
+    ahead: &Ahead,
+) {
+    // Of its own, to live in registers.
+    let ahead = &mut { *ahead };
+    // SAFETY: the caller promises `keys` rows of `width` values, `M` rows of as many sums rounded up to 32, and the
+    // instruction set.
+    unsafe {
+        // A few keys at a time for all columns: memory is read from front to back.
+        for k in (0..keys).step_by(16) {
+            let keys = (keys - k).min(16);
+            let (weights, values) = (weights.add(k / 2), values.offset(k as isize * stride));
+            let shrink = if k == 0 { shrink } else { std::ptr::null() };
+            let mut c = 0;
+            while c + 2 * N * P <= width {
+                weigh_in_place::<M, P>(weights, keys, values.add(c), stride, acc.add(c), ld, shrink, ahead);
+                c += 2 * N * P;
+            }
+            while c + 2 * N <= width {
+                weigh_in_place::<M, 1>(weights, keys, values.add(c), stride, acc.add(c), ld, shrink, ahead);
+                c += 2 * N;
+            }
+        }
+        let c = width / (2 * N) * 2 * N;
+        if c < width {
+            let mut tail = [0u32; BLOCK / 2 * 2 * N];
+            pack_values::<2>(values.add(c), stride, keys, width - c, tail.as_mut_ptr(), ahead);
+            weigh::<M>(weights, keys, tail.as_ptr(), acc.add(c), ld, shrink);
+        }
+    }
+}
+
 /// Elements `d` and `d + 1` of a row of floats that hold bfloat16.
 pub(super) unsafe fn word(row: *const f32, d: usize) -> u32 {
     // SAFETY: the caller promises both.
@@ -177,6 +399,8 @@ impl Kernels for Pairs {
     type Plain = Avx512;
     const N: usize = N;
     const ROWS: usize = 12;
+    const TOGETHER: usize = 2;
+    const PACKED: usize = 2;
 
     unsafe fn place_row(row: *const f32, dim: usize, to: *mut f32, r: usize, rows: usize) {
         let starts = chains(dim);
@@ -240,5 +464,57 @@ impl Kernels for Pairs {
             let eight = std::array::from_fn(|k| from.cast::<bf16>().offset((key + k).min(keys - 1) as isize * stride));
             with_rows!(rows, eight_keys(q.cast(), eight, dim, scale, scores.add(key), &mut ahead))
         }
+    } }
+
+    pairs! { pack_values<T: Elem>(
+        from: *const T,
+        stride: isize,
+        keys: usize,
+        width: usize,
+        to: *mut f32,
+        ahead: &mut Ahead,
+    ) {
+        pack_values::<2>(from.cast(), stride, keys, width, to.cast(), &mut { *ahead })
+    } }
+
+    pairs! { softmax(s: &Softmax, ahead: &mut Ahead) {
+        kernels::softmax::<Avx512, Rounded>(s, ahead)
+    } }
+
+    pairs! { weigh(
+        rows: usize,
+        weights: *const f32,
+        keys: usize,
+        values: *const f32,
+        acc: *mut f32,
+        ld: usize,
+        shrink: *const f32,
+    ) {
+        with_rows!(rows, weigh(weights.cast(), keys, values.cast(), acc, ld, shrink))
+    } }
+
+    pairs! { weigh_in_place<T: Elem>(
+        rows: usize,
+        weights: *const f32,
+        keys: usize,
+        values: *const T,
+        stride: isize,
+        width: usize,
+        acc: *mut f32,
+        ld: usize,
+        shrink: *const f32,
+        ahead: &Ahead,
+    ) {
+        macro_rules! columns {
+            ($($m:literal: $p:literal),*) => {
+                match rows {
+                    $($m => weigh_columns::<$m, $p>(
+                        weights.cast(), keys, values.cast(), stride, width, acc, ld, shrink, ahead),)*
+                    _ => unreachable!(),
+                }
+            };
+        }
+        // As many columns as there are registers for sums.
+        columns!(1: 4, 2: 4, 3: 4, 4: 2, 5: 2, 6: 2, 7: 1, 8: 1, 9: 1, 10: 1, 11: 1, 12: 1)
     } }
 }

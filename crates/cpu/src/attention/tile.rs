@@ -415,6 +415,7 @@ impl Layout {
         ahead: &mut Ahead,
     ) {
         let bias_kind = a.bias_kind();
+        let together = const { if K::TOGETHER > K::N { K::TOGETHER } else { K::N } };
         let mut seen = [(0, 0); LARGEST_SET];
         for set in sets {
             let (from, to) = set.keys;
@@ -435,8 +436,8 @@ impl Layout {
                 let softmax = Softmax {
                     scores: s.scores.add(set.start * BLOCK),
                     seen: &seen[..set.rows],
-                    from: from / K::N * K::N,
-                    to: to.next_multiple_of(K::N),
+                    from: from / together * together,
+                    to: to.next_multiple_of(together),
                     cap: a.softcap.unwrap_or(0.0) as f32,
                     bias_kind,
                     bias: s.bias,
@@ -467,7 +468,7 @@ impl Layout {
         let start_of = |key: usize| key / K::TOGETHER * K::TOGETHER;
         // SAFETY: the caller's promises.
         unsafe {
-            let weights = |set: &Set| s.scores.add(set.start * BLOCK + start_of(set.keys.0));
+            let weights = |set: &Set| s.scores.add(set.start * BLOCK + start_of(set.keys.0) / K::PACKED);
             if tile.rows(a) <= K::IN_PLACE {
                 for set in sets {
                     let from = start_of(set.keys.0);
@@ -491,14 +492,14 @@ impl Layout {
             let from = a.value::<T>(tile.batch, tile.kv_head, start);
             K::pack_values(from, stride, count, a.v_dim, s.values, &mut ahead);
             for panel in 0..self.width / width {
-                let values = s.values.add(panel * count.next_multiple_of(K::TOGETHER) * width);
+                let values = s.values.add(panel * count.next_multiple_of(K::TOGETHER) / K::PACKED * width);
                 for set in sets {
                     let from = start_of(set.keys.0);
                     K::weigh(
                         set.rows,
                         weights(set),
                         set.keys.1 - from,
-                        values.add((first + from - start) * width),
+                        values.add((first + from - start) / K::PACKED * width),
                         part.acc.add(set.start * self.width + panel * width),
                         self.width,
                         s.shrink.add(set.start),

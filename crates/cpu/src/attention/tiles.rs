@@ -1,9 +1,8 @@
 //! Attention of bfloat16 on AMX, Intel's matrix unit: sixteen rows with sixteen keys over 32 elements of the head width, or with
-//! sixteen columns of values over sixteen keys, is one instruction.
+//! sixteen columns of values over 32 keys, is one instruction.
 //!
-//! The order of work is that of `kernels`. Weights are two numbers of bfloat16, the first eight bits of each
-//! and what they leave, rounded: together they have 16 bits. They are a pair to the unit, which meets a value twice: it sums first
-//! and second numbers of pairs apart, over sixteen keys. Steps begin at multiples of 32 elements or 16 keys, and what is missing
+//! The order of work is that of `kernels`, weights are those of `pairs`. The unit sums first and second numbers of pairs apart. Steps
+//! begin at multiples of 32 elements or keys, and what is missing
 //! there is zero. Rows that a set lacks are multiplied as they lie in the buffers, and not looked at.
 //!
 //! Few rows take keys where they lie, as the left side of a product, and values where they lie by multiply-adds in the unit's
@@ -11,10 +10,10 @@
 //! multiply-adds do not: a sum would have to be as small to show it, and all there is with it.
 
 use super::dispatch::{Kernels, enabled};
-use super::kernels::{self, Ahead, BLOCK, Softmax, Weights};
+use super::kernels::{self, Ahead, BLOCK, Softmax};
 use super::lanes::avx512::Avx512;
 use super::lanes::{Elem, Lanes};
-use super::pairs::{pack_keys, word};
+use super::pairs::{Rounded, pack_keys, pack_values, word};
 use crate::amx::{ROWS, Shapes};
 use half::bf16;
 use std::arch::asm;
@@ -156,57 +155,11 @@ unsafe fn keys_by_rows(
     }
 }
 
-/// Weights in two halves, as a word where their score was.
-struct Halved;
-
-impl Weights<Avx512> for Halved {
-    #[inline(always)]
-    unsafe fn put(row: *mut f32, i: usize, w: __m512) -> __m512 {
-        // SAFETY: the caller promises AVX-512 and the row.
-        unsafe {
-            // The first half is cut off and the second rounded, in fewer steps than a conversion to bfloat16 takes.
-            let high = _mm512_set1_epi32(0xffff_0000_u32 as i32);
-            let word = _mm512_castps_si512(w);
-            let rest = _mm512_sub_ps(w, _mm512_castsi512_ps(_mm512_and_si512(word, high)));
-            let rest = _mm512_add_epi32(_mm512_castps_si512(rest), _mm512_set1_epi32(0x8000));
-            // The high half of what remains, and behind it that of the weight.
-            let both = _mm512_ternarylogic_epi32::<0xd8>(_mm512_srli_epi32::<16>(word), rest, high);
-            _mm512_storeu_si512(row.add(i).cast(), both);
-        }
-        w
-    }
-}
-
-/// Values `[keys][width]` to panels `[width / 32][keys][32]` of words with a value twice. Zeros fill up. What comes next is
-/// fetched meanwhile.
-#[inline(always)]
-unsafe fn pack_values(from: *const bf16, stride: isize, keys: usize, width: usize, to: *mut u32, ahead: &mut Ahead) {
-    let all = keys.next_multiple_of(N);
-    // SAFETY: the caller promises `keys` rows of `width` values, room for the panels, and the instruction set.
-    unsafe {
-        let twice = |half: __m256i| {
-            let words = _mm512_cvtepu16_epi32(half);
-            _mm512_or_si512(words, _mm512_slli_epi32::<16>(words))
-        };
-        for k in 0..all {
-            let row = from.wrapping_offset(k as isize * stride);
-            ahead.used::<Avx512>(width * size_of::<bf16>());
-            for c in (0..width).step_by(WIDE) {
-                let columns = if k < keys { u32::MAX >> WIDE.saturating_sub(width - c) } else { 0 };
-                let values = _mm512_maskz_loadu_epi16(columns, row.wrapping_add(c).cast());
-                let at = to.add(c * all + k * WIDE);
-                _mm512_storeu_si512(at.cast(), twice(_mm512_castsi512_si256(values)));
-                _mm512_storeu_si512(at.add(N).cast(), twice(_mm512_extracti64x4_epi64::<1>(values)));
-            }
-        }
-    }
-}
-
-/// What [`multiply`] adds to the sums of `M` rows and 32 `P` columns in a step: `values` are those of sixteen keys or, at the end,
-/// of fewer, `weights` the first and the second half of each row's.
+/// What [`multiply`] adds to the sums of `M` rows and 32 `P` columns in a step: `values` are those of 32 keys or, at the end,
+/// of fewer.
 #[inline(always)]
 unsafe fn step_in_place<const M: usize, const P: usize>(
-    weights: &[[[f32; N]; 2]; IN_PLACE],
+    weights: &[[f32; DEEP]; IN_PLACE],
     keys: usize,
     values: *const bf16,
     stride: isize,
@@ -217,20 +170,21 @@ unsafe fn step_in_place<const M: usize, const P: usize>(
 ) {
     // SAFETY: the caller promises the keys, `M` rows of weights and sums, and the instruction set.
     unsafe {
-        // Of even and odd columns; each of both halves.
+        // Of even and odd columns; each of even and odd keys.
         let mut sums = [[[[_mm512_setzero_ps(); 2]; 2]; P]; M];
-        for k in 0..keys {
+        for k in (0..keys).step_by(2) {
             // As much as is used, spread over time: memory answers few questions at once.
-            if k % 2 == 0 {
-                ahead.fetch::<Avx512, P>();
-            }
+            ahead.fetch::<Avx512, P>();
             for p in 0..P {
-                let v = bf16::load2::<Avx512>(values.offset(k as isize * stride).add(p * WIDE));
-                for m in 0..M {
-                    for half in 0..2 {
-                        let w = _mm512_set1_ps(*weights[m][half].as_ptr().add(k));
+                for odd in 0..2 {
+                    if k + odd == keys {
+                        break;
+                    }
+                    let v = bf16::load2::<Avx512>(values.offset((k + odd) as isize * stride).add(p * WIDE));
+                    for m in 0..M {
+                        let w = _mm512_set1_ps(*weights[m].as_ptr().add(k + odd));
                         for j in 0..2 {
-                            let sum = &mut sums[m][p][j][half];
+                            let sum = &mut sums[m][p][j][odd];
                             *sum = _mm512_fmadd_ps(w, v[j], *sum);
                         }
                     }
@@ -257,7 +211,7 @@ unsafe fn step_in_place<const M: usize, const P: usize>(
 /// [`enabled`] with this module's instruction set.
 macro_rules! tiles {
     ($($body:tt)*) => {
-        enabled!([#[target_feature(enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,fma,f16c,bmi2")]] $($body)*);
+        enabled!([#[target_feature(enable = "avx512f,avx512bw,avx512cd,avx512dq,avx512vl,avx512bf16,fma,f16c,bmi2")]] $($body)*);
     };
 }
 
@@ -265,7 +219,8 @@ impl Kernels for Tiles {
     type Plain = Avx512;
     const N: usize = N;
     const ROWS: usize = 2 * ROWS;
-    const TOGETHER: usize = N;
+    const TOGETHER: usize = DEEP;
+    const PACKED: usize = 2;
     const SPREAD: usize = ROWS;
     const IN_PLACE: usize = IN_PLACE;
 
@@ -356,7 +311,7 @@ impl Kernels for Tiles {
         to: *mut f32,
         ahead: &mut Ahead,
     ) {
-        pack_values(from.cast(), stride, keys, width, to.cast(), &mut { *ahead });
+        pack_values::<DEEP>(from.cast(), stride, keys, width, to.cast(), &mut { *ahead })
     } }
 
     tiles! { dot(rows: usize, q: *const f32, panel: *const f32, dim: usize, scale: f32, scores: *mut f32) {
@@ -375,7 +330,7 @@ impl Kernels for Tiles {
     } }
 
     tiles! { softmax(s: &Softmax, ahead: &mut Ahead) {
-        kernels::softmax::<Avx512, Halved>(s, ahead)
+        kernels::softmax::<Avx512, Rounded>(s, ahead)
     } }
 
     tiles! { weigh(
@@ -401,7 +356,7 @@ impl Kernels for Tiles {
                 }
             }
         }
-        let (weights, values, steps) = (weights.cast(), values.cast(), keys.div_ceil(N));
+        let (weights, values, steps) = (weights.cast(), values.cast(), keys.div_ceil(DEEP));
         match rows > ROWS {
             true => multiply::<true, true>(weights, 4 * BLOCK, values, steps, acc, 4 * ld),
             false => multiply::<true, false>(weights, 4 * BLOCK, values, steps, acc, 4 * ld),
@@ -421,16 +376,16 @@ impl Kernels for Tiles {
         ahead: &Ahead,
     ) {
         let mut ahead = *ahead;
-        let mut tail = [[bf16::ZERO; WIDE]; N];
-        for first in (0..keys).step_by(N) {
-            let mut halves = [[[0.0; N]; 2]; IN_PLACE];
-            for (m, halves) in halves.iter_mut().enumerate().take(rows) {
-                let both = bf16::load2::<Avx512>(weights.add(m * BLOCK + first).cast());
-                for (half, weights) in halves.iter_mut().zip(both) {
-                    _mm512_storeu_ps(half.as_mut_ptr(), weights);
+        let mut tail = [[bf16::ZERO; WIDE]; DEEP];
+        for first in (0..keys).step_by(DEEP) {
+            let mut floats = [[0.0; DEEP]; IN_PLACE];
+            for (m, floats) in floats.iter_mut().enumerate().take(rows) {
+                let halves = weights.add(m * BLOCK).cast::<bf16>().add(first);
+                for j in [0, N] {
+                    _mm512_storeu_ps(floats.as_mut_ptr().add(j), Avx512::load_bf16(halves.add(j)));
                 }
             }
-            let (weights, keys) = (&halves, (keys - first).min(N));
+            let (weights, keys) = (&floats, (keys - first).min(DEEP));
             let values = values.cast::<bf16>().offset(first as isize * stride);
             let shrink = if first == 0 { shrink } else { std::ptr::null() };
             let mut c = 0;

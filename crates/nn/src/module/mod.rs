@@ -4,6 +4,7 @@
 //! once on top of that visit. Knows no layer.
 
 mod leaf;
+mod parameters;
 mod plain;
 mod print;
 mod replace;
@@ -38,11 +39,14 @@ use std::path::Path;
 ///     by: lapis_nn::Param,
 /// }
 /// ```
+///
+/// What a tree can do is written once, for `dyn Module`: were it compiled anew for each of some hundred types, it would be a third of
+/// what a compiler has to do with models.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a Module",
     note = "an array that is trained is a `Param`, state that is not is a `Buffer`; mark other fields with #[plain]"
 )]
-pub trait Module: Any + Send + Sync {
+pub trait Module: Any + Send + Sync + Erased {
     /// Calls `f` with the name of each field and the field.
     fn fields<'a>(&'a self, f: &mut dyn FnMut(&str, &'a dyn Module));
 
@@ -86,34 +90,32 @@ pub trait Module: Any + Send + Sync {
 
     /// Calls `f` with the dotted name of each leaf and the leaf.
     fn visit<'a>(&'a self, f: &mut dyn FnMut(&str, Leaf<'a>)) {
-        walk(self, "", f);
+        walk(self.erased(), "", f);
     }
 
     /// As [`Module::visit`], to change them.
     fn visit_mut(&mut self, f: &mut dyn FnMut(&str, LeafMut<'_>)) {
-        walk_mut(self, "", f);
+        walk_mut(self.erased_mut(), "", f);
     }
 
     /// The modules inside this one (not the fields that only hold others), by dotted name; a module comes before what
     /// it holds. This module itself is not among them.
     fn named_modules(&self) -> Vec<(String, &dyn Module)> {
         let mut found = Vec::new();
-        inner(self, "", &mut found);
+        inner(self.erased(), "", &mut found);
         found
     }
 
     /// The nearest modules inside this one by dotted name, through lists and the like: what the printed form shows.
     fn children(&self) -> Vec<(String, &dyn Module)> {
         let mut found = Vec::new();
-        nearest(self, "", &mut found);
+        nearest(self.erased(), "", &mut found);
         found
     }
 
     /// The modules inside that hold no module themselves, by dotted name.
     fn leaf_modules(&self) -> Vec<(String, &dyn Module)> {
-        let mut found = self.named_modules();
-        found.retain(|(_, module)| module.children().is_empty());
-        found
+        leaf_modules(self.erased())
     }
 
     /// Calls `f` with the dotted name of each module of the tree and the module, to change it: this one first, under
@@ -150,42 +152,22 @@ pub trait Module: Any + Send + Sync {
         keep: &mut dyn FnMut(&str, &Leaf<'_>) -> bool,
         map: &mut dyn FnMut(&Array) -> Result<Array>,
     ) -> Result<Params> {
-        let mut found = Params::new();
-        self.visit(&mut |path, leaf| {
-            if keep(path, &leaf) {
-                found.extend(leaf.value().map(|value| (path.to_string(), value)));
-            }
-        });
-        found.into_iter().map(|(path, value)| Ok((path, map(&value)?))).collect()
+        parameters::filter_and_map(self.erased(), keep, map)
     }
 
     /// All parameters and buffers by name.
     fn parameters(&self) -> Params {
-        let mut found = Params::new();
-        self.visit(&mut |path, leaf| {
-            found.extend(leaf.value().map(|value| (path.to_string(), value)));
-        });
-        found
+        parameters::all(self.erased())
     }
 
     /// The parameters that are not frozen.
     fn trainable_parameters(&self) -> Params {
-        let mut found = Params::new();
-        self.visit(&mut |path, leaf| {
-            if let Leaf::Param(p) = leaf
-                && !p.is_frozen()
-            {
-                found.insert(path.to_string(), p.value().clone());
-            }
-        });
-        found
+        parameters::trainable(self.erased())
     }
 
     /// The number of elements of all parameters, packed ones as they are stored.
     fn num_parameters(&self) -> usize {
-        let mut n = 0;
-        self.visit(&mut |_, leaf| n += leaf.value().map_or(0, |a| a.size()));
-        n
+        parameters::count(self.erased())
     }
 
     /// Replaces the parameters that `params` names. Shapes are not compared: [`Module::load_params`] does that.
@@ -193,7 +175,7 @@ pub trait Module: Any + Send + Sync {
     /// # Errors
     /// With `strict`, a value error that lists the names this module does not have; nothing is changed then.
     fn update(&mut self, params: &Params, strict: bool) -> Result<()> {
-        weights::update(self, params, strict)
+        parameters::update(self.erased_mut(), params, strict)
     }
 
     /// Replaces every parameter and buffer by what `f` gives for its name and value (`Module.apply`).
@@ -201,12 +183,7 @@ pub trait Module: Any + Send + Sync {
     /// # Errors
     /// What `f` returns; nothing is changed then.
     fn apply(&mut self, f: &mut dyn FnMut(&str, &Array) -> Result<Array>) -> Result<()> {
-        let mut changed = Params::new();
-        for (path, value) in self.parameters() {
-            let value = f(&path, &value)?;
-            changed.insert(path, value);
-        }
-        self.update(&changed, true)
+        parameters::apply(self.erased_mut(), f)
     }
 
     /// Casts the floating parameters (`Module.set_dtype`). Packed words stay as they are.
@@ -222,9 +199,7 @@ pub trait Module: Any + Send + Sync {
     /// # Errors
     /// A dtype that they cannot be cast to.
     fn set_dtype_where(&mut self, dtype: Dtype, choose: &mut dyn FnMut(Dtype) -> bool) -> Result<()> {
-        self.apply(&mut |_, value| {
-            if choose(value.dtype()) { lapis::ops::astype(value, dtype) } else { Ok(value.clone()) }
-        })
+        parameters::cast(self.erased_mut(), dtype, choose)
     }
 
     // ------------------------------------------------------------------ freezing, modes
@@ -243,24 +218,22 @@ pub trait Module: Any + Send + Sync {
     /// `|name| lapis_nn::key(name) == "bias"`, `recurse=False` is `|name| !name.contains('.')`, and `strict=True` asks
     /// that the number is not 0.
     fn freeze_where(&mut self, choose: &mut dyn FnMut(&str) -> bool) -> usize {
-        set_frozen(self, true, choose)
+        parameters::set_frozen(self.erased_mut(), true, choose)
     }
 
     /// As [`Module::freeze_where`], the other way.
     fn unfreeze_where(&mut self, choose: &mut dyn FnMut(&str) -> bool) -> usize {
-        set_frozen(self, false, choose)
+        parameters::set_frozen(self.erased_mut(), false, choose)
     }
 
     /// Sets what dropout and batch normalisation do: modules are made in training mode.
     fn train(&mut self, training: bool) {
-        set_mode(self, if training { Mode::Train } else { Mode::Eval });
+        set_mode(self.erased_mut(), if training { Mode::Train } else { Mode::Eval });
     }
 
     /// Whether nothing inside is in evaluation mode. Only modules that behave differently have a mode.
     fn training(&self) -> bool {
-        let mut training = true;
-        self.visit(&mut |_, leaf| training &= !matches!(leaf, Leaf::Mode(Mode::Eval)));
-        training
+        is_training(self.erased())
     }
 
     /// `train(false)`.
@@ -276,7 +249,7 @@ pub trait Module: Any + Send + Sync {
     /// With `strict`, one value error that lists every extra and missing name and every differing shape. Nothing is
     /// changed then.
     fn load_params(&mut self, params: &Params, strict: bool) -> Result<()> {
-        weights::load(self, params, strict, None)
+        weights::load(self.erased_mut(), params, strict, None)
     }
 
     /// Replaces parameters by those of a .safetensors or .npz file.
@@ -284,8 +257,7 @@ pub trait Module: Any + Send + Sync {
     /// # Errors
     /// As [`Module::load_params`], and faults of the file.
     fn load_weights(&mut self, path: &Path, strict: bool) -> Result<()> {
-        let params = weights::read(path)?;
-        weights::load(self, &params, strict, Some(path))
+        weights::load_file(self.erased_mut(), path, strict)
     }
 
     /// Writes all parameters and buffers to a .safetensors or .npz file.
@@ -293,7 +265,24 @@ pub trait Module: Any + Send + Sync {
     /// # Errors
     /// Another suffix; faults of computing and writing.
     fn save_weights(&self, path: &Path) -> Result<()> {
-        weights::save(path, &self.parameters())
+        weights::save(path, self.erased())
+    }
+}
+
+/// A module of any size as one of unknown type; every module is.
+pub trait Erased {
+    /// This module.
+    fn erased(&self) -> &dyn Module;
+    /// This module, to change it.
+    fn erased_mut(&mut self) -> &mut dyn Module;
+}
+
+impl<M: Module> Erased for M {
+    fn erased(&self) -> &dyn Module {
+        self
+    }
+    fn erased_mut(&mut self) -> &mut dyn Module {
+        self
     }
 }
 
@@ -306,21 +295,21 @@ fn join(path: &str, name: &str) -> String {
     if path.is_empty() { name.to_string() } else { format!("{path}.{name}") }
 }
 
-fn walk<'a, M: Module + ?Sized>(module: &'a M, path: &str, f: &mut dyn FnMut(&str, Leaf<'a>)) {
+fn walk<'a>(module: &'a dyn Module, path: &str, f: &mut dyn FnMut(&str, Leaf<'a>)) {
     if let Some(leaf) = module.leaf() {
         f(path, leaf);
     }
     module.fields(&mut |name, field| walk(field, &join(path, name), f));
 }
 
-fn walk_mut<M: Module + ?Sized>(module: &mut M, path: &str, f: &mut dyn FnMut(&str, LeafMut<'_>)) {
+fn walk_mut(module: &mut dyn Module, path: &str, f: &mut dyn FnMut(&str, LeafMut<'_>)) {
     if let Some(leaf) = module.leaf_mut() {
         f(path, leaf);
     }
     module.fields_mut(&mut |name, field| walk_mut(field, &join(path, name), f));
 }
 
-fn inner<'a, M: Module + ?Sized>(module: &'a M, path: &str, found: &mut Vec<(String, &'a dyn Module)>) {
+fn inner<'a>(module: &'a dyn Module, path: &str, found: &mut Vec<(String, &'a dyn Module)>) {
     module.fields(&mut |name, field| {
         let path = join(path, name);
         if !field.kind().is_empty() {
@@ -330,7 +319,7 @@ fn inner<'a, M: Module + ?Sized>(module: &'a M, path: &str, found: &mut Vec<(Str
     });
 }
 
-fn nearest<'a, M: Module + ?Sized>(module: &'a M, path: &str, found: &mut Vec<(String, &'a dyn Module)>) {
+fn nearest<'a>(module: &'a dyn Module, path: &str, found: &mut Vec<(String, &'a dyn Module)>) {
     module.fields(&mut |name, field| {
         let path = join(path, name);
         if field.kind().is_empty() {
@@ -341,23 +330,22 @@ fn nearest<'a, M: Module + ?Sized>(module: &'a M, path: &str, found: &mut Vec<(S
     });
 }
 
-fn set_frozen<M: Module + ?Sized>(module: &mut M, frozen: bool, choose: &mut dyn FnMut(&str) -> bool) -> usize {
-    let mut n = 0;
-    module.visit_mut(&mut |path, leaf| {
-        if let LeafMut::Param(p) = leaf
-            && choose(path)
-        {
-            n += 1;
-            if frozen { p.freeze() } else { p.unfreeze() }
-        }
-    });
-    n
+fn leaf_modules(module: &dyn Module) -> Vec<(String, &dyn Module)> {
+    let mut found = module.named_modules();
+    found.retain(|(_, module)| module.children().is_empty());
+    found
 }
 
-fn set_mode<M: Module + ?Sized>(module: &mut M, mode: Mode) {
+fn set_mode(module: &mut dyn Module, mode: Mode) {
     if let Some(LeafMut::Mode(m)) = module.leaf_mut() {
         *m = mode;
     }
     module.fields_mut(&mut |_, field| set_mode(field, mode));
     module.mode_changed(mode);
+}
+
+fn is_training(module: &dyn Module) -> bool {
+    let mut training = true;
+    module.visit(&mut |_, leaf| training &= !matches!(leaf, Leaf::Mode(Mode::Eval)));
+    training
 }

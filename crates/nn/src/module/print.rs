@@ -9,10 +9,10 @@ use std::fmt::{self, Formatter, Write as _};
 /// # Errors
 /// Those of the formatter.
 pub fn show<M: Module + ?Sized>(module: &M, f: &mut Formatter<'_>) -> fmt::Result {
-    f.write_str(&text(module))
+    f.write_str(&text(module.erased()))
 }
 
-fn text<M: Module + ?Sized>(module: &M) -> String {
+fn text(module: &dyn Module) -> String {
     let mut out = format!("{}({}", module.kind(), module.repr_arguments());
     let inside = module.children();
     for (name, child) in &inside {

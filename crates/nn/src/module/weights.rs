@@ -1,39 +1,14 @@
-//! Parameters in and out: updates, files, and the error that lists what does not fit.
+//! Parameters in and out: files, and the error that lists what does not fit.
 
-use super::{LeafMut, Module};
+use super::Module;
 use crate::Params;
 use lapis::io::{Loaded, Metadata};
 use lapis::{Error, Result, io};
 use std::fmt::Write as _;
 use std::path::Path;
 
-pub(super) fn update<M: Module + ?Sized>(module: &mut M, params: &Params, strict: bool) -> Result<()> {
-    if strict {
-        let own = module.parameters();
-        let extra: Vec<&str> = params.keys().filter(|k| !own.contains_key(*k)).map(String::as_str).collect();
-        if !extra.is_empty() {
-            let names = extra.join(", ");
-            return Err(Error::value(format!("[update] the module has no parameter called {names}")));
-        }
-    }
-    module.visit_mut(&mut |path, leaf| {
-        let Some(value) = params.get(path) else { return };
-        match leaf {
-            LeafMut::Param(p) => p.set(value.clone()),
-            LeafMut::Buffer(b) => b.set(value.clone()),
-            LeafMut::Mode(_) => {}
-        }
-    });
-    Ok(())
-}
-
 /// `from` says in errors where the parameters are from, if not from the caller.
-pub(super) fn load<M: Module + ?Sized>(
-    module: &mut M,
-    params: &Params,
-    strict: bool,
-    from: Option<&Path>,
-) -> Result<()> {
+pub(super) fn load(module: &mut dyn Module, params: &Params, strict: bool, from: Option<&Path>) -> Result<()> {
     if strict {
         let own = module.parameters();
         let mut wrong = String::new();
@@ -57,17 +32,22 @@ pub(super) fn load<M: Module + ?Sized>(
             return Err(Error::value(format!("[load_weights] the weights{of} do not fit the module{wrong}")));
         }
     }
-    update(module, params, false)
+    module.update(params, false)
 }
 
-pub(super) fn read(path: &Path) -> Result<Params> {
+pub(super) fn load_file(module: &mut dyn Module, path: &Path, strict: bool) -> Result<()> {
+    load(module, &read(path)?, strict, Some(path))
+}
+
+fn read(path: &Path) -> Result<Params> {
     match io::load(path, None)? {
         Loaded::Safetensors(arrays, _) | Loaded::Npz(arrays) => Ok(arrays.into_iter().collect()),
         _ => Err(Error::value(format!("[load_weights] {} is neither .safetensors nor .npz", path.display()))),
     }
 }
 
-pub(super) fn save(path: &Path, params: &Params) -> Result<()> {
+pub(super) fn save(path: &Path, module: &dyn Module) -> Result<()> {
+    let params = &module.parameters();
     match path.extension().and_then(|e| e.to_str()) {
         Some("safetensors") => io::save_safetensors(path, params, &Metadata::default()),
         Some("npz") => io::save_npz(path, params, false),

@@ -100,7 +100,7 @@ pub(super) trait Lanes: Copy + 'static {
 }
 
 /// Below this argument `exp` is 0: the last value whose result is a normal number, and denormals are slow.
-const EXP_MIN: f32 = -87.0;
+pub(super) const EXP_MIN: f32 = -87.0;
 
 /// `(n, exp(r) - 1)` with `x = n ln 2 + r`, within 1e-8 of `exp(r)`.
 #[inline(always)]
