@@ -38,12 +38,14 @@ pub(super) trait Kernels {
         // SAFETY: the same contract.
         unsafe { Self::Plain::scale_row(from, dim, scale, to) }
     }
-    /// A row of queries as number `r` of `rows` that go through [`Kernels::dot`] together: `[dim][rows]`, chain by chain.
-    unsafe fn place_row(row: *const f32, dim: usize, to: *mut f32, r: usize, rows: usize) {
+    /// Rows of queries that go through [`Kernels::dot`] together, `[rows][dim]`, to `[dim][rows]`, chain by chain.
+    unsafe fn place_rows(from: *const f32, dim: usize, to: *mut f32, rows: usize) {
         let starts = chains(dim);
-        for d in 0..dim {
-            // SAFETY: the contract of the trait.
-            unsafe { *to.add(place(&starts, d) * rows + r) = *row.add(d) }
+        for r in 0..rows {
+            for d in 0..dim {
+                // SAFETY: the contract of the trait.
+                unsafe { *to.add(place(&starts, d) * rows + r) = *from.add(r * dim + d) }
+            }
         }
     }
     /// Keys `0 .. keys` (at most `2 N`) of `dim` elements to a panel `[dim][2 N]`.

@@ -7,7 +7,7 @@
 //! leaving it out changes nothing.
 //! Row counts, tile shapes and the choice between packed and unpacked values only decide which chains run side by side.
 
-use super::lanes::{Elem, Lanes, exp, tanh};
+use super::lanes::{Elem, Lanes, MOST_LANES, exp, tanh};
 use crate::isa::features;
 use std::ops::Range;
 
@@ -366,51 +366,86 @@ pub(super) unsafe fn softmax<L: Lanes, W: Weights<L>>(s: &Softmax, ahead: &mut A
     // SAFETY: the caller promises buffers of the sizes that `Softmax` names and the instruction set of L.
     unsafe {
         let rows = s.seen.len();
-        for (r, &(lo, hi)) in s.seen.iter().enumerate() {
-            ahead.fetch::<L, 1>();
-            let row = s.scores.add(r * BLOCK);
-            let mut max = L::splat(f32::NEG_INFINITY);
-            if s.cap == 0.0 && s.bias_kind == Bias::None && lo <= s.from as isize && hi >= s.to as isize {
-                for i in (s.from..s.to).step_by(L::N) {
-                    max = L::max(L::load(row.add(i)), max);
-                }
-            } else {
-                for i in (s.from..s.to).step_by(L::N) {
-                    let mut x = L::load(row.add(i));
-                    if s.cap != 0.0 {
-                        let cap = L::splat(s.cap);
-                        x = L::mul(cap, tanh::<L>(L::div(x, cap)));
+        for first in (0..rows).step_by(L::N) {
+            let count = L::N.min(rows - first);
+            let mut tops = [0.0; MOST_LANES * MOST_LANES];
+            for (i, &(lo, hi)) in s.seen[first..first + count].iter().enumerate() {
+                ahead.fetch::<L, 1>();
+                let row = s.scores.add((first + i) * BLOCK);
+                let mut max = L::splat(f32::NEG_INFINITY);
+                if s.cap == 0.0 && s.bias_kind == Bias::None && lo <= s.from as isize && hi >= s.to as isize {
+                    max = match (s.from, s.to) {
+                        (0, BLOCK) => largest::<L>(row, 0..BLOCK),
+                        (from, to) => largest::<L>(row, from..to),
+                    };
+                } else {
+                    let bias = s.bias.add((first + i) * BLOCK);
+                    for i in (s.from..s.to).step_by(L::N) {
+                        let mut x = L::load(row.add(i));
+                        if s.cap != 0.0 {
+                            let cap = L::splat(s.cap);
+                            x = L::mul(cap, tanh::<L>(L::div(x, cap)));
+                        }
+                        match s.bias_kind {
+                            Bias::None => {}
+                            Bias::Keep => x = L::min(x, L::load(bias.add(i))),
+                            Bias::Add => x = L::add(x, L::load(bias.add(i))),
+                        }
+                        x = L::only(x, lo - i as isize, hi - i as isize);
+                        L::store(row.add(i), x);
+                        max = L::max(x, max);
                     }
-                    match s.bias_kind {
-                        Bias::None => {}
-                        Bias::Keep => x = L::min(x, L::load(s.bias.add(r * BLOCK + i))),
-                        Bias::Add => x = L::add(x, L::load(s.bias.add(r * BLOCK + i))),
-                    }
-                    x = L::only(x, lo - i as isize, hi - i as isize);
-                    L::store(row.add(i), x);
-                    max = L::max(x, max);
                 }
+                L::store(tops.as_mut_ptr().add(i * L::N), max);
             }
-            let old = *s.max.add(r);
-            let new = old.max(L::largest(max));
-            *s.max.add(r) = new;
-            *s.shrink.add(r) = old - origin(new);
-        }
-        for r in (0..rows).step_by(L::N) {
-            L::store(s.shrink.add(r), exp::<L>(L::load(s.shrink.add(r))));
+            let mut new = [0.0; MOST_LANES];
+            L::store(new.as_mut_ptr(), L::largest_each(tops.as_ptr()));
+            for (r, new) in (first..).zip(&mut new[..count]) {
+                let old = *s.max.add(r);
+                *new = old.max(*new);
+                *s.max.add(r) = *new;
+                *s.shrink.add(r) = old - origin(*new);
+            }
+            L::store(s.shrink.add(first), exp::<L>(L::load(s.shrink.add(first))));
         }
         for r in 0..rows {
             ahead.fetch::<L, 2>();
             let row = s.scores.add(r * BLOCK);
             let shift = L::splat(origin(*s.max.add(r)));
-            let mut sum = L::splat(0.0);
-            for i in (s.from..s.to).step_by(L::N) {
-                let w = W::put(row, i, L::sub(L::load(row.add(i)), shift));
-                sum = L::add(sum, w);
-            }
+            // A loop whose ends are known is unrolled.
+            let sum = match (s.from, s.to) {
+                (0, BLOCK) => weights::<L, W>(row, shift, 0..BLOCK),
+                (from, to) => weights::<L, W>(row, shift, from..to),
+            };
             let at = s.sums.add(r * L::N);
             L::store(at, L::fma(L::load(at), L::splat(*s.shrink.add(r)), sum));
         }
+    }
+}
+
+/// The largest scores, by lanes.
+#[inline(always)]
+unsafe fn largest<L: Lanes>(row: *const f32, keys: Range<usize>) -> L::V {
+    // SAFETY: the caller promises the keys and the instruction set of L.
+    unsafe {
+        let mut max = L::splat(f32::NEG_INFINITY);
+        for i in keys.step_by(L::N) {
+            max = L::max(L::load(row.add(i)), max);
+        }
+        max
+    }
+}
+
+/// Scores less `shift` to weights; their sums by lanes.
+#[inline(always)]
+unsafe fn weights<L: Lanes, W: Weights<L>>(row: *mut f32, shift: L::V, keys: Range<usize>) -> L::V {
+    // SAFETY: the caller promises the keys and the instruction set of L.
+    unsafe {
+        let mut sum = L::splat(0.0);
+        for i in keys.step_by(L::N) {
+            sum = L::add(sum, W::put(row, i, L::sub(L::load(row.add(i)), shift)));
+        }
+        sum
     }
 }
 

@@ -1,8 +1,8 @@
 //! Scaled dot-product attention in one pass: softmax(scale * q * k^T + mask) * v without a matrix of scores.
 //!
 //! Work: `4 * D` operations per visible (query, key) pair and query head, at about two thirds of the machine's f32
-//! multiply-add rate, or of that of bfloat16 where it is higher (`pairs`, `tiles`); a decode step reads keys and values once for all query heads that share them, at three quarters
-//! of the speed of a plain read. (`cargo run --release -p lapis-bench -- --only sdpa`.)
+//! multiply-add rate, or of that of bfloat16 where it is higher (`pairs`, `tiles`); a decode step reads keys and values once for all
+//! query heads that share them, at three quarters of the speed of a plain read. (`cargo run --release -p lapis-bench -- --only sdpa`.)
 //!
 //! The bits of a query row depend on its own inputs alone: not on the other rows of the call, the batch, the number
 //! of threads, nor on whether it came in a long prefill or a single step. Keys are taken in blocks of `BLOCK` and
@@ -19,6 +19,7 @@ mod grads;
 mod kernels;
 mod lanes;
 mod mask;
+mod packed;
 #[cfg(target_arch = "x86_64")]
 mod pairs;
 mod plain;
@@ -38,7 +39,9 @@ use dispatch::Kernels;
 use kernels::BLOCK;
 use lapis_core::dtype::Dtype;
 use lapis_core::ops::fast::attention::KEY_BLOCK;
+use packed::Packed;
 use smallvec::SmallVec;
+use std::ops::Range;
 
 /// Keys that one task takes when the tiles alone do not fill the threads. Part of the meaning of a result: changing
 /// it changes roundings.
@@ -269,7 +272,7 @@ unsafe fn side_by_side<K: Kernels>(calls: &[Attention], heads: usize, before: &(
         let layout = tile::Layout::new::<K>(a, cut.rows);
         let then = (head + 1 < heads).then(|| cut.tile(a, head + 1));
         // SAFETY: the caller's promises.
-        K::prepared(|| unsafe { layout.attend_all::<K>(a, &cut.tile(a, head), then.as_ref()) });
+        K::prepared(|| unsafe { layout.attend_all::<K>(a, &cut.tile(a, head), then.as_ref(), None) });
     });
 }
 
@@ -308,8 +311,12 @@ impl Cut {
     }
 
     fn tile(&self, a: &Attention, i: usize) -> tile::Tile {
-        let heads = a.batch * a.kv_heads;
-        let (head, nth) = (i % heads, self.per_head - 1 - i / heads);
+        self.tile_of(a, 0..a.batch * a.kv_heads, i)
+    }
+
+    /// Tile `i` of those of some heads.
+    fn tile_of(&self, a: &Attention, heads: Range<usize>, i: usize) -> tile::Tile {
+        let (head, nth) = (heads.start + i % heads.len(), self.per_head - 1 - i / heads.len());
         let first = nth * self.positions;
         tile::Tile {
             batch: head / a.kv_heads,
@@ -333,11 +340,34 @@ unsafe fn run<K: Kernels>(a: &Attention, split: Split) {
         Split::Always => true,
     };
     let layout = tile::Layout::new::<K>(a, cut.rows);
-    if !split {
+    let attend_all = |tile: tile::Tile, packed: Option<&Packed>| {
         // SAFETY: the caller's promises.
-        pool::run(cut.tiles, &|i| K::prepared(|| unsafe { layout.attend_all::<K>(a, &cut.tile(a, i), None) }));
-        return;
+        K::prepared(|| unsafe { layout.attend_all::<K>(a, &tile, None, packed) })
+    };
+    if split {
+        // SAFETY: the caller's promises.
+        unsafe { run_chunks::<K>(a, &cut, &layout, chunks) }
+    } else if let Some(most) = Packed::heads_at_once::<K>(a, &cut, &layout) {
+        let all = a.batch * a.kv_heads;
+        for first in (0..all).step_by(most) {
+            let heads = first..all.min(first + most);
+            let work = |packed: &Packed| {
+                let tile = |i| cut.tile_of(a, heads.clone(), i);
+                pool::run(heads.len() * cut.per_head, &|i| attend_all(tile(i), Some(packed)));
+            };
+            // SAFETY: the caller's promises.
+            unsafe { Packed::with::<K>(a, &layout, heads.clone(), work) }
+        }
+    } else {
+        pool::run(cut.tiles, &|i| attend_all(cut.tile(a, i), None));
     }
+}
+
+/// [`run`] with chunks of a tile shared out.
+///
+/// # Safety
+/// As there.
+unsafe fn run_chunks<K: Kernels>(a: &Attention, cut: &Cut, layout: &tile::Layout, chunks: usize) {
     // A task takes neighbouring chunks: what one fetches ahead is the next one's.
     let span = (cut.tiles * chunks / (32 * pool::threads())).clamp(1, chunks);
     let spans = chunks.div_ceil(span);
@@ -356,7 +386,15 @@ unsafe fn run<K: Kernels>(a: &Attention, split: Split) {
                 unsafe {
                     layout.pack_queries::<K>(a, &tile, scratch);
                     for chunk in mine {
-                        layout.attend::<K>(a, &tile, then.as_ref(), chunk, scratch, parts.state(t * chunks + chunk));
+                        layout.attend::<K>(
+                            a,
+                            &tile,
+                            then.as_ref(),
+                            None,
+                            chunk,
+                            scratch,
+                            parts.state(t * chunks + chunk),
+                        );
                     }
                 }
             };

@@ -369,10 +369,17 @@ unsafe fn weigh_columns<const M: usize, const P: usize>(
     }
 }
 
-/// Elements `d` and `d + 1` of a row of floats that hold bfloat16.
-pub(super) unsafe fn word(row: *const f32, d: usize) -> u32 {
-    // SAFETY: the caller promises both.
-    unsafe { (*row.add(d)).to_bits() >> 16 | (*row.add(d + 1)).to_bits() & 0xffff_0000 }
+/// Elements `d` to `d + 32` of a row of `dim` floats that hold bfloat16, and zeros from its end on.
+#[inline(always)]
+pub(super) unsafe fn words(row: *const f32, d: usize, dim: usize) -> __m512i {
+    // SAFETY: the caller promises both, and the instruction set.
+    unsafe {
+        let mask = u32::MAX >> 32usize.saturating_sub(dim - d);
+        let low = _mm512_maskz_loadu_ps(mask as u16, row.add(d));
+        let high = _mm512_maskz_loadu_ps((mask >> 16) as u16, row.wrapping_add(d + N));
+        // Exact: they were bfloat16.
+        std::mem::transmute(_mm512_cvtne2ps_pbh(high, low))
+    }
 }
 
 /// Calls a function for a number of rows.
@@ -402,13 +409,20 @@ impl Kernels for Pairs {
     const TOGETHER: usize = 2;
     const PACKED: usize = 2;
 
-    unsafe fn place_row(row: *const f32, dim: usize, to: *mut f32, r: usize, rows: usize) {
+    pairs! { place_rows(from: *const f32, dim: usize, to: *mut f32, rows: usize) {
         let starts = chains(dim);
-        for d in (0..dim).step_by(2) {
-            // SAFETY: the same contract.
-            unsafe { *to.cast::<u32>().add(place(&starts, d) / 2 * rows + r) = word(row, d) }
+        for d0 in (0..dim).step_by(2 * N) {
+            let mut all = [_mm512_setzero_si512(); N];
+            for r in 0..rows {
+                all[r] = words(from.add(r * dim), d0, dim);
+            }
+            let columns = transpose_words(all);
+            for c in 0..N.min((dim - d0) / 2) {
+                let at = to.add(place(&starts, d0 + 2 * c) / 2 * rows);
+                _mm512_mask_storeu_epi32(at.cast(), (1 << rows) - 1, columns[c]);
+            }
         }
-    }
+    } }
 
     pairs! { pack_keys<T: Elem>(
         from: *const T,
@@ -435,11 +449,7 @@ impl Kernels for Pairs {
     pairs! { spread(q: *const f32, dim: usize, to: *mut f32) {
         let first = _mm512_setr_epi32(0, 0, 0, 0, 4, 4, 4, 4, 8, 8, 8, 8, 12, 12, 12, 12);
         for d0 in (0..dim).step_by(32) {
-            let mask = u32::MAX >> 32usize.saturating_sub(dim - d0);
-            let low = _mm512_maskz_loadu_ps(mask as u16, q.add(d0));
-            let high = _mm512_maskz_loadu_ps((mask >> 16) as u16, q.wrapping_add(d0 + N));
-            // Exact: they were bfloat16.
-            let words: __m512i = std::mem::transmute(_mm512_cvtne2ps_pbh(high, low));
+            let words = words(q, d0, dim);
             for i in 0..4 {
                 let index = _mm512_add_epi32(first, _mm512_set1_epi32(i));
                 _mm512_storeu_si512(to.add(2 * d0 + i as usize * N).cast(), _mm512_permutexvar_epi32(index, words));

@@ -457,6 +457,7 @@ fn bits_do_not_depend_on_chunks_of_queries() {
     for (heads, dim, window, softcap, sinks, mask) in [
         ((8, 2), (64, 64), None, None, false, TestMask::None),
         ((3, 3), (128, 128), None, None, false, TestMask::None),
+        ((16, 4), (64, 64), Some(200), None, false, TestMask::None),
         ((16, 1), (40, 24), Some(100), Some(20.0), true, TestMask::None),
         ((4, 2), (32, 32), None, None, false, TestMask::Keep),
         ((4, 2), (32, 33), Some(513), None, false, TestMask::Add),

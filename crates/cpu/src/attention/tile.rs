@@ -6,6 +6,7 @@ use super::dispatch::Kernels;
 use super::kernels::{Ahead, BLOCK, Bias, Softmax, State};
 use super::lanes::Elem;
 use super::mask::read;
+use super::packed::Packed;
 use super::{Attention, CHUNK, Operand};
 use half::{bf16, f16};
 use lapis_core::dtype::Dtype;
@@ -29,6 +30,11 @@ impl Tile {
 
     pub(super) fn rows(&self, a: &Attention) -> usize {
         self.count * self.group(a)
+    }
+
+    /// The number of its head of keys, of all batches.
+    fn head(&self, a: &Attention) -> usize {
+        self.batch * a.kv_heads + self.kv_head
     }
 
     /// Query head and position of a row.
@@ -235,6 +241,11 @@ impl Layout {
         })
     }
 
+    /// Runs `f` with room for `floats` floats of panels.
+    pub(super) fn with_panels<R>(&self, floats: usize, f: impl FnOnce(*mut f32) -> R) -> R {
+        PARTS.with(|cell| with_floats(cell, floats, f))
+    }
+
     /// Runs `f` with `n` states that the tasks of a region share out.
     pub(super) fn with_parts<R>(&self, n: usize, f: impl FnOnce(&Parts) -> R) -> R {
         PARTS.with(|cell| with_floats(cell, n * self.state_floats(), |base| f(&Parts { base, layout: self })))
@@ -256,24 +267,26 @@ impl Layout {
     /// # Safety
     /// The promises of the call; `K`'s instruction set; the scratch has this layout.
     pub(super) unsafe fn pack_queries<K: Kernels>(&self, a: &Attention, tile: &Tile, s: Scratch) {
+        const { assert!(K::ROWS <= 2 * K::N) };
         let rows = tile.rows(a);
         let spread = self.spread_len::<K>(a, tile);
-        // SAFETY: the caller's promises. The panel is not in use yet and holds a row.
+        // SAFETY: the caller's promises. The panel is not in use yet and holds a set of rows.
         unsafe {
-            for r in 0..rows {
-                let (h, t) = tile.row(a, r);
-                let seen = a.seen(t);
-                *s.seen.add(r) = (seen.start, seen.end);
-                let row = s.panel;
-                with_elem!(a.q.dtype, T => K::scale_row::<T>(a.q.at(tile.batch, h, t), self.dim, 1.0, row));
-                if spread > 0 {
-                    K::spread(row, self.dim, s.queries.add(r * spread));
-                    continue;
-                }
-                let first = r / K::ROWS * K::ROWS;
+            for first in (0..rows).step_by(K::ROWS) {
                 let set = K::ROWS.min(rows - first);
-                let to = s.queries.add(K::queries_len(first, self.dim));
-                K::place_row(row, self.dim, to, r - first, set);
+                for r in first..first + set {
+                    let (h, t) = tile.row(a, r);
+                    let seen = a.seen(t);
+                    *s.seen.add(r) = (seen.start, seen.end);
+                    let row = s.panel.add((r - first) * self.dim);
+                    with_elem!(a.q.dtype, T => K::scale_row::<T>(a.q.at(tile.batch, h, t), self.dim, 1.0, row));
+                    if spread > 0 {
+                        K::spread(row, self.dim, s.queries.add(r * spread));
+                    }
+                }
+                if spread == 0 {
+                    K::place_rows(s.panel, self.dim, s.queries.add(K::queries_len(first, self.dim)), set);
+                }
             }
         }
     }
@@ -286,18 +299,24 @@ impl Layout {
         with_elem!(a.k.dtype, T => K::spread_len::<T>(self.dim))
     }
 
-    /// The result of the tile's rows over all keys. After the last ones the first of `then` are fetched.
+    /// The result of the tile's rows over all keys, [packed](Packed) or not. After the last ones the first of `then` are fetched.
     ///
     /// # Safety
     /// The promises of the call; `K`'s instruction set; tiles of the layout have as many rows.
-    pub(super) unsafe fn attend_all<K: Kernels>(&self, a: &Attention, tile: &Tile, then: Option<&Tile>) {
+    pub(super) unsafe fn attend_all<K: Kernels>(
+        &self,
+        a: &Attention,
+        tile: &Tile,
+        then: Option<&Tile>,
+        packed: Option<&Packed>,
+    ) {
         // SAFETY: the caller's promises; the scratch has the layout's size.
         self.with_scratch(|scratch| unsafe {
             let [total, part] = scratch.states;
             self.pack_queries::<K>(a, tile, scratch);
             self.clear(tile.rows(a), total);
             for chunk in tile.chunks(a) {
-                self.attend::<K>(a, tile, then, chunk, scratch, part);
+                self.attend::<K>(a, tile, then, packed, chunk, scratch, part);
                 K::merge(total, part, tile.rows(a), self.width);
             }
             self.finish::<K>(a, tile, total);
@@ -314,6 +333,7 @@ impl Layout {
         a: &Attention,
         tile: &Tile,
         then: Option<&Tile>,
+        packed: Option<&Packed>,
         chunk: usize,
         s: Scratch,
         part: State,
@@ -336,11 +356,15 @@ impl Layout {
                     then.map_or((tile, 0..0), |t| (t, t.seen(a)))
                 };
                 let next = next.start..next.end.min(next.start + BLOCK);
-                let values = with_elem!(a.v.dtype, T => ahead::<T>(a, 1, tile, &keys, a.v_dim));
-                with_elem!(a.k.dtype, T => self.score::<K, T>(a, tile, first, &keys, &sets, s, values));
-                let mut next = with_elem!(a.k.dtype, T => ahead::<T>(a, 0, of, &next, a.dim));
+                let values = if packed.is_some() { 0..0 } else { keys.clone() };
+                let values = with_elem!(a.v.dtype, T => ahead::<T>(a, 1, tile, &values, a.v_dim));
+                with_elem!(a.k.dtype, T => self.score::<K, T>(a, tile, packed, first, &keys, &sets, s, values));
+                let mut next = match packed {
+                    Some(packed) => packed.ahead(tile.head(a), block),
+                    None => with_elem!(a.k.dtype, T => ahead::<T>(a, 0, of, &next, a.dim)),
+                };
                 self.soften::<K>(a, tile, first, &sets, s, part, &mut next);
-                with_elem!(a.v.dtype, T => self.weigh::<K, T>(a, tile, first, &keys, &sets, s, part, next));
+                with_elem!(a.v.dtype, T => self.weigh::<K, T>(a, tile, packed, first, &keys, &sets, s, part, next));
             }
         }
     }
@@ -365,6 +389,7 @@ impl Layout {
         &self,
         a: &Attention,
         tile: &Tile,
+        packed: Option<&Packed>,
         first: usize,
         keys: &Range<usize>,
         sets: &[Set],
@@ -391,12 +416,18 @@ impl Layout {
             let at = panel * width;
             // SAFETY: the caller's promises; the panel's keys exist up to `keys.end`.
             unsafe {
-                let from = a.key::<T>(tile.batch, tile.kv_head, first + at);
-                K::pack_keys(from, stride, width.min(keys.end - first - at), self.dim, s.panel, &mut ahead);
+                let keys_of_panel = match packed {
+                    Some(packed) => packed.keys::<K>(tile.head(a), first / BLOCK, at),
+                    None => {
+                        let from = a.key::<T>(tile.batch, tile.kv_head, first + at);
+                        K::pack_keys(from, stride, width.min(keys.end - first - at), self.dim, s.panel, &mut ahead);
+                        s.panel.cast_const()
+                    }
+                };
                 for set in sets {
                     if set.keys.0 < at + width && set.keys.1 > at {
                         let q = s.queries.add(K::queries_len(set.start, self.dim));
-                        K::dot(set.rows, q, s.panel, self.dim, scale, s.scores.add(set.start * BLOCK + at));
+                        K::dot(set.rows, q, keys_of_panel, self.dim, scale, s.scores.add(set.start * BLOCK + at));
                     }
                 }
             }
@@ -455,6 +486,7 @@ impl Layout {
         &self,
         a: &Attention,
         tile: &Tile,
+        packed: Option<&Packed>,
         first: usize,
         keys: &Range<usize>,
         sets: &[Set],
@@ -487,12 +519,20 @@ impl Layout {
                 }
                 return;
             }
-            let start = start_of(keys.start);
-            let count = keys.end - start;
-            let from = a.value::<T>(tile.batch, tile.kv_head, start);
-            K::pack_values(from, stride, count, a.v_dim, s.values, &mut ahead);
+            let (start, count, all) = match packed {
+                Some(packed) => {
+                    let (all, count) = packed.values(a, tile.head(a), first / BLOCK);
+                    (first, count, all)
+                }
+                None => {
+                    let start = start_of(keys.start);
+                    let from = a.value::<T>(tile.batch, tile.kv_head, start);
+                    K::pack_values(from, stride, keys.end - start, a.v_dim, s.values, &mut ahead);
+                    (start, keys.end - start, s.values.cast_const())
+                }
+            };
             for panel in 0..self.width / width {
-                let values = s.values.add(panel * count.next_multiple_of(K::TOGETHER) / K::PACKED * width);
+                let values = all.add(panel * count.next_multiple_of(K::TOGETHER) / K::PACKED * width);
                 for set in sets {
                     let from = start_of(set.keys.0);
                     K::weigh(

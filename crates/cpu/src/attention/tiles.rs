@@ -13,7 +13,7 @@ use super::dispatch::{Kernels, enabled};
 use super::kernels::{self, Ahead, BLOCK, Softmax};
 use super::lanes::avx512::Avx512;
 use super::lanes::{Elem, Lanes};
-use super::pairs::{Rounded, pack_keys, pack_values, word};
+use super::pairs::{Rounded, pack_keys, pack_values, words};
 use crate::amx::{ROWS, Shapes};
 use half::bf16;
 use std::arch::asm;
@@ -235,25 +235,30 @@ impl Kernels for Tiles {
         rows.next_multiple_of(Self::ROWS) * dim.next_multiple_of(DEEP) / 2
     }
 
-    unsafe fn place_row(row: *const f32, dim: usize, to: *mut f32, r: usize, _rows: usize) {
-        let words = dim.next_multiple_of(DEEP) / 2;
-        for d in (0..2 * words).step_by(2) {
-            // SAFETY: the same contract.
-            unsafe { *to.cast::<u32>().add(r * words + d / 2) = if d < dim { word(row, d) } else { 0 } }
+    // Rows as they are, filled up to whole steps.
+    tiles! { place_rows(from: *const f32, dim: usize, to: *mut f32, rows: usize) {
+        let whole = dim.next_multiple_of(DEEP);
+        for r in 0..rows {
+            for d in (0..dim).step_by(DEEP) {
+                _mm512_storeu_si512(to.add((r * whole + d) / 2).cast(), words(from.add(r * dim), d, dim));
+            }
         }
-    }
+    } }
 
     /// From one row to the next: they are columns of words, `[dim / 2][16]`.
     fn spread_len<T: Elem>(dim: usize) -> usize {
         (dim <= WIDEST) as usize
     }
 
-    unsafe fn spread(q: *const f32, dim: usize, to: *mut f32) {
-        for d in (0..dim.next_multiple_of(DEEP)).step_by(2) {
-            // SAFETY: the same contract.
-            unsafe { *to.cast::<u32>().add(d / 2 * N) = if d < dim { word(q, d) } else { 0 } }
+    tiles! { spread(q: *const f32, dim: usize, to: *mut f32) {
+        for d in (0..dim).step_by(DEEP) {
+            let mut column = [0f32; N];
+            _mm512_storeu_si512(column.as_mut_ptr().cast(), words(q, d, dim));
+            for (i, word) in column.into_iter().enumerate() {
+                *to.add((d / 2 + i) * N) = word;
+            }
         }
-    }
+    } }
 
     tiles! { dot_in_place<T: Elem>(
         rows: usize,

@@ -227,7 +227,17 @@ fn quantize_body(
     let mut values = [0.0f32; DEPTH];
     let width = bytes.len() / dtype.size();
     halves::load_body(dtype, bytes, &mut values[..width]);
-    for (i, (values, codes)) in values[..width].chunks(group).zip(codes.chunks_mut(group)).enumerate() {
+    // Loops whose ends are known are unrolled, and do not wait for each other.
+    match (group, width) {
+        (64, DEPTH) => groups(&values, 64, sum, codes, scales, sums),
+        (32, DEPTH) => groups(&values, 32, sum, codes, scales, sums),
+        _ => groups(&values[..width], group, sum, codes, scales, sums),
+    }
+}
+
+#[inline(always)]
+fn groups(values: &[f32], group: usize, sum: Sum, codes: &mut [i8; DEPTH], scales: &mut [f32], sums: &mut [i32]) {
+    for (i, (values, codes)) in values.chunks(group).zip(codes.chunks_mut(group)).enumerate() {
         // As bits, magnitudes order like integers, and NaN is above everything.
         let largest = f32::from_bits(values.iter().fold(0, |m, x| m.max(x.to_bits() & 0x7fff_ffff)));
         let scale = largest * (1.0 / 127.0);

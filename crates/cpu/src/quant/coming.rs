@@ -1,5 +1,5 @@
 //! What the panel after the one in use is made of: while that one is multiplied, memory is asked for the next one's codes and scales, a
-//! few lines at a time, as it does not answer many questions at once.
+//! few rows at a time, as it does not answer many questions at once.
 //!
 //! Knows addresses only, and reads none of them.
 
@@ -15,8 +15,8 @@ const LINE: usize = 64;
 #[derive(Default)]
 pub(super) struct Coming {
     pieces: SmallVec<[Pieces; 3]>,
+    /// Rows that were asked for, of the first piece that is not done.
     row: usize,
-    at: usize,
 }
 
 /// `bytes` of each of `rows` rows.
@@ -25,12 +25,6 @@ struct Pieces {
     stride: usize,
     rows: usize,
     bytes: usize,
-}
-
-impl Pieces {
-    fn lines(&self) -> usize {
-        self.rows * (self.bytes / LINE + 1)
-    }
 }
 
 impl Coming {
@@ -57,37 +51,37 @@ impl Coming {
                 pieces.push(part(of, block.scale_stride, group * size, count * size));
             }
         }
-        Coming { pieces, row: 0, at: 0 }
+        Coming { pieces, row: 0 }
     }
 
-    /// Lines of the cache, roughly.
-    pub(super) fn lines(&self) -> usize {
-        self.pieces.iter().map(Pieces::lines).sum()
+    /// Rows of all pieces.
+    pub(super) fn rows(&self) -> usize {
+        self.pieces.iter().map(|piece| piece.rows).sum()
     }
 
-    /// Asks for `lines` more.
-    pub(super) fn ask(&mut self, lines: usize) {
-        self.take(lines).for_each(soon::ask);
+    /// Asks for `rows` more.
+    pub(super) fn ask(&mut self, rows: usize) {
+        self.each(rows, soon::ask)
     }
-}
 
-/// Addresses of lines.
-impl Iterator for Coming {
-    type Item = usize;
-
-    fn next(&mut self) -> Option<usize> {
-        loop {
-            let piece = self.pieces.first()?;
-            let start = piece.first + self.row * piece.stride;
-            let at = self.at.max(start / LINE * LINE);
-            if self.row == piece.rows {
+    /// Calls `f` with the address of every line of `rows` more.
+    #[inline(always)]
+    fn each(&mut self, mut rows: usize, mut f: impl FnMut(usize)) {
+        while rows > 0
+            && let Some(piece) = self.pieces.first()
+        {
+            let end = self.row.saturating_add(rows).min(piece.rows);
+            for row in self.row..end {
+                let start = piece.first + row * piece.stride;
+                for at in (start / LINE * LINE..start + piece.bytes).step_by(LINE) {
+                    f(at);
+                }
+            }
+            rows -= end - self.row;
+            self.row = end;
+            if end == piece.rows {
                 self.pieces.remove(0);
-                (self.row, self.at) = (0, 0);
-            } else if at >= start + piece.bytes {
-                (self.row, self.at) = (self.row + 1, 0);
-            } else {
-                self.at = at + LINE;
-                return Some(at);
+                self.row = 0;
             }
         }
     }
@@ -101,9 +95,12 @@ mod tests {
     fn every_line_of_every_piece_is_named() {
         let pieces = [(100, 512, 3, 128), (5000, 64, 2, 16)];
         let pieces = pieces.map(|(first, stride, rows, bytes)| Pieces { first, stride, rows, bytes });
-        let coming = Coming { pieces: pieces.into_iter().collect(), row: 0, at: 0 };
-        assert!(coming.lines() <= 3 * 3 + 2);
-        let lines: Vec<usize> = coming.collect();
+        let mut coming = Coming { pieces: pieces.into_iter().collect(), row: 0 };
+        assert_eq!(coming.rows(), 5);
+        let mut lines = vec![];
+        for rows in [1, 3, usize::MAX, 1] {
+            coming.each(rows, |at| lines.push(at));
+        }
         assert_eq!(lines, [64, 128, 192, 576, 640, 704, 1088, 1152, 1216, 4992, 5056]);
     }
 }

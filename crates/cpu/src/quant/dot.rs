@@ -3,15 +3,17 @@
 //! Per output and group: `acc = fma(x_scale, fma(w_scale, sum, w_bias * x_sum), acc)` where `sum`, the dot product of
 //! the codes, is an exact integer. So a result depends neither on how many rows there are nor on how they are tiled.
 //!
-//! With AVX-512 a tile is 6 rows x 64 columns: 24 integer accumulators in registers, per unit 4 loads of weights and 6
-//! broadcasts of activations for 24 `vpdpbusd` of 128 operations. The scale-and-add of a group of 64 costs a fifth of
-//! that on top, so 80 % of the 8-bit dot peak is the limit there.
+//! With AVX-512 a tile is 3 rows x 64 columns: 12 integer accumulators and 12 sums of floats in registers, per unit 4 loads of weights
+//! and 3 broadcasts of activations for 12 `vpdpbusd` of 128 operations. A group of 64 is scaled and added by three multiply-adds for
+//! sixteen dot products, so 84 % of the 8-bit dot peak is the limit there.
 
-use super::panel::COLUMNS;
+use super::activations::Activations;
+use super::panel::{COLUMNS, DEPTH};
+use super::tasks::Pair;
 use crate::isa::Isa;
 
-/// The largest number of rows in a tile.
-pub(super) const ROWS: usize = 6;
+/// As many rows as are handed over at a time: whole tiles, with memory asked for between them.
+pub(super) const ROWS: usize = 12;
 
 /// Consecutive groups of a panel with their scales.
 #[derive(Clone, Copy)]
@@ -30,37 +32,70 @@ pub(super) struct Step {
     pub(super) largest: u8,
 }
 
-/// One row of activations at the same place: codes, scales and sums of the step's groups.
+/// Rows of activations in the step's slab: where those of row 0 begin.
 #[derive(Clone, Copy)]
-pub(super) struct Row {
-    pub(super) codes: *const i8,
-    pub(super) scales: *const f32,
-    pub(super) sums: *const i32,
+pub(super) struct Left {
+    codes: *const i8,
+    scales: *const f32,
+    sums: *const i32,
+    /// Groups from row to row.
+    groups: usize,
 }
 
-/// Adds the products of `rows` (at most [`ROWS`]) with a step to `acc`, `[row][64]`.
+impl Left {
+    /// A slab of `x`.
+    pub(super) fn new(x: &Activations, slab: usize) -> Left {
+        let first = slab * x.rows;
+        Left {
+            codes: x.codes[first * DEPTH..].as_ptr(),
+            scales: x.scales[first * x.groups..].as_ptr(),
+            sums: x.sums[first * x.groups..].as_ptr(),
+            groups: x.groups,
+        }
+    }
+
+    /// # Safety
+    /// The row exists.
+    #[inline(always)]
+    unsafe fn row(&self, pair: &Pair) -> Row {
+        let at = pair.x * self.groups;
+        // SAFETY: the caller's promise.
+        unsafe { Row { codes: self.codes.add(pair.x * DEPTH), scales: self.scales.add(at), sums: self.sums.add(at) } }
+    }
+}
+
+/// One row of activations: codes, scales and sums of the step's groups.
+#[derive(Clone, Copy)]
+struct Row {
+    codes: *const i8,
+    scales: *const f32,
+    sums: *const i32,
+}
+
+/// Adds the products of the rows of `pairs` with a step to `acc`, `[row][64]`.
 ///
 /// # Safety
-/// The pointers reach as far as the sizes say.
-pub(super) unsafe fn tile(isa: Isa, step: &Step, rows: &[Row], acc: *mut f32) {
+/// The pointers reach as far as the sizes say, and the rows of `pairs` exist.
+pub(super) unsafe fn rows(isa: Isa, step: &Step, left: &Left, pairs: &[Pair], acc: *mut f32) {
     // SAFETY: as the caller promises; the levels are present (they were passed).
     unsafe {
         #[cfg(target_arch = "x86_64")]
         match isa {
-            Isa::Avx512 => return x86::avx512(step, rows, acc),
-            Isa::Avx2 => return x86::avx2(step, rows, acc),
+            Isa::Avx512 => return x86::avx512(step, left, pairs, acc),
+            Isa::Avx2 => return x86::avx2(step, left, pairs, acc),
             _ => {}
         }
         let _ = isa;
-        plain(step, rows, acc)
+        plain(step, left, pairs, acc)
     }
 }
 
-unsafe fn plain(step: &Step, rows: &[Row], acc: *mut f32) {
-    for (r, row) in rows.iter().enumerate() {
+unsafe fn plain(step: &Step, left: &Left, pairs: &[Pair], acc: *mut f32) {
+    for (r, pair) in pairs.iter().enumerate() {
         for g in 0..step.groups {
-            // SAFETY: as the caller of `tile` promises; rows and tiles are whole.
+            // SAFETY: as the caller of `rows` promises; rows of sums are whole.
             unsafe {
+                let row = left.row(pair);
                 let sum = *row.sums.add(g);
                 let mut total = [if step.biases.is_null() { sum } else { 0 }; COLUMNS];
                 for u in g * step.units..(g + 1) * step.units {
@@ -93,29 +128,28 @@ unsafe fn plain(step: &Step, rows: &[Row], acc: *mut f32) {
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use super::super::thin::opaque;
-    use super::{COLUMNS, Row, Step};
+    use super::{COLUMNS, Left, Pair, Row, Step};
     use std::arch::x86_64::*;
 
     const VECTORS: usize = COLUMNS / 16;
 
     #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-    pub(super) unsafe fn avx512(step: &Step, rows: &[Row], acc: *mut f32) {
+    pub(super) unsafe fn avx512(step: &Step, left: &Left, pairs: &[Pair], acc: *mut f32) {
         // SAFETY: as the caller promises.
         unsafe {
-            match *rows {
-                [a] => tile512::<1, 2>(step, [a], acc),
-                [a, b] => tile512::<2, 2>(step, [a, b], acc),
-                [a, b, c] => tile512::<3, 1>(step, [a, b, c], acc),
-                [a, b, c, d] => tile512::<4, 1>(step, [a, b, c, d], acc),
-                [a, b, c, d, e] => tile512::<5, 1>(step, [a, b, c, d, e], acc),
-                [a, b, c, d, e, f] => tile512::<6, 1>(step, [a, b, c, d, e, f], acc),
-                _ => {}
+            for (i, pairs) in pairs.chunks(3).enumerate() {
+                let acc = acc.add(3 * i * COLUMNS);
+                match pairs {
+                    [a] => tile512::<1, 2>(step, [left.row(a)], acc),
+                    [a, b] => tile512::<2, 1>(step, [left.row(a), left.row(b)], acc),
+                    [a, b, c] => tile512::<3, 1>(step, [left.row(a), left.row(b), left.row(c)], acc),
+                    _ => {}
+                }
             }
         }
     }
 
-    /// `R` rows; `S` separate sums an output, so that few rows do not wait for the adder.
+    /// `R` rows; `S` separate sums an output, so that one row does not wait for the adder.
     #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
     #[inline]
     unsafe fn tile512<const R: usize, const S: usize>(step: &Step, rows: [Row; R], acc: *mut f32) {
@@ -136,6 +170,12 @@ mod x86 {
         unsafe {
             let mut panel = step.panel;
             let mut codes = rows.map(|r| r.codes);
+            let mut out = [[_mm512_setzero_ps(); VECTORS]; R];
+            for r in 0..R {
+                for v in 0..VECTORS {
+                    out[r][v] = _mm512_loadu_ps(acc.add(r * COLUMNS + 16 * v));
+                }
+            }
             for g in 0..step.groups {
                 let mut sums = [[[_mm512_setzero_si512(); VECTORS]; S]; R];
                 if !BIAS {
@@ -161,8 +201,6 @@ mod x86 {
                         codes[r] = codes[r].add(4 * S);
                     }
                 }
-                // Sums stay in memory between groups: the integers need the registers.
-                let acc = acc.add(opaque(0));
                 for v in 0..VECTORS {
                     let scale = _mm512_loadu_ps(step.scales.add(g * COLUMNS + 16 * v));
                     let bias =
@@ -180,16 +218,20 @@ mod x86 {
                             _mm512_mul_ps(scale, sum)
                         };
                         let x_scale = _mm512_set1_ps(*rows[r].scales.add(g));
-                        let at = acc.add(r * COLUMNS + 16 * v);
-                        _mm512_storeu_ps(at, _mm512_fmadd_ps(x_scale, product, _mm512_loadu_ps(at)));
+                        out[r][v] = _mm512_fmadd_ps(x_scale, product, out[r][v]);
                     }
+                }
+            }
+            for r in 0..R {
+                for v in 0..VECTORS {
+                    _mm512_storeu_ps(acc.add(r * COLUMNS + 16 * v), out[r][v]);
                 }
             }
         }
     }
 
     #[target_feature(enable = "avx2,fma")]
-    pub(super) unsafe fn avx2(step: &Step, rows: &[Row], acc: *mut f32) {
+    pub(super) unsafe fn avx2(step: &Step, left: &Left, pairs: &[Pair], acc: *mut f32) {
         // Sums of two products of bytes stay within 16 bits for so many units.
         let run = match step.largest {
             0..=15 => 8,
@@ -199,13 +241,13 @@ mod x86 {
         };
         // SAFETY: as the caller promises.
         unsafe {
-            for (i, two) in rows.chunks(2).enumerate() {
+            for (i, two) in pairs.chunks(2).enumerate() {
                 let acc = acc.add(2 * i * COLUMNS);
                 match (two, run) {
-                    (&[a, b], 1) => tile256::<2, true>(step, [a, b], run, acc),
-                    (&[a, b], _) => tile256::<2, false>(step, [a, b], run, acc),
-                    (&[a], 1) => tile256::<1, true>(step, [a], run, acc),
-                    (&[a], _) => tile256::<1, false>(step, [a], run, acc),
+                    ([a, b], 1) => tile256::<2, true>(step, [left.row(a), left.row(b)], run, acc),
+                    ([a, b], _) => tile256::<2, false>(step, [left.row(a), left.row(b)], run, acc),
+                    ([a], 1) => tile256::<1, true>(step, [left.row(a)], run, acc),
+                    ([a], _) => tile256::<1, false>(step, [left.row(a)], run, acc),
                     _ => {}
                 }
             }

@@ -391,6 +391,7 @@ impl Product<'_> {
     }
 
     fn integers(&self, task: &Task, index: usize, x: &Activations, scratch: &mut Scratch) {
+        assert!(task.pairs.iter().all(|pair| pair.x < x.rows));
         let format = self.w.format;
         let content = Content::of(format);
         #[cfg(target_arch = "x86_64")]
@@ -419,22 +420,11 @@ impl Product<'_> {
                 unsafe { tiles::rows(&step, x, slab, task.pairs, sums, &mut scratch.tiles) };
                 continue;
             }
-            let each = coming.lines().div_ceil(task.pairs.len().div_ceil(dot::ROWS));
-            for rows in tiles(task.pairs.len(), dot::ROWS) {
+            let (left, each) = (dot::Left::new(x, slab), coming.rows().div_ceil(task.pairs.len().div_ceil(dot::ROWS)));
+            for (pairs, sums) in task.pairs.chunks(dot::ROWS).zip(scratch.sums.chunks_mut(dot::ROWS)) {
                 coming.ask(each);
-                let null = dot::Row { codes: std::ptr::null(), scales: std::ptr::null(), sums: std::ptr::null() };
-                let mut left = [null; dot::ROWS];
-                for (left, pair) in left.iter_mut().zip(&task.pairs[rows.clone()]) {
-                    let row = slab * x.rows + pair.x;
-                    *left = dot::Row {
-                        codes: x.codes[row * DEPTH..].as_ptr(),
-                        scales: x.scales[row * x.groups..].as_ptr(),
-                        sums: x.sums[row * x.groups..].as_ptr(),
-                    };
-                }
-                let sums = scratch.sums[rows.start..].as_mut_ptr().cast();
-                // SAFETY: a slab of codes and its groups lie behind every pointer, and `rows` rows of sums.
-                unsafe { dot::tile(self.isa, &step, &left[..rows.len()], sums) }
+                // SAFETY: a slab of codes and its groups lie behind every pointer, and as many rows of sums; the rows exist.
+                unsafe { dot::rows(self.isa, &step, &left, pairs, sums.as_mut_ptr().cast()) }
             }
         }
     }
@@ -445,7 +435,7 @@ impl Product<'_> {
         for slab in 0..self.w.cols.div_ceil(DEPTH) {
             let codes = self.unpack(task, index, slab, scratch);
             let mut coming = self.coming(task, index, slab);
-            let each = coming.lines().div_ceil(codes.div_ceil(decode::DEPTH));
+            let each = coming.rows().div_ceil(codes.div_ceil(decode::DEPTH));
             for first in (0..codes).step_by(decode::DEPTH) {
                 coming.ask(each);
                 let depth = (codes - first).min(decode::DEPTH);

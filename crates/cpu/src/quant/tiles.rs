@@ -275,15 +275,7 @@ mod tests {
                 unsafe {
                     let _shapes = Shapes::new(group);
                     rows_of_pairs(&step, &x, &pairs, one.as_mut_ptr());
-                    for (i, pair) in pairs.iter().enumerate() {
-                        let row = rows + pair.x;
-                        let left = dot::Row {
-                            codes: x.codes[row * DEPTH..].as_ptr(),
-                            scales: x.scales[row * groups..].as_ptr(),
-                            sums: x.sums[row * groups..].as_ptr(),
-                        };
-                        dot::tile(Isa::Avx512, &step, &[left], other[i * COLUMNS..].as_mut_ptr());
-                    }
+                    dot::rows(Isa::Avx512, &step, &dot::Left::new(&x, 1), &pairs, other.as_mut_ptr());
                 }
                 let bits = |all: &[f32]| all[..count * COLUMNS].iter().map(|x| x.to_bits()).collect::<Vec<_>>();
                 assert!(bits(&one) == bits(&other), "groups of {group}, {used} of them, biases: {bias}, {count} rows");

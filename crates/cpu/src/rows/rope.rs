@@ -29,8 +29,13 @@ pub(crate) fn rope(op: &Rope, inputs: &[Tensor], out: &mut Tensor) -> Result<()>
     let turn = Turn::new(op, x.dtype, offsets, steps, inputs.get(2))?;
     let lines = Lines::new(&x, nd - 1);
     let (to, size) = (Shared(out.ptr()), x.dtype.size());
-    pool::for_each_chunk(out.size() / features, grain(features), &|range| {
-        for row in range {
+    // Where the heads of a position lie side by side, one position after the other: in the order of memory, and of angles.
+    let heads = if x.strides[nd - 2] > x.strides[nd - 3] { x.shape[nd - 3] } else { 1 };
+    let each = if heads > 1 { 4 * grain(features) } else { grain(features) };
+    pool::for_each_chunk(out.size() / features, each, &|range| {
+        for i in range {
+            let (line, position, head) = (i / (heads * steps), i / heads % steps, i % heads);
+            let row = (line * heads + head) * steps + position;
             let from = match size {
                 8 => lines.start::<f64>(row).cast(),
                 4 => lines.start::<f32>(row).cast(),
