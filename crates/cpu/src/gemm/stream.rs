@@ -47,6 +47,16 @@ pub(crate) type ColumnsFn<E, P, A> = unsafe fn(&Lanes<E>, isize, usize, *const P
 /// A kernel like [`rows`].
 pub(crate) type RowsFn<E, P, A> = unsafe fn(*const E, isize, usize, usize, *const P, *mut A, bool);
 
+/// Elements of each lane before its first whole line, where all lines begin at the same one and after whole steps. Lanes a power of two
+/// apart share a set of the first-level cache, which does not keep a line that is read in two parts for so many.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn before_lines<Q: Quad>(lanes: &[*const Q::E]) -> usize {
+    let (past, step) = (lanes[0].addr() % 64, Q::PER * size_of::<Q::E>());
+    let alike = lanes.iter().all(|lane| lane.addr() % 64 == past);
+    if past > 0 && alike && past.is_multiple_of(step) { (64 - past) / size_of::<Q::E>() } else { 0 }
+}
+
 /// All of k for NV vectors of columns that are contiguous along k: `acc` (MR rows of NV vectors) = the panel `a` times the
 /// lanes. The lanes that are wanted next lie `jump` elements on.
 ///
@@ -64,6 +74,26 @@ unsafe fn columns<Q: Quad, const MR: usize, const NV: usize>(
     // SAFETY: every lane has `k` elements, `a` MR values a step, `acc` the room.
     unsafe {
         let mut sum = [[Q::sums(std::ptr::null()); NV]; MR];
+        macro_rules! pieces {
+            ($lanes:ident, $a:ident, $range:expr) => {
+                for at in $range.step_by(Q::CHUNK) {
+                    let count = Q::CHUNK.min($range.end - at);
+                    for j in 0..NV {
+                        let t = Q::expand(Q::gather(|l| $lanes[j * Q::LANES + l].add(at), count));
+                        for s in 0..count.div_ceil(Q::PER) {
+                            for i in 0..MR {
+                                sum[i][j] = Q::fma($a.add((at / Q::PER + s) * MR + i), t[s], sum[i][j]);
+                            }
+                        }
+                    }
+                }
+            };
+        }
+        let head = before_lines::<Q>(&lanes[..NV * Q::LANES]).min(k);
+        pieces!(lanes, a, (0..head));
+        let mut later = *lanes;
+        later.iter_mut().for_each(|lane| *lane = lane.wrapping_add(head));
+        let (lanes, a, k) = (&later, a.add(head / Q::PER * MR), k - head);
         let mut lines = Lines::new();
         let (line, ahead) = (Lines::elements::<Q>(), AHEAD / size_of::<Q::E>());
         let all = NV * Q::LANES;
@@ -127,17 +157,7 @@ unsafe fn columns<Q: Quad, const MR: usize, const NV: usize>(
                 }
             }
         }
-        for at in (k / line * line..k).step_by(Q::CHUNK) {
-            let count = Q::CHUNK.min(k - at);
-            for j in 0..NV {
-                let t = Q::expand(Q::gather(|l| lanes[j * Q::LANES + l].add(at), count));
-                for s in 0..count.div_ceil(Q::PER) {
-                    for i in 0..MR {
-                        sum[i][j] = Q::fma(a.add((at / Q::PER + s) * MR + i), t[s], sum[i][j]);
-                    }
-                }
-            }
-        }
+        pieces!(lanes, a, (k / line * line..k));
         for i in 0..MR {
             for j in 0..NV {
                 Q::keep(sum[i][j], acc.add((i * NV + j) * Q::LANES));

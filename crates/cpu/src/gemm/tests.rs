@@ -389,6 +389,40 @@ fn the_way_matrices_lie_changes_no_bit() {
     }
 }
 
+/// Columns that begin in the middle of a cache line, at whole steps and not, and that end there.
+#[test]
+fn where_columns_begin_in_a_line_changes_no_bit() {
+    for isa in isa::available() {
+        let plain = FLOATS.into_iter().map(|dtype| (dtype, false));
+        for (dtype, dot) in plain.chain((isa == Isa::Avx512 && has_dot()).then_some((Dtype::Bfloat16, true))) {
+            let size = dtype.size();
+            for k in [256 / size, 1024 / size, 3, 64 / size + 1] {
+                let n = 37;
+                let a = Matrix::new(dtype, 14, k, 0, 7);
+                let compact = Matrix::new(dtype, k, n, 1, 8);
+                let place = |past: usize| {
+                    let mut bytes = vec![0; compact.bytes.len() + 128];
+                    let start = bytes.as_ptr().align_offset(64) + past;
+                    bytes[start..start + compact.bytes.len()].copy_from_slice(&compact.bytes);
+                    assert!(start.is_multiple_of(size));
+                    Matrix { bytes, values: vec![], start: start / size, rs: 1, cs: k as isize, dtype }
+                };
+                for m in [1, 2, 3, 8, 14] {
+                    let shape = (m, n, k);
+                    let whole = product(isa, dot, dtype, shape, &a, &place(0));
+                    for past in [2, 4, 8, 40, 56, 62].into_iter().filter(|past| past % size == 0) {
+                        assert!(
+                            whole == product(isa, dot, dtype, shape, &a, &place(past)),
+                            "{} {dtype} {shape:?} {past} bytes into a line",
+                            isa.name()
+                        );
+                    }
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn columns_and_threads_change_nothing() {
     let isa = isa::available()[0];
