@@ -47,13 +47,17 @@ pub(crate) type ColumnsFn<E, P, A> = unsafe fn(&Lanes<E>, isize, usize, *const P
 /// A kernel like [`rows`].
 pub(crate) type RowsFn<E, P, A> = unsafe fn(*const E, isize, usize, usize, *const P, *mut A, bool);
 
-/// Elements of each lane before its first whole line, where all lines begin at the same one and after whole steps. Lanes a power of two
-/// apart share a set of the first-level cache, which does not keep a line that is read in two parts for so many.
+/// Bytes from a line to the next of its set in the first-level cache.
+#[cfg(target_arch = "x86_64")]
+const SET: usize = 4096;
+
+/// Elements of each lane before its first whole line, where lanes lie in one set of the first-level cache, which does not keep a line
+/// that is read in two parts for so many. (Where they do not, two reads of a line cost less than pieces at both ends.)
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
 fn before_lines<Q: Quad>(lanes: &[*const Q::E]) -> usize {
     let (past, step) = (lanes[0].addr() % 64, Q::PER * size_of::<Q::E>());
-    let alike = lanes.iter().all(|lane| lane.addr() % 64 == past);
+    let alike = lanes.iter().all(|lane| lane.addr() % SET == lanes[0].addr() % SET);
     if past > 0 && alike && past.is_multiple_of(step) { (64 - past) / size_of::<Q::E>() } else { 0 }
 }
 

@@ -396,7 +396,7 @@ fn where_columns_begin_in_a_line_changes_no_bit() {
         let plain = FLOATS.into_iter().map(|dtype| (dtype, false));
         for (dtype, dot) in plain.chain((isa == Isa::Avx512 && has_dot()).then_some((Dtype::Bfloat16, true))) {
             let size = dtype.size();
-            for k in [256 / size, 1024 / size, 3, 64 / size + 1] {
+            for k in [256 / size, 4096 / size, 3, 64 / size + 1] {
                 let n = 37;
                 let a = Matrix::new(dtype, 14, k, 0, 7);
                 let compact = Matrix::new(dtype, k, n, 1, 8);
