@@ -7,7 +7,7 @@
 //! leaving it out changes nothing.
 //! Row counts, tile shapes and the choice between packed and unpacked values only decide which chains run side by side.
 
-use super::lanes::{Elem, Lanes, MOST_LANES, exp, tanh};
+use super::lanes::{Elem, Lanes, exp, tanh};
 use crate::isa::features;
 use std::ops::Range;
 
@@ -366,47 +366,39 @@ pub(super) unsafe fn softmax<L: Lanes, W: Weights<L>>(s: &Softmax, ahead: &mut A
     // SAFETY: the caller promises buffers of the sizes that `Softmax` names and the instruction set of L.
     unsafe {
         let rows = s.seen.len();
-        for first in (0..rows).step_by(L::N) {
-            let count = L::N.min(rows - first);
-            let mut tops = [0.0; MOST_LANES * MOST_LANES];
-            for (i, &(lo, hi)) in s.seen[first..first + count].iter().enumerate() {
-                ahead.fetch::<L, 1>();
-                let row = s.scores.add((first + i) * BLOCK);
-                let mut max = L::splat(f32::NEG_INFINITY);
-                if s.cap == 0.0 && s.bias_kind == Bias::None && lo <= s.from as isize && hi >= s.to as isize {
-                    max = match (s.from, s.to) {
-                        (0, BLOCK) => largest::<L>(row, 0..BLOCK),
-                        (from, to) => largest::<L>(row, from..to),
-                    };
-                } else {
-                    let bias = s.bias.add((first + i) * BLOCK);
-                    for i in (s.from..s.to).step_by(L::N) {
-                        let mut x = L::load(row.add(i));
-                        if s.cap != 0.0 {
-                            let cap = L::splat(s.cap);
-                            x = L::mul(cap, tanh::<L>(L::div(x, cap)));
-                        }
-                        match s.bias_kind {
-                            Bias::None => {}
-                            Bias::Keep => x = L::min(x, L::load(bias.add(i))),
-                            Bias::Add => x = L::add(x, L::load(bias.add(i))),
-                        }
-                        x = L::only(x, lo - i as isize, hi - i as isize);
-                        L::store(row.add(i), x);
-                        max = L::max(x, max);
+        for (r, &(lo, hi)) in s.seen.iter().enumerate() {
+            ahead.fetch::<L, 1>();
+            let row = s.scores.add(r * BLOCK);
+            let mut max = L::splat(f32::NEG_INFINITY);
+            if s.cap == 0.0 && s.bias_kind == Bias::None && lo <= s.from as isize && hi >= s.to as isize {
+                max = match (s.from, s.to) {
+                    (0, BLOCK) => largest::<L>(row, 0..BLOCK),
+                    (from, to) => largest::<L>(row, from..to),
+                };
+            } else {
+                for i in (s.from..s.to).step_by(L::N) {
+                    let mut x = L::load(row.add(i));
+                    if s.cap != 0.0 {
+                        let cap = L::splat(s.cap);
+                        x = L::mul(cap, tanh::<L>(L::div(x, cap)));
                     }
+                    match s.bias_kind {
+                        Bias::None => {}
+                        Bias::Keep => x = L::min(x, L::load(s.bias.add(r * BLOCK + i))),
+                        Bias::Add => x = L::add(x, L::load(s.bias.add(r * BLOCK + i))),
+                    }
+                    x = L::only(x, lo - i as isize, hi - i as isize);
+                    L::store(row.add(i), x);
+                    max = L::max(x, max);
                 }
-                L::store(tops.as_mut_ptr().add(i * L::N), max);
             }
-            let mut new = [0.0; MOST_LANES];
-            L::store(new.as_mut_ptr(), L::largest_each(tops.as_ptr()));
-            for (r, new) in (first..).zip(&mut new[..count]) {
-                let old = *s.max.add(r);
-                *new = old.max(*new);
-                *s.max.add(r) = *new;
-                *s.shrink.add(r) = old - origin(*new);
-            }
-            L::store(s.shrink.add(first), exp::<L>(L::load(s.shrink.add(first))));
+            let old = *s.max.add(r);
+            let new = old.max(L::largest(max));
+            *s.max.add(r) = new;
+            *s.shrink.add(r) = old - origin(new);
+        }
+        for r in (0..rows).step_by(L::N) {
+            L::store(s.shrink.add(r), exp::<L>(L::load(s.shrink.add(r))));
         }
         for r in 0..rows {
             ahead.fetch::<L, 2>();

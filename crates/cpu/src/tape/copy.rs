@@ -56,8 +56,6 @@ impl Kernel for Widen {
         // SAFETY: whoever made this vouches for `n` elements on both sides.
         unsafe {
             while i < self.n {
-                // What the next tile reads, a line every other time.
-                s.prefetch(self.from.wrapping_add(2 * (self.n + i)));
                 let m = LANES32.min(self.n - i);
                 let v = match (self.dtype, m) {
                     (Dtype::Float16, LANES32) => s.load_f16(self.from.cast::<f16>().add(i)),

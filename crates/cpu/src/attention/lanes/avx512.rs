@@ -246,35 +246,6 @@ impl Lanes for Avx512 {
         // SAFETY: see above.
         unsafe { _mm512_reduce_max_ps(v) }
     }
-    // Sixteen vectors become eight, four, two and one that hold the larger halves of both.
-    #[inline(always)]
-    unsafe fn largest_each(all: *const f32) -> V {
-        // SAFETY: see above.
-        unsafe {
-            let mut v = [_mm512_setzero_ps(); N];
-            for i in 0..N {
-                v[i] = Self::load(all.add(i * N));
-            }
-            for i in 0..8 {
-                let (a, b) = (v[2 * i], v[2 * i + 1]);
-                v[i] = _mm512_max_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
-            }
-            for i in 0..4 {
-                let (a, b) = (_mm512_castps_pd(v[2 * i]), _mm512_castps_pd(v[2 * i + 1]));
-                let (low, high) = (_mm512_unpacklo_pd(a, b), _mm512_unpackhi_pd(a, b));
-                v[i] = _mm512_max_ps(_mm512_castpd_ps(low), _mm512_castpd_ps(high));
-            }
-            for n in [2, 1] {
-                for i in 0..n {
-                    let (a, b) = (v[2 * i], v[2 * i + 1]);
-                    let (low, high) =
-                        (_mm512_shuffle_f32x4::<0b10_00_10_00>(a, b), _mm512_shuffle_f32x4::<0b11_01_11_01>(a, b));
-                    v[i] = _mm512_max_ps(low, high);
-                }
-            }
-            v[0]
-        }
-    }
     #[inline(always)]
     unsafe fn sum(v: V) -> f32 {
         // SAFETY: see above.

@@ -13,9 +13,6 @@ pub(super) mod avx2;
 pub(super) mod avx512;
 pub(super) mod portable;
 
-/// Lanes of the longest vectors.
-pub(super) const MOST_LANES: usize = 16;
-
 /// Vectors of `N` f32 lanes.
 ///
 /// # Safety
@@ -51,18 +48,6 @@ pub(super) trait Lanes: Copy + 'static {
     unsafe fn copysign(a: Self::V, b: Self::V) -> Self::V;
     /// The largest lane (no lane is NaN).
     unsafe fn largest(v: Self::V) -> f32;
-    /// The largest lane of each of `N` vectors, one behind the other (none of those that are looked at is NaN).
-    #[inline(always)]
-    unsafe fn largest_each(all: *const f32) -> Self::V {
-        let mut each = [0.0; MOST_LANES];
-        // SAFETY: the caller has `N` vectors.
-        unsafe {
-            for (i, each) in each[..Self::N].iter_mut().enumerate() {
-                *each = Self::largest(Self::load(all.add(i * Self::N)));
-            }
-            Self::load(each.as_ptr())
-        }
-    }
     /// The sum of the lanes, in a fixed order.
     unsafe fn sum(v: Self::V) -> f32;
 
