@@ -10,7 +10,7 @@
 
 use super::panel::TILE_GROUPS;
 use super::panel_avx512::{Controls, Scales};
-use super::thin::{AHEAD, Job, STRIP, Strip, opaque, units};
+use super::thin::{AHEAD, Job, STRIP, Strip, units};
 use super::weights::Block;
 use crate::isa::features;
 use crate::turn::{quarters, transpose};
@@ -160,6 +160,15 @@ unsafe fn kernel<const BITS: usize, const FP4: bool, const WORDS: usize, const I
         // SAFETY: as the caller promises.
         unsafe { _mm512_storeu_ps(out.add(nth * STRIP), acc) }
     }
+}
+
+/// Hides a number from the compiler, so that it does not compute the addresses of sixteen rows ahead of a loop, which
+/// would not fit the registers.
+#[inline(always)]
+fn opaque(mut n: usize) -> usize {
+    // SAFETY: no instruction.
+    unsafe { std::arch::asm!("/* {0} */", inout(reg) n, options(nomem, nostack, preserves_flags)) }
+    n
 }
 
 /// Keeps the compiler from moving the work on a vector past what follows.

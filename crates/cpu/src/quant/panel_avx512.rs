@@ -110,6 +110,7 @@ pub(super) struct Controls {
     /// Bytes of E2M1 codes, for a shuffle.
     pub(super) fp4: __m512i,
     runs: __m512i,
+    quarter_runs: __m512i,
     cuts: __m512i,
 }
 
@@ -118,6 +119,7 @@ impl Controls {
     #[inline]
     pub(super) fn new(bits: usize) -> Controls {
         let runs: [u8; 64] = std::array::from_fn(|i| (i / 8 * bits + i % 8) as u8);
+        let quarter_runs: [u8; 64] = std::array::from_fn(|i| (i % 16 / 8 * bits + i % 8) as u8);
         let cuts: [u8; 64] = std::array::from_fn(|i| (i % 8 * bits) as u8);
         // SAFETY: loads of arrays.
         unsafe {
@@ -125,6 +127,7 @@ impl Controls {
                 mask: _mm512_set1_epi8(((1u16 << bits) - 1) as i8),
                 fp4: _mm512_broadcast_i32x4(_mm_loadu_si128(FP4_BYTES.as_ptr().cast())),
                 runs: _mm512_loadu_si512(runs.as_ptr().cast()),
+                quarter_runs: _mm512_loadu_si512(quarter_runs.as_ptr().cast()),
                 cuts: _mm512_loadu_si512(cuts.as_ptr().cast()),
             }
         }
@@ -136,6 +139,14 @@ impl Controls {
     #[inline]
     pub(super) fn spread(&self, packed: __m512i) -> __m512i {
         let run = _mm512_permutexvar_epi8(self.runs, packed);
+        _mm512_and_si512(_mm512_multishift_epi64_epi8(self.cuts, run), self.mask)
+    }
+
+    /// As [`Controls::spread`] for 16 codes in each quarter.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
+    #[inline]
+    pub(super) fn spread_quarters(&self, packed: __m512i) -> __m512i {
+        let run = _mm512_shuffle_epi8(packed, self.quarter_runs);
         _mm512_and_si512(_mm512_multishift_epi64_epi8(self.cuts, run), self.mask)
     }
 }

@@ -1,17 +1,14 @@
 //! Integer products of two to eight rows with sixteen packed rows at a time, weights going from memory to the dot product
 //! without a stop in the cache. AVX-512 only.
 //!
-//! Sixteen rows are read 64 bytes at a time and transposed, so that a lane is a column of the result, while those before them
-//! are masked to units and multiplied by broadcast activations. The arithmetic is that of `dot`, so are the results, bit for
-//! bit.
+//! Sixteen rows are read 16 bytes at a time and transposed, so that a lane is a column of the result, masked to units and
+//! multiplied by broadcast activations. The arithmetic is that of `dot`, so are the results, bit for bit.
 //!
-//! Bytes: the weights once. Operations for 64 codes of 4 bits: 2 shuffles, 1 to 1.5 masks, 1 dot product a row; on a
+//! Bytes: the weights once. Operations for 64 codes of 4 bits: 2.5 shuffles, 1 to 1.5 masks, 1 dot product a row; on a
 //! core that reads 6 bytes a cycle memory is the limit up to six rows. Eight rows run at three quarters of the dot peak.
 
-// Conditions on constants of an unrolled loop: clippy sees one value of them at a time. The empty assembly touches no
-// memory; it takes a pointer to keep it opaque.
+// Conditions on constants of an unrolled loop: clippy sees one value of them at a time.
 #![allow(clippy::absurd_extreme_comparisons, clippy::manual_checked_ops, clippy::manual_is_multiple_of)]
-#![allow(clippy::pointers_in_nomem_asm_block)]
 
 use super::activations::Activations;
 use super::lengthwise;
@@ -30,6 +27,9 @@ pub(super) const AHEAD: usize = 512;
 /// How far ahead of a strip memory is asked for in the order of addresses: a strip, and at least so many bytes.
 const LEAST_AHEAD: usize = 48 << 10;
 
+/// Bytes of two strips that the first-level cache keeps, where it is used so.
+const FIRST_LEVEL: usize = 48 << 10;
+
 /// Units in a word of codes of `bits` bits; 1 for codes that have been spread to bytes (`bits` 0).
 pub(super) const fn units(bits: usize) -> usize {
     match bits {
@@ -40,7 +40,13 @@ pub(super) const fn units(bits: usize) -> usize {
 
 /// Lanes: packed rows of a strip, columns of the result.
 pub(super) const STRIP: usize = 16;
-const QUADS: usize = STRIP / 4;
+
+/// Bytes of a row that are turned at once, and words.
+const PIECE: usize = 16;
+const WORDS: usize = PIECE / 4;
+
+/// Bytes from a line to the next of its set in the first-level cache.
+const SET: usize = 4096;
 
 /// The largest number of rows in a call.
 pub(super) const ROWS: usize = 8;
@@ -78,7 +84,8 @@ impl Strip {
         if next { 0 } else { (STRIP - 1) * self.step * block.stride }
     }
 
-    /// Bytes from the first row to what is asked for meanwhile, where that goes in the order of addresses.
+    /// Bytes from the first row to what is asked for meanwhile, where that goes in the order of addresses into the
+    /// second-level cache.
     pub(super) fn in_order(block: &Block) -> usize {
         (STRIP * block.stride).max(LEAST_AHEAD)
     }
@@ -88,6 +95,27 @@ impl Strip {
     pub(super) fn scales_ahead(self, block: &Block) -> usize {
         let skipped = if self.step > 1 { self.first * (STRIP - 1) } else { 0 };
         (STRIP * self.step + skipped) * block.scale_stride
+    }
+}
+
+/// How several rows of activations ask memory for what comes.
+#[derive(Clone, Copy)]
+enum Order {
+    /// A line of each row, some lines on.
+    Lines,
+    /// In the order of addresses, into the second-level cache.
+    Far,
+    /// In the order of addresses, the next strip, into the first-level cache.
+    Near,
+}
+
+impl Order {
+    fn of(block: &Block) -> Order {
+        match features().in_order {
+            true if features().near && 2 * STRIP * block.stride <= FIRST_LEVEL => Order::Near,
+            true => Order::Far,
+            false => Order::Lines,
+        }
     }
 }
 
@@ -296,18 +324,20 @@ unsafe fn rows<const BITS: usize, const FP4: bool>(
 ) {
     // SAFETY: as the caller promises.
     unsafe {
-        match (job.x.width, features().in_order) {
-            (4, false) => kernel::<BITS, FP4, 4, false>(block, at, job, out),
-            (4, true) => kernel::<BITS, FP4, 4, true>(block, at, job, out),
-            (_, false) => kernel::<BITS, FP4, 8, false>(block, at, job, out),
-            (_, true) => kernel::<BITS, FP4, 8, true>(block, at, job, out),
+        match (job.x.width, Order::of(block)) {
+            (4, Order::Lines) => kernel::<BITS, FP4, 4, { Order::Lines as u8 }>(block, at, job, out),
+            (4, Order::Far) => kernel::<BITS, FP4, 4, { Order::Far as u8 }>(block, at, job, out),
+            (4, Order::Near) => kernel::<BITS, FP4, 4, { Order::Near as u8 }>(block, at, job, out),
+            (_, Order::Lines) => kernel::<BITS, FP4, 8, { Order::Lines as u8 }>(block, at, job, out),
+            (_, Order::Far) => kernel::<BITS, FP4, 8, { Order::Far as u8 }>(block, at, job, out),
+            (_, Order::Near) => kernel::<BITS, FP4, 8, { Order::Near as u8 }>(block, at, job, out),
         }
     }
 }
 
-/// `M` rows. `BITS` is 0 for codes that are spread; `IN_ORDER`: how memory is asked for (see `Features`).
+/// `M` rows. `BITS` is 0 for codes that are spread; `ORDER`: one of [`Order`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi")]
-unsafe fn kernel<const BITS: usize, const FP4: bool, const M: usize, const IN_ORDER: bool>(
+unsafe fn kernel<const BITS: usize, const FP4: bool, const M: usize, const ORDER: u8>(
     block: &Block,
     strip: Strip,
     job: &Job,
@@ -316,6 +346,8 @@ unsafe fn kernel<const BITS: usize, const FP4: bool, const M: usize, const IN_OR
     let (x, bias, per_word) = (job.x, !FP4, units(BITS));
     // Units of a word in place, `2^(BITS * h)` times too large, each with its own sum, save the shifts.
     let in_place = !FP4 && M * per_word <= 8;
+    // Groups may end inside a piece, and rows.
+    let fine = FP4 || matches!(BITS, 1 | 2);
     let packed = block.packed.as_ptr().wrapping_add(strip.first * block.stride);
     let (stride, end) = (strip.step * block.stride, job.cols * job.bits / 8);
     let controls = Controls::new(job.bits);
@@ -324,7 +356,9 @@ unsafe fn kernel<const BITS: usize, const FP4: bool, const M: usize, const IN_OR
     // Words of a group, and words to go in this one.
     let words = job.group / 4 / per_word;
     let mut left = words;
-    let bytes = 16 * per_word * job.bits / 2;
+    // Bytes of each row: of a piece, and of a step.
+    let piece = if BITS == 0 { PIECE / 8 * job.bits } else { PIECE };
+    let bytes = 4 * piece;
     let (x_scales, x_sums) = (x.scales.as_ptr(), x.sums.as_ptr());
     let mut codes = x.codes.as_ptr();
     // Memory for the next strip's scales is asked for in step with the weights.
@@ -333,7 +367,8 @@ unsafe fn kernel<const BITS: usize, const FP4: bool, const M: usize, const IN_OR
     let next_biases = block.biases.as_ptr().wrapping_add(next);
     let step = STRIP * block.scale_stride * bytes / block.stride;
     let beyond = strip.ahead(block);
-    let (mut at, mut line) = (0, 0);
+    let soon_at = if ORDER == Order::Near as u8 { STRIP * block.stride } else { Strip::in_order(block) };
+    let mut line = 0;
     // SAFETY: as the caller promises; masks keep loads within rows, `x` is padded, a prefetch may name any address.
     unsafe {
         let start = |group: usize| {
@@ -345,61 +380,58 @@ unsafe fn kernel<const BITS: usize, const FP4: bool, const M: usize, const IN_OR
             }
             sums
         };
-        // What a step multiplies is turned during the one before: shuffles and products are work of different units. Through
-        // memory, so that the sums have the registers.
-        let mut vectors = [const { MaybeUninit::<__m512i>::uninit() }; 3 * STRIP];
-        let fourths = vectors.as_mut_ptr().cast::<__m512i>();
-        let (mut here, mut there) = (fourths.add(STRIP), fourths.add(2 * STRIP));
         let mut sums = start(0);
         let mut acc = [_mm512_setzero_ps(); M];
-        // Words of the step that is multiplied: none before the first.
-        let (mut count, mut next) = (0, 0);
-        loop {
-            if count > 0 {
-                if group.is_multiple_of(TILE_GROUPS) && left == words {
-                    scales.load(block, strip, group, (groups - group).min(TILE_GROUPS), FP4);
-                }
-                for i in 0..step.div_ceil(64) {
-                    _mm_prefetch::<_MM_HINT_T0>(next_scales.wrapping_add(line + 64 * i).cast());
-                    if bias {
-                        _mm_prefetch::<_MM_HINT_T0>(next_biases.wrapping_add(line + 64 * i).cast());
-                    }
-                }
-                line += step;
+        // Sixteen lines of one set of the first-level cache would push each other out between their pieces.
+        let staged = stride.is_multiple_of(SET);
+        let mut lines = [const { MaybeUninit::<__m512i>::uninit() }; STRIP];
+        for at in (0..end).step_by(bytes) {
+            if group.is_multiple_of(TILE_GROUPS) && left == words {
+                scales.load(block, strip, group, (groups - group).min(TILE_GROUPS), FP4);
             }
+            for i in 0..step.div_ceil(64) {
+                _mm_prefetch::<_MM_HINT_T0>(next_scales.wrapping_add(line + 64 * i).cast());
+                if bias {
+                    _mm_prefetch::<_MM_HINT_T0>(next_biases.wrapping_add(line + 64 * i).cast());
+                }
+            }
+            line += step;
             // Past the end of these rows, the next strip's.
             let ahead = if at + AHEAD < end { AHEAD } else { AHEAD + beyond };
-            let mut soon = packed.wrapping_add(if IN_ORDER { Strip::in_order(block) + STRIP * at } else { at + ahead });
-            for part in 0..2 * QUADS {
-                if next < end && part < QUADS {
-                    let lanes = u64::MAX >> (64 - (end - next).min(bytes));
-                    let from = packed.wrapping_add(opaque(next + 4 * part * stride));
-                    let mut r = [_mm512_setzero_si512(); 4];
-                    for i in 0..4 {
-                        r[i] = _mm512_maskz_loadu_epi8(lanes, from.wrapping_add(i * stride).cast());
-                        if BITS == 0 {
-                            r[i] = controls.spread(r[i]);
-                        }
-                    }
-                    fourths.add(opaque(4 * part)).cast::<[__m512i; 4]>().write(fours(r));
-                } else if next < end {
-                    let from = fourths.add(opaque(part - QUADS));
-                    let lanes = quarters([*from, *from.add(4), *from.add(8), *from.add(12)]);
-                    let to = there.add(opaque(part - QUADS));
-                    for i in 0..4 {
-                        *to.add(4 * i) = lanes[i];
-                    }
+            let by_lines = ORDER == Order::Lines as u8;
+            let mut soon = packed.wrapping_add(if by_lines { at + ahead } else { soon_at + STRIP * at });
+            let (mut from, mut apart) = (packed.wrapping_add(at), stride);
+            if staged {
+                let lanes = u64::MAX >> (64 - (end - at).min(bytes));
+                for (i, line) in lines.iter_mut().enumerate() {
+                    line.write(_mm512_maskz_loadu_epi8(lanes, from.wrapping_add(i * stride).cast()));
                 }
-                for w in 2 * part..count.min(2 * part + 2) {
-                    // One row a word: spread over time, requests do not wait for each other.
-                    if IN_ORDER {
+                (from, apart) = (lines.as_ptr().cast(), 64);
+            }
+            for at in (at..end.min(at + bytes)).step_by(piece) {
+                let mut count = WORDS;
+                let mut lanes = u16::MAX;
+                if BITS == 0 {
+                    lanes = (1 << piece) - 1;
+                } else if fine && end - at < PIECE {
+                    (count, lanes) = ((end - at) / 4, (1 << (end - at)) - 1);
+                }
+                // One row a word: spread over time, requests do not wait for each other.
+                for _ in 0..WORDS {
+                    if ORDER == Order::Far as u8 {
                         _mm_prefetch::<_MM_HINT_T1>(soon.cast());
-                        soon = soon.wrapping_add(bytes);
                     } else {
                         _mm_prefetch::<_MM_HINT_T0>(soon.cast());
-                        soon = soon.wrapping_add(stride);
                     }
-                    let word = *here.add(opaque(w));
+                    soon = soon.wrapping_add(if by_lines { stride } else { bytes });
+                }
+                let turned = turned::<BITS>(from, apart, lanes, &controls);
+                from = from.wrapping_add(piece);
+                for w in 0..WORDS {
+                    if fine && w == count {
+                        break;
+                    }
+                    let word = turned[w];
                     for h in 0..per_word {
                         let shift = _mm_cvtsi32_si128((BITS * h) as i32);
                         let unit = match BITS {
@@ -410,14 +442,16 @@ unsafe fn kernel<const BITS: usize, const FP4: bool, const M: usize, const IN_OR
                         };
                         let unit = if FP4 { _mm512_shuffle_epi8(controls.fp4, unit) } else { unit };
                         let own = if in_place { h } else { 0 };
-                        for m in 0..M {
-                            let code = codes.add(4 * (h * M + m)).cast::<i32>().read_unaligned();
-                            sums[m][own] = _mm512_dpbusd_epi32(sums[m][own], unit, _mm512_set1_epi32(code));
+                        for m in (0..M).step_by(4) {
+                            let [a, b, c, d] = std::array::from_fn(|i| sums[m + i][own]);
+                            let [a, b, c, d] = four_rows([a, b, c, d], unit, codes.add(4 * (h * M + m)));
+                            (sums[m][own], sums[m + 1][own]) = (a, b);
+                            (sums[m + 2][own], sums[m + 3][own]) = (c, d);
                         }
                     }
                     codes = codes.add(4 * per_word * M);
                     left -= 1;
-                    if left == 0 {
+                    if (fine || w + 1 == WORDS) && left == 0 {
                         let (scale, w_bias) = scales.get(group);
                         for m in 0..M {
                             let mut sum = sums[m][0];
@@ -440,18 +474,67 @@ unsafe fn kernel<const BITS: usize, const FP4: bool, const M: usize, const IN_OR
                     }
                 }
             }
-            if next >= end {
-                break;
-            }
-            at = next;
-            next += bytes;
-            count = ((end - at).min(bytes) * 8 / job.bits).div_ceil(4 * per_word);
-            (here, there) = (there, here);
         }
         for m in 0..x.rows {
             _mm512_storeu_ps(out(m), acc[m]);
         }
     }
+}
+
+/// Adds the products of `unit` with four rows' codes at `codes`.
+///
+/// In words of its own: the compiler would read the codes of many units ahead of their products, and have no registers left.
+///
+/// # Safety
+/// Sixteen codes are readable.
+#[target_feature(enable = "avx512f,avx512vnni")]
+#[inline]
+unsafe fn four_rows([mut a, mut b, mut c, mut d]: [__m512i; 4], unit: __m512i, codes: *const i8) -> [__m512i; 4] {
+    // SAFETY: the instructions are there, and read what the caller vouches for.
+    unsafe {
+        std::arch::asm!(
+            "vpdpbusd {a}, {unit}, dword ptr [{codes}]{{1to16}}",
+            "vpdpbusd {b}, {unit}, dword ptr [{codes} + 4]{{1to16}}",
+            "vpdpbusd {c}, {unit}, dword ptr [{codes} + 8]{{1to16}}",
+            "vpdpbusd {d}, {unit}, dword ptr [{codes} + 12]{{1to16}}",
+            a = inout(zmm_reg) a, b = inout(zmm_reg) b, c = inout(zmm_reg) c, d = inout(zmm_reg) d,
+            unit = in(zmm_reg) unit, codes = in(reg) codes,
+            options(readonly, nostack, preserves_flags),
+        );
+    }
+    [a, b, c, d]
+}
+
+/// [`WORDS`] words of sixteen rows, a lane each: the bytes of `lanes` from `from` on, or what they are spread to.
+///
+/// Four rows of every fourth meet in a vector, so that only words within its quarters are turned.
+///
+/// # Safety
+/// Those bytes of the rows, `stride` apart, are readable.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vbmi")]
+#[inline]
+unsafe fn turned<const BITS: usize>(
+    from: *const u8,
+    stride: usize,
+    lanes: u16,
+    controls: &Controls,
+) -> [__m512i; WORDS] {
+    let whole = BITS != 0 && lanes == u16::MAX;
+    // SAFETY: as the caller promises.
+    let row = |r: usize| unsafe {
+        let row = from.wrapping_add(r * stride);
+        if whole { _mm_loadu_si128(row.cast()) } else { _mm_maskz_loadu_epi8(lanes, row.cast()) }
+    };
+    let mut r = [_mm512_setzero_si512(); 4];
+    for i in 0..4 {
+        let first = _mm512_castsi128_si512(row(i));
+        let two = _mm512_inserti32x4::<1>(first, row(i + 4));
+        r[i] = _mm512_inserti32x4::<3>(_mm512_inserti32x4::<2>(two, row(i + 8)), row(i + 12));
+        if BITS == 0 {
+            r[i] = controls.spread_quarters(r[i]);
+        }
+    }
+    fours(r)
 }
 
 /// Puts the results of four strips, each of every fourth column, in the order of columns.
@@ -474,13 +557,4 @@ pub(super) fn interleave(sums: &mut [f32; 4 * STRIP]) {
         // SAFETY: as above.
         unsafe { _mm512_storeu_si512(p.add(16 * i).cast(), v) }
     }
-}
-
-/// Hides a number from the compiler, so that it does not compute the addresses of sixteen rows ahead of a loop, which
-/// would not fit the registers.
-#[inline(always)]
-pub(super) fn opaque(mut n: usize) -> usize {
-    // SAFETY: no instruction.
-    unsafe { std::arch::asm!("/* {0} */", inout(reg) n, options(nomem, nostack, preserves_flags)) }
-    n
 }
