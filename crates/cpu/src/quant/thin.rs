@@ -416,21 +416,19 @@ unsafe fn kernel<const BITS: usize, const FP4: bool, const M: usize, const ORDER
                 } else if fine && end - at < PIECE {
                     (count, lanes) = ((end - at) / 4, (1 << (end - at)) - 1);
                 }
-                // One row a word: spread over time, requests do not wait for each other.
-                for _ in 0..WORDS {
-                    if ORDER == Order::Far as u8 {
-                        _mm_prefetch::<_MM_HINT_T1>(soon.cast());
-                    } else {
-                        _mm_prefetch::<_MM_HINT_T0>(soon.cast());
-                    }
-                    soon = soon.wrapping_add(if by_lines { stride } else { bytes });
-                }
                 let turned = turned::<BITS>(from, apart, lanes, &controls);
                 from = from.wrapping_add(piece);
                 for w in 0..WORDS {
                     if fine && w == count {
                         break;
                     }
+                    // One row a word: spread over time, requests do not wait for each other.
+                    if ORDER == Order::Far as u8 {
+                        _mm_prefetch::<_MM_HINT_T1>(soon.cast());
+                    } else {
+                        _mm_prefetch::<_MM_HINT_T0>(soon.cast());
+                    }
+                    soon = soon.wrapping_add(if by_lines { stride } else { bytes });
                     let word = turned[w];
                     for h in 0..per_word {
                         let shift = _mm_cvtsi32_si128((BITS * h) as i32);
