@@ -14,7 +14,10 @@ use crate::isa::Isa;
 #[cfg(target_arch = "x86_64")]
 use crate::isa::features;
 
-/// Lines of a piece that is asked for at once: 4 KiB.
+/// Lines of a lane that are asked for at once, before those of the next: all of them, so that memory is read in the order of
+/// addresses, while that of sixteen lanes (512 KiB) fits half of a second-level cache.
+const WHOLE: usize = 512;
+/// Where it does not: 4 KiB.
 const PIECE: usize = 64;
 
 /// Rows of a stretch of k when the rows of the right side are contiguous.
@@ -103,7 +106,7 @@ unsafe fn columns<Q: Quad, const MR: usize, const NV: usize>(
         let all = NV * Q::LANES;
         // Lines of a lane, of a piece, of this piece that are read; where the next piece begins.
         let whole = k / line;
-        let piece = whole / whole.div_ceil(PIECE).max(1);
+        let piece = if whole <= WHOLE { whole } else { whole / whole.div_ceil(PIECE) };
         let (mut read, mut after) = (0, piece);
         let in_order = (Q::LANES == 8 || features().in_order) && piece >= all;
         for at in (0..k / line * line).step_by(line) {
