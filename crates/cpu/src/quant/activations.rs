@@ -4,6 +4,8 @@
 //! or an infinity gets that as its scale, so the result is NaN. Codes stand in the order of the weights' panels, in slabs
 //! of 256 columns, so that one step of a product reads them front to back.
 
+#[cfg(target_arch = "x86_64")]
+use super::activations_avx512;
 use super::codes::unpack_row;
 use super::halves;
 use super::panel::{DEPTH, FP4_BYTES, FP4_OFFSET, order};
@@ -94,12 +96,9 @@ impl Activations {
     /// Codes that spare rows may have room for: a few megabytes are kept.
     const KEPT: usize = 1 << 20;
 
-    /// Zeros for `rows` rows of `slabs` slabs of `groups` groups.
-    fn zeros(slabs: usize, rows: usize, groups: usize) -> Activations {
+    /// Room for `rows` rows of `slabs` slabs of `groups` groups, with what was there before.
+    fn room(slabs: usize, rows: usize, groups: usize) -> Activations {
         let Activations { mut codes, mut scales, mut sums, .. } = SPARE.take().unwrap_or_default();
-        codes.clear();
-        scales.clear();
-        sums.clear();
         codes.resize(slabs * rows * DEPTH, 0);
         scales.resize(slabs * rows * groups, 0.0);
         sums.resize(slabs * rows * groups, 0);
@@ -123,6 +122,17 @@ pub(super) enum Sum {
     Offset(i32),
 }
 
+impl Sum {
+    /// What is kept of it.
+    #[inline(always)]
+    pub(super) fn of(self, total: i32) -> i32 {
+        match self {
+            Sum::Bias => (total as f32).to_bits() as i32,
+            Sum::Offset(offset) => -offset * total,
+        }
+    }
+}
+
 /// Elements up to which one thread is as good as several.
 const SERIAL: usize = 16 << 10;
 
@@ -136,9 +146,11 @@ pub(super) fn activations(
     wanted: &(dyn Fn(usize) -> bool + Sync),
 ) -> Activations {
     let (slabs, groups) = (x.cols.div_ceil(DEPTH), DEPTH / group);
-    let mut all = Activations::zeros(slabs, x.rows, groups);
+    let mut all = Activations::room(slabs, x.rows, groups);
     let Activations { codes, scales, sums, .. } = &mut all;
     let order = order(bits);
+    #[cfg(target_arch = "x86_64")]
+    let places = activations_avx512::places(&order);
     // A task is a run of rows of one slab: columns and rows from where on, and where the results go.
     let step = (1 << 15) / DEPTH;
     let slab = x.rows.max(1);
@@ -157,8 +169,22 @@ pub(super) fn activations(
             }
             let size = x.dtype.size();
             let bytes = &x.row(row + r)[first * size..][..width * size];
-            let at = r * groups;
-            quantize(isa, x.dtype, bytes, group, sum, codes, &mut scales[at..][..groups], &mut sums[at..][..groups]);
+            let (scales, sums) = (&mut scales[r * groups..][..groups], &mut sums[r * groups..][..groups]);
+            #[cfg(target_arch = "x86_64")]
+            if isa == Isa::Avx512
+                && activations_avx512::takes(x.dtype, group)
+                && let Ok(bytes) = bytes.try_into()
+            {
+                // SAFETY: the level is present (it was passed).
+                unsafe { activations_avx512::quantize(x.dtype, bytes, group, sum, &places, codes, scales, sums) };
+                continue;
+            }
+            if width < DEPTH {
+                codes.fill(0);
+                scales.fill(0.0);
+                sums.fill(0);
+            }
+            quantize(isa, x.dtype, bytes, group, sum, codes, scales, sums);
             permute(isa, &order, codes);
         }
     };
@@ -203,7 +229,7 @@ pub(super) fn from_fp4(isa: Isa, packed: &[u8], scales: &[f32], rows: usize, col
 }
 
 versions! {
-    fn quantize(
+    pub(super) fn quantize(
         dtype: Dtype,
         bytes: &[u8],
         group: usize,
@@ -249,39 +275,22 @@ fn groups(values: &[f32], group: usize, sum: Sum, codes: &mut [i8; DEPTH], scale
             total += *code as i32;
         }
         scales[i] = scale;
-        sums[i] = match sum {
-            Sum::Bias => (total as f32).to_bits() as i32,
-            Sum::Offset(offset) => -offset * total,
-        };
+        sums[i] = sum.of(total);
     }
 }
 
 /// Puts each run of 32 codes in the order of the panels.
-fn permute(isa: Isa, order: &[u8; 32], codes: &mut [i8; DEPTH]) {
+pub(super) fn permute(isa: Isa, order: &[u8; 32], codes: &mut [i8; DEPTH]) {
     if order[1] == 1 {
         return;
     }
     #[cfg(target_arch = "x86_64")]
     if isa == Isa::Avx512 {
         // SAFETY: the level is present (it was passed).
-        return unsafe { permute_avx512(order, codes) };
+        return unsafe { activations_avx512::permute(order, codes) };
     }
     let _ = isa;
     for run in codes.as_chunks_mut::<32>().0 {
         *run = order.map(|from| run[from as usize]);
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512vl,avx512vbmi")]
-fn permute_avx512(order: &[u8; 32], codes: &mut [i8; DEPTH]) {
-    use std::arch::x86_64::*;
-    // SAFETY: 32 bytes are read from and written to arrays of 32.
-    unsafe {
-        let order = _mm256_loadu_si256(order.as_ptr().cast());
-        for run in codes.as_chunks_mut::<32>().0 {
-            let natural = _mm256_loadu_si256(run.as_ptr().cast());
-            _mm256_storeu_si256(run.as_mut_ptr().cast(), _mm256_permutexvar_epi8(order, natural));
-        }
     }
 }

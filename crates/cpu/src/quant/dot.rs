@@ -30,6 +30,8 @@ pub(super) struct Step {
     /// The largest byte in the panel: it decides how many products fit a sum of 16 bits (AVX2).
     #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
     pub(super) largest: u8,
+    /// Whether sums begin here: what lies in their place is not read.
+    pub(super) fresh: bool,
 }
 
 /// Rows of activations in the step's slab: where those of row 0 begin.
@@ -72,7 +74,7 @@ struct Row {
     sums: *const i32,
 }
 
-/// Adds the products of the rows of `pairs` with a step to `acc`, `[row][64]`.
+/// Adds the products of the rows of `pairs` with a step to `acc`, `[row][64]` (or to zeros).
 ///
 /// # Safety
 /// The pointers reach as far as the sizes say, and the rows of `pairs` exist.
@@ -80,10 +82,15 @@ pub(super) unsafe fn rows(isa: Isa, step: &Step, left: &Left, pairs: &[Pair], ac
     // SAFETY: as the caller promises; the levels are present (they were passed).
     unsafe {
         #[cfg(target_arch = "x86_64")]
-        match isa {
-            Isa::Avx512 => return x86::avx512(step, left, pairs, acc),
-            Isa::Avx2 => return x86::avx2(step, left, pairs, acc),
-            _ => {}
+        if isa == Isa::Avx512 {
+            return x86::avx512(step, left, pairs, acc);
+        }
+        if step.fresh {
+            std::slice::from_raw_parts_mut(acc, pairs.len() * COLUMNS).fill(0.0);
+        }
+        #[cfg(target_arch = "x86_64")]
+        if isa == Isa::Avx2 {
+            return x86::avx2(step, left, pairs, acc);
         }
         let _ = isa;
         plain(step, left, pairs, acc)
@@ -171,9 +178,11 @@ mod x86 {
             let mut panel = step.panel;
             let mut codes = rows.map(|r| r.codes);
             let mut out = [[_mm512_setzero_ps(); VECTORS]; R];
-            for r in 0..R {
-                for v in 0..VECTORS {
-                    out[r][v] = _mm512_loadu_ps(acc.add(r * COLUMNS + 16 * v));
+            if !step.fresh {
+                for r in 0..R {
+                    for v in 0..VECTORS {
+                        out[r][v] = _mm512_loadu_ps(acc.add(r * COLUMNS + 16 * v));
+                    }
                 }
             }
             for g in 0..step.groups {

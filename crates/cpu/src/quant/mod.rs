@@ -39,6 +39,8 @@ macro_rules! versions {
 }
 
 mod activations;
+#[cfg(target_arch = "x86_64")]
+mod activations_avx512;
 pub mod codes;
 mod coming;
 mod decode;

@@ -335,6 +335,15 @@ impl Product<'_> {
         COLUMNS
     }
 
+    /// Whether its first slab does not read the sums.
+    fn begins_at_zero(&self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        if self.has_tiles() {
+            return false;
+        }
+        matches!(self.x, Left::Bytes(_))
+    }
+
     /// Whether the matrix unit multiplies these weights.
     #[cfg(target_arch = "x86_64")]
     fn has_tiles(&self) -> bool {
@@ -354,7 +363,9 @@ impl Product<'_> {
             return;
         }
         for block in task.blocks.clone() {
-            scratch.sums[..task.pairs.len()].fill([0.0; COLUMNS]);
+            if !self.begins_at_zero() {
+                scratch.sums[..task.pairs.len()].fill([0.0; COLUMNS]);
+            }
             match self.x {
                 Left::Bytes(x) => self.integers(task, block, x, scratch),
                 Left::Floats(x) if self.transpose => self.floats(task, block, x, scratch),
@@ -410,6 +421,7 @@ impl Product<'_> {
                 groups: codes / format.group(),
                 units: format.group() / 4,
                 largest: if content.fp4 { 24 } else { ((1u16 << format.bits()) - 1) as u8 },
+                fresh: slab == 0,
             };
             #[cfg(target_arch = "x86_64")]
             if has_tiles {

@@ -266,6 +266,7 @@ mod tests {
                     groups: used,
                     units: group / 4,
                     largest: 255,
+                    fresh: false,
                 };
                 let apart = random.next() as usize % 2;
                 let pairs: Vec<_> = (0..count).map(|i| Pair { x: (i + apart * (i / 3)) % rows, out: i }).collect();
