@@ -20,6 +20,13 @@ pub enum Isa {
     Avx512,
 }
 
+/// Bytes from a line to the next of its set in the first-level cache.
+#[cfg(target_arch = "x86_64")]
+pub(crate) const SET: usize = 4096;
+/// Bytes of the first-level cache from which on it is used as [`Features::near`] says.
+#[cfg(target_arch = "x86_64")]
+pub(crate) const NEAR: usize = 48 << 10;
+
 /// Finer abilities beside the level.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Features {
@@ -158,7 +165,7 @@ fn detect() -> std::result::Result<Features, String> {
             isa,
             fast_bf16_dot: isa == Isa::Avx512 && amd && is_x86_feature_detected!("avx512bf16"),
             in_order: amd,
-            near: amd && first_level() >= 48 << 10,
+            near: amd && first_level() >= NEAR,
             avx_vnni: isa == Isa::Avx2 && is_x86_feature_detected!("avxvnni"),
             amx,
         });

@@ -12,7 +12,7 @@ use super::pack::Lanes;
 use super::pack::{AHEAD, Lines, Quad, prefetch};
 use crate::isa::Isa;
 #[cfg(target_arch = "x86_64")]
-use crate::isa::features;
+use crate::isa::{SET, features};
 
 /// Lines of a lane that are asked for at once, before those of the next: all of them, so that memory is read in the order of
 /// addresses, while that of sixteen lanes (512 KiB) fits half of a second-level cache.
@@ -49,10 +49,6 @@ pub(crate) const fn column_vectors(isa: Isa, mr: usize) -> usize {
 pub(crate) type ColumnsFn<E, P, A> = unsafe fn(&Lanes<E>, isize, usize, *const P, *mut A);
 /// A kernel like [`rows`].
 pub(crate) type RowsFn<E, P, A> = unsafe fn(*const E, isize, usize, usize, *const P, *mut A, bool);
-
-/// Bytes from a line to the next of its set in the first-level cache.
-#[cfg(target_arch = "x86_64")]
-const SET: usize = 4096;
 
 /// Elements of each lane before its first whole line, where lanes lie in one set of the first-level cache, which does not keep a line
 /// that is read in two parts for so many. (Where they do not, two reads of a line cost less than pieces at both ends.)

@@ -1,11 +1,11 @@
-//! Integer products of two to eight rows with sixteen packed rows at a time, weights going from memory to the dot product
-//! without a stop in the cache. AVX-512 only.
+//! Integer products of two to eight rows with sixteen packed rows at a time, unpacked in registers on their way to the dot
+//! product. AVX-512 only.
 //!
 //! Sixteen rows are read 16 bytes at a time and transposed, so that a lane is a column of the result, masked to units and
 //! multiplied by broadcast activations. The arithmetic is that of `dot`, so are the results, bit for bit.
 //!
-//! Bytes: the weights once. Operations for 64 codes of 4 bits: 2.5 shuffles, 1 to 1.5 masks, 1 dot product a row; on a
-//! core that reads 6 bytes a cycle memory is the limit up to six rows. Eight rows run at three quarters of the dot peak.
+//! Bytes: the weights once. Operations for 64 codes of 4 bits: 2.5 shuffles, 1 to 1.5 masks, 1 dot product a row. On Zen 5
+//! four rows take six bytes of codes from the second-level cache a cycle, eight rows five, at two thirds of the dot peak.
 
 // Conditions on constants of an unrolled loop: clippy sees one value of them at a time.
 #![allow(clippy::absurd_extreme_comparisons, clippy::manual_checked_ops, clippy::manual_is_multiple_of)]
@@ -15,7 +15,7 @@ use super::lengthwise;
 use super::panel::{DEPTH, TILE_GROUPS};
 use super::panel_avx512::{Controls, Scales};
 use super::weights::Block;
-use crate::isa::features;
+use crate::isa::{NEAR, SET, features};
 use crate::turn::{fours, quarters};
 use std::arch::x86_64::*;
 use std::mem::MaybeUninit;
@@ -26,9 +26,6 @@ pub(super) const AHEAD: usize = 512;
 
 /// How far ahead of a strip memory is asked for in the order of addresses: a strip, and at least so many bytes.
 const LEAST_AHEAD: usize = 48 << 10;
-
-/// Bytes of two strips that the first-level cache keeps, where it is used so.
-const FIRST_LEVEL: usize = 48 << 10;
 
 /// Units in a word of codes of `bits` bits; 1 for codes that have been spread to bytes (`bits` 0).
 pub(super) const fn units(bits: usize) -> usize {
@@ -44,9 +41,6 @@ pub(super) const STRIP: usize = 16;
 /// Bytes of a row that are turned at once, and words.
 const PIECE: usize = 16;
 const WORDS: usize = PIECE / 4;
-
-/// Bytes from a line to the next of its set in the first-level cache.
-const SET: usize = 4096;
 
 /// The largest number of rows in a call.
 pub(super) const ROWS: usize = 8;
@@ -112,7 +106,7 @@ enum Order {
 impl Order {
     fn of(block: &Block) -> Order {
         match features().in_order {
-            true if features().near && 2 * STRIP * block.stride <= FIRST_LEVEL => Order::Near,
+            true if features().near && 2 * STRIP * block.stride <= NEAR => Order::Near,
             true => Order::Far,
             false => Order::Lines,
         }
