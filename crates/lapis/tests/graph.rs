@@ -1,7 +1,7 @@
 //! Laziness, fusion, donation, threads: what the graph promises.
 
 use lapis::prelude::*;
-use lapis::{Device, Stream, async_eval, clear_streams, graph, memory};
+use lapis::{Device, Stream, async_eval, clear_streams, graph};
 
 #[test]
 fn sum_of_vectors() {
@@ -85,19 +85,6 @@ fn half_precision_sums_in_single() {
 }
 
 #[test]
-fn memory_of_a_long_chain_stays_small() {
-    let x = ops::zeros::<f32>(&[1 << 20]).unwrap();
-    let mut z = &x + 1.0;
-    for i in 0..200 {
-        z = (z.reshape(&[1 << 10, 1 << 10]).t() + i as f32).reshape(&[-1]);
-    }
-    let before = memory::active();
-    memory::reset_peak();
-    z.eval().unwrap();
-    assert!(memory::peak() - before <= 6 * (4 << 20), "{}", memory::peak() - before);
-}
-
-#[test]
 fn streams_and_threads_agree() {
     let s = Stream::new(lapis::Device::CPU).unwrap();
     let x = ops::arange(0, 1000, 1, Some(Dtype::Float32)).unwrap();
@@ -123,10 +110,6 @@ fn errors_name_op_and_shapes() {
     assert!(ops::add(&array([1u8]), 300).unwrap_err().message().contains("300"));
     assert!(ops::reshape(&array([1, 2, 3]), &[2, -1]).is_err());
     assert!(ops::full(&[usize::MAX, 2], 0, None).is_err());
-    let old = memory::set_limit(memory::active() + (1 << 20));
-    let e = (ops::zeros::<f32>(&[1 << 22]).unwrap() + array([1.0f32])).eval().unwrap_err();
-    memory::set_limit(old);
-    assert_eq!(e.kind(), lapis::ErrorKind::Memory);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! What is held when a transform is over, by the counters of the process: no other test stands here.
+//! What is held at once, and when a transform is over, by the counters of the process: its one test takes all in turn.
 
 use lapis::prelude::*;
 use lapis::transforms::{checkpoint, grad};
@@ -13,6 +13,33 @@ fn large() -> Result<Array> {
 }
 
 #[test]
+fn memory_is_counted_held_and_limited() -> Result<()> {
+    memory_of_a_long_chain_stays_small()?;
+    values_read_inside_a_gradient_hold_nothing_afterwards()?;
+    what_is_above_the_limit_is_an_error()
+}
+
+fn memory_of_a_long_chain_stays_small() -> Result<()> {
+    let x = ops::zeros::<f32>(&[1 << 20])?;
+    let mut z = &x + 1.0;
+    for i in 0..200 {
+        z = (z.reshape(&[1 << 10, 1 << 10]).t() + i as f32).reshape(&[-1]);
+    }
+    let before = memory::active();
+    memory::reset_peak();
+    z.eval()?;
+    assert!(memory::peak() - before <= 6 * (4 << 20), "{}", memory::peak() - before);
+    Ok(())
+}
+
+fn what_is_above_the_limit_is_an_error() -> Result<()> {
+    let old = memory::set_limit(memory::active() + (1 << 20));
+    let e = (ops::zeros::<f32>(&[1 << 22])? + array([1.0f32])).eval().unwrap_err();
+    memory::set_limit(old);
+    assert_eq!(e.kind(), lapis::ErrorKind::Memory);
+    (ops::zeros::<f32>(&[1 << 22])? + array([1.0f32])).eval()
+}
+
 fn values_read_inside_a_gradient_hold_nothing_afterwards() -> Result<()> {
     let read = RefCell::new(Vec::new());
     let before = memory::active();
