@@ -84,6 +84,66 @@ fn check(name: &str, model: &dyn Model, tokens: &[i32], kv: KvOptions) -> Vec<f3
     whole
 }
 
+/// Steps of which the last rows are looked at: the same bits as of all, and the same memory. Whether others were left out.
+fn look(name: &str, model: &dyn Model, tokens: &[i32], kv: KvOptions) -> bool {
+    let whole = run(model, vec![(tokens, &mut Sequence::with(kv))]);
+    let width = whole.len() / tokens.len();
+    let (mut one, mut two, mut narrow) = (Sequence::with(kv), Sequence::with(kv), Vec::new());
+    let mut step = |parts: [(&mut Sequence, usize, usize); 2]| {
+        let parts = parts.into_iter().filter(|p| p.1 > 0);
+        let (mut rows, mut tails, mut wanted, mut all) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        for (sequence, count, tail) in parts {
+            let range = sequence.len()..sequence.len() + count;
+            all.extend_from_slice(&tokens[range.clone()]);
+            wanted.extend_from_slice(&whole[(range.end - tail) * width..range.end * width]);
+            rows.push((count, sequence));
+            tails.push(tail);
+        }
+        let mut batch = Batch::new(rows);
+        batch.look_at(tails.clone());
+        let n = all.len();
+        let hidden = model.hidden(&Array::from_vec(all, &[n]), &mut batch).unwrap();
+        narrow.push(batch.is_narrow());
+        batch.finish();
+        if narrow.last() == Some(&true) {
+            assert_eq!(hidden.dim(0), tails.iter().sum::<usize>(), "{name}");
+            let logits = ops::astype(&model.logits(&hidden).unwrap(), Dtype::Float32).unwrap();
+            assert!(same(&logits.to_vec().unwrap(), &wanted), "{name}, {kv:?}: other bits of {tails:?} rows");
+        }
+    };
+    step([(&mut one, 300, 1), (&mut two, 0, 0)]);
+    step([(&mut one, 280, 3), (&mut two, 7, 2)]);
+    step([(&mut one, 1, 1), (&mut two, 570, 1)]);
+    step([(&mut one, 60, 59), (&mut two, 1, 1)]);
+    step([(&mut one, 1, 1), (&mut two, 1, 1)]);
+    assert!(narrow[..4].iter().all(|n| *n == narrow[0]) && !narrow[4], "{name}: {narrow:?}");
+    // All rows of the steps after it.
+    let at = one.len();
+    let got = run(model, vec![(&tokens[at..], &mut one)]);
+    assert!(same(&got, &whole[at * width..]), "{name}, {kv:?}: other bits afterwards");
+    narrow[0]
+}
+
+#[test]
+fn rows_that_nobody_looks_at_are_left_out() {
+    let (mut left_out, mut families) = (0, 0);
+    for (name, golden) in all() {
+        let config = golden["config"].as_object().unwrap().clone();
+        if config.get("n_positions").is_some() {
+            continue;
+        }
+        let model = models::load(&mut Checkpoint::from_parts(config, tensors(&golden["params"])).unwrap()).unwrap();
+        left_out += usize::from(look(&name, &*model, &text(700, 4), KvOptions::default()));
+        look(&name, &*model, &text(700, 4), KvOptions { max: Some(64), ..KvOptions::default() });
+        if let Some(model) = wide(&golden) {
+            look(&name, &*model, &text(700, 4), packed(530));
+        }
+        families += 1;
+    }
+    assert!(2 * left_out > families || folder().is_none(), "{left_out} of {families} families");
+    println!("the last layer leaves rows out in {left_out} of {families} families");
+}
+
 #[test]
 fn packed_memories_are_near_full_ones_and_the_same_however_rows_come() {
     let mut checked = 0;

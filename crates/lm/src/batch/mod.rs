@@ -72,7 +72,8 @@ pub fn attend_views(q: &Array, views: &[View], options: &AttentionOptions<'_>) -
 
 impl Slot<'_> {
     /// Adds keys and values (1, heads, rows, width) to those remembered and attends to all that the queries (1, heads,
-    /// rows, width) may see. `options.window` is how many of the latest keys the layer ever looks at.
+    /// rows, width) may see: those of all these rows, or of the last ones. `options.window` is how many of the latest keys the layer
+    /// ever looks at.
     ///
     /// # Errors
     /// Shapes that do not fit, or differ from those remembered.
@@ -145,16 +146,23 @@ impl Slot<'_> {
             Memory::Keys(kept) => kept,
             _ => Keys::new(options.window, latent, self.kv),
         };
-        let (rows, mut done, mut all) = (q.dim(2), 0, Vec::<View>::new());
+        let (rows, mut done, mut all) = (new[0].dim(2), 0, Vec::<View>::new());
+        // Nobody asks for the queries of the first ones.
+        let unasked = rows - q.dim(2);
         while done < rows {
             let next = done..done + kept.alike().min(rows - done);
             kept.prepare()?;
-            let mask = kept.mask(next.len())?;
+            let skipped = unasked.saturating_sub(next.start);
+            let mask =
+                kept.mask(next.len())?.map(|mask| ops::slice(&mask, &[(Some(skipped as i64), None, 1)])).transpose()?;
             let cut: Vec<Array> = new.iter().map(|a| keys::part(a, next.clone())).collect::<Result<_>>()?;
             kept.add(self.layer, &cut.iter().collect::<Vec<_>>())?;
             let [keys, values] = kept.seen()?;
             done = next.end;
-            all.push(View { rows: next, mask, keys, values, whole: false });
+            if skipped < next.len() {
+                let rows = next.start + skipped - unasked..next.end - unasked;
+                all.push(View { rows, mask, keys, values, whole: false });
+            }
         }
         *self.memory = Memory::Keys(kept);
         self.see(q, all, options)
@@ -196,6 +204,10 @@ pub struct Batch<'a> {
     told: Cell<bool>,
     /// Where layers look for whose rows they have, and whose those of each sequence are.
     owners: Option<(Arc<Owners>, Vec<usize>)>,
+    /// How many of the last rows of each sequence are looked at, where not all are.
+    tails: Option<Vec<usize>>,
+    /// Layers give those rows alone.
+    narrow: bool,
 }
 
 /// Layers have the rows of one sequence.
@@ -224,7 +236,8 @@ impl<'a> Batch<'a> {
             let start = spans.last().map_or(0, |s| s.0.end);
             spans.push((start..start + rows, sequence));
         }
-        Batch { spans, again: false, shared: HashMap::new(), only: None, told: Cell::new(false), owners: None }
+        let (shared, told) = (HashMap::new(), Cell::new(false));
+        Batch { spans, again: false, shared, only: None, told, owners: None, tails: None, narrow: false }
     }
 
     /// The same; `owners` is told whose rows layers have, by the owner of each sequence.
@@ -296,8 +309,53 @@ impl<'a> Batch<'a> {
         Array::from_vec(all, &[n])
     }
 
+    /// Of each sequence so many of its last rows, at least one, are looked at when all layers are done.
+    pub fn look_at(&mut self, tails: Vec<usize>) {
+        self.tails = self.spans.iter().zip(&tails).any(|((rows, _), &tail)| tail < rows.len()).then_some(tails);
+    }
+
+    /// The layer that comes is the last one, and knows of [`Batch::looked_at`]: what nobody looks at is not computed from here on.
+    pub fn narrow(&mut self) {
+        let all = self.again || self.only.is_some() || self.owners.is_some() || !self.shared.is_empty();
+        self.narrow = self.tails.is_some() && !all;
+    }
+
+    /// Whether the rows that came out of the last layer are those that are looked at alone.
+    pub fn is_narrow(&self) -> bool {
+        self.narrow
+    }
+
+    /// The rows that are looked at, of all rows or of those, once the batch is [narrow](Batch::narrow); before, all.
+    ///
+    /// # Errors
+    /// Fewer rows than that.
+    pub fn looked_at(&self, x: &Array) -> Result<Array> {
+        let Some(tails) = self.tails.as_ref().filter(|_| self.narrow) else { return Ok(x.clone()) };
+        if x.dim(0) == tails.iter().sum::<usize>() {
+            return Ok(x.clone());
+        }
+        let last = |((rows, _), &tail): (&(Range<usize>, &mut Sequence), &usize)| rows.end - tail..rows.end;
+        let rows: Vec<Range<usize>> = self.spans.iter().zip(tails).map(last).collect();
+        if let [one] = &rows[..] {
+            return ops::slice(x, &[(Some(one.start as i64), Some(one.end as i64), 1)]);
+        }
+        let rows: Vec<i32> = rows.into_iter().flatten().map(|row| row as i32).collect();
+        let n = rows.len();
+        ops::take(x, &Array::from_vec(rows, &[n]), 0)
+    }
+
+    /// Of the rows that are looked at, those of each sequence, once the batch is narrow.
+    fn near(&self) -> Option<Vec<Range<usize>>> {
+        let mut end = 0;
+        let next = |&tail: &usize| {
+            end += tail;
+            end - tail..end
+        };
+        self.tails.as_ref().filter(|_| self.narrow).map(|tails| tails.iter().map(next).collect())
+    }
+
     /// Calls `f` for each sequence with its rows of the inputs and what `layer` remembers of it; the results, rows of
-    /// the sequence first, are put together again.
+    /// the sequence first, are put together again. Inputs may have the rows that are [looked at](Batch::looked_at) alone.
     ///
     /// # Errors
     /// Those of `f`.
@@ -308,7 +366,7 @@ impl<'a> Batch<'a> {
         mut f: impl FnMut(&[Array], &mut Slot<'_>) -> Result<Array>,
     ) -> Result<Array> {
         self.told.set(true);
-        let alone = self.spans.len() == 1;
+        let (alone, all, near) = (self.spans.len() == 1, self.rows(), self.near());
         let mut results = Vec::with_capacity(self.spans.len());
         let mut kept = self.shared.get_mut(&layer).map(|all| all.iter_mut());
         for (i, (rows, sequence)) in self.spans.iter_mut().enumerate() {
@@ -317,10 +375,10 @@ impl<'a> Batch<'a> {
             if sequence.layers.len() <= layer {
                 sequence.layers.resize_with(layer + 1, Memory::default);
             }
-            let cut = |a: &&Array| match alone {
-                true => Ok((*a).clone()),
-                false => ops::slice(a, &[(Some(rows.start as i64), Some(rows.end as i64), 1)]),
-            };
+            let own = |a: &Array| near.as_ref().filter(|_| a.dim(0) < all).map_or(rows.clone(), |near| near[i].clone());
+            let part =
+                |a: &Array, rows: Range<usize>| ops::slice(a, &[(Some(rows.start as i64), Some(rows.end as i64), 1)]);
+            let cut = |a: &&Array| if alone { Ok((*a).clone()) } else { part(a, own(a)) };
             let inputs: Vec<Array> = inputs.iter().map(cut).collect::<Result<_>>()?;
             let (at, kv, whole) = (sequence.seen, sequence.kv, sequence.whole);
             let mut slot = Slot { at, memory: &mut sequence.layers[layer], kv, layer, whole, views };

@@ -130,6 +130,14 @@ impl Heads {
         batch.attend_next(layer, [&q, &k, &v], &heads)
     }
 
+    /// Of all rows, those whose queries are asked for.
+    ///
+    /// # Errors
+    /// As [`Batch::looked_at`].
+    pub fn asked(&self, x: &Array, batch: &Batch) -> Result<Array> {
+        if self.chunk.is_none() { batch.looked_at(x) } else { Ok(x.clone()) }
+    }
+
     /// As [`Heads::attend`]; queries and keys, (1, heads, rows, width), pass through `after` once they have their
     /// positions.
     ///
@@ -151,11 +159,12 @@ impl Heads {
         batch.each(layer, &[&q?, &k?, &v?], |rows, slot| {
             let (mut q, mut k) = (split(&rows[0], self.count)?, split(&rows[1], self.keys)?);
             let v = split(&rows[2], self.keys)?;
+            let first = slot.at + k.dim(2) - q.dim(2);
             if let Some(rope) = &self.rope {
-                (q, k) = (rope.forward(&q, slot.at)?, rope.forward(&k, slot.at)?);
+                (q, k) = (rope.forward(&q, first)?, rope.forward(&k, slot.at)?);
             }
             if let Some(growth) = &self.growth {
-                q = growth.forward(&q, slot.at)?;
+                q = growth.forward(&q, first)?;
             }
             (q, k) = after(q, k)?;
             let options = self.options(sinks);
@@ -361,8 +370,13 @@ impl Attention {
     /// Widths that do not fit.
     pub fn forward(&self, x: &Array, layer: usize, batch: &mut Batch) -> Result<Array> {
         let (q, k, v) = match &self.inputs {
-            Inputs::Apart { q_proj, k_proj, v_proj } => (q_proj.forward(x)?, k_proj.forward(x)?, v_proj.forward(x)?),
-            Inputs::Together { qkv_proj } => self.heads.split(&qkv_proj.forward(x)?)?,
+            Inputs::Apart { q_proj, k_proj, v_proj } => {
+                (q_proj.forward(&self.heads.asked(x, batch)?)?, k_proj.forward(x)?, v_proj.forward(x)?)
+            }
+            Inputs::Together { qkv_proj } => {
+                let (q, k, v) = self.heads.split(&qkv_proj.forward(x)?)?;
+                (self.heads.asked(&q, batch)?, k, v)
+            }
         };
         let norms = match &self.norms {
             HeadNorms::None => Some(None),

@@ -111,6 +111,9 @@ impl<L: Layered + Clone> Model for Backbone<L> {
             x = first.forward(&x)?;
         }
         for (i, layer) in trunk.layers.1.iter().enumerate() {
+            if i + 1 == trunk.layers.1.len() && layer.narrows() {
+                batch.narrow();
+            }
             let place = |e: Error| Error::new(e.kind(), format!("layer {i}: {e}"));
             x = batch.layer(&x, |x, batch| layer.forward(x, i, batch)).map_err(place)?;
         }

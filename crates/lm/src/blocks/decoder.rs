@@ -14,6 +14,11 @@ pub trait Layered: Module {
     /// # Errors
     /// Sizes that do not fit.
     fn forward(&self, x: &Array, layer: usize, batch: &mut Batch) -> Result<Array>;
+
+    /// Whether it gives the rows that are [looked at](Batch::looked_at) alone, once the batch is narrow.
+    fn narrows(&self) -> bool {
+        false
+    }
 }
 
 /// The layer of most models: attention and a product, each added to its input, with norms around them.
@@ -157,13 +162,19 @@ impl<M: Layer + Clone + 'static> Layered for Block<M> {
         let through = |x: Array, norm: Option<&Norm>| norm.map_or(Ok(x.clone()), |norm| norm.forward(&x));
         let [a, b, c, d] = self.norms.places();
         let rows = through(x.clone(), a)?;
-        let y = through(self.self_attn.forward(&rows, layer, batch)?, b)?;
+        let y = self.self_attn.forward(&rows, layer, batch)?;
+        let y = through(batch.looked_at(&y)?, b)?;
+        let x = batch.looked_at(x)?;
         if let Norms::Shared { .. } = self.norms {
-            return ops::add(ops::add(y, self.mlp.forward(&rows)?)?, x);
+            return ops::add(ops::add(y, self.mlp.forward(&batch.looked_at(&rows)?)?)?, x);
         }
-        let x = self.residual.add(x, &y)?;
+        let x = self.residual.add(&x, &y)?;
         let y = through(self.mlp.forward(&through(x.clone(), c)?)?, d)?;
         self.residual.add(&x, &y)
+    }
+
+    fn narrows(&self) -> bool {
+        true
     }
 }
 
@@ -231,6 +242,9 @@ impl<L: Layered + Clone> Model for Decoder<L> {
             x = ops::multiply(&x, scale)?;
         }
         for (i, layer) in self.model.layers.iter().enumerate() {
+            if i + 1 == self.model.layers.len() && layer.narrows() {
+                batch.narrow();
+            }
             let place = |e: Error| Error::new(e.kind(), format!("layer {i}: {e}"));
             x = batch.layer(&x, |x, batch| layer.forward(x, i, batch)).map_err(place)?;
         }

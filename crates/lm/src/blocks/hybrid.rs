@@ -172,7 +172,12 @@ impl Layered for Hybrid {
             1.0 => ops::add(x, y),
             factor => ops::add(x, ops::multiply(&y, factor)?),
         };
-        let x = add(x, self.mixer.forward(&self.norms.input_layernorm.forward(x)?, layer, batch)?)?;
+        let y = self.mixer.forward(&self.norms.input_layernorm.forward(x)?, layer, batch)?;
+        let x = add(&batch.looked_at(x)?, batch.looked_at(&y)?)?;
         add(&x, self.product.forward(&self.norms.post_attention_layernorm.forward(&x)?)?)
+    }
+
+    fn narrows(&self) -> bool {
+        true
     }
 }

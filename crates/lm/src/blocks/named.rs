@@ -115,7 +115,8 @@ impl NamedAttention {
 
 impl Layered for NamedAttention {
     fn forward(&self, x: &Array, layer: usize, batch: &mut Batch) -> Result<Array> {
-        let (mut q, mut k, v) = self.project(x)?;
+        let (q, mut k, v) = self.project(x)?;
+        let mut q = self.heads.asked(&q, batch)?;
         let through = |x: Array, norm: &Option<Named<Norm>>| norm.as_ref().map_or(Ok(x.clone()), |n| n.1.forward(&x));
         let y = if self.late {
             let after = |q, k| Ok((through(q, &self.q_norm)?, through(k, &self.k_norm)?));
@@ -235,12 +236,18 @@ impl<M: Layered, P: Layer> Layered for NamedBlock<M, P> {
     fn forward(&self, x: &Array, layer: usize, batch: &mut Batch) -> Result<Array> {
         let rows = self.before.1.forward(x)?;
         let y = self.mixer.1.forward(&rows, layer, batch)?;
+        let y = batch.looked_at(&y)?;
         let between = |x: &Array| self.between.as_ref().map(|norm| norm.1.forward(x)).transpose();
+        let x = &batch.looked_at(x)?;
         if self.parallel {
-            let rows = between(x)?.unwrap_or(rows);
+            let rows = between(x)?.map_or_else(|| batch.looked_at(&rows), Ok)?;
             return ops::add(ops::add(y, self.product.1.forward(&rows)?)?, x);
         }
         let x = ops::add(x, y)?;
         ops::add(&x, self.product.1.forward(&between(&x)?.unwrap_or(x.clone()))?)
+    }
+
+    fn narrows(&self) -> bool {
+        true
     }
 }

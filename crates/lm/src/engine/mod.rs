@@ -435,6 +435,8 @@ impl Engine {
         // Of each prompt that is scored: where its rows begin, and the tokens that follow them.
         let mut scored: Vec<(usize, usize, Vec<u32>)> = Vec::new();
         let mut wanted: Vec<i32> = Vec::new();
+        // The last rows of each request that are looked at, and where the wanted ones are among them.
+        let (mut tails, mut near, mut narrow) = (Vec::with_capacity(rows.len()), Vec::new(), 0);
         for r in rows.iter_mut() {
             let running = &self.running[r.index];
             let (from, start) = (running.sequence.len(), tokens.len());
@@ -445,11 +447,15 @@ impl Engine {
             }
             let known = &running.tokens[from..from + r.count - r.guessed.len()];
             tokens.extend(known.iter().chain(&r.guessed).map(|&t| t as i32));
+            let tail = 1 + r.guessed.len();
             if let Some(first) = &mut r.first {
                 let row = start + *first;
                 *first = wanted.len();
-                wanted.extend((row..=row + r.guessed.len()).map(|i| i as i32));
+                wanted.extend((row..row + tail).map(|i| i as i32));
+                near.extend((narrow..narrow + tail).map(|i| i as i32));
             }
+            narrow += tail;
+            tails.push(tail);
         }
         let n = tokens.len();
         self.stepped = n;
@@ -473,7 +479,11 @@ impl Engine {
             None => self.model.logits(hidden),
             Some(mixed) => mixed.logits(hidden, owners.iter().copied()),
         };
+        if scored.is_empty() && !wanted.is_empty() {
+            batch.look_at(tails);
+        }
         let hidden = model.hidden(&tokens, &mut batch)?;
+        let (wanted, n) = if batch.is_narrow() { (near, narrow) } else { (wanted, n) };
         let kind = kind.filter(|_| batch.is_steady());
         batch.finish();
         let all = (!scored.is_empty()).then(|| hidden.clone());

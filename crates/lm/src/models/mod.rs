@@ -85,7 +85,8 @@ use serde_json::{Map, Value};
 
 /// A language model.
 pub trait Model: Copied + Send + Sync {
-    /// Tokens, integers `(rows,)`, to rows of the last layer, `(rows, width)`, after its norm.
+    /// Tokens, integers `(rows,)`, to rows of the last layer, `(rows, width)`, after its norm: of all, or, where the batch is
+    /// [narrow](Batch::is_narrow) afterwards, those that are looked at.
     ///
     /// # Errors
     /// Sizes that do not fit. At evaluation: a token beyond the vocabulary.
