@@ -22,6 +22,15 @@ pub struct Call<'a> {
     pub outputs: &'a mut [Tensor],
 }
 
+/// What an input of a fused group is, as [`Backend::through`] takes it.
+#[derive(Clone, Copy)]
+pub enum Argument<'a> {
+    /// The result of the n-th call.
+    Call(usize),
+    /// This.
+    Tensor(&'a Tensor),
+}
+
 /// A set of ops somebody can compute.
 pub trait Kernels: Send + Sync {
     /// Computes `outputs` from `inputs`; `None`, with nothing touched, for an op it does not know.
@@ -70,6 +79,21 @@ pub trait Backend: Kernels {
     /// # Errors
     /// As [`Kernels::run`].
     fn together(&self, calls: &mut [Call]) -> Option<Result<()>>;
+
+    /// Computes a fused group, as [`Backend::tape`], of what calls as of [`Backend::together`] give: they have no outputs, and each
+    /// of their results is an argument of the group and of nothing else. `None`, with nothing touched, where one after the other
+    /// is as good.
+    ///
+    /// # Errors
+    /// As [`Kernels::run`].
+    fn through(
+        &self,
+        calls: &[Call],
+        tape: &Tape,
+        arguments: &[Argument],
+        consts: &[u64],
+        output: &mut Tensor,
+    ) -> Option<Result<()>>;
 
     /// Says what the next product with weights reads, as addresses and bytes, so that idle threads can ask memory for it.
     /// A hint: what was there may be gone.

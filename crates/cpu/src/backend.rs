@@ -4,7 +4,7 @@ use crate::{
     attend, cached, categorical, convolve, fill, hadamard, matmul, memory, moves, pool, quantized, random, reduce,
     rows, scan, soon, sort, tape,
 };
-use lapis_core::backend::{BACKENDS, Backend, Call, Kernels};
+use lapis_core::backend::{Argument, BACKENDS, Backend, Call, Kernels};
 use lapis_core::buffer::{Buffer, Tensor};
 use lapis_core::error::Result;
 use lapis_core::ops::{self, Op};
@@ -89,6 +89,21 @@ impl Backend for Cpu {
             })
             .collect();
         Some(quantized::matmul_together(&mut products))
+    }
+    fn through(
+        &self,
+        calls: &[Call],
+        tape: &Tape,
+        arguments: &[Argument],
+        consts: &[u64],
+        output: &mut Tensor,
+    ) -> Option<Result<()>> {
+        let mut products: SmallVec<[_; 4]> = SmallVec::new();
+        for call in calls {
+            let Op::QuantizedMatmul(op) = call.op else { return None };
+            products.push((op, call.inputs));
+        }
+        quantized::matmul_through(&products, tape, arguments, consts, output)
     }
     fn soon(&self, weights: &[(usize, usize)]) {
         soon::announce(weights);

@@ -1,12 +1,14 @@
 //! Quantization ops on tensors: finds the bytes and calls the kernels of [`crate::quant`].
 
 use crate::isa::isa;
-use crate::quant::{self, Rows, Target, Weights};
+use crate::quant::{self, Rows, Source, Tail, Target, Weights};
 use crate::tape::{Dense, contiguous};
+use lapis_core::backend::Argument;
 use lapis_core::buffer::Tensor;
 use lapis_core::dtype::Dtype;
 use lapis_core::error::{Error, Result};
 use lapis_core::ops::{ConvertFp8, Dequantize, Format, Quantize, QuantizedMatmul, Rule};
+use lapis_core::schedule::tape::Tape;
 use smallvec::SmallVec;
 
 /// The bytes of a row-major output.
@@ -145,6 +147,51 @@ pub(crate) fn matmul_together(calls: &mut [(&QuantizedMatmul, &[Tensor], &mut Te
         }
     }
     quant::qmm_all(isa(), &rows(first.name(), &x)?, &mut targets, first.transpose, quant::arithmetic(), x.dtype)
+}
+
+/// A fused group of products of the same rows: many, in one format, and half precision throughout. `None` where it is anything else.
+pub(crate) fn matmul_through(
+    products: &[(&QuantizedMatmul, &[Tensor])],
+    tape: &Tape,
+    arguments: &[Argument],
+    consts: &[u64],
+    output: &mut Tensor,
+) -> Option<Result<()>> {
+    let (&(first, inputs), dtype) = (products.first()?, output.dtype);
+    let plain = |t: &Tensor| t.is_row_contiguous() && t.shape == output.shape;
+    let fits = arguments.iter().all(|argument| match argument {
+        Argument::Call(_) => true,
+        Argument::Tensor(t) => plain(t),
+    });
+    let halves = dtype.is_half() && tape.dtype() == dtype && tape.inputs.iter().all(|&of| of == dtype);
+    let alike = products.iter().all(|(op, _)| op.format == first.format);
+    let rows_of_x = inputs[0].size() / inputs[0].shape.last()?.max(&1);
+    if !(fits && halves && alike && output.is_row_contiguous() && rows_of_x > quant::THIN_ROWS) {
+        return None;
+    }
+    let from = arguments.iter().map(|argument| match *argument {
+        Argument::Call(i) => Source::Product(i),
+        Argument::Tensor(t) => Source::Values(t.contiguous_bytes()),
+    });
+    let tail = Tail::new(tape, consts, from.collect());
+    Some((|| {
+        let x = contiguous(&inputs[0])?;
+        let parts = products.iter().map(|(op, inputs)| Parts::new(op.format, &inputs[1..]));
+        let parts = parts.collect::<Result<SmallVec<[_; 4]>>>()?;
+        let weights = products.iter().zip(&parts).map(|((op, _), p)| p.weights(op));
+        let weights = weights.collect::<Result<SmallVec<[_; 4]>>>()?;
+        let rows = rows(first.name(), &x)?;
+        quant::qmm_through(
+            isa(),
+            &rows,
+            &weights,
+            first.transpose,
+            quant::arithmetic(),
+            &tail,
+            dtype,
+            bytes_mut(output),
+        )
+    })())
 }
 
 /// Flat positions (int64) in `0..count`.

@@ -117,6 +117,18 @@ pub(crate) fn ask(at: usize) {
     let _ = at;
 }
 
+/// Into the first-level cache, to be written.
+#[inline(always)]
+pub(crate) fn ask_to_write(at: usize) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch reads nothing and may name any address; processors of x86_64 that do not know this one pass over it.
+    unsafe {
+        std::arch::asm!("prefetchw [{}]", in(reg) at, options(nostack, preserves_flags, readonly));
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

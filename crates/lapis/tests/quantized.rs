@@ -62,3 +62,42 @@ fn wrong_formats_are_named() {
     let w = Array::from_vec(sample(96, 3), &[2, 48]);
     assert!(ops::quantize(&w, Format::affine(4, 32).unwrap(), None).is_err());
 }
+
+#[test]
+fn what_follows_products_is_the_same_behind_them() {
+    let weights = |seed, dtype| {
+        let w = Array::from_vec(sample(96 * 192, seed), &[96, 192]).astype(dtype);
+        let q = ops::quantize(&w, Format::affine(4, 64).unwrap(), None).unwrap();
+        ops::dequantize(&q, None).unwrap().eval().unwrap();
+        q
+    };
+    // With few rows and many, of a result of its own and of what others hold.
+    for rows in [3, 17, 600] {
+        for dtype in [Dtype::Bfloat16, Dtype::Float16, Dtype::Float32] {
+            let [gate, up] = [weights(1, dtype), weights(2, dtype)];
+            let x = Array::from_vec(sample(rows * 192, 3), &[1, rows, 192]).astype(dtype);
+            let more = Array::from_vec(sample(rows * 96, 4), &[1, rows, 96]).astype(dtype);
+            lapis::eval([&x, &more]).unwrap();
+            let product = |q| ops::quantized_matmul(&x, q, true).unwrap();
+            let ends: [&dyn Fn(&Array, &Array) -> Array; 4] = [
+                &|g, u| ops::multiply(&ops::multiply(g, ops::sigmoid(g).unwrap()).unwrap(), u).unwrap(),
+                &|g, _| ops::add(&more, g).unwrap(),
+                &|g, u| ops::add(&ops::maximum(g, u).unwrap(), &more).unwrap(),
+                &|g, u| ops::add(&ops::sum(g, -1, true).unwrap(), u).unwrap(),
+            ];
+            for (i, end) in ends.into_iter().enumerate() {
+                let (g, u) = (product(&gate), product(&up));
+                lapis::eval([&g, &u]).unwrap();
+                let bits = |y: Array| ops::view(&y, Dtype::Uint16).unwrap().to_vec::<u16>().unwrap();
+                let want = bits(end(&g, &u));
+                assert!(bits(end(&product(&gate), &product(&up))) == want, "group {i}, {rows} rows of {dtype}");
+                let (g, u) = (product(&gate), product(&up));
+                let y = end(&g, &u);
+                assert!(
+                    bits(y) == want && bits(g).len() == rows * 96 * dtype.size() / 2,
+                    "group {i}, {rows} rows of {dtype}, held"
+                );
+            }
+        }
+    }
+}

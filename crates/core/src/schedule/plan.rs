@@ -32,10 +32,18 @@ pub(super) struct Step {
     pub(super) leaves: SmallVec<[u32; 2]>,
     /// Slots nobody needs after this step.
     pub(super) release: SmallVec<[Slot; 4]>,
-    /// To be computed together with the step before.
+    /// To be computed together with the step before: a product of the same rows, or behind products the fused step that alone reads
+    /// what they give.
     pub(super) joined: bool,
     /// For a product that reads weights: the weights of the next such product, as outputs of leaves.
     pub(super) soon: SmallVec<[(u32, u32); 2]>,
+}
+
+impl Step {
+    /// Whether it is the fused step behind joined products.
+    pub(super) fn is_tail(&self) -> bool {
+        self.joined && self.tape.is_some()
+    }
 }
 
 /// Steps at the front that are computed together.
@@ -293,8 +301,8 @@ fn foresee(steps: &mut [Step], graph: &Graph, leaf_slots: &[Slot]) -> SmallVec<[
     products.into_iter().next().map(|(_, leaves)| leaves).unwrap_or_default()
 }
 
-/// Moves products with the same first input behind the first of them, where all else that they read is a leaf: slots
-/// from `leaves` on.
+/// Moves products with the same first input behind the first of them, where all else that they read is a leaf (slots from `leaves`
+/// on), and behind these the fused step that alone reads what they give, where there is one and there are many rows.
 fn join(steps: Vec<Step>, graph: &Graph, leaves: Slot) -> Vec<Step> {
     let joins = |step: &Step| {
         let shares = graph.entries[step.entry as usize].node.op.shares_left();
@@ -302,16 +310,15 @@ fn join(steps: Vec<Step>, graph: &Graph, leaves: Slot) -> Vec<Step> {
     };
     // Steps by the first of their run, by the slot of what they share.
     let mut first = FxHashMap::default();
-    let mut runs: FxHashMap<usize, Vec<usize>> = FxHashMap::default();
+    let mut runs: FxHashMap<usize, SmallVec<[usize; 3]>> = FxHashMap::default();
     for (i, step) in steps.iter().enumerate().filter(|(_, step)| joins(step)) {
         let start = *first.entry(step.inputs[0]).or_insert(i);
-        if start != i {
-            runs.entry(start).or_default().push(i);
-        }
+        runs.entry(start).or_default().push(i);
     }
     if runs.is_empty() {
         return steps;
     }
+    tails(&steps, graph, leaves, &mut runs);
     let mut steps: Vec<Option<Step>> = steps.into_iter().map(Some).collect();
     let mut out = Vec::with_capacity(steps.len());
     for i in 0..steps.len() {
@@ -321,6 +328,35 @@ fn join(steps: Vec<Step>, graph: &Graph, leaves: Slot) -> Vec<Step> {
         }
     }
     out
+}
+
+/// Puts the fused step behind each run of products that nobody else wants the results of.
+fn tails(steps: &[Step], graph: &Graph, leaves: Slot, runs: &mut FxHashMap<usize, SmallVec<[usize; 3]>>) {
+    // What makes a slot, and who reads it.
+    let mut maker: FxHashMap<Slot, usize> = FxHashMap::default();
+    let mut readers: FxHashMap<Slot, SmallVec<[usize; 2]>> = FxHashMap::default();
+    for (i, step) in steps.iter().enumerate() {
+        let outs = graph.entries[step.entry as usize].node.outs.len() as Slot;
+        maker.extend((step.out..step.out + outs).map(|slot| (slot, i)));
+        step.inputs.iter().for_each(|&slot| readers.entry(slot).or_default().push(i));
+    }
+    for (&start, run) in runs {
+        let Some(&[tail]) = readers.get(&steps[start].out).map(|all| &all[..]) else { continue };
+        let step = &steps[tail];
+        let fuses = step.tape.is_some() && graph.entries[step.entry as usize].node.op.class() == Class::Elementwise;
+        let hidden = |&i: &usize| {
+            let entry = &graph.entries[steps[i].entry as usize];
+            !entry.is_external
+                && !reads_ahead(&entry.node)
+                && readers.get(&steps[i].out).is_some_and(|r| r[..] == [tail])
+        };
+        // What else it reads is there before the run begins.
+        let there =
+            |slot: &Slot| *slot >= leaves || maker.get(slot).is_some_and(|&made| made < start || run.contains(&made));
+        if fuses && run.iter().all(hidden) && step.inputs.iter().all(there) {
+            run.push(tail);
+        }
+    }
 }
 
 /// Fills in when leaves are first needed and slots last.
@@ -483,6 +519,32 @@ mod tests {
         assert_eq!(key_of(FEW_ROWS + 1, 1, 1.0), key_of(4096, 4095, 1.0));
         // Weights are asked for ahead where there are few rows.
         assert_ne!(key_of(FEW_ROWS, 1, 1.0), key_of(FEW_ROWS + 1, 1, 1.0));
+    }
+
+    #[test]
+    fn a_group_follows_products_of_many_rows_that_it_alone_reads() {
+        let format = ops::Format::affine(4, 64).unwrap();
+        let weights = || {
+            let ones = |n| crate::array::Array::from_vec(vec![1f32; 32 * n], &[32, n]);
+            let packed = crate::array::Array::from_vec(vec![7u32; 32 * 8], &[32, 8]);
+            ops::Quantized { packed, scales: ones(1), biases: Some(ones(1)), global_scale: None, format }
+        };
+        let tails = |rows: usize, held: bool| {
+            let x = crate::array::Array::from_vec(vec![1f32; rows * 64], &[rows, 64]);
+            let more = ops::full(&[rows, 32], 2.0, Some(Dtype::Float32)).unwrap();
+            let product = || ops::quantized_matmul(&x, &weights(), true).unwrap();
+            let (g, u) = (product(), product());
+            let y = ops::add(&ops::multiply(&g, &u).unwrap(), &ops::sin(&more).unwrap()).unwrap();
+            let held = held.then_some(g);
+            drop(u);
+            let [graph] = collect([&y].into_iter()).try_into().unwrap_or_else(|_| panic!("one stream"));
+            drop(held);
+            let plan = build(&graph);
+            (plan.steps.len(), plan.steps.iter().filter(|step| step.is_tail()).count())
+        };
+        assert_eq!(tails(FEW_ROWS + 1, false), (4, 1));
+        assert_eq!(tails(FEW_ROWS, false), (4, 0), "weights are what takes the time");
+        assert_eq!(tails(FEW_ROWS + 1, true), (4, 0), "somebody holds a product");
     }
 
     #[test]

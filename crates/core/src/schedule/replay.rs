@@ -293,11 +293,20 @@ fn fixed(backend: &dyn Backend, works: &[(Op, Avals)], steps: &[Step], how: &mut
         }
         (_, how) => {
             let mut calls: SmallVec<[Call; 4]> = SmallVec::new();
+            let mut tail = None;
             for (step, how) in steps.iter().zip(how) {
-                let Again::Fixed { inputs, outputs, .. } = how else { return Ok(false) };
-                calls.push(Call { op: op(step), inputs, outputs });
+                let Again::Fixed { inputs, consts, outputs } = how else { return Ok(false) };
+                match step.is_tail() {
+                    true => tail = Some((step, inputs, consts, outputs)),
+                    false => calls.push(Call { op: op(step), inputs, outputs }),
+                }
             }
-            run::guarded(op(&steps[0]), || backend::together(backend, &mut calls))?;
+            run::guarded(op(&steps[0]), || {
+                backend::together(backend, &mut calls)?;
+                tail.map_or(Ok(()), |(step, inputs, consts, outputs)| {
+                    run::kernel(backend, op(step), step, inputs, consts, outputs)
+                })
+            })?;
             Ok(true)
         }
     }

@@ -3,7 +3,7 @@
 use super::collect::{Entry, Graph};
 use super::plan::{Plan, Slot, Step, group};
 use super::tape::Tape;
-use crate::backend::{self, Backend, Call};
+use crate::backend::{self, Argument, Backend, Call};
 use crate::buffer::Tensor;
 use crate::error::{Error, Result};
 use crate::node::{Aval, Avals, Node, Tensors};
@@ -119,6 +119,12 @@ pub(super) fn compute<'a>(
     }
     guarded(work(&steps[0]).op, || match steps {
         [step] => Ok(smallvec![execute(backend, work(step), step, values, &numbers(step, constant), place)?]),
+        [products @ .., tail] if tail.is_tail() => {
+            let consts = numbers(tail, constant);
+            let mut results = SmallVec::from_elem(Tensors::new(), products.len());
+            results.push(through(backend, products, tail, work, &consts, place, values)?);
+            Ok(results)
+        }
         _ => together(backend, steps, work, place, values),
     })
 }
@@ -188,20 +194,84 @@ fn together<'a>(
     place: Place,
     values: &mut [Value],
 ) -> Result<SmallVec<[Tensors; 1]>> {
-    let mut inputs: SmallVec<[SmallVec<[Tensor; 4]>; 4]> = SmallVec::new();
+    let inputs = steps.iter().map(|step| aligned_inputs(backend, step, work(step), values));
+    let inputs = inputs.collect::<Result<SmallVec<[_; 4]>>>()?;
+    outputs_of(backend, steps, &inputs, work, place)
+}
+
+/// The inputs of a step where a kernel can read them.
+fn aligned_inputs(
+    backend: &dyn Backend,
+    step: &Step,
+    work: Work,
+    values: &mut [Value],
+) -> Result<SmallVec<[Tensor; 4]>> {
+    let mut inputs = take_inputs(step, values);
+    align(backend, work.op, &mut inputs)?;
+    Ok(inputs)
+}
+
+/// What steps that belong together make of these inputs.
+fn outputs_of<'a>(
+    backend: &dyn Backend,
+    steps: &[Step],
+    inputs: &[SmallVec<[Tensor; 4]>],
+    work: &dyn Fn(&Step) -> Work<'a>,
+    place: Place,
+) -> Result<SmallVec<[Tensors; 1]>> {
     let mut outputs: SmallVec<[Tensors; 1]> = SmallVec::new();
     for step in steps {
         let work = work(step);
         let output = |o| place(step, o).map_or_else(|| fresh(backend, work, o), Ok);
         outputs.push((0..work.outs.len()).map(output).collect::<Result<_>>()?);
-        let mut all = take_inputs(step, values);
-        align(backend, work.op, &mut all)?;
-        inputs.push(all);
     }
-    let calls = steps.iter().zip(&inputs).zip(&mut outputs);
+    let calls = steps.iter().zip(inputs).zip(&mut outputs);
     let calls = calls.map(|((step, inputs), outputs)| Call { op: work(step).op, inputs, outputs });
     backend::together(backend, &mut calls.collect::<SmallVec<[Call; 4]>>())?;
     Ok(outputs)
+}
+
+/// The result of the fused step behind products, whose own results nobody else wants: they are no tensors where the backend
+/// can do without.
+fn through<'a>(
+    backend: &dyn Backend,
+    products: &[Step],
+    tail: &Step,
+    work: &dyn Fn(&Step) -> Work<'a>,
+    consts: &[u64],
+    place: Place,
+    values: &mut [Value],
+) -> Result<Tensors> {
+    let inputs = products.iter().map(|step| aligned_inputs(backend, step, work(step), values));
+    let inputs = inputs.collect::<Result<SmallVec<[_; 4]>>>()?;
+    let calls = products.iter().zip(&inputs);
+    let calls: SmallVec<[Call; 4]> =
+        calls.map(|(step, inputs)| Call { op: work(step).op, inputs, outputs: &mut [] }).collect();
+    let argument = |slot: &Slot| match products.iter().position(|step| step.out == *slot) {
+        Some(i) => Some(Argument::Call(i)),
+        None => match &values[*slot as usize] {
+            Value::Tensor(t) | Value::Kept(t) => Some(Argument::Tensor(t)),
+            Value::Empty | Value::Failed(_) => None,
+        },
+    };
+    if let (Some(tape), Some(arguments)) =
+        (&tail.tape, tail.inputs.iter().map(argument).collect::<Option<SmallVec<[Argument; 4]>>>())
+    {
+        let mut output = place(tail, 0).map_or_else(|| fresh(backend, work(tail), 0), Ok)?;
+        if let Some(done) = backend.through(&calls, tape, &arguments, consts, &mut output) {
+            return done.map(|()| smallvec![output]);
+        }
+    }
+    drop(calls);
+    for (step, tensors) in products.iter().zip(outputs_of(backend, products, &inputs, work, place)?) {
+        for (value, tensor) in values[step.out as usize..].iter_mut().zip(tensors) {
+            if !matches!(value, Value::Kept(_)) {
+                *value = Value::Tensor(tensor);
+            }
+        }
+    }
+    drop(inputs);
+    execute(backend, work(tail), tail, values, consts, place)
 }
 
 /// Memory for an output that a kernel writes.
@@ -248,7 +318,8 @@ fn store(step: &Step, node: &Node, result: Result<Tensors>, external: bool, valu
         let slot = step.out + o as Slot;
         if !step.release.contains(&slot) {
             values[slot as usize] = match &result {
-                Ok(tensors) => Value::Tensor(tensors[o].clone()),
+                // What only a step behind this one wanted has been used already.
+                Ok(tensors) => tensors.get(o).map_or(Value::Empty, |t| Value::Tensor(t.clone())),
                 Err(error) => Value::Failed(error.clone()),
             };
         }

@@ -314,8 +314,13 @@ impl Layout {
         self.with_scratch(|scratch| unsafe {
             let [total, part] = scratch.states;
             self.pack_queries::<K>(a, tile, scratch);
-            self.clear(tile.rows(a), total);
-            for chunk in tile.chunks(a) {
+            let mut chunks = tile.chunks(a);
+            match chunks.next() {
+                // What is merged with nothing stays what it is.
+                Some(first) => self.attend::<K>(a, tile, then, packed, first, scratch, total),
+                None => self.clear(tile.rows(a), total),
+            }
+            for chunk in chunks {
                 self.attend::<K>(a, tile, then, packed, chunk, scratch, part);
                 K::merge(total, part, tile.rows(a), self.width);
             }

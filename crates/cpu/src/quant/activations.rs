@@ -93,15 +93,20 @@ pub(super) struct Activations {
 }
 
 impl Activations {
-    /// Codes that spare rows may have room for: a few megabytes are kept.
-    const KEPT: usize = 1 << 20;
+    /// Codes that spare rows may have room for.
+    const KEPT: usize = 8 << 20;
 
-    /// Room for `rows` rows of `slabs` slabs of `groups` groups, with what was there before.
+    /// Room for `rows` rows of `slabs` slabs of `groups` groups or more, with what was there before.
     fn room(slabs: usize, rows: usize, groups: usize) -> Activations {
+        fn grow<T: Copy + Default>(of: &mut Vec<T>, len: usize) {
+            if of.len() < len {
+                of.resize(len, T::default());
+            }
+        }
         let Activations { mut codes, mut scales, mut sums, .. } = SPARE.take().unwrap_or_default();
-        codes.resize(slabs * rows * DEPTH, 0);
-        scales.resize(slabs * rows * groups, 0.0);
-        sums.resize(slabs * rows * groups, 0);
+        grow(&mut codes, slabs * rows * DEPTH);
+        grow(&mut scales, slabs * rows * groups);
+        grow(&mut sums, slabs * rows * groups);
         Activations { codes, scales, sums, rows, groups }
     }
 
@@ -154,9 +159,9 @@ pub(super) fn activations(
     // A task is a run of rows of one slab: columns and rows from where on, and where the results go.
     let step = (1 << 15) / DEPTH;
     let slab = x.rows.max(1);
-    let slabs =
+    let parts =
         codes.chunks_mut(slab * DEPTH).zip(scales.chunks_mut(slab * groups)).zip(sums.chunks_mut(slab * groups));
-    let tasks = slabs.enumerate().flat_map(|(slab, ((codes, scales), sums))| {
+    let tasks = parts.take(slabs).enumerate().flat_map(|(slab, ((codes, scales), sums))| {
         let parts = codes.chunks_mut(step * DEPTH).zip(scales.chunks_mut(step * groups));
         let parts = parts.zip(sums.chunks_mut(step * groups)).enumerate();
         parts.map(move |(part, ((codes, scales), sums))| (slab * DEPTH, part * step, codes, scales, sums))

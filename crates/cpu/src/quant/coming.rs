@@ -9,7 +9,7 @@ use super::weights::Weights;
 use crate::soon;
 use smallvec::SmallVec;
 
-const LINE: usize = 64;
+pub(super) const LINE: usize = 64;
 
 /// Pieces of rows, and how far memory has been asked for them.
 #[derive(Default)]

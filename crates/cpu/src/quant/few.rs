@@ -39,7 +39,7 @@ impl Product<'_> {
     pub(super) fn thin_all(&self, task: &Task, few: &Few, scratch: &mut Scratch) {
         for block in task.blocks.clone() {
             self.thin(task, block, few, scratch);
-            self.store(task, block, scratch);
+            self.store(task, block, task.pairs, &scratch.sums);
         }
     }
 

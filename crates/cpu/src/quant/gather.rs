@@ -35,7 +35,7 @@ pub fn gather_qmm(
     let n = check_product(op, x, w, transpose, out_dtype)?;
     let grouped = Grouped::new(op, x.rows(), m, w.stack, lhs, rhs)?;
     check_len(op, "the result", out.len(), lhs.len() * m * n * out_dtype.size())?;
-    products(isa, x, &mut [Target { w, out }], transpose, arithmetic, &grouped.jobs(), out_dtype);
+    products(isa, x, &mut [Target { w, out }], transpose, arithmetic, &grouped.jobs(), None, out_dtype);
     Ok(())
 }
 

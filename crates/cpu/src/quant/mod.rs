@@ -68,6 +68,7 @@ mod qmm;
 mod qmm_tests;
 mod qqmm;
 mod quantize;
+mod tail;
 mod tasks;
 #[cfg(test)]
 mod tests;
@@ -81,7 +82,9 @@ pub use activations::Rows;
 pub use dequantize::{dequantize, from_fp8};
 pub use format::{Format, Mode};
 pub use gather::gather_qmm;
-pub use qmm::{Arithmetic, Target, arithmetic, qmm, qmm_all, set_arithmetic};
+pub(crate) use qmm::THIN_ROWS;
+pub use qmm::{Arithmetic, Target, arithmetic, qmm, qmm_all, qmm_through, set_arithmetic};
 pub use qqmm::{gather_qqmm, qqmm};
 pub use quantize::{quantize, to_fp8};
+pub use tail::{Source, Tail};
 pub use weights::Weights;

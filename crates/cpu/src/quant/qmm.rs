@@ -9,10 +9,11 @@
 //! element. With many rows the panel's cost vanishes and the products run at the speed of the dot instruction.
 
 use super::activations::{Activations, Rows, Sum, activations};
-use super::coming::Coming;
+use super::coming::{Coming, LINE};
 use super::decode::{self, Meaning, PANEL_F32};
 use super::format::{Mode, check_float, check_len};
 use super::panel::{self, COLUMNS, Content, DEPTH, FP4_OFFSET, PANEL, SCALE_TILE, TILE_GROUPS};
+use super::tail::Tail;
 use super::tasks::{Job, Pair, TASK_ROWS, Task, Tasks, tiles};
 use super::weights::Weights;
 use super::{dot, fma, halves};
@@ -24,7 +25,7 @@ use crate::isa::Isa;
 #[cfg(target_arch = "x86_64")]
 use crate::isa::features;
 use crate::simd::dispatch_with;
-use crate::{pool, stretch};
+use crate::{pool, soon, stretch};
 use lapis_core::dtype::Dtype;
 use lapis_core::error::{Error, Result};
 use smallvec::{SmallVec, smallvec};
@@ -32,7 +33,7 @@ use std::cell::Cell;
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 
 /// Rows of `x` up to which weights go straight to the dot products.
-pub(super) const THIN_ROWS: usize = 16;
+pub(crate) const THIN_ROWS: usize = 16;
 
 /// How half-precision activations are multiplied.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -117,7 +118,39 @@ pub fn qmm_all(
         check_len(op, "the result", out.len(), x.rows() * n * out_dtype.size())?;
     }
     let pairs: SmallVec<[Pair; THIN_ROWS]> = (0..x.rows()).map(|r| Pair { x: r, out: r }).collect();
-    products(isa, x, targets, transpose, arithmetic, &[Job { matrix: 0, pairs: &pairs }], out_dtype);
+    products(isa, x, targets, transpose, arithmetic, &[Job { matrix: 0, pairs: &pairs }], None, out_dtype);
+    Ok(())
+}
+
+/// What `tail` makes of products of the same rows with several matrices of one format and size, into contiguous `out`, `[rows of x, n]`.
+///
+/// # Errors
+/// As [`qmm_all`]; sizes that differ; a tail of other products.
+pub fn qmm_through(
+    isa: Isa,
+    x: &Rows,
+    weights: &[Weights],
+    transpose: bool,
+    arithmetic: Arithmetic,
+    tail: &Tail,
+    out_dtype: Dtype,
+    out: &mut [u8],
+) -> Result<()> {
+    let op = "quantized_matmul";
+    let mut n = 0;
+    for w in weights {
+        n = check_product(op, x, w, transpose, out_dtype)?;
+        if w.stack != 1 || w.format != weights[0].format || (w.rows, w.cols) != (weights[0].rows, weights[0].cols) {
+            return Err(Error::shape(format!("[{op}] matrices of different sizes or formats in one call")));
+        }
+    }
+    check_len(op, "the result", out.len(), x.rows() * n * out_dtype.size())?;
+    tail.check(weights.len(), out.len())?;
+    // The last one's place is that of the result of all.
+    let mut targets: SmallVec<[Target; 4]> = weights.iter().map(|w| Target { w, out: &mut [] }).collect();
+    targets.iter_mut().next_back().into_iter().zip([out]).for_each(|(last, out)| last.out = out);
+    let pairs: Vec<Pair> = (0..x.rows()).map(|r| Pair { x: r, out: r }).collect();
+    products(isa, x, &mut targets, transpose, arithmetic, &[Job { matrix: 0, pairs: &pairs }], Some(tail), out_dtype);
     Ok(())
 }
 
@@ -140,6 +173,7 @@ pub(super) fn products(
     transpose: bool,
     arithmetic: Arithmetic,
     jobs: &[Job],
+    tail: Option<&Tail>,
     out_dtype: Dtype,
 ) {
     let Some(Target { w, .. }) = targets.first() else { return };
@@ -156,11 +190,19 @@ pub(super) fn products(
     } else {
         Left::Floats(Floats::converted(isa, x, &wanted))
     };
-    multiply(isa, x, targets, transpose, jobs, out_dtype);
+    multiply(isa, x, targets, transpose, jobs, tail, out_dtype);
 }
 
 /// [`products`] with a prepared left side.
-pub(super) fn multiply(isa: Isa, x: Left, targets: &mut [Target], transpose: bool, jobs: &[Job], out_dtype: Dtype) {
+pub(super) fn multiply(
+    isa: Isa,
+    x: Left,
+    targets: &mut [Target],
+    transpose: bool,
+    jobs: &[Job],
+    tail: Option<&Tail>,
+    out_dtype: Dtype,
+) {
     #[cfg(target_arch = "x86_64")]
     let mut rows = FEW.take().unwrap_or_default();
     let parts: SmallVec<[Product; 4]> = targets
@@ -175,20 +217,23 @@ pub(super) fn multiply(isa: Isa, x: Left, targets: &mut [Target], transpose: boo
                 #[cfg(target_arch = "x86_64")]
                 few: None,
                 out_dtype,
+                stores: !out.is_empty(),
                 out: Out(out.as_mut_ptr()),
                 n,
             }
         })
         .collect();
     // Few rows are a matter of reading the weights in their order; many, of threads that share the rows in cache.
-    let few = jobs.iter().all(|job| job.pairs.len() <= THIN_ROWS);
+    let few = tail.is_none() && jobs.iter().all(|job| job.pairs.len() <= THIN_ROWS);
     let least = if few { parts[0].least_width(jobs) } else { COLUMNS };
-    let tasks = Tasks::new(jobs, parts.iter().map(|p| (p.w, p.n)), least, if few { 128 } else { 8 });
+    // A tail's tasks have the blocks of all products.
+    let apart = if tail.is_some() { &parts[..1] } else { &parts[..] };
+    let tasks = Tasks::new(jobs, apart.iter().map(|p| (p.w, p.n)), least, if few { 128 } else { 8 });
     #[cfg(target_arch = "x86_64")]
     let mut parts = parts;
     // One job's rows are gathered once for all tasks.
     #[cfg(target_arch = "x86_64")]
-    if let ([job], Some(first)) = (jobs, parts.first())
+    if let ([job], Some(first), None) = (jobs, parts.first(), tail)
         && let Some(x) = first.thin_left(job.pairs.len())
     {
         first.gather(x, job.pairs, &mut rows);
@@ -196,7 +241,10 @@ pub(super) fn multiply(isa: Isa, x: Left, targets: &mut [Target], transpose: boo
     }
     let run = |i: usize| {
         let task = tasks.task(i);
-        with_scratch(|scratch| parts[task.target].run(&task, scratch));
+        with_scratch(|scratch| match tail {
+            Some(tail) => tail.run(&parts, &task, scratch),
+            None => parts[task.target].run(&task, scratch),
+        });
     };
     if few {
         stretch::run(tasks.len(), &run)
@@ -273,6 +321,8 @@ pub(super) struct Scratch {
     scales: [f32; SCALE_TILE],
     biases: [f32; SCALE_TILE],
     pub(super) sums: [[f32; COLUMNS]; TASK_ROWS],
+    /// Rounded sums that a tail waits with for the last product's.
+    pub(super) earlier: Vec<[f32; COLUMNS]>,
     #[cfg(target_arch = "x86_64")]
     few: Few,
     #[cfg(target_arch = "x86_64")]
@@ -296,6 +346,7 @@ fn fresh_scratch() -> Box<Scratch> {
         scales: [0.0; SCALE_TILE],
         biases: [0.0; SCALE_TILE],
         sums: [[0.0; COLUMNS]; TASK_ROWS],
+        earlier: Vec::new(),
         #[cfg(target_arch = "x86_64")]
         few: Default::default(),
         #[cfg(target_arch = "x86_64")]
@@ -312,7 +363,9 @@ pub(super) struct Product<'a> {
     /// The rows of all tasks, where they are few and the same.
     #[cfg(target_arch = "x86_64")]
     few: Option<&'a Few>,
-    out_dtype: Dtype,
+    pub(super) out_dtype: Dtype,
+    /// Whether results have a place; those of a tail's products but the last have none.
+    stores: bool,
     out: Out,
     pub(super) n: usize,
 }
@@ -363,15 +416,21 @@ impl Product<'_> {
             return;
         }
         for block in task.blocks.clone() {
-            if !self.begins_at_zero() {
-                scratch.sums[..task.pairs.len()].fill([0.0; COLUMNS]);
-            }
-            match self.x {
-                Left::Bytes(x) => self.integers(task, block, x, scratch),
-                Left::Floats(x) if self.transpose => self.floats(task, block, x, scratch),
-                Left::Floats(x) => self.floats_along_rows(task, block, x, scratch),
-            }
-            self.store(task, block, scratch);
+            let then = Some((self.w, block + 1)).filter(|next| next.1 < task.blocks.end);
+            self.sum(task, block, then, scratch);
+            self.store(task, block, task.pairs, &scratch.sums);
+        }
+    }
+
+    /// The sums of a block. Behind it comes a block of `then`.
+    pub(super) fn sum(&self, task: &Task, block: usize, then: Option<(&Weights, usize)>, scratch: &mut Scratch) {
+        if !self.begins_at_zero() {
+            scratch.sums[..task.pairs.len()].fill([0.0; COLUMNS]);
+        }
+        match self.x {
+            Left::Bytes(x) => self.integers(task, block, x, then, scratch),
+            Left::Floats(x) if self.transpose => self.floats(task, block, x, then, scratch),
+            Left::Floats(x) => self.floats_along_rows(task, block, x, scratch),
         }
     }
 
@@ -389,19 +448,23 @@ impl Product<'_> {
         codes
     }
 
-    /// What is unpacked after a slab, if the task goes on.
-    fn coming(&self, task: &Task, index: usize, slab: usize) -> Coming {
+    /// What is unpacked after a slab: the next one, or the first of `then`.
+    fn coming(&self, task: &Task, index: usize, slab: usize, then: Option<(&Weights, usize)>) -> Coming {
         let first = (slab + 1) * DEPTH;
         if first < self.w.cols {
-            Coming::new(self.w, task.matrix, index * COLUMNS, first)
-        } else if index + 1 < task.blocks.end {
-            Coming::new(self.w, task.matrix, (index + 1) * COLUMNS, 0)
-        } else {
-            Coming::default()
+            return Coming::new(self.w, task.matrix, index * COLUMNS, first);
         }
+        then.map_or_else(Coming::default, |(w, next)| Coming::new(w, task.matrix, next * COLUMNS, 0))
     }
 
-    fn integers(&self, task: &Task, index: usize, x: &Activations, scratch: &mut Scratch) {
+    fn integers(
+        &self,
+        task: &Task,
+        index: usize,
+        x: &Activations,
+        then: Option<(&Weights, usize)>,
+        scratch: &mut Scratch,
+    ) {
         assert!(task.pairs.iter().all(|pair| pair.x < x.rows));
         let format = self.w.format;
         let content = Content::of(format);
@@ -410,9 +473,10 @@ impl Product<'_> {
         // SAFETY: the machine has AMX.
         #[cfg(target_arch = "x86_64")]
         let _shapes = has_tiles.then(|| unsafe { Shapes::new(format.group()) });
-        for slab in 0..self.w.cols.div_ceil(DEPTH) {
+        let slabs = self.w.cols.div_ceil(DEPTH);
+        for slab in 0..slabs {
             let codes = self.unpack(task, index, slab, scratch);
-            let mut coming = self.coming(task, index, slab);
+            let mut coming = self.coming(task, index, slab, then);
             let tile = slab * DEPTH / format.group() % TILE_GROUPS * COLUMNS;
             let step = dot::Step {
                 panel: scratch.panel.as_ptr(),
@@ -435,18 +499,21 @@ impl Product<'_> {
             let (left, each) = (dot::Left::new(x, slab), coming.rows().div_ceil(task.pairs.len().div_ceil(dot::ROWS)));
             for (pairs, sums) in task.pairs.chunks(dot::ROWS).zip(scratch.sums.chunks_mut(dot::ROWS)) {
                 coming.ask(each);
+                if self.stores && slab + 1 == slabs {
+                    self.ask_for_place(task, index, pairs);
+                }
                 // SAFETY: a slab of codes and its groups lie behind every pointer, and as many rows of sums; the rows exist.
                 unsafe { dot::rows(self.isa, &step, &left, pairs, sums.as_mut_ptr().cast()) }
             }
         }
     }
 
-    fn floats(&self, task: &Task, index: usize, x: &Floats, scratch: &mut Scratch) {
+    fn floats(&self, task: &Task, index: usize, x: &Floats, then: Option<(&Weights, usize)>, scratch: &mut Scratch) {
         let format = self.w.format;
         let (meaning, order) = (Meaning::of(format.mode()), panel::order(format.bits()));
         for slab in 0..self.w.cols.div_ceil(DEPTH) {
             let codes = self.unpack(task, index, slab, scratch);
-            let mut coming = self.coming(task, index, slab);
+            let mut coming = self.coming(task, index, slab, then);
             let each = coming.rows().div_ceil(codes.div_ceil(decode::DEPTH));
             for first in (0..codes).step_by(decode::DEPTH) {
                 coming.ask(each);
@@ -496,14 +563,25 @@ impl Product<'_> {
         }
     }
 
-    pub(super) fn store(&self, task: &Task, index: usize, scratch: &Scratch) {
+    /// Asks for the memory that rows of a block will be written to: stores wait for each other, and short ones far apart for memory.
+    fn ask_for_place(&self, task: &Task, index: usize, pairs: &[Pair]) {
+        let (column, size) = (index * task.width, self.out_dtype.size());
+        let bytes = (self.n - column).min(task.width) * size;
+        for pair in pairs {
+            let first = self.out.0.addr() + (pair.out * self.n + column) * size;
+            (first / LINE * LINE..first + bytes).step_by(LINE).for_each(soon::ask_to_write);
+        }
+    }
+
+    /// Rounds sums of rows of a block to the result.
+    pub(super) fn store(&self, task: &Task, index: usize, pairs: &[Pair], sums: &[[f32; COLUMNS]]) {
         let (column, size) = (index * task.width, self.out_dtype.size());
         let width = (self.n - column).min(task.width);
         // SAFETY: rows and columns are within `out` (its length was checked), and this task's alone.
         let out = |pair: &Pair| unsafe {
             std::slice::from_raw_parts_mut(self.out.0.add((pair.out * self.n + column) * size), width * size)
         };
-        store_rows(self.isa, self.out_dtype, task.pairs, &scratch.sums, width, &out);
+        store_rows(self.isa, self.out_dtype, pairs, sums, width, &out);
     }
 }
 

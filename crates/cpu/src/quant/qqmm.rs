@@ -38,7 +38,7 @@ pub fn qqmm(
     check_len(op, "the result", out.len(), x.rows() * n * out_dtype.size())?;
     let pairs: Vec<Pair> = (0..x.rows()).map(|r| Pair { x: r, out: r }).collect();
     let x = quantized(op, isa, x, global_scale, w)?;
-    multiply(isa, x, &mut [Target { w, out }], true, &[Job { matrix: 0, pairs: &pairs }], out_dtype);
+    multiply(isa, x, &mut [Target { w, out }], true, &[Job { matrix: 0, pairs: &pairs }], None, out_dtype);
     Ok(())
 }
 
@@ -62,7 +62,7 @@ pub fn gather_qqmm(
     let grouped = Grouped::new(op, x.rows(), m, w.stack, lhs, rhs)?;
     check_len(op, "the result", out.len(), lhs.len() * m * n * out_dtype.size())?;
     let x = quantized(op, isa, x, global_scale, w)?;
-    multiply(isa, x, &mut [Target { w, out }], true, &grouped.jobs(), out_dtype);
+    multiply(isa, x, &mut [Target { w, out }], true, &grouped.jobs(), None, out_dtype);
     Ok(())
 }
 

@@ -198,10 +198,11 @@ impl Few {
         self.codes.zeros(stride * self.width + lengthwise::LOT * codes);
         self.scales.resize(cols / group * self.width, 0.0);
         self.sums.resize(cols / group * self.width + lengthwise::LOT * sums, 0);
+        let used = cols.next_multiple_of(DEPTH) * self.width;
         match self.width {
             _ if by_row => {}
-            4 => abreast::<4>(x, rows, &mut self.codes),
-            _ => abreast::<8>(x, rows, &mut self.codes),
+            4 => abreast::<4>(x, rows, &mut self.codes[..used]),
+            _ => abreast::<8>(x, rows, &mut self.codes[..used]),
         }
         for m in 0..self.width {
             let row = rows[m.min(rows.len() - 1)];

@@ -9,7 +9,7 @@ pub(crate) mod norm;
 pub(crate) mod rope;
 pub(crate) mod softmax;
 
-use crate::simd::{LANES32, Simd, Vector};
+use crate::simd::{self, LANES32, Simd, Vector};
 use crate::{pool, stretch};
 use lapis_core::buffer::Tensor;
 use lapis_core::dtype::{bf16, f16};
@@ -68,7 +68,7 @@ impl Elem for f32 {
 }
 
 macro_rules! half_elem {
-    ($t:ty, $load:ident, $load_n:ident, $store:ident, $store_n:ident) => {
+    ($t:ty, $load:ident, $load_n:ident, $store:ident, $store_n:ident, $s:ident, $v:ident => $round:expr) => {
         impl Elem for $t {
             #[inline(always)]
             unsafe fn load<S: Simd>(s: S, p: *const $t, n: usize) -> S::F32 {
@@ -81,19 +81,21 @@ macro_rules! half_elem {
                 unsafe { if n >= LANES32 { s.$store(p, v) } else { s.$store_n(p, n, v) } }
             }
             #[inline(always)]
-            fn round<S: Simd>(s: S, v: S::F32) -> S::F32 {
-                let mut half = [<$t>::ZERO; LANES32];
-                // SAFETY: `half` holds one vector.
-                unsafe {
-                    s.$store(half.as_mut_ptr(), v);
-                    s.$load(half.as_ptr())
-                }
+            fn round<S: Simd>($s: S, $v: S::F32) -> S::F32 {
+                $round
             }
         }
     };
 }
-half_elem!(f16, load_f16, load_f16_n, store_f16, store_f16_n);
-half_elem!(bf16, load_bf16, load_bf16_n, store_bf16, store_bf16_n);
+half_elem!(f16, load_f16, load_f16_n, store_f16, store_f16_n, s, v => {
+    let mut half = [f16::ZERO; LANES32];
+    // SAFETY: `half` holds one vector.
+    unsafe {
+        s.store_f16(half.as_mut_ptr(), v);
+        s.load_f16(half.as_ptr())
+    }
+});
+half_elem!(bf16, load_bf16, load_bf16_n, store_bf16, store_bf16_n, s, v => simd::nearest_bf16(s, v));
 
 /// Calls `$f::<T>(...)` for the f32-like type of a dtype, or `$double(...)` for float64.
 macro_rules! by_dtype {

@@ -332,6 +332,14 @@ pub trait Mask<S: Simd>: Copy + BitAnd<Output = Self> + BitOr<Output = Self> + N
     fn all(self) -> bool;
 }
 
+/// The nearest values of bfloat16, ties to even; NaN stays NaN.
+#[inline(always)]
+pub fn nearest_bf16<S: Simd>(s: S, x: S::F32) -> S::F32 {
+    let bits = x.bits();
+    let rounded = bits + (bits.shr(16) & s.i32(1)) + s.i32(0x7fff);
+    S::F32::from_bits(S::I32::select(x.is_nan(), bits | s.i32(0x40_0000), rounded) & s.i32(!0xffff))
+}
+
 /// Work that is compiled for every level. `run` and all that it calls must be `#[inline(always)]`.
 pub trait Kernel {
     /// What it returns.

@@ -92,7 +92,7 @@ impl Kernel for Round {
     type Out = ();
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let mut half = [0u16; LANES32];
+        let mut half = [f16::ZERO; LANES32];
         let mut i = 0;
         // SAFETY: whoever made this vouches for `n` elements; `half` holds one vector.
         unsafe {
@@ -101,11 +101,10 @@ impl Kernel for Round {
                 let p = self.tile.add(i);
                 let v = if m == LANES32 { S::F32::load(s, p) } else { S::F32::load_n(s, p, m) };
                 let r = if self.dtype == Dtype::Float16 {
-                    s.store_f16(half.as_mut_ptr().cast(), v);
-                    s.load_f16(half.as_ptr().cast())
+                    s.store_f16(half.as_mut_ptr(), v);
+                    s.load_f16(half.as_ptr())
                 } else {
-                    s.store_bf16(half.as_mut_ptr().cast(), v);
-                    s.load_bf16(half.as_ptr().cast())
+                    simd::nearest_bf16(s, v)
                 };
                 if m == LANES32 {
                     r.store(p)

@@ -99,6 +99,7 @@ pub(crate) fn run(tape: &Tape, inputs: &[Tensor], consts: &[u64], output: &mut T
             // SAFETY: the scratch is large enough, tiles stay inside the range, chunks of the output do not overlap.
             unsafe {
                 let tiles = program.bind(scratch, tile, consts);
+                let tiles = if half { tiles.unrounded() } else { tiles };
                 let mut at = range.start;
                 while at < range.end {
                     let n = tile.min(range.end - at);

@@ -30,7 +30,8 @@ enum Access {
 pub(crate) struct Program<'a> {
     tape: &'a Tape,
     inputs: &'a [Tensor],
-    loops: &'a Loops,
+    /// None where inputs are where [`Program::bind_to`] is told.
+    loops: Option<&'a Loops>,
     access: SmallVec<[Access; 8]>,
     /// How many tiles a thread needs, and bytes of the widest element in one.
     tiles: usize,
@@ -48,8 +49,22 @@ impl<'a> Program<'a> {
                 Access::Gathered
             }
         });
-        let tiles = tape.registers as usize + tape.consts.len() + inputs.len() + 1;
-        Program { tape, inputs, loops, access: access.collect(), tiles, tile_width: tape.widest().max(4) }
+        Program::of(tape, inputs, Some(loops), access.collect())
+    }
+
+    /// A tape whose inputs are in wide dtypes: for [`Program::bind_to`].
+    pub(crate) fn of_wide(tape: &'a Tape) -> Program<'a> {
+        Program::of(tape, &[], None, SmallVec::from_elem(Access::Gathered, tape.inputs.len()))
+    }
+
+    fn of(
+        tape: &'a Tape,
+        inputs: &'a [Tensor],
+        loops: Option<&'a Loops>,
+        access: SmallVec<[Access; 8]>,
+    ) -> Program<'a> {
+        let tiles = tape.registers as usize + tape.consts.len() + tape.inputs.len() + 1;
+        Program { tape, inputs, loops, access, tiles, tile_width: tape.widest().max(4) }
     }
 
     /// Elements of a tile.
@@ -72,39 +87,77 @@ impl<'a> Program<'a> {
     /// # Safety
     /// `scratch` holds [`Program::scratch_bytes`] for `n`, and nothing else uses it while the result lives.
     pub(crate) unsafe fn bind(&self, scratch: *mut u8, n: usize, consts: &[u64]) -> Bound<'_> {
+        let mut gathers = SmallVec::new();
+        let mut streams = SmallVec::new();
+        for (i, t) in self.inputs.iter().enumerate() {
+            let tile = self.input(scratch, n, i);
+            match self.access[i] {
+                // SAFETY: an input has at least one element here, and the tile holds `n`.
+                Access::Constant => unsafe { copy::gather(t.ptr(), t.dtype, 0, n, tile) },
+                Access::Gathered => gathers.push((i, tile)),
+                Access::Direct => {}
+            }
+            if self.access[i] != Access::Constant && self.loops.is_some_and(|loops| loops.is_flat(i + 1)) {
+                streams.push(Stream { at: t.ptr(), size: t.dtype.size() });
+            }
+        }
+        let inputs = |i: usize| match self.access[i] {
+            Access::Direct => Stream { at: self.inputs[i].ptr(), size: self.tape.inputs[i].size() },
+            _ => Stream { at: self.input(scratch, n, i), size: 0 },
+        };
+        // SAFETY: passed on.
+        let bound = unsafe { self.steps(scratch, n, consts, &inputs) };
+        Bound { gathers, streams, ..bound }
+    }
+
+    /// As [`Program::bind`], of inputs that lie, wide, where each of `inputs` says; where it says nothing, in their
+    /// [tiles](Program::input).
+    ///
+    /// # Safety
+    /// As [`Program::bind`].
+    pub(crate) unsafe fn bind_to(
+        &self,
+        scratch: *mut u8,
+        n: usize,
+        consts: &[u64],
+        inputs: &dyn Fn(usize) -> Option<*const u8>,
+    ) -> Bound<'_> {
+        let place = |i: usize| match inputs(i) {
+            Some(at) => Stream { at, size: wide(self.tape.inputs[i]).size() },
+            None => Stream { at: self.input(scratch, n, i), size: 0 },
+        };
+        // SAFETY: passed on.
+        unsafe { self.steps(scratch, n, consts, &place) }
+    }
+
+    /// The tile of input `i`.
+    pub(crate) fn input(&self, scratch: *mut u8, n: usize, i: usize) -> *mut u8 {
+        let tile = self.tape.registers as usize + self.tape.consts.len() + i;
+        scratch.wrapping_add(tile * self.stride(n))
+    }
+
+    /// The instructions at their places, with constants filled in.
+    ///
+    /// # Safety
+    /// As [`Program::bind`].
+    unsafe fn steps(&self, scratch: *mut u8, n: usize, consts: &[u64], inputs: &dyn Fn(usize) -> Stream) -> Bound<'_> {
         let stride = self.stride(n);
         let tile = |i: usize| scratch.wrapping_add(i * stride);
         let constant = |i: usize| tile(self.tape.registers as usize + i);
-        let gathered = |i: usize| tile(self.tape.registers as usize + self.tape.consts.len() + i);
         for (i, (&bits, &dtype)) in consts.iter().zip(&self.tape.consts).enumerate() {
             let bits = if dtype.is_half() { u64::from(widen_bits(bits as u16, dtype).to_bits()) } else { bits };
             // SAFETY: the tile of constant `i` holds `n` elements of its dtype.
             unsafe { splat(constant(i), n, bits, wide(dtype).size()) };
         }
-        let mut gathers = SmallVec::new();
-        let mut streams = SmallVec::new();
-        for (i, t) in self.inputs.iter().enumerate() {
-            match self.access[i] {
-                // SAFETY: an input has at least one element here, and the tile holds `n`.
-                Access::Constant => unsafe { copy::gather(t.ptr(), t.dtype, 0, n, gathered(i)) },
-                Access::Gathered => gathers.push((i, gathered(i))),
-                Access::Direct => {}
-            }
-            if self.access[i] != Access::Constant && self.loops.is_flat(i + 1) {
-                streams.push(Stream { at: t.ptr(), size: t.dtype.size() });
-            }
-        }
         let place = |src: Src| match src {
             Src::Reg(r) => Stream { at: tile(r as usize), size: 0 },
             Src::Const(c) => Stream { at: constant(c as usize), size: 0 },
-            Src::Input(i) => match (&self.inputs[i as usize], self.access[i as usize]) {
-                (t, Access::Direct) => Stream { at: t.ptr(), size: t.dtype.size() },
-                _ => Stream { at: gathered(i as usize), size: 0 },
-            },
+            Src::Input(i) => inputs(i as usize),
         };
         let step = |instr: &Instr| Step::new(instr, instr.args.map(place), tile(instr.out as usize));
         let steps: SmallVec<[Step; 8]> = self.tape.instrs.iter().map(step).collect();
         let function = steps.iter().position(|s| s.function.is_some());
+        let (gathers, streams) = (SmallVec::new(), SmallVec::new());
         Bound { program: self, isa: isa(), gathers, streams, steps, function, result: place(self.tape.result) }
     }
 
@@ -113,10 +166,10 @@ impl<'a> Program<'a> {
     /// # Safety
     /// The tile holds `len` elements, and the range lies in the nest.
     unsafe fn gather(&self, i: usize, start: usize, len: usize, tile: *mut u8) {
-        let t = &self.inputs[i];
+        let (t, Some(loops)) = (&self.inputs[i], self.loops) else { return };
         let (size, wide_size) = (t.dtype.size() as isize, wide(t.dtype).size());
-        let step = self.loops.strides[i + 1][self.loops.shape.len() - 1];
-        self.loops.rows(i + 1, start, len, |first, offset, n| {
+        let step = loops.strides[i + 1][loops.shape.len() - 1];
+        loops.rows(i + 1, start, len, |first, offset, n| {
             // SAFETY: the nest stays inside the tensor; the tile holds `len` elements.
             unsafe {
                 let from = t.ptr().offset(offset * size);
@@ -163,6 +216,12 @@ pub(crate) struct Bound<'p> {
 }
 
 impl Bound<'_> {
+    /// The same, but for the result, which is not rounded: whoever takes it does.
+    pub(crate) fn unrounded(mut self) -> Self {
+        self.steps.iter_mut().next_back().into_iter().for_each(|step| step.round = None);
+        self
+    }
+
     /// Runs the tape over the flat range `start..start + len` and returns where the result lies: `len` elements of
     /// the wide dtype of the result. With `target`, the last instruction writes there. With `next`, what the tile from
     /// there on reads is fetched meanwhile, so that reading overlaps computing and writing.
