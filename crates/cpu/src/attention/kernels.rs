@@ -13,7 +13,7 @@ use std::ops::Range;
 
 /// Keys of one block: scores of a block are computed, turned into weights and used before the next block.
 /// Blocks start at multiples of this, counted from key 0, whatever part of them is needed.
-pub(super) const BLOCK: usize = 64;
+pub(super) const BLOCK: usize = 128;
 
 /// What an array mask does to the scores of a block.
 #[derive(Clone, Copy, PartialEq, Eq)]

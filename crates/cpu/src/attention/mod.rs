@@ -45,7 +45,7 @@ use std::ops::Range;
 
 /// Keys that one task takes when the tiles alone do not fill the threads. Part of the meaning of a result: changing
 /// it changes roundings.
-const CHUNK: usize = 8 * BLOCK;
+const CHUNK: usize = 4 * BLOCK;
 const _: () = assert!(CHUNK == KEY_BLOCK);
 /// Rows (positions times query heads that share a key head) that a tile aims at: enough to make packing the keys
 /// cheap, few enough for the tile to stay in a second-level cache.
